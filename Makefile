@@ -1,0 +1,36 @@
+# Two commands: `make demo` sets up and runs the workflow on demo samples, `make test` sets up and
+# runs the tests. Both need Python 3.11 or newer with pip, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test check lock clean
+
+demo: $(STAMP)
+	$(BIN)/snakemake
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+# what continuous integration checks beside the tests
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+
+# every version and hash from the lock; byte-compiled, since an import of coffea without its
+# .pyc files takes four times as long
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "looseleaf needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --compile -r requirements.lock
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	touch $@
+
+# renew the lock; uv is needed for this alone
+lock:
+	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock --quiet
+
+clean:
+	rm -rf .venv results .snakemake

@@ -1,0 +1,33 @@
+# looseleaf: from dataset names to a fake-rate map, EFT histograms and a benchmark report.
+# What can be asked for is at the end; which file comes from which is in rules/.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+DEFAULTS = f"{workflow.basedir}/config/config.yaml"
+
+
+configfile: DEFAULTS
+
+
+include: "rules/common.smk"
+include: "rules/samples.smk"
+include: "rules/das.smk"
+include: "rules/servicex.smk"
+include: "rules/fakerate.smk"
+include: "rules/topcoffea.smk"
+include: "rules/histograms.smk"
+include: "rules/benchmark.smk"
+
+
+onstart:
+    write_json(PATHS.config, SETTINGS.to_json())
+
+
+rule all:
+    default_target: True
+    input:
+        rules.fakerate.input,
+        rules.topcoffea.input,
+        rules.histograms.input,
+        rules.benchmark.input,

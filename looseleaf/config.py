@@ -1,0 +1,237 @@
+"""Reading and checking the configuration: its shape by JSON schema first, then its meaning.
+
+Every message names the file, the key, the value and what is allowed. Paths in the configuration
+are relative to the working folder or, failing that, to the folder of the Snakefile.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from looseleaf.errors import ConfigError
+from looseleaf.objects.columns import analysis_columns
+from looseleaf.objects.leptons import WorkingPoints
+
+SCHEMAS = Path("config/schemas")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The whole configuration, checked.
+
+    `datasets` and `analyses` are by name, in the order in which they were declared; `general` is
+    the main file after the overrides of the command line; `site` says where processors run.
+    """
+
+    general: Mapping[str, Any]
+    datasets: Mapping[str, Mapping[str, Any]]
+    analyses: Mapping[str, Mapping[str, Any]]
+    working_points: WorkingPoints
+    site: Mapping[str, Any]
+
+    def of_kind(self, kind: str) -> list[str]:
+        return [name for name, analysis in self.analyses.items() if analysis["kind"] == kind]
+
+    def datasets_of(self, analysis: str) -> list[str]:
+        """The datasets an analysis reads, each once, in the order it names them."""
+        return list(dict.fromkeys(dataset_names(self.analyses[analysis])))
+
+    def datasets_in_use(self) -> list[str]:
+        """The datasets that at least one analysis reads."""
+        used = {name for analysis in self.analyses for name in self.datasets_of(analysis)}
+        return [name for name in self.datasets if name in used]
+
+    def columns_for(self, dataset: str) -> list[str]:
+        """The branches that the analyses of a dataset read, for its transform request.
+
+        An entry `A|B` asks for whichever of the alternatives a file has, at least one.
+        """
+        wanted: set[str] = set()
+        for name, analysis in self.analyses.items():
+            if dataset in self.datasets_of(name):
+                wanted |= analysis_columns(analysis, self.datasets[dataset], self.working_points)
+        return sorted(wanted)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "general": self.general,
+            "datasets": self.datasets,
+            "analyses": self.analyses,
+            "working_points": self.working_points.to_json(),
+            "site": self.site,
+        }
+
+
+def dataset_names(analysis: Mapping[str, Any]) -> Iterable[str]:
+    for group in analysis["datasets"].values():
+        yield from group
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, which plain YAML quietly lets win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise ConfigError(f"{node.start_mark.name}, line {line}: {key!r} is given twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    try:
+        with open(path) as stream:
+            return yaml.load(stream, UniqueKeyLoader)
+    except yaml.YAMLError as problem:
+        raise ConfigError(f"{path}: not valid YAML: {problem}") from None
+
+
+def find(path: str, base: Path, asked_in: str) -> Path:
+    """A configured path as it stands, or below `base` (the folder of the Snakefile)."""
+    for candidate in (Path(path), base / path):
+        if candidate.exists():
+            return candidate
+    raise ConfigError(f"{asked_in}: there is no file {path!r} (nor {str(base / path)!r})")
+
+
+@cache
+def _schema(base: Path, name: str) -> dict[str, Any]:
+    return read_yaml(base / SCHEMAS / f"{name}.schema.yaml")
+
+
+def check(value: Any, schema: dict[str, Any], file: str) -> None:
+    """Check a value against a JSON schema; raise `ConfigError` for the most telling violation."""
+    validator = jsonschema.Draft202012Validator(schema)
+    problem = jsonschema.exceptions.best_match(validator.iter_errors(value))
+    if problem is None:
+        return
+    key = ".".join(str(part) for part in problem.absolute_path) or "the file"
+    raise ConfigError(f"{file}: {key}: {_in_words(problem)}")
+
+
+def _in_words(problem: jsonschema.ValidationError) -> str:
+    rule, allowed, value = problem.validator, problem.validator_value, problem.instance
+    match rule:
+        case "additionalProperties" if isinstance(value, dict):
+            known = list(problem.schema.get("properties", {}))
+            unknown = sorted(set(value) - set(known))
+            near = difflib.get_close_matches(str(unknown[0]), known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+            return f"unknown key {unknown[0]!r}{hint}"
+        case "required":
+            missing = [name for name in allowed if name not in value]
+            return f"the key {missing[0]!r} is missing"
+        case "type":
+            return f"{value!r} should be of type {allowed}"
+        case "enum":
+            return f"{value!r} is not one of {', '.join(map(str, allowed))}"
+        case "const":
+            return f"{value!r} should be {allowed!r}"
+        case "minimum" | "exclusiveMinimum":
+            relation = "at least" if rule == "minimum" else "more than"
+            return f"{value!r} should be {relation} {allowed}"
+        case "maximum" | "exclusiveMaximum":
+            relation = "at most" if rule == "maximum" else "less than"
+            return f"{value!r} should be {relation} {allowed}"
+        case "pattern":
+            expected = problem.schema.get("description", f"something like {allowed}")
+            return f"{value!r} should be {expected}"
+        case _:
+            return problem.message
+
+
+def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Settings:
+    """Check the merged main configuration and everything that it names.
+
+    `config` is what Snakemake merged from config/config.yaml and the command line, `base` the
+    folder of the Snakefile.
+
+    Raises `ConfigError` for the first thing that is wrong.
+    """
+    main = "configuration"
+    check(config, _schema(base, "config"), main)
+    datasets: dict[str, dict[str, Any]] = {}
+    for name in config["datasets"]:
+        path = find(name, base, f"{main}: datasets")
+        declared = read_yaml(path)
+        check(declared, _schema(base, "datasets"), str(path))
+        for dataset, value in declared.items():
+            if dataset in datasets:
+                raise ConfigError(f"{path}: dataset {dataset!r} was already declared elsewhere")
+            datasets[dataset] = {"data": False, **value}
+    points_path = find(config["working_points"], base, f"{main}: working_points")
+    points = read_yaml(points_path)
+    check(points, _schema(base, "working_points"), str(points_path))
+    working_points = WorkingPoints(points, str(points_path))
+    analyses: dict[str, dict[str, Any]] = {}
+    for name in config["analyses"]:
+        path = find(name, base, f"{main}: analyses")
+        analysis = read_yaml(path)
+        kind = analysis.get("kind") if isinstance(analysis, dict) else None
+        if kind not in ("fakerate", "topcoffea"):
+            raise ConfigError(f"{path}: kind: {kind!r} is not one of fakerate, topcoffea")
+        check(analysis, _schema(base, kind), str(path))
+        if analysis["name"] in analyses:
+            raise ConfigError(f"{path}: name: the analysis {analysis['name']!r} exists already")
+        _check_analysis(analysis, datasets, working_points, str(path))
+        analyses[analysis["name"]] = analysis
+    _check_datasets(datasets, config)
+    site_path = find(f"config/sites/{config['site']}.yaml", base, f"{main}: site")
+    site_settings = read_yaml(site_path)
+    check(site_settings, _schema(base, "site"), str(site_path))
+    return Settings(config, datasets, analyses, working_points, site_settings)
+
+
+def _check_analysis(
+    analysis: Mapping[str, Any],
+    datasets: Mapping[str, Any],
+    points: WorkingPoints,
+    file: str,
+) -> None:
+    for name in dataset_names(analysis):
+        if name not in datasets:
+            near = difflib.get_close_matches(name, datasets, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{file}: datasets: {name!r} is not declared{hint}")
+        normalised = analysis.get("weights", "xsec") == "xsec"
+        if normalised and not datasets[name]["data"] and "xsec_pb" not in datasets[name]:
+            raise ConfigError(f"{file}: datasets: {name!r} needs an xsec_pb to be normalised")
+    if analysis["kind"] == "fakerate":
+        for axis, edges in analysis["binning"].items():
+            if sorted(set(edges)) != edges:
+                raise ConfigError(f"{file}: binning.{axis}: {edges} should increase strictly")
+        if analysis["weights"] == "xsec" and analysis["interval"] in ("clopper-pearson", "wilson"):
+            raise ConfigError(
+                f"{file}: interval: {analysis['interval']!r} is for unweighted counts; with "
+                "weights: xsec use 'weighted' or 'uncorrelated'"
+            )
+        if analysis["weights"] == "counts" and analysis["datasets"].get("subtract"):
+            raise ConfigError(f"{file}: datasets.subtract: a subtraction needs weights: xsec")
+    try:
+        for name in dataset_names(analysis):
+            analysis_columns(analysis, datasets[name], points)
+    except ConfigError as problem:
+        raise ConfigError(f"{file}: {problem}") from None
+
+
+def _check_datasets(datasets: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    by_das: dict[str, str] = {}
+    for name, dataset in datasets.items():
+        das = dataset["das"]
+        if das in by_das:
+            raise ConfigError(f"datasets: {name!r} and {by_das[das]!r} are both {das}")
+        by_das[das] = name
+        if "sample" in dataset and "files" in dataset:
+            raise ConfigError(f"datasets: {name!r} has both 'sample' and 'files': give one")
+        for part in dataset.get("sample", {}).get("sum_of", []):
+            if "sample" not in datasets.get(part, {}):
+                raise ConfigError(f"datasets: {name}.sample.sum_of: {part!r} is no demo sample")

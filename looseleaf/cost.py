@@ -1,0 +1,42 @@
+"""What a piece of work cost: the record that every stage keeps and the benchmark stage reads."""
+
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one piece of work in one process.
+
+    `wall_s` and `cpu_s` are seconds (cpu is user + system of the process), `bytes_read` counts
+    the compressed bytes read from storage, `peak_rss_bytes` is the process's peak since it began.
+    """
+
+    events: int
+    bytes_read: int
+    wall_s: float
+    cpu_s: float
+    peak_rss_bytes: int
+
+    def to_json(self) -> dict[str, float]:
+        return asdict(self)
+
+
+class Stopwatch:
+    """Started when made; `cost` tells what was spent since."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def cost(self, events: int, bytes_read: int) -> Cost:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return Cost(
+            events=events,
+            bytes_read=bytes_read,
+            wall_s=round(time.perf_counter() - self._wall, 4),
+            cpu_s=round(time.process_time() - self._cpu, 4),
+            # kilobytes on Linux, bytes on macOS
+            peak_rss_bytes=peak * (1 if sys.platform == "darwin" else 1024),
+        )

@@ -1,0 +1,61 @@
+"""What every script of the workflow does around its one call: logging and readable errors."""
+
+import errno
+import logging
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from looseleaf.errors import LooseleafError
+
+
+@contextmanager
+def doorway(log: str) -> Iterator[None]:
+    """Run a stage with its log in the file `log`; end with status 1 and one message on an error.
+
+    An error meant for the user (`LooseleafError`, a full disk, a forbidden folder) is told in a
+    sentence; anything else is a defect of ours and comes with its traceback. Both stand in the
+    log and on the terminal.
+    """
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    # a process that starts workers has them import its main module again, which would run the
+    # stage once more in each of them; a main module without a file is left alone
+    vars(sys.modules["__main__"]).pop("__file__", None)
+    stream = logging.FileHandler(log, mode="w")
+    stream.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("looseleaf")
+    logger.addHandler(stream)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    except LooseleafError as problem:
+        message = f"error: {problem}"
+    except OSError as problem:
+        message = explain(problem) or traceback.format_exc()
+    except Exception:
+        message = traceback.format_exc()
+    else:
+        return
+    finally:
+        logger.removeHandler(stream)
+        stream.close()
+    # the log may stand on the same full disk as the outputs: the terminal comes first
+    print(message, file=sys.stderr)
+    try:
+        with open(log, "a") as out:
+            out.write(message + "\n")
+    except OSError as problem:
+        print(f"(the log {log} could not be written: {problem.strerror})", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def explain(problem: OSError) -> str | None:
+    """A sentence for the operating system's refusals that a user can do something about."""
+    where = problem.filename or "the output"
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"error: no space left on the disk while writing {where}: free some and run again"
+    if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"error: not allowed to write {where}: {problem.strerror}"
+    return None

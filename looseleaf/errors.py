@@ -1,0 +1,21 @@
+"""The errors a user is meant to read: what is wrong, where, and what to do about it."""
+
+
+class LooseleafError(Exception):
+    """Base of all errors whose message is written for the user."""
+
+
+class ConfigError(LooseleafError):
+    """The configuration is wrong; the message names file, key, value and what is allowed."""
+
+
+class DataFileError(LooseleafError):
+    """A data file can't be used; the message names the file and what is the matter with it."""
+
+
+class LookupFailed(LooseleafError):
+    """A dataset's files could not be found."""
+
+
+class Shortfall(LooseleafError):
+    """Less was processed than expected; the message names what is missing."""

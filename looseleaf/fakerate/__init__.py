@@ -1,0 +1,1 @@
+"""The lepton fake rate: processor, measurement, and the map as files."""

@@ -1,0 +1,73 @@
+"""Writing files whole or not at all, and telling one file from another."""
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkstemp
+from typing import Any
+
+from looseleaf.errors import DataFileError
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it to `path` if the block succeeds.
+
+    The temporary name ends like the final one, so that writers which go by the ending
+    (matplotlib, uproot) do the same for both. On an exception nothing stands at either name.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = mkstemp(dir=path.parent, prefix=".part-", suffix=path.suffix)
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        with open(part, "rb") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        part.chmod(0o666 & ~umask)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
+    """Write `value` as JSON, whole or not at all; NaN and infinity are refused."""
+    text = json.dumps(value, indent=indent, allow_nan=False) + "\n"
+    with whole(path) as part:
+        part.write_text(text)
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON; a file that is missing or isn't JSON is a `DataFileError` naming it."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise DataFileError(f"{path}: no such file") from None
+    except ValueError as problem:
+        raise DataFileError(f"{path}: not valid JSON ({problem})") from None
+
+
+def adler32(path: str | Path) -> str:
+    """The adler32 checksum that DAS and Rucio state for a file: eight hex digits."""
+    value = 1
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            value = zlib.adler32(block, value)
+    return f"{value:08x}"
+
+
+def canonical(value: Any) -> str:
+    """One string for one value, whatever the order of its keys: for hashes and rule params."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """A sha256 in hex of a JSON value."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Ratios with intervals, histograms on disk, and the pictures of them."""

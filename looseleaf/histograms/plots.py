@@ -1,0 +1,212 @@
+"""Pictures as physicists publish them, in CMS style; each function returns a matplotlib figure."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hist
+import matplotlib as mpl
+import mplhep
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from looseleaf.files import whole
+from looseleaf.histograms.ratio import Ratio
+
+FORMATS = ("png", "pdf")
+DPI = 120
+
+
+def figure(width: float = 10, height: float = 9) -> tuple[Figure, Any]:
+    """An empty figure in CMS style, without pyplot's global state."""
+    with mpl.rc_context(mplhep.style.CMS):
+        fig = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+        return fig, fig.subplots()
+
+
+def label(ax: Any, text: str, data: bool, lumi_ifb: float | None) -> None:
+    """The experiment's label over the axes: status, data or simulation, luminosity."""
+    fig = ax.figure
+    # mplhep places the parts of the label by their extents: the layout has to stand before
+    ax.set_title(" ", fontsize=22)
+    fig.draw_without_rendering()
+    fig.set_layout_engine("none")
+    right = "(13 TeV)" if lumi_ifb is None else f"{luminosity(lumi_ifb)} (13 TeV)"
+    with mpl.rc_context(mplhep.style.CMS):
+        mplhep.cms.label(text, data=data, rlabel=right, ax=ax, fontsize=20)
+
+
+def luminosity(ifb: float) -> str:
+    """An integrated luminosity given in fb^-1, in the unit that keeps its number readable."""
+    units = {"fb": 1.0, "pb": 1e3, "nb": 1e6}
+    unit = next((name for name, factor in units.items() if ifb * factor >= 0.1), "nb")
+    return f"{ifb * units[unit]:.4g} {unit}$^{{-1}}$"
+
+
+def save(fig: Figure, stem: str | Path) -> None:
+    """Write a figure as `stem`.png and `stem`.pdf."""
+    for ending in FORMATS:
+        with whole(f"{stem}.{ending}") as part:
+            # a creation date in the file would make equal pictures differ
+            metadata = {"CreationDate": None} if ending == "pdf" else None
+            fig.savefig(part, format=ending, dpi=DPI, metadata=metadata)
+
+
+def map2d(
+    values: NDArray[Any],
+    axes: Sequence[Any],
+    title: str,
+    colour_label: str,
+    texts: NDArray[Any],
+    largest: float | None = None,
+) -> tuple[Figure, Any]:
+    """A 2D map with a text in every cell; shape of `values` and `texts` as of the axes.
+
+    Bins are drawn equally wide, since the outer ones would leave the inner no room for their
+    text; the axes carry the real edges.
+    """
+    with mpl.rc_context(mplhep.style.CMS):
+        fig, ax = figure(13, 8.5)
+        columns, rows = values.shape
+        top = largest if largest is not None else float(np.nanmax(values, initial=0)) or 1.0
+        mesh = ax.pcolormesh(
+            np.arange(columns + 1),
+            np.arange(rows + 1),
+            values.T,
+            cmap="viridis",
+            vmin=0,
+            vmax=top,
+        )
+        for (column, row), text in np.ndenumerate(texts):
+            value = values[column, row]
+            dark = not np.isnan(value) and value < 0.6 * top
+            ax.text(
+                column + 0.5,
+                row + 0.5,
+                text,
+                ha="center",
+                va="center",
+                fontsize=15,
+                color="white" if dark else "black",
+            )
+        for axis, set_ticks in ((axes[0], ax.set_xticks), (axes[1], ax.set_yticks)):
+            set_ticks(np.arange(len(axis.edges)), [f"{edge:g}" for edge in axis.edges])
+        ax.minorticks_off()
+        ax.set_xlabel(axes[0].label)
+        ax.set_ylabel(axes[1].label)
+        bar = fig.colorbar(mesh, ax=ax, pad=0.01)
+        bar.set_label(colour_label)
+        ax.text(0, -0.155, title, transform=ax.transAxes, fontsize=15, va="top")
+        return fig, ax
+
+
+def ratio_texts(ratio: Ratio) -> NDArray[Any]:
+    """Value and uncertainty for each cell, one number where both sides are alike."""
+    texts = np.full(ratio.value.shape, "", object)
+    for index in np.ndindex(texts.shape):
+        if ratio.empty[index]:
+            texts[index] = "empty"
+            continue
+        value, up, down = ratio.value[index], ratio.up[index], ratio.down[index]
+        if abs(up - down) <= 0.05 * max(up, down):
+            texts[index] = f"{value:.3f}\n±{(up + down) / 2:.3f}"
+        else:
+            texts[index] = f"{value:.3f}\n$^{{+{up:.3f}}}_{{-{down:.3f}}}$"
+    return texts
+
+
+def count_texts(histogram: hist.Hist) -> NDArray[Any]:
+    """The content of each cell, as a whole number where it is one."""
+    values = histogram.values()
+    texts = np.full(values.shape, "", object)
+    for index, value in np.ndenumerate(values):
+        whole_number = abs(value) >= 1000 or float(value).is_integer()
+        texts[index] = f"{value:,.0f}" if whole_number else f"{value:.4g}"
+    return texts
+
+
+def projections(
+    ratio: Ratio, axes: Sequence[Any], expected: NDArray[Any] | None, y_label: str
+) -> tuple[Figure, Any]:
+    """The ratio against the first axis, a set of points for each bin of the second.
+
+    `expected`, of the same shape, is drawn as a line in each bin where it is known.
+    """
+    with mpl.rc_context(mplhep.style.CMS):
+        fig, ax = figure(11, 9)
+        edges = axes[0].edges
+        centres, half = (edges[1:] + edges[:-1]) / 2, np.diff(edges) / 2
+        bins = ratio.value.shape[1]
+        for row in range(bins):
+            low, high = axes[1].edges[row : row + 2]
+            # points of neighbouring sets side by side
+            shift = (row - (bins - 1) / 2) * 0.25 * half
+            known = ~ratio.empty[:, row]
+            points = ax.errorbar(
+                (centres + shift)[known],
+                ratio.value[known, row],
+                xerr=None,
+                yerr=[
+                    np.maximum(ratio.down[known, row], 0),
+                    np.maximum(ratio.up[known, row], 0),
+                ],
+                fmt="o^sDv"[row % 5],
+                markersize=8,
+                capsize=3,
+                label=f"{low:g} ≤ {axes[1].label} < {high:g}",
+            )
+            if expected is not None:
+                ax.stairs(
+                    np.nan_to_num(expected[:, row]),
+                    edges,
+                    baseline=None,
+                    color=points.lines[0].get_color(),
+                    linestyle="--",
+                    linewidth=1.5,
+                )
+        if expected is not None:
+            ax.plot([], [], "--", color="grey", label="injected")
+        ax.set_xlim(edges[0], edges[-1])
+        high = np.nanmax(np.where(ratio.empty, np.nan, ratio.upper), initial=0)
+        ax.set_ylim(0, min(1.0, 1.55 * float(high)) or 1)
+        ax.set_xlabel(axes[0].label)
+        ax.set_ylabel(y_label)
+        ax.legend(loc="upper right", fontsize=17)
+        return fig, ax
+
+
+def stack(
+    backgrounds: Mapping[str, hist.Hist],
+    lines: Mapping[str, hist.Hist],
+    axis: Any,
+    title: str,
+) -> tuple[Figure, Any]:
+    """1D histograms stacked, others over them as lines with their statistical uncertainty."""
+    with mpl.rc_context(mplhep.style.CMS):
+        fig, ax = figure(11, 9)
+        if backgrounds:
+            mplhep.histplot(
+                list(backgrounds.values()),
+                label=list(backgrounds),
+                stack=True,
+                histtype="fill",
+                ax=ax,
+                flow="none",
+            )
+        if lines:
+            mplhep.histplot(
+                list(lines.values()),
+                label=list(lines),
+                histtype="step",
+                linewidth=2,
+                yerr=True,
+                ax=ax,
+                flow="none",
+            )
+        ax.set_xlim(axis.edges[0], axis.edges[-1])
+        ax.set_xlabel(axis.label)
+        ax.set_ylabel("Events / bin")
+        ax.set_ylim(0, 1.5 * max(ax.get_ylim()[1] / 1.1, 1e-9))
+        ax.legend(loc="upper right", fontsize=17, title=title, title_fontsize=17)
+        return fig, ax

@@ -1,0 +1,109 @@
+"""Histograms on disk: UHI JSON, ROOT and correctionlib."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import hist
+import numpy as np
+import uhi.io.json
+import uproot
+from correctionlib import schemav2
+
+from looseleaf.errors import DataFileError
+from looseleaf.files import read_json, whole
+from looseleaf.histograms.ratio import Ratio
+
+FORMAT = "looseleaf-histograms/1"
+
+
+def write_uhi(
+    path: str | Path, histograms: Mapping[str, hist.Hist], metadata: Mapping[str, Any]
+) -> None:
+    """Write histograms by name as UHI-serialized JSON, with what is to be known about them."""
+    value = {"format": FORMAT, "metadata": dict(metadata), "histograms": dict(histograms)}
+    with whole(path) as part:
+        part.write_text(json.dumps(value, default=uhi.io.json.default) + "\n")
+
+
+def read_uhi(path: str | Path) -> tuple[dict[str, hist.Hist], dict[str, Any]]:
+    """The histograms and metadata of a file that `write_uhi` wrote."""
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise DataFileError(f"{path}: not a file of histograms (no format {FORMAT!r})")
+    histograms = json.loads(json.dumps(value["histograms"]), object_hook=uhi.io.json.object_hook)
+    return {name: hist.Hist(h) for name, h in histograms.items()}, value["metadata"]
+
+
+def write_root(path: str | Path, histograms: Mapping[str, hist.Hist]) -> None:
+    """Write histograms as TH1/TH2 with their variances."""
+    with whole(path) as part, uproot.recreate(part) as root:
+        for name, histogram in histograms.items():
+            root[name] = histogram
+
+
+def ratio_histogram(ratio: Ratio, like: hist.Hist) -> hist.Hist:
+    """A ratio as a histogram with Weight storage, for formats that hold one error a bin.
+
+    The variance is the square of half the interval; an empty bin holds 0 with variance 0.
+    """
+    out = hist.Hist(*like.axes, storage=hist.storage.Weight())
+    view = out.view()
+    view.value = np.where(ratio.empty, 0.0, ratio.value)
+    view.variance = np.where(ratio.empty, 0.0, (ratio.upper - ratio.lower) / 2) ** 2
+    return out
+
+
+def write_correction(
+    path: str | Path, name: str, description: str, ratio: Ratio, like: hist.Hist
+) -> None:
+    """Write a ratio as a correctionlib v2 file.
+
+    Inputs are `systematic` (`nominal`, `stat_up`, `stat_down`) and the histogram's axes in their
+    order; values beyond the last edges take the last bins (flow `clamp`). correctionlib has no
+    way to say that a bin is empty: there all three are 0, and the description counts the bins.
+
+    Source of the format: correctionlib's schema v2.
+    """
+    contents = {
+        "nominal": ratio.value,
+        "stat_up": ratio.upper,
+        "stat_down": np.maximum(ratio.lower, 0.0),
+    }
+    number = int(ratio.empty.sum())
+    if number:
+        description += f" {number} of {ratio.empty.size} bins are empty and hold 0."
+    correction = schemav2.Correction(
+        name=name,
+        version=1,
+        description=description,
+        inputs=[
+            schemav2.Variable(name="systematic", type="string", description="; ".join(contents)),
+            *[
+                schemav2.Variable(name=axis.name, type="real", description=axis.label)
+                for axis in like.axes
+            ],
+        ],
+        output=schemav2.Variable(name="rate", type="real"),
+        data=schemav2.Category(
+            nodetype="category",
+            input="systematic",
+            content=[
+                schemav2.CategoryItem(
+                    key=key,
+                    value=schemav2.MultiBinning(
+                        nodetype="multibinning",
+                        inputs=[axis.name for axis in like.axes],
+                        edges=[axis.edges.tolist() for axis in like.axes],
+                        content=np.where(ratio.empty, 0.0, values).ravel().tolist(),
+                        flow="clamp",
+                    ),
+                )
+                for key, values in contents.items()
+            ],
+        ),
+    )
+    collection = schemav2.CorrectionSet(schema_version=2, corrections=[correction])
+    with whole(path) as part:
+        part.write_text(collection.model_dump_json(exclude_unset=True, indent=1) + "\n")

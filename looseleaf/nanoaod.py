@@ -1,0 +1,100 @@
+"""Opening NanoAOD files, with errors that name the file and what is the matter with it."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import uproot
+
+from looseleaf.errors import DataFileError
+from looseleaf.objects.columns import first_present
+
+TREE = "Events"
+
+
+@dataclass(frozen=True)
+class EventsFile:
+    """An open file and its Events tree."""
+
+    directory: uproot.ReadOnlyDirectory
+    tree: uproot.TTree
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes asked of the storage so far."""
+        return int(self.directory.file.source.num_requested_bytes)
+
+    @property
+    def uuid(self) -> str:
+        """The identity that ROOT gave the file."""
+        return str(self.directory.file.uuid)
+
+    def close(self) -> None:
+        self.directory.close()
+
+
+def open_file(url: str) -> EventsFile:
+    """Open a NanoAOD file; `DataFileError` if it isn't there, is cut off or has no Events tree."""
+    try:
+        directory = uproot.open(url)
+    except FileNotFoundError:
+        raise DataFileError(f"{url}: no such file; was it moved or deleted?") from None
+    except Exception as problem:
+        raise DataFileError(f"{url}: can't be opened as a ROOT file: {_brief(problem)}") from None
+    try:
+        tree = directory[TREE]
+    except uproot.KeyInFileError:
+        there = ", ".join(directory.keys(cycle=False, recursive=False)) or "nothing"
+        directory.close()
+        raise DataFileError(
+            f"{url}: no {TREE} tree (the file holds {there}): is this NanoAOD?"
+        ) from None
+    except Exception as problem:
+        directory.close()
+        raise DataFileError(f"{url}: the {TREE} tree can't be read: {_brief(problem)}") from None
+    return EventsFile(directory, tree)
+
+
+@contextmanager
+def open_events(url: str) -> Iterator[EventsFile]:
+    """`open_file` for the length of a block."""
+    file = open_file(url)
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+@contextmanager
+def reading(url: str) -> Iterator[None]:
+    """Turn whatever uproot raises while it reads `url` into a `DataFileError` naming the file."""
+    try:
+        yield
+    except DataFileError:
+        raise
+    except Exception as problem:
+        raise DataFileError(
+            f"{url}: can't be read to the end: {_brief(problem)}; "
+            "is the file cut off or damaged? compare its size with the catalogue's"
+        ) from None
+
+
+def choose_branches(url: str, present: Iterable[str], wanted: Iterable[str]) -> list[str]:
+    """The branches of a file that answer a list of columns, `A|B` meaning whichever are there.
+
+    Raises `DataFileError` naming the file and every column that it lacks.
+    """
+    there = set(present)
+    missing = [column for column in wanted if first_present(column, there) is None]
+    if missing:
+        names = ", ".join(column.replace("|", " or ") for column in missing)
+        raise DataFileError(
+            f"{url}: the {TREE} tree lacks {names}; drop what needs it from the analysis, "
+            "or use files of a NanoAOD version that has it"
+        )
+    return [name for column in wanted for name in column.split("|") if name in there]
+
+
+def _brief(problem: Exception) -> str:
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return f"{type(problem).__name__}: {lines[0] if lines else 'no message'}"

@@ -1,0 +1,1 @@
+"""The physics that processors share: branches, lepton working points, cuts as expressions."""

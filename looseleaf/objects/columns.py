@@ -1,0 +1,100 @@
+"""Which NanoAOD branches an analysis reads, told from its configuration alone.
+
+Light enough to be imported while Snakemake parses the graph. An entry `A|B` asks for whichever
+of the alternatives a file has, and for at least one.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from looseleaf.errors import ConfigError
+from looseleaf.objects.expressions import Expression
+from looseleaf.objects.leptons import WorkingPoints
+
+# NanoAODSchema needs these three to make events
+IDENTITY = frozenset({"run", "luminosityBlock", "event"})
+# NanoAOD v15 renamed the type-1 corrected PF missing momentum
+MET = frozenset({"MET_pt|PFMET_pt", "MET_phi|PFMET_phi"})
+KINEMATICS = ("pt", "eta", "phi", "mass", "charge")
+EFT_COEFFICIENTS = "EFTfitCoefficients"
+
+
+def first_present(alternatives: str, present: Any) -> str | None:
+    """The first name of `A|B` that is in `present`, or None."""
+    return next((name for name in alternatives.split("|") if name in present), None)
+
+
+def _lepton(collection: str, points: WorkingPoints, names: list[str]) -> set[str]:
+    columns = {f"{collection}_{field}" for field in KINEMATICS}
+    for name in names:
+        columns |= points.columns(collection, name)
+    return columns
+
+
+def fakerate_columns(analysis: Mapping[str, Any], points: WorkingPoints) -> set[str]:
+    lepton = analysis["lepton"]
+    columns = set(MET)
+    chosen = [analysis[role] for role in ("denominator", "loose", "tight")]
+    columns |= _lepton(lepton["collection"], points, chosen)
+    for collection, name in analysis["veto"].items():
+        columns |= _lepton(collection, points, [name])
+    columns |= {"Jet_pt", "Jet_eta", "Jet_phi", "Jet_mass"}
+    columns |= {"|".join(trigger["paths"]) for trigger in analysis["triggers"]}
+    return columns
+
+
+# what a channel's expression may speak of, beside the working points' counts
+EVENT_QUANTITIES = (
+    "n_lep",
+    "n_mu",
+    "n_ele",
+    "charge",
+    "n_jet",
+    "n_bjet",
+    "ht",
+    "met",
+    "lep0_pt",
+    "lep1_pt",
+)
+
+
+def topcoffea_columns(analysis: Mapping[str, Any], points: WorkingPoints) -> set[str]:
+    columns = set(MET)
+    for collection, name in analysis["leptons"].items():
+        columns |= _lepton(collection, points, [name])
+    jets = analysis["jets"]
+    columns |= {"Jet_pt", "Jet_eta", "Jet_phi", "Jet_mass", f"Jet_{jets['btag']['branch']}"}
+    columns |= {"|".join(trigger["paths"]) for trigger in analysis["triggers"]}
+    known = set(EVENT_QUANTITIES)
+    for where, text in _topcoffea_expressions(analysis):
+        unknown = Expression(text).names - known
+        if unknown:
+            raise ConfigError(
+                f"{where}: {text!r} speaks of {sorted(unknown)[0]!r}; known are "
+                + ", ".join(EVENT_QUANTITIES)
+            )
+    return columns
+
+
+def _topcoffea_expressions(analysis: Mapping[str, Any]) -> list[tuple[str, str]]:
+    cuts = [(f"channels.{name}", text) for name, text in analysis["channels"].items()]
+    return cuts + [
+        (f"observables.{name}.expression", value["expression"])
+        for name, value in analysis["observables"].items()
+    ]
+
+
+def analysis_columns(
+    analysis: Mapping[str, Any], dataset: Mapping[str, Any], points: WorkingPoints
+) -> set[str]:
+    """Branches that an analysis reads from a dataset, both as declared in the configuration."""
+    columns = set(IDENTITY)
+    if analysis["kind"] == "fakerate":
+        columns |= fakerate_columns(analysis, points)
+    else:
+        columns |= topcoffea_columns(analysis, points)
+        if "wc_names" in dataset:
+            columns.add(EFT_COEFFICIENTS)
+    if not dataset["data"]:
+        columns.add("genWeight")
+    return columns

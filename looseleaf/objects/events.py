@@ -1,0 +1,33 @@
+"""What processors ask of NanoEvents: triggers, missing momentum, weights, transverse mass."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import awkward as ak
+import numpy as np
+from numpy.typing import NDArray
+
+
+def met(events: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Magnitude [GeV] and angle of the missing momentum: MET, or PFMET from NanoAOD v15 on."""
+    branch = events.MET if "MET" in events.fields else events.PFMET
+    return ak.to_numpy(branch.pt).astype(np.float64), ak.to_numpy(branch.phi).astype(np.float64)
+
+
+def fired(events: Any, paths: Sequence[str]) -> NDArray[np.bool_]:
+    """Whether any of the HLT paths that the file has fired."""
+    fields = events.HLT.fields if "HLT" in events.fields else []
+    there = [path.removeprefix("HLT_") for path in paths if path.removeprefix("HLT_") in fields]
+    return np.any([ak.to_numpy(events.HLT[path]) for path in there], axis=0)
+
+
+def weights(events: Any) -> NDArray[np.float64]:
+    """genWeight, or one for each event of data."""
+    if "genWeight" in events.fields:
+        return ak.to_numpy(events.genWeight).astype(np.float64)
+    return np.ones(len(events))
+
+
+def transverse_mass(pt: Any, phi: Any, met_pt: Any, met_phi: Any) -> Any:
+    """sqrt(2 pT MET (1 - cos dphi)) in GeV."""
+    return np.sqrt(2 * pt * met_pt * (1 - np.cos(phi - met_phi)))

@@ -1,0 +1,116 @@
+"""Cuts as expressions over declared columns, evaluated without Python's `eval`.
+
+The grammar is arithmetic, comparisons (also chained), `and or not & | ~`, parentheses, numbers,
+names and a few functions. Nothing else parses, so an expression from a configuration file can
+do no more than compute on the arrays it is given.
+"""
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from functools import reduce
+from typing import Any
+
+from looseleaf.errors import ConfigError
+
+_BINARY: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+    ast.BitAnd: operator.and_,
+    ast.BitOr: operator.or_,
+}
+_UNARY: dict[type, Callable[[Any], Any]] = {
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+    ast.Invert: operator.invert,
+    ast.Not: operator.invert,
+}
+_COMPARE: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+FUNCTIONS = ("abs", "cos", "exp", "hypot", "log", "maximum", "minimum", "sin", "sqrt")
+
+
+class Expression:
+    """A parsed expression; `names` are the columns it reads.
+
+    Raises `ConfigError` with a pointer to the offending place if the text doesn't parse.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = str(text)
+        try:
+            self._body = ast.parse(self.text.strip(), mode="eval").body
+        except SyntaxError as problem:
+            column = (problem.offset or 1) - 1
+            raise ConfigError(_pointing(self.text.strip(), column, "can't be read here")) from None
+        self.names: frozenset[str] = frozenset(self._check(self._body))
+
+    def _check(self, node: ast.AST) -> set[str]:
+        match node:
+            case ast.Name(id=name):
+                return {name}
+            case ast.Constant(value=bool() | int() | float()):
+                return set()
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+                return self._check(left) | self._check(right)
+            case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
+                return self._check(operand)
+            case ast.BoolOp(values=values):
+                return set().union(*map(self._check, values))
+            case ast.Compare(left=left, ops=ops, comparators=others) if all(
+                type(op) in _COMPARE for op in ops
+            ):
+                return set().union(*map(self._check, [left, *others]))
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS:
+                return set().union(*map(self._check, args))
+            case ast.Call(func=ast.Name(id=name)):
+                why = f"unknown function {name!r}; there are {', '.join(FUNCTIONS)}"
+            case _:
+                why = "this is not allowed in an expression"
+        raise ConfigError(_pointing(self.text.strip(), getattr(node, "col_offset", 0), why))
+
+    def __call__(self, columns: Mapping[str, Any] | Any) -> Any:
+        """The value for arrays looked up by name, `columns[name]`; numpy or awkward arrays."""
+        return self._value(self._body, columns)
+
+    def _value(self, node: ast.AST, columns: Any) -> Any:
+        # numpy's functions dispatch on awkward arrays too; imported late, since the graph is
+        # parsed with this module and only jobs compute
+        import numpy as np  # noqa: PLC0415
+
+        match node:
+            case ast.Name(id=name):
+                return columns[name]
+            case ast.Constant(value=value):
+                return value
+            case ast.BinOp(left=left, op=op, right=right):
+                return _BINARY[type(op)](self._value(left, columns), self._value(right, columns))
+            case ast.UnaryOp(op=op, operand=operand):
+                value = self._value(operand, columns)
+                return np.logical_not(value) if isinstance(op, ast.Not) else _UNARY[type(op)](value)
+            case ast.BoolOp(op=op, values=values):
+                combine = np.logical_and if isinstance(op, ast.And) else np.logical_or
+                return reduce(combine, [self._value(value, columns) for value in values])
+            case ast.Compare(left=left, ops=ops, comparators=others):
+                sides = [self._value(side, columns) for side in [left, *others]]
+                parts = [
+                    _COMPARE[type(op)](a, b)
+                    for a, op, b in zip(sides[:-1], ops, sides[1:], strict=True)
+                ]
+                return reduce(np.logical_and, parts)
+            case ast.Call(func=ast.Name(id=name), args=args):
+                return getattr(np, name)(*[self._value(arg, columns) for arg in args])
+        raise AssertionError(ast.dump(node))
+
+
+def _pointing(text: str, column: int, why: str) -> str:
+    return f"expression {text!r}: {why}\n  {text}\n  {' ' * column}^"

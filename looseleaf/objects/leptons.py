@@ -1,0 +1,58 @@
+"""Lepton working points: named sets of cuts, declared in YAML, one building on another."""
+
+import difflib
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any
+
+from looseleaf.errors import ConfigError
+from looseleaf.objects.expressions import Expression
+
+
+class WorkingPoints:
+    """The working points by collection and name, as in config/working_points.yaml.
+
+    A working point is a list of expressions over the collection's NanoAOD fields (`pt`, `dxy`);
+    `like: other` takes another point's cuts first, so `tight` like `loose` is a subset of it.
+
+    Raises `ConfigError` for a point that builds on an unknown one or on itself.
+    """
+
+    def __init__(self, declared: Mapping[str, Mapping[str, Any]], file: str = "") -> None:
+        self._declared, self._file = declared, file
+        self._cuts = {
+            (collection, name): [Expression(cut) for cut in self._unfold(collection, name, ())]
+            for collection, points in declared.items()
+            for name in points
+        }
+
+    def _unfold(self, collection: str, name: str, seen: tuple[str, ...]) -> list[str]:
+        if name in seen:
+            raise ConfigError(
+                f"{self._file}: {collection}.{name} builds on itself ({' -> '.join(seen)})"
+            )
+        points = self._declared.get(collection, {})
+        if name not in points:
+            near = difflib.get_close_matches(name, points, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(points)}"
+            raise ConfigError(f"{self._file}: no working point {collection}.{name}{hint}")
+        point = points[name]
+        below = self._unfold(collection, point["like"], (*seen, name)) if "like" in point else []
+        return below + point["cuts"]
+
+    def cuts(self, collection: str, name: str) -> list[Expression]:
+        if (collection, name) not in self._cuts:
+            self._unfold(collection, name, ())
+        return self._cuts[collection, name]
+
+    def columns(self, collection: str, name: str) -> set[str]:
+        """The NanoAOD branches that a working point reads."""
+        fields = set().union(*[cut.names for cut in self.cuts(collection, name)])
+        return {f"{collection}_{field}" for field in fields}
+
+    def passes(self, collection: str, name: str, objects: Any) -> Any:
+        """A jagged mask of the objects (a NanoEvents collection) that pass a working point."""
+        return reduce(lambda a, b: a & b, [cut(objects) for cut in self.cuts(collection, name)])
+
+    def to_json(self) -> Mapping[str, Any]:
+        return self._declared

@@ -1,0 +1,57 @@
+"""Every path pattern of the workflow. `{dataset}` and `{analysis}` are Snakemake's wildcards."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where each target stands below the results root."""
+
+    root: str
+
+    @property
+    def config(self) -> str:
+        return f"{self.root}/config.json"
+
+    @property
+    def samples(self) -> str:
+        """The folder of one demo dataset."""
+        return f"{self.root}/samples/{{dataset}}"
+
+    @property
+    def catalogue(self) -> str:
+        """What a demo dataset registered about its files."""
+        return f"{self.samples}/catalogue.json"
+
+    @property
+    def das(self) -> str:
+        return f"{self.root}/das/{{dataset}}.json"
+
+    @property
+    def manifest(self) -> str:
+        return f"{self.root}/servicex/{{dataset}}.json"
+
+    def processed(self, kind: str, analysis: str, dataset: str = "{dataset}") -> str:
+        return f"{self.root}/{kind}/{analysis}/{dataset}.json"
+
+    def ledger(self, kind: str, analysis: str) -> str:
+        return f"{self.root}/{kind}/{analysis}/{{dataset}}.ledger.json"
+
+    def fakerate(self, name: str, analysis: str = "{analysis}") -> str:
+        return f"{self.root}/fakerate/{analysis}/{name}"
+
+    def topcoffea(self, name: str, analysis: str = "{analysis}") -> str:
+        return f"{self.root}/topcoffea/{analysis}/{name}"
+
+    def picture(self, name: str, analysis: str = "{analysis}") -> str:
+        return f"{self.root}/histograms/{analysis}/{name}"
+
+    def report(self, name: str) -> str:
+        return f"{self.root}/benchmark/{name}"
+
+    def log(self, name: str) -> str:
+        return f"{self.root}/logs/{name}.log"
+
+    def benchmark(self, name: str) -> str:
+        """Where Snakemake writes a job's own cost."""
+        return f"{self.root}/benchmark/jobs/{name}.jsonl"

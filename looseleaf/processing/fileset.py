@@ -1,0 +1,117 @@
+"""What there is to process: the files of a transform's manifest, cut into chunks and tasks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from looseleaf.errors import DataFileError
+from looseleaf.files import read_json
+from looseleaf.records import MANIFEST_FORMAT
+
+
+@dataclass(frozen=True)
+class EventsSource:
+    """A file to read: where it stands, who it is, and what must be found in it.
+
+    `sum_of_weights` is that of genWeight over the file's events, their number in data.
+    """
+
+    name: str
+    url: str
+    uuid: str
+    events: int
+    sum_of_weights: float
+
+
+@dataclass(frozen=True)
+class Fileset:
+    """A dataset as a processor sees it.
+
+    `original` speaks of the events before the transform's selection: `events`, `sum_of_weights`
+    and, for an EFT sample, `eft_sums`. `metadata` is given to the processor with every chunk.
+    """
+
+    dataset: str
+    files: tuple[EventsSource, ...]
+    original: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    request_id: str
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Entries [start, stop) of one file; one of no entries stands for an empty file."""
+
+    dataset: str
+    file: EventsSource
+    start: int
+    stop: int
+
+    @property
+    def events(self) -> int:
+        return self.stop - self.start
+
+
+def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any]) -> Fileset:
+    """The fileset of a finished transform.
+
+    Raises `DataFileError` if the manifest is of another format or a result has gone.
+    """
+    value = read_json(manifest)
+    if value.get("format") != MANIFEST_FORMAT:
+        raise DataFileError(f"{manifest}: not a manifest (no format {MANIFEST_FORMAT!r})")
+    files = []
+    for entry in value["files"]:
+        path = Path(value["folder"]) / entry["output"]
+        if not path.is_file():
+            raise DataFileError(
+                f"{path}: gone from the volume; make it again "
+                f"(snakemake --forcerun servicex_transform)"
+            )
+        files.append(
+            EventsSource(
+                name=entry["source"],
+                url=str(path),
+                uuid=entry["uuid"],
+                events=entry["events_out"],
+                sum_of_weights=entry["sum_of_weights_out"],
+            )
+        )
+    eft = [entry["eft_sums_in"] for entry in value["files"] if entry["eft_sums_in"] is not None]
+    return Fileset(
+        dataset=dataset,
+        files=tuple(files),
+        original={
+            "events": value["totals"]["events_in"],
+            "sum_of_weights": value["totals"]["sum_of_weights_in"],
+            "eft_sums": [sum(term) for term in zip(*eft, strict=True)] if eft else None,
+        },
+        metadata={"dataset": dataset, **metadata},
+        request_id=value["request_id"],
+    )
+
+
+def chunks_of(fileset: Fileset, chunksize: int) -> list[Chunk]:
+    """Every file cut into the fewest chunks of at most `chunksize` entries, equal in size."""
+    chunks = []
+    for file in fileset.files:
+        number = max(1, -(-file.events // chunksize))
+        edges = [file.events * index // number for index in range(number + 1)]
+        chunks += [Chunk(fileset.dataset, file, start, stop) for start, stop in pairwise(edges)]
+    return chunks
+
+
+def tasks_of(chunks: Sequence[Chunk], task_events: int) -> list[tuple[Chunk, ...]]:
+    """Neighbouring chunks grouped so that a worker sums up about `task_events` before it reports.
+
+    The grouping follows from the files alone, not from the workers there are: the order in which
+    floating-point sums are made is the same in every run.
+    """
+    tasks: list[list[Chunk]] = []
+    for chunk in chunks:
+        if not tasks or sum(c.events for c in tasks[-1]) + chunk.events > task_events:
+            tasks.append([])
+        tasks[-1].append(chunk)
+    return [tuple(task) for task in tasks]

@@ -1,0 +1,99 @@
+"""What is known of a dataset's files: the record model that every backend of a lookup fills."""
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from looseleaf.errors import DataFileError
+from looseleaf.files import adler32, read_json, write_json
+
+CATALOGUE_FORMAT = "looseleaf-catalogue/1"
+# what a finished transform leaves on the volume and as its target
+MANIFEST_FORMAT = "looseleaf-manifest/1"
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of a dataset.
+
+    `name` is the logical name (/store/...), `adler32` eight hex digits, `block` the DAS block.
+    `events` is None where the source of the record doesn't know it. `url` is where the file
+    stands if that is known, else None: then a site's redirectors say.
+    """
+
+    name: str
+    bytes: int
+    events: int | None
+    adler32: str | None
+    block: str | None = None
+    valid: bool = True
+    url: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], where: str) -> "FileRecord":
+        """The record in a JSON object; `DataFileError` names `where` and the field at fault."""
+        try:
+            record = cls(**value)
+        except TypeError as problem:
+            raise DataFileError(f"{where}: {problem}") from None
+        for field in ("bytes", "events"):
+            number = getattr(record, field)
+            if number is None and field == "events":
+                continue
+            if not isinstance(number, int) or number < 0:
+                raise DataFileError(f"{where}: {record.name}: {field} is {number!r}")
+        return record
+
+
+def describe(path: Path, name: str, block: str) -> FileRecord:
+    """The record of a ROOT file on disk; reads it once for the checksum.
+
+    Raises `DataFileError` if it isn't a whole ROOT file with an Events tree.
+    """
+    from looseleaf.nanoaod import open_events  # noqa: PLC0415 - uproot, where a file is opened
+
+    with open_events(str(path)) as events:
+        entries = events.tree.num_entries
+    return FileRecord(
+        name=name,
+        bytes=path.stat().st_size,
+        events=entries,
+        adler32=adler32(path),
+        block=block,
+        url=str(path.resolve()),
+    )
+
+
+def block_name(dataset: str) -> str:
+    """A stable block for files that no DBS has put in one: the dataset and a UUID of its name."""
+    return f"{dataset}#{uuid.uuid5(uuid.NAMESPACE_URL, dataset)}"
+
+
+def write_catalogue(path: str | Path, datasets: dict[str, Iterable[FileRecord]]) -> None:
+    """Write datasets (by DAS name) and their files as a local catalogue."""
+    write_json(
+        path,
+        {
+            "format": CATALOGUE_FORMAT,
+            "datasets": {
+                dataset: {"files": [record.to_json() for record in records]}
+                for dataset, records in datasets.items()
+            },
+        },
+    )
+
+
+def read_catalogue(path: str | Path) -> dict[str, list[FileRecord]]:
+    """The datasets of a local catalogue and their files."""
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("format") != CATALOGUE_FORMAT:
+        raise DataFileError(f"{path}: not a catalogue (no format {CATALOGUE_FORMAT!r})")
+    return {
+        dataset: [FileRecord.from_json(file, str(path)) for file in entry["files"]]
+        for dataset, entry in value["datasets"].items()
+    }

@@ -1,0 +1,1 @@
+"""Demo samples: synthetic NanoAOD whose loose-to-tight probability is known."""

@@ -1,0 +1,327 @@
+"""Writing demo datasets as NanoAOD files and registering them in a catalogue."""
+
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import awkward as ak
+import correctionlib
+import numpy as np
+import uproot
+
+from looseleaf.files import whole
+from looseleaf.progress import Progress
+from looseleaf.records import FileRecord, block_name, describe, write_catalogue
+from looseleaf.samples import physics
+from looseleaf.samples.physics import Array, Events, Objects
+
+COMPRESSION = {
+    "lz4": uproot.LZ4(1),
+    "zstd": uproot.ZSTD(1),
+    "zlib": uproot.ZLIB(1),
+}
+# single-lepton paths: their collection, threshold in GeV and efficiency above it
+TRIGGERS = {
+    "HLT_Mu8": ("Muon", 8, 0.96),
+    "HLT_Mu17": ("Muon", 17, 0.96),
+    "HLT_Mu8_TrkIsoVVL": ("Muon", 8, 0.90),
+    "HLT_Mu17_TrkIsoVVL": ("Muon", 17, 0.90),
+    "HLT_IsoMu24": ("Muon", 24, 0.90),
+    "HLT_Ele8_CaloIdM_TrackIdM_PFJet30": ("Electron", 8, 0.93),
+    "HLT_Ele17_CaloIdM_TrackIdM_PFJet30": ("Electron", 17, 0.93),
+    "HLT_Ele12_CaloIdL_TrackIdL_IsoVL_PFJet30": ("Electron", 12, 0.90),
+    "HLT_Ele23_CaloIdL_TrackIdL_IsoVL_PFJet30": ("Electron", 23, 0.90),
+    "HLT_Ele32_WPTight_Gsf": ("Electron", 32, 0.90),
+}
+DATA_TRIGGERS = ("HLT_Mu8", "HLT_Mu17", "HLT_Mu8_TrkIsoVVL", "HLT_Mu17_TrkIsoVVL", "HLT_IsoMu24")
+DATA_RUN = 315257
+EVENTS_PER_LUMI = 500
+
+
+@dataclass(frozen=True)
+class Part:
+    """A number of events of one process: a whole simulated file, or a share of a data file."""
+
+    kind: str
+    events: int
+    pthat: tuple[float, float] | None = None
+    flavour: str | None = None
+    coefficients: int = 0
+
+
+@dataclass(frozen=True)
+class SampleFile:
+    """What is to be written into one file; everything random follows from `entropy`."""
+
+    path: Path
+    name: str
+    block: str
+    parts: tuple[Part, ...]
+    is_data: bool
+    first_event: int
+    entropy: tuple[int, ...]
+    step: int
+    compression: str
+    truth: str
+
+
+def seed_of(*words: int | str) -> tuple[int, ...]:
+    """Numbers for `numpy.random.SeedSequence`, one for each word of a name."""
+    return tuple(crc32(word.encode()) if isinstance(word, str) else word for word in words)
+
+
+@cache
+def _truth(path: str) -> correctionlib.CorrectionSet:
+    return correctionlib.CorrectionSet.from_file(path)
+
+
+def truth_probability(path: str, flavour: str, pt: Array, abs_eta: Array) -> Array:
+    """f(pT, |eta|) of a correctionlib file; pt in GeV."""
+    correction = _truth(path)[flavour.lower()]
+    return correction.evaluate(np.asarray(pt, np.float64), np.asarray(abs_eta, np.float64))
+
+
+def _make(rng: np.random.Generator, part: Part, size: int) -> Events:
+    match part.kind:
+        case "qcd":
+            return physics.qcd(rng, size, part.pthat, part.flavour)
+        case "wjets":
+            return physics.wjets(rng, size)
+        case "dy":
+            return physics.dy(rng, size)
+        case "ttbar":
+            return physics.ttbar(rng, size)
+        case "eft":
+            return physics.eft(rng, size, part.coefficients)
+    raise ValueError(f"no demo process {part.kind!r}")
+
+
+def _by_event(parts: list[Objects]) -> tuple[Objects, Array]:
+    """Objects of several origins as one list, sorted by event, in each by falling pT."""
+    joined = Objects(*[np.concatenate([getattr(p, f) for p in parts]) for f in FIELDS])
+    order = np.lexsort((-joined.pt, joined.event))
+    return Objects(*[getattr(joined, f)[order] for f in FIELDS]), order
+
+
+FIELDS = ("event", "pt", "eta", "phi", "charge", "prompt")
+
+
+def branches(
+    rng: np.random.Generator, events: Events, truth: physics.Truth
+) -> tuple[dict[str, Any], Array]:
+    """The branches of a batch of events, and which of them a single-muon path recorded."""
+    out: dict[str, Any] = {}
+    leading: dict[str, Array] = {}
+    for flavour, origins in events.leptons.items():
+        kept = [Objects(*[getattr(o, f)[o.pt > 5] for f in FIELDS]) for o in origins]
+        leptons = _by_event(kept)[0] if kept else Objects.of(*[np.zeros(0)] * 4)
+        index = leptons.event.astype(np.int64)
+        leading[flavour] = np.zeros(events.size, np.float32)
+        np.maximum.at(leading[flavour], index, leptons.pt)
+        size = len(index)
+        content = {
+            "pt": leptons.pt,
+            "eta": leptons.eta,
+            "phi": leptons.phi,
+            "mass": np.full(size, physics.MASS_GEV[flavour], np.float32),
+            "charge": leptons.charge.astype(np.int32),
+            "pdgId": (-physics.PDG_ID[flavour] * leptons.charge).astype(np.int32),
+            **physics.quality(rng, leptons, flavour, truth),
+        }
+        if events.gen_weight is not None:
+            content["genPartFlav"] = np.where(leptons.prompt, 1, 5).astype(np.uint8)
+        out[flavour] = _jagged(content, index, events.size)
+    jets, _ = _by_event([Objects(*[getattr(o, f)[o.pt > 15] for f in FIELDS]) for o in events.jets])
+    size = len(jets.pt)
+    u = rng.random(size)
+    content = {
+        "pt": jets.pt,
+        "eta": jets.eta,
+        "phi": jets.phi,
+        "mass": (0.12 * jets.pt).astype(np.float32),
+        "jetId": np.full(size, 6, np.int32),
+        "btagDeepFlavB": np.where(jets.prompt, u**0.25, u**6).astype(np.float32),
+    }
+    out["Jet"] = _jagged(content, jets.event.astype(np.int64), events.size)
+    out["MET_pt"] = np.hypot(events.met_x, events.met_y).astype(np.float32)
+    out["MET_phi"] = np.arctan2(events.met_y, events.met_x).astype(np.float32)
+    out["PV_npvs"] = rng.poisson(32, events.size).astype(np.int32)
+    for path, (flavour, threshold, efficiency) in TRIGGERS.items():
+        out[path] = (leading[flavour] > threshold) & (rng.random(events.size) < efficiency)
+    recorded = np.any([out[path] for path in DATA_TRIGGERS], axis=0)
+    return out, recorded
+
+
+def _jagged(content: Mapping[str, Array], event: Array, size: int) -> ak.Array:
+    counts = np.bincount(event, minlength=size)
+    return ak.unflatten(ak.zip(dict(content)), counts)
+
+
+def steps_of(file: SampleFile) -> Iterator[tuple[np.random.Generator, Part, int]]:
+    """The batches of a file, each with a generator of its own: the result depends on the seed
+    and the step, not on who makes which batch."""
+    for number, part in enumerate(file.parts):
+        # one batch of no events still says which branches there are
+        for batch, start in enumerate(range(0, max(part.events, 1), file.step)):
+            sequence = np.random.SeedSequence((*file.entropy, number, batch))
+            yield np.random.default_rng(sequence), part, min(file.step, part.events - start)
+
+
+def write_file(file: SampleFile) -> FileRecord:
+    """Write one NanoAOD file, whole or not at all, and describe it."""
+    identity = np.random.SeedSequence((*file.entropy, 1 << 20)).generate_state(2, np.uint64)
+    known = uuid.UUID(bytes=identity.tobytes(), version=4)
+    first = file.first_event
+    sumw, sumw2, generated = 0.0, 0.0, 0
+    truth = partial(truth_probability, file.truth)
+    with (
+        whole(file.path) as part_path,
+        uproot.recreate(
+            part_path, compression=COMPRESSION[file.compression], uuid_function=lambda: known
+        ) as root,
+    ):
+        tree = None
+        for rng, part, size in steps_of(file):
+            events = _make(rng, part, size)
+            if file.is_data:
+                events.gen_weight = None
+            columns, recorded = branches(rng, events, truth)
+            number = np.arange(first, first + size, dtype=np.uint64)
+            columns["event"] = number
+            columns["luminosityBlock"] = (number // EVENTS_PER_LUMI + 1).astype(np.uint32)
+            columns["run"] = np.full(size, DATA_RUN if file.is_data else 1, np.uint32)
+            if events.gen_weight is not None:
+                columns["genWeight"] = events.gen_weight
+                sumw += float(events.gen_weight.sum(dtype=np.float64))
+                sumw2 += float(np.square(events.gen_weight, dtype=np.float64).sum())
+            if events.eft is not None:
+                terms = events.eft.shape[1]
+                columns["EFTfitCoefficients"] = ak.unflatten(
+                    events.eft.ravel(), np.full(size, terms)
+                )
+            if file.is_data:
+                columns = {name: value[recorded] for name, value in columns.items()}
+            if tree is None:
+                tree = root.mktree("Events", {n: ak.type(v).content for n, v in columns.items()})
+            tree.extend(columns)
+            first += size
+            generated += size
+        if not file.is_data:
+            runs = {
+                "run": np.array([1], np.uint32),
+                "genEventCount": np.array([generated], np.int64),
+                "genEventSumw": np.array([sumw]),
+                "genEventSumw2": np.array([sumw2]),
+            }
+            root.mktree("Runs", {n: v.dtype for n, v in runs.items()}).extend(runs)
+    return describe(file.path, file.name, file.block)
+
+
+def _terms(dataset: Mapping[str, Any]) -> Part:
+    sample = dataset["sample"]
+    pthat = sample.get("pthat")
+    return Part(
+        kind=sample["kind"],
+        events=sample.get("events", 0),
+        pthat=tuple(pthat) if pthat else None,
+        flavour=sample.get("flavour"),
+        coefficients=len(dataset.get("wc_names", [])),
+    )
+
+
+def plan(
+    name: str,
+    datasets: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    folder: Path,
+    truth: str,
+) -> list[SampleFile]:
+    """The files of one demo dataset.
+
+    Simulated events are shared out evenly. A data file holds a Poisson number of events of each
+    process that it is the sum of, as its cross section and the luminosity have it; `scale` does
+    not touch data, whose number of events means a luminosity.
+    """
+    dataset = datasets[name]
+    sample = dataset["sample"]
+    number = sample["files"]
+    own = _terms(dataset)
+    entropy = seed_of(settings["seed"], name)
+    shares: list[tuple[Part, ...]] = []
+    if sample["kind"] == "data":
+        rng = np.random.default_rng(entropy)
+        parts = []
+        for part in sample["sum_of"]:
+            expected = datasets[part]["xsec_pb"] * 1000 * sample["lumi_ifb"]
+            parts.append((_terms(datasets[part]), int(rng.poisson(expected))))
+        for index in range(number):
+            shares.append(
+                tuple(_resized(part, share(total, number, index)) for part, total in parts)
+            )
+    else:
+        total = round(own.events * settings["scale"])
+        shares = [(_resized(own, share(total, number, index)),) for index in range(number)]
+    das = dataset["das"]
+    files, first = [], 1
+    for index, parts in enumerate(shares):
+        file_name = f"{name}_{index}.root"
+        files.append(
+            SampleFile(
+                path=folder / file_name,
+                name=f"/store/demo{das}/{file_name}",
+                block=block_name(das),
+                parts=parts,
+                is_data=dataset["data"],
+                first_event=first,
+                entropy=(*entropy, index),
+                step=settings["step"],
+                compression=settings["compression"],
+                truth=truth,
+            )
+        )
+        first += sum(part.events for part in parts)
+    return files
+
+
+def share(total: int, files: int, index: int) -> int:
+    """How many of `total` events go into file `index` of `files`."""
+    return total * (index + 1) // files - total * index // files
+
+
+def _resized(part: Part, events: int) -> Part:
+    return Part(part.kind, events, part.pthat, part.flavour, part.coefficients)
+
+
+def generate(
+    name: str,
+    datasets: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    catalogue: str | Path,
+    truth: str,
+    workers: int = 1,
+) -> list[FileRecord]:
+    """Make the files of one demo dataset beside its catalogue, and write the catalogue last.
+
+    `datasets` holds the dataset and, for data, what it is the sum of, as in
+    config/datasets/demo.yaml; `settings` is the section `samples` of the configuration; `truth`
+    the correctionlib file of the loose-to-tight probability. The files are the same for one seed
+    and step, whatever the number of workers.
+    """
+    folder = Path(catalogue).parent
+    files = plan(name, datasets, settings, folder, truth)
+    total = sum(part.events for file in files for part in file.parts)
+    records = []
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress(f"samples {name}", total))
+        run = stack.enter_context(ProcessPoolExecutor(workers)).map if workers > 1 else map
+        for file, record in zip(files, run(write_file, files), strict=True):
+            records.append(record)
+            progress.add(sum(part.events for part in file.parts))
+    write_catalogue(catalogue, {datasets[name]["das"]: records})
+    return records

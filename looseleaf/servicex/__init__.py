@@ -1,0 +1,1 @@
+"""ServiceX transforms: columns and selected events of a dataset, on a POSIX volume."""

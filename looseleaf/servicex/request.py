@@ -1,0 +1,97 @@
+"""What is asked of a transform, and where its results stand on the volume."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from looseleaf.errors import ConfigError, LookupFailed
+from looseleaf.files import digest, read_json
+from looseleaf.records import FileRecord
+
+NAMESPACE = uuid.UUID("6d1d6f2c-4b0c-5d0e-9a9e-0f6b6f0d9a11")
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input file: its record and the URLs it may be read from, in the order to try."""
+
+    record: FileRecord
+    urls: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A transform of one dataset: the branches, the events to keep, the format of the results.
+
+    `columns` may hold alternatives `A|B`; `cut` is an expression over event-level branches in
+    uproot's language, or None to keep every event.
+    """
+
+    dataset: str
+    sources: tuple[Source, ...]
+    columns: tuple[str, ...]
+    cut: str | None
+    format: str
+    software: str
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two requests the same: query, files, format and software."""
+        return {
+            "dataset": self.dataset,
+            "files": [
+                [source.record.name, source.record.bytes, source.record.adler32]
+                for source in self.sources
+            ],
+            "columns": sorted(self.columns),
+            "cut": self.cut,
+            "format": self.format,
+            "software": self.software,
+        }
+
+    @property
+    def id(self) -> str:
+        """A UUID that follows from the identity: the same request finds its own results."""
+        return str(uuid.uuid5(NAMESPACE, digest(self.identity())))
+
+
+def urls_of(record: FileRecord, redirectors: Sequence[str]) -> tuple[str, ...]:
+    """Where to read a file: the place its record states, or the site's redirectors in turn."""
+    if record.url is not None:
+        return (record.url,)
+    return tuple(redirector.rstrip("/") + "/" + record.name for redirector in redirectors)
+
+
+def request_from_das(
+    das: str | Path,
+    columns: Sequence[str],
+    cut: str | None,
+    output_format: str,
+    software: str,
+    redirectors: Sequence[str],
+) -> Request:
+    """The request for the valid files of a looked-up dataset."""
+    found = read_json(das)
+    records = [FileRecord.from_json(file, str(das)) for file in found["files"]]
+    valid = [record for record in records if record.valid]
+    if not valid:
+        raise LookupFailed(f"{das}: every file of {found['dataset']} is marked invalid")
+    return Request(
+        dataset=found["dataset"],
+        sources=tuple(Source(record, urls_of(record, redirectors)) for record in valid),
+        columns=tuple(columns),
+        cut=cut,
+        format=output_format,
+        software=software,
+    )
+
+
+def request_folder(volume: str | Path, subdir: str, request_id: str) -> Path:
+    """`<volume>/<subdir>/<request id>`; a subdir that leaves the volume is refused."""
+    root = Path(volume).resolve()
+    folder = (root / subdir / request_id).resolve()
+    if not folder.is_relative_to(root):
+        raise ConfigError(f"servicex.subdir: {subdir!r} leaves the volume {volume}")
+    return folder

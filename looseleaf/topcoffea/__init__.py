@@ -1,0 +1,1 @@
+"""EFT processing: histograms whose bins are quadratics in the Wilson coefficients."""

@@ -1,0 +1,139 @@
+"""The coffea processor that fills EFT histograms in declared channels."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import awkward as ak
+import hist
+import numpy as np
+from coffea.processor import ProcessorABC
+from numpy.typing import NDArray
+
+from looseleaf.errors import DataFileError
+from looseleaf.objects.columns import EFT_COEFFICIENTS
+from looseleaf.objects.events import fired, met, weights
+from looseleaf.objects.expressions import Expression
+from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.topcoffea.efthist import EFTHist, quadratic_terms, remapped
+
+CHANNEL = "channel"
+
+
+class TopCoffeaProcessor(ProcessorABC):
+    """Observables by channel, each bin a quadratic in the Wilson coefficients.
+
+    `analysis` is a topcoffea analysis of the configuration, `points` the declared working points
+    and `coefficients` the list that all samples are brought to. The metadata of a dataset holds
+    `wc_names`, the coefficients of an EFT sample in the order of its file, else nothing.
+
+    The accumulator holds, for each observable, an `EFTHist` over channel and observable, and the
+    events and weights by channel in `cutflow`.
+    """
+
+    def __init__(
+        self, analysis: Mapping[str, Any], points: WorkingPoints, coefficients: Sequence[str]
+    ) -> None:
+        self._analysis, self._points = analysis, points
+        self._coefficients = tuple(coefficients)
+        self._channels = {name: Expression(cut) for name, cut in analysis["channels"].items()}
+        self._observables = {
+            name: Expression(observable["expression"])
+            for name, observable in analysis["observables"].items()
+        }
+
+    def process(self, events: Any) -> dict[str, Any]:
+        event_weight, eft = self._weights(events)
+        triggered = np.ones(len(events), bool)
+        if self._analysis["triggers"]:
+            triggered = np.logical_or.reduce(
+                [fired(events, trigger["paths"]) for trigger in self._analysis["triggers"]]
+            )
+        quantities = self._quantities(events)
+        passing = {
+            name: triggered & np.asarray(cut(quantities), bool)
+            for name, cut in self._channels.items()
+        }
+        axis = hist.axis.StrCategory(list(passing), name=CHANNEL, overflow=False)
+        cutflow = hist.Hist(
+            hist.axis.StrCategory(["all", "trigger", *passing], name="step", overflow=False),
+            storage=hist.storage.Int64(),
+        )
+        counted = {"all": np.ones(len(events), bool), "trigger": triggered, **passing}
+        for step, mask in counted.items():
+            cutflow.fill(np.full(int(mask.sum()), step))
+        out: dict[str, Any] = {"cutflow": cutflow}
+        for name, expression in self._observables.items():
+            observable = self._analysis["observables"][name]
+            values = np.asarray(expression(quantities), np.float64)
+            filled = EFTHist(
+                axis,
+                hist.axis.Variable(observable["edges"], name=name, label=observable["label"]),
+                coefficients=self._coefficients,
+            )
+            for channel, mask in passing.items():
+                if mask.any():
+                    filled.fill(
+                        np.full(int(mask.sum()), channel),
+                        values[mask],
+                        weight=event_weight[mask],
+                        eft=None if eft is None else eft[mask],
+                    )
+            out[name] = filled
+        return out
+
+    def _weights(self, events: Any) -> tuple[NDArray[np.float64], NDArray[Any] | None]:
+        """Each event's weight, and the terms of an EFT sample, whose weight they carry."""
+        names = events.metadata["wc_names"]
+        if not names:
+            return weights(events), None
+        expected = len(quadratic_terms(names))
+        dataset = events.metadata["dataset"]
+        counts = ak.to_numpy(ak.num(events[EFT_COEFFICIENTS], axis=1))
+        if len(counts) and (counts != expected).any():
+            raise DataFileError(
+                f"dataset {dataset}: an event has {counts[counts != expected][0]} "
+                f"{EFT_COEFFICIENTS}; its wc_names ({', '.join(names)}) make {expected}"
+            )
+        terms = ak.to_numpy(ak.flatten(events[EFT_COEFFICIENTS])).reshape(-1, expected)
+        return np.ones(len(events)), remapped(terms, names, self._coefficients)
+
+    def _quantities(self, events: Any) -> dict[str, NDArray[Any]]:
+        """What channels and observables may speak of; one number for each event."""
+        chosen = {
+            collection: events[collection][
+                self._points.passes(collection, point, events[collection])
+            ]
+            for collection, point in self._analysis["leptons"].items()
+        }
+        leptons = ak.concatenate(
+            [ak.zip({f: c[f] for f in ("pt", "eta", "phi", "charge")}) for c in chosen.values()],
+            axis=1,
+        )
+        leptons = leptons[ak.argsort(leptons.pt, axis=1, ascending=False)]
+        wanted = self._analysis["jets"]
+        jets = events.Jet
+        jets = jets[(jets.pt > wanted["pt_min"]) & (abs(jets.eta) < wanted["abs_eta_max"])]
+        for collection in chosen.values():
+            jets = jets[ak.all(jets.metric_table(collection) > wanted["dr_min"], axis=2)]
+        b_tag = jets[wanted["btag"]["branch"]] > wanted["btag"]["min"]
+        pt = ak.fill_none(ak.pad_none(leptons.pt, 2, clip=True), 0.0)
+        zero = np.zeros(len(events), np.int64)
+        numbers = {
+            collection: ak.to_numpy(ak.num(objects, axis=1))
+            for collection, objects in chosen.items()
+        }
+        return {
+            "n_lep": ak.to_numpy(ak.num(leptons, axis=1)),
+            "n_mu": numbers.get("Muon", zero),
+            "n_ele": numbers.get("Electron", zero),
+            "charge": ak.to_numpy(ak.sum(leptons.charge, axis=1)),
+            "n_jet": ak.to_numpy(ak.num(jets, axis=1)),
+            "n_bjet": ak.to_numpy(ak.sum(b_tag, axis=1)),
+            "ht": ak.to_numpy(ak.sum(jets.pt, axis=1)),
+            "met": met(events)[0],
+            "lep0_pt": ak.to_numpy(pt[:, 0]),
+            "lep1_pt": ak.to_numpy(pt[:, 1]),
+        }
+
+    def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
+        return accumulator

@@ -1,0 +1,119 @@
+# Requires: the merged configuration. Makes: SETTINGS (checked), PATHS, and the helpers of the
+# other rule files.
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from looseleaf.codehash import code_hash
+from looseleaf.config import find, load
+from looseleaf.errors import LooseleafError
+from looseleaf.files import canonical, write_json
+from looseleaf.paths import Paths
+
+try:
+    SETTINGS = load(config, Path(workflow.basedir))
+except LooseleafError as problem:
+    raise WorkflowError(str(problem)) from None
+
+PATHS = Paths(config["results"])
+DATASETS = SETTINGS.datasets_in_use()
+DEMO = [name for name in DATASETS if "sample" in SETTINGS.datasets[name]]
+FAKERATE = SETTINGS.of_kind("fakerate")
+WITH_TRUTH = [name for name in FAKERATE if "truth" in SETTINGS.analyses[name]]
+TOPCOFFEA = SETTINGS.of_kind("topcoffea")
+FORMATS = ("png", "pdf")
+ENVIRONMENT = "../envs/looseleaf.yaml"
+
+
+wildcard_constraints:
+    dataset="[A-Za-z0-9][A-Za-z0-9_.-]*",
+    analysis="[A-Za-z][A-Za-z0-9_]*",
+
+
+def config_file(path):
+    """A file named in the configuration, from the working folder or from the Snakefile's."""
+    return str(find(path, Path(workflow.basedir), "configuration"))
+
+
+def of_dataset(*keys):
+    """A param: the given keys of a dataset's declaration, as one canonical string."""
+
+    def value(wildcards):
+        declared = SETTINGS.datasets[wildcards.dataset]
+        return canonical({key: declared[key] for key in keys if key in declared})
+
+    return value
+
+
+def by_dataset(analysis, pattern):
+    """Paths by dataset for what an analysis reads, in the order in which it names them."""
+    return [pattern.replace("{dataset}", name) for name in SETTINGS.datasets_of(analysis)]
+
+
+def declared_for(analysis, *keys):
+    """The given keys of the datasets that an analysis reads, in its order, as one string."""
+    return canonical(
+        [
+            [name, {k: v for k, v in SETTINGS.datasets[name].items() if k in keys}]
+            for name in SETTINGS.datasets_of(analysis)
+        ]
+    )
+
+
+def sample_parts(wildcards):
+    """The declaration of a demo dataset and of those that it is the sum of."""
+    sample = SETTINGS.datasets[wildcards.dataset].get("sample", {})
+    names = [wildcards.dataset, *sample.get("sum_of", [])]
+    return canonical({name: SETTINGS.datasets[name] for name in names})
+
+
+def dataset_catalogues(wildcards):
+    """Where a dataset is looked up: its own demo catalogue, its files, or the configured ones."""
+    declared = SETTINGS.datasets[wildcards.dataset]
+    if "sample" in declared:
+        return [PATHS.catalogue.format(dataset=wildcards.dataset)]
+    if "files" in declared:
+        return []
+    return [config_file(path) for path in config["das"]["catalogues"]]
+
+
+def fakerate_truth(analysis):
+    """The correctionlib file of the injected probability, where an analysis names one."""
+    if analysis not in WITH_TRUTH:
+        return []
+    return config_file(SETTINGS.analyses[analysis]["truth"]["file"])
+
+
+def eft_picture_names(analysis):
+    declared = SETTINGS.analyses[analysis]
+    return [f"{c}_{o}" for c in declared["channels"] for o in declared["observables"]]
+
+
+def pictures_of(names, analysis="{analysis}"):
+    return [PATHS.picture(f"{name}.{end}", analysis) for name in names for end in FORMATS]
+
+
+def job_records():
+    """The records that Snakemake leaves of every job the report speaks of."""
+    return [
+        *expand(PATHS.benchmark("samples_generate/{dataset}"), dataset=DEMO),
+        *expand(PATHS.benchmark("das_lookup/{dataset}"), dataset=DATASETS),
+        *expand(PATHS.benchmark("servicex_transform/{dataset}"), dataset=DATASETS),
+        *expand(PATHS.benchmark("fakerate_process/{analysis}"), analysis=FAKERATE),
+        *expand(PATHS.benchmark("fakerate_measure/{analysis}"), analysis=FAKERATE),
+        *expand(PATHS.benchmark("histograms_fakerate/{analysis}"), analysis=FAKERATE),
+        *expand(PATHS.benchmark("topcoffea_process/{analysis}"), analysis=TOPCOFFEA),
+        *expand(PATHS.benchmark("topcoffea_combine/{analysis}"), analysis=TOPCOFFEA),
+        *expand(PATHS.benchmark("histograms_topcoffea/{analysis}"), analysis=TOPCOFFEA),
+    ]
+
+
+def all_ledgers():
+    """Every analysis' ledgers."""
+    kinds = [("fakerate", FAKERATE), ("topcoffea", TOPCOFFEA)]
+    return [
+        path
+        for kind, analyses in kinds
+        for analysis in analyses
+        for path in by_dataset(analysis, PATHS.ledger(kind, analysis))
+    ]

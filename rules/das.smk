@@ -1,0 +1,30 @@
+# Requires: catalogues (of demo samples, or named in the configuration), or files on disk.
+# Makes: for each dataset the list of its files.
+
+
+rule das_lookup:
+    """Look up the files of one dataset: size, events and checksum of each."""
+    input:
+        catalogues=dataset_catalogues,
+    output:
+        PATHS.das,
+    log:
+        PATHS.log("das_lookup/{dataset}"),
+    benchmark:
+        PATHS.benchmark("das_lookup/{dataset}")
+    conda:
+        ENVIRONMENT
+    params:
+        dataset=of_dataset("das", "files"),
+        files_root=config["das"]["files_root"],
+        code=code_hash("looseleaf.das.lookup"),
+    message:
+        "das: looking up {wildcards.dataset}"
+    script:
+        "../scripts/das_lookup.py"
+
+
+rule das:
+    """Stage target: the file lists of all datasets in use."""
+    input:
+        expand(PATHS.das, dataset=DATASETS),

@@ -1,0 +1,106 @@
+# Requires: the manifests of an analysis' datasets. Makes: its histograms and ledgers by dataset,
+# then the measured map as UHI JSON, ROOT and correctionlib.
+
+
+# what the events are processed with; the rest of an analysis comes after
+MEASURE_KEYS = ("title", "datasets", "lumi_ifb", "interval")
+
+
+for analysis in FAKERATE:
+
+    rule:
+        name:
+            f"fakerate_process_{analysis}"
+        input:
+            manifests=by_dataset(analysis, PATHS.manifest),
+            truth=fakerate_truth(analysis),
+        output:
+            processed=by_dataset(analysis, PATHS.processed("fakerate", analysis)),
+            ledgers=by_dataset(analysis, PATHS.ledger("fakerate", analysis)),
+        log:
+            PATHS.log(f"fakerate_process/{analysis}"),
+        benchmark:
+            PATHS.benchmark(f"fakerate_process/{analysis}")
+        conda:
+            ENVIRONMENT
+        threads: workflow.cores
+        resources:
+            dask_cluster=1,
+            dask_workers=0,
+            site=canonical(SETTINGS.site),
+        params:
+            analysis=canonical(
+                {k: v for k, v in SETTINGS.analyses[analysis].items() if k not in MEASURE_KEYS}
+            ),
+            points=canonical(SETTINGS.working_points.to_json()),
+            datasets=canonical(SETTINGS.datasets_of(analysis)),
+            chunksize=config["processing"]["chunksize"],
+            task_events=config["processing"]["task_events"],
+            code=code_hash("looseleaf.fakerate.process"),
+        message:
+            f"fakerate: processing {analysis}"
+        script:
+            "../scripts/fakerate_process.py"
+
+
+rule fakerate_measure:
+    """Measure the fake-rate map of one analysis from its processed datasets."""
+    input:
+        processed=lambda w: by_dataset(w.analysis, PATHS.processed("fakerate", w.analysis)),
+        ledgers=lambda w: by_dataset(w.analysis, PATHS.ledger("fakerate", w.analysis)),
+    output:
+        uhi=PATHS.fakerate("map.json"),
+        root=PATHS.fakerate("map.root"),
+        correction=PATHS.fakerate("map.correctionlib.json"),
+    log:
+        PATHS.log("fakerate_measure/{analysis}"),
+    benchmark:
+        PATHS.benchmark("fakerate_measure/{analysis}")
+    conda:
+        ENVIRONMENT
+    params:
+        analysis=lambda w: canonical(SETTINGS.analyses[w.analysis]),
+        datasets=lambda w: declared_for(w.analysis, "data", "xsec_pb"),
+        code=code_hash("looseleaf.fakerate.measure"),
+    message:
+        "fakerate: measuring {wildcards.analysis}"
+    script:
+        "../scripts/fakerate_measure.py"
+
+
+rule fakerate_truth:
+    """Compare a measured map with the probability that was injected into the demo samples."""
+    input:
+        processed=lambda w: by_dataset(w.analysis, PATHS.processed("fakerate", w.analysis)),
+        ledgers=lambda w: by_dataset(w.analysis, PATHS.ledger("fakerate", w.analysis)),
+        uhi=PATHS.fakerate("map.json"),
+    output:
+        PATHS.fakerate("truth.json"),
+    log:
+        PATHS.log("fakerate_truth/{analysis}"),
+    benchmark:
+        PATHS.benchmark("fakerate_truth/{analysis}")
+    conda:
+        ENVIRONMENT
+    params:
+        analysis=lambda w: canonical(SETTINGS.analyses[w.analysis]),
+        datasets=lambda w: declared_for(w.analysis, "data", "xsec_pb"),
+        code=code_hash("looseleaf.fakerate.measure"),
+    message:
+        "fakerate: comparing {wildcards.analysis} with the truth"
+    script:
+        "../scripts/fakerate_truth.py"
+
+
+rule fakerate:
+    """Stage target: all fake-rate maps."""
+    input:
+        expand(
+            [
+                PATHS.fakerate("map.json"),
+                PATHS.fakerate("map.root"),
+                PATHS.fakerate("map.correctionlib.json"),
+            ],
+            analysis=FAKERATE,
+        ),
+        expand(PATHS.fakerate("truth.json"), analysis=WITH_TRUTH),

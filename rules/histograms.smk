@@ -1,0 +1,64 @@
+# Requires: measured maps and normalised histograms. Makes: the pictures of each analysis.
+
+
+FAKERATE_PICTURES = ("loose", "tight", "ratio", "projections")
+
+
+rule histograms_fakerate:
+    """Draw loose, tight and ratio of a fake-rate analysis, and the ratio's projections."""
+    input:
+        uhi=PATHS.fakerate("map.json"),
+        truth=lambda w: PATHS.fakerate("truth.json") if w.analysis in WITH_TRUTH else [],
+    output:
+        report(pictures_of(FAKERATE_PICTURES), category="fake rate", subcategory="{analysis}"),
+    log:
+        PATHS.log("histograms_fakerate/{analysis}"),
+    benchmark:
+        PATHS.benchmark("histograms_fakerate/{analysis}")
+    wildcard_constraints:
+        analysis="|".join(FAKERATE) or "none",
+    conda:
+        ENVIRONMENT
+    params:
+        label=config["histograms"]["label"],
+        code=code_hash("looseleaf.fakerate.pictures"),
+    message:
+        "histograms: drawing {wildcards.analysis}"
+    script:
+        "../scripts/histograms_fakerate.py"
+
+
+for analysis in TOPCOFFEA:
+
+    rule:
+        name:
+            f"histograms_topcoffea_{analysis}"
+        input:
+            histograms=PATHS.topcoffea("histograms.json", analysis),
+        output:
+            report(
+                pictures_of(eft_picture_names(analysis), analysis),
+                category="EFT",
+                subcategory=analysis,
+            ),
+        log:
+            PATHS.log(f"histograms_topcoffea/{analysis}"),
+        benchmark:
+            PATHS.benchmark(f"histograms_topcoffea/{analysis}")
+        conda:
+            ENVIRONMENT
+        params:
+            analysis=canonical(SETTINGS.analyses[analysis]),
+            label=config["histograms"]["label"],
+            code=code_hash("looseleaf.topcoffea.pictures"),
+        message:
+            f"histograms: drawing {analysis}"
+        script:
+            "../scripts/histograms_topcoffea.py"
+
+
+rule histograms:
+    """Stage target: all pictures."""
+    input:
+        expand(pictures_of(FAKERATE_PICTURES), analysis=FAKERATE),
+        [pictures_of(eft_picture_names(analysis), analysis) for analysis in TOPCOFFEA],

@@ -1,0 +1,35 @@
+# Requires: a dataset's file list. Makes: its columns and selected events on the volume, and the
+# manifest that says where they stand.
+
+
+rule servicex_transform:
+    """Transform one dataset: keep the columns that its analyses read and the selected events."""
+    input:
+        das=PATHS.das,
+    output:
+        manifest=PATHS.manifest,
+    log:
+        PATHS.log("servicex_transform/{dataset}"),
+    benchmark:
+        PATHS.benchmark("servicex_transform/{dataset}")
+    conda:
+        ENVIRONMENT
+    resources:
+        redirectors=" ".join(SETTINGS.site["redirectors"]),
+    params:
+        columns=lambda wildcards: canonical(SETTINGS.columns_for(wildcards.dataset)),
+        cut=canonical(config["servicex"]["cut"]),
+        format=config["servicex"]["format"],
+        volume=config["servicex"]["volume"],
+        subdir=config["servicex"]["subdir"],
+        code=code_hash("looseleaf.servicex.transform"),
+    message:
+        "servicex: transforming {wildcards.dataset}"
+    script:
+        "../scripts/servicex_transform.py"
+
+
+rule servicex:
+    """Stage target: all transforms."""
+    input:
+        expand(PATHS.manifest, dataset=DATASETS),

@@ -1,0 +1,15 @@
+import json
+
+from looseleaf.doorway import doorway
+
+with doorway(snakemake.log[0]):
+    from looseleaf.das.lookup import lookup
+
+    dataset = json.loads(snakemake.params.dataset)
+    lookup(
+        dataset["das"],
+        snakemake.output[0],
+        snakemake.input.catalogues,
+        dataset.get("files", []),
+        snakemake.params.files_root,
+    )
