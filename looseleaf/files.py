@@ -33,6 +33,11 @@ def whole(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         part.chmod(0o666 & ~umask)
         os.replace(part, path)
+    except OSError as problem:
+        # a library's write to a full disk doesn't say where
+        if problem.filename is None:
+            problem.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

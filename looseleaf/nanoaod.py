@@ -25,6 +25,11 @@ class EventsFile:
         return int(self.directory.file.source.num_requested_bytes)
 
     @property
+    def size(self) -> int:
+        """Bytes that the file has, as its storage says."""
+        return int(self.directory.file.source.num_bytes)
+
+    @property
     def uuid(self) -> str:
         """The identity that ROOT gave the file."""
         return str(self.directory.file.uuid)

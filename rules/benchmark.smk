@@ -9,6 +9,7 @@ rule benchmark_report:
         manifests=expand(PATHS.manifest, dataset=DATASETS),
         catalogues=expand(PATHS.catalogue, dataset=DEMO),
         reference=config_file(config["benchmark"]["reference"]),
+        template=f"{workflow.basedir}/looseleaf/benchmark/report.html.j2",
     output:
         summary=PATHS.report("summary.json"),
         page=report(PATHS.report("report.html"), category="benchmark"),

@@ -101,9 +101,9 @@ def job_records():
         *expand(PATHS.benchmark("servicex_transform/{dataset}"), dataset=DATASETS),
         *expand(PATHS.benchmark("fakerate_process/{analysis}"), analysis=FAKERATE),
         *expand(PATHS.benchmark("fakerate_measure/{analysis}"), analysis=FAKERATE),
-        *expand(PATHS.benchmark("histograms_fakerate/{analysis}"), analysis=FAKERATE),
         *expand(PATHS.benchmark("topcoffea_process/{analysis}"), analysis=TOPCOFFEA),
         *expand(PATHS.benchmark("topcoffea_combine/{analysis}"), analysis=TOPCOFFEA),
+        *expand(PATHS.benchmark("histograms_fakerate/{analysis}"), analysis=FAKERATE),
         *expand(PATHS.benchmark("histograms_topcoffea/{analysis}"), analysis=TOPCOFFEA),
     ]
 

@@ -1,11 +1,17 @@
+from collections import defaultdict
+from pathlib import Path
+
 from looseleaf.doorway import doorway
 
 with doorway(snakemake.log[0]):
     from looseleaf.benchmark.report import report
 
+    ledgers = defaultdict(list)
+    for path in snakemake.input.ledgers:
+        ledgers[Path(path).parent.name].append(path)
     report(
         snakemake.input.jobs,
-        snakemake.input.ledgers,
+        ledgers,
         snakemake.input.manifests,
         snakemake.input.catalogues,
         snakemake.input.reference,

@@ -57,7 +57,7 @@ class Chunk:
 def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any]) -> Fileset:
     """The fileset of a finished transform.
 
-    Raises `DataFileError` if the manifest is of another format or a result has gone.
+    Raises `DataFileError` if the manifest is of another format, or a result has gone or changed.
     """
     value = read_json(manifest)
     if value.get("format") != MANIFEST_FORMAT:
@@ -65,10 +65,15 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
     files = []
     for entry in value["files"]:
         path = Path(value["folder"]) / entry["output"]
-        if not path.is_file():
+        size = path.stat().st_size if path.is_file() else None
+        if size != entry["bytes"]:
+            matter = (
+                "gone from the volume"
+                if size is None
+                else f"holds {size} bytes, the manifest says {entry['bytes']}"
+            )
             raise DataFileError(
-                f"{path}: gone from the volume; make it again "
-                f"(snakemake --forcerun servicex_transform)"
+                f"{path}: {matter}; make it again (snakemake --forcerun servicex_transform)"
             )
         files.append(
             EventsSource(

@@ -156,9 +156,9 @@ def run(
         for task in tasks_of(chunks[fileset.dataset], task_events)
     ]
     total = sum(chunk.events for parts in chunks.values() for chunk in parts)
-    shared = client.scatter(processor)
+    # the processor goes with each task: scattered, it would be lost with the worker that holds it
     futures = [
-        client.submit(process_task, shared, task, fileset.metadata, pure=False)
+        client.submit(process_task, processor, task, fileset.metadata, pure=False)
         for fileset, task in work
     ]
     index_of = {future.key: index for index, future in enumerate(futures)}

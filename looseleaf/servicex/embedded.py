@@ -82,6 +82,7 @@ def _run(request: Request, folder: Path, workers: int, label: str) -> list[FileR
         FileTask(
             name=source.record.name,
             urls=source.urls,
+            expected_bytes=source.record.bytes,
             expected_events=source.record.events,
             columns=request.columns,
             cut=request.cut,

@@ -27,6 +27,7 @@ class FileTask:
 
     name: str
     urls: tuple[str, ...]
+    expected_bytes: int
     expected_events: int | None
     columns: tuple[str, ...]
     cut: str | None
@@ -110,23 +111,17 @@ def _transform(task: FileTask, url: str) -> FileResult:
     output = Path(task.output)
     with open_events(url) as file, whole(output) as part:
         entries = file.tree.num_entries
-        if task.expected_events is not None and entries != task.expected_events:
-            raise DataFileError(
-                f"{url}: holds {entries} events, the lookup said {task.expected_events}: "
-                "the file changed; look it up again (snakemake --forcerun das_lookup)"
-            )
+        _agrees(url, "bytes", file.size, task.expected_bytes)
+        _agrees(url, "events", entries, task.expected_events)
         present = set(file.tree.keys(recursive=False))
         branches = choose_branches(url, present, task.columns)
         extra = choose_branches(url, present, sorted(cut.names)) if cut is not None else []
         groups = collections_of(branches, present)
         sums = _Sums()
         identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{task.output}:{file.uuid}")
-        with (
-            reading(url),
-            uproot.recreate(part, compression=COMPRESSION, uuid_function=lambda: identity) as root,
-        ):
+        with uproot.recreate(part, compression=COMPRESSION, uuid_function=lambda: identity) as root:
             tree = None
-            for arrays in _steps(file, list(dict.fromkeys([*branches, *extra]))):
+            for arrays in _steps(file, url, list(dict.fromkeys([*branches, *extra]))):
                 mask = None if cut is None else _mask(cut, arrays)
                 sums.add(arrays, mask)
                 kept = _as_nanoaod(arrays if mask is None else arrays[mask], groups)
@@ -154,12 +149,21 @@ def _transform(task: FileTask, url: str) -> FileResult:
     )
 
 
-def _steps(file: EventsFile, branches: list[str]) -> Iterator[ak.Array]:
+def _agrees(url: str, unit: str, found: int, expected: int | None) -> None:
+    if expected is not None and found != expected:
+        raise DataFileError(
+            f"{url}: holds {found} {unit}, the lookup said {expected}: the file is cut off or "
+            "changed; if it is right, look it up again (snakemake --forcerun das_lookup)"
+        )
+
+
+def _steps(file: EventsFile, url: str, branches: list[str]) -> Iterator[ak.Array]:
     """The events in steps; at least one, of no events, so that an empty file keeps its branches."""
-    if file.tree.num_entries == 0:
-        yield file.tree.arrays(branches, library="ak")
-    else:
-        yield from file.tree.iterate(branches, step_size=STEP, library="ak")
+    with reading(url):
+        if file.tree.num_entries == 0:
+            yield file.tree.arrays(branches, library="ak")
+        else:
+            yield from file.tree.iterate(branches, step_size=STEP, library="ak")
 
 
 class _Sums:

@@ -1,0 +1,1 @@
+"""What each stage cost, from the records that the stages and Snakemake leave behind."""

@@ -1,0 +1,262 @@
+"""Reading the records of what was spent, and summing them by stage, analysis and rule."""
+
+import json
+import math
+import os
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+from looseleaf.cost import Cost
+from looseleaf.errors import DataFileError
+from looseleaf.files import read_json
+from looseleaf.processing.ledger import FORMAT as LEDGER_FORMAT
+from looseleaf.records import MANIFEST_FORMAT, read_catalogue
+
+FORMAT = "looseleaf-benchmark/1"
+JOBS = "/benchmark/jobs/"
+# what Snakemake calls a megabyte
+MEBIBYTE = 1024**2
+
+Number = TypeVar("Number", int, float)
+Parsed = TypeVar("Parsed")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a rule as Snakemake saw it; None stands for what it had no time to measure."""
+
+    rule: str
+    wall_s: float
+    cpu_s: float | None
+    peak_rss_bytes: int | None
+
+    @property
+    def stage(self) -> str:
+        return self.rule.partition("_")[0]
+
+
+@dataclass(frozen=True)
+class ChunkCost:
+    """What the ledger of `dataset` says of one chunk; `stage` is the one that processed it."""
+
+    stage: str
+    dataset: str
+    worker: str
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Transformed:
+    """What the manifest of a transform says of its files."""
+
+    costs: Sequence[Cost]
+    events_out: int
+    bytes_written: int
+
+
+def read_jobs(path: str | Path) -> list[Job]:
+    """The jobs in a file of Snakemake's `benchmark:`, one a line.
+
+    The rule is the folder or file below `benchmark/jobs`. Raises `DataFileError` if the file
+    can't be read, holds no job, or a line of it isn't whole.
+    """
+    _, found, below = f"/{Path(path).as_posix()}".rpartition(JOBS)
+    if not found:
+        raise DataFileError(f"{path}: not below a folder {JOBS.strip('/')}")
+    rule = below.partition("/")[0].removesuffix(".jsonl")
+    try:
+        lines = Path(path).read_text().splitlines()
+    except (OSError, ValueError) as problem:
+        raise DataFileError(f"{path}: can't be read ({problem})") from None
+    if not lines:
+        raise DataFileError(f"{path}: holds no record of a job")
+    jobs = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            jobs.append(_job(rule, json.loads(line)))
+        except (ValueError, TypeError, AttributeError) as problem:
+            raise DataFileError(
+                f"{path} line {number}: not a whole record of a job ({problem})"
+            ) from None
+    return jobs
+
+
+def _job(rule: str, record: Mapping[str, Any]) -> Job:
+    wall = _measured(record.get("s"))
+    if wall is None:
+        raise ValueError("no wall time 's'")
+    memory = _measured(record.get("max_rss"))
+    # a process that had ended when it was looked at has neither memory nor CPU time
+    sampled = memory != 0
+    return Job(
+        rule=rule,
+        wall_s=wall,
+        cpu_s=_measured(record.get("cpu_time")) if sampled else None,
+        peak_rss_bytes=round(memory * MEBIBYTE) if memory else None,
+    )
+
+
+def _measured(value: Any) -> float | None:
+    if value is None or value == "NA":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)
+
+
+def read_ledger(path: str | Path) -> list[ChunkCost]:
+    """The chunks of a ledger at <stage>/<analysis>/<dataset>.ledger.json."""
+    stage = Path(path).parent.parent.name
+    return _parsed(
+        path,
+        LEDGER_FORMAT,
+        lambda ledger: [
+            ChunkCost(stage, ledger["dataset"], chunk["worker"], Cost(**chunk["cost"]))
+            for chunk in ledger["chunks"]
+        ],
+    )
+
+
+def read_manifest(path: str | Path) -> Transformed:
+    """The costs and totals of a transform's manifest."""
+    return _parsed(
+        path,
+        MANIFEST_FORMAT,
+        lambda manifest: Transformed(
+            [Cost(**file["cost"]) for file in manifest["files"]],
+            manifest["totals"]["events_out"],
+            manifest["totals"]["bytes"],
+        ),
+    )
+
+
+def _parsed(path: str | Path, expected: str, parse: Callable[[Any], Parsed]) -> Parsed:
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("format") != expected:
+        raise DataFileError(f"{path}: not of the format {expected!r}")
+    try:
+        return parse(value)
+    except (KeyError, TypeError) as problem:
+        raise DataFileError(f"{path}: incomplete ({problem})") from None
+
+
+def read_reference(path: str | Path) -> dict[str, Any]:
+    """Recorded figures: where they come from and a list of runs, each with a name."""
+    value = read_json(path)
+    try:
+        named = {run["name"]: run for run in value["runs"]}
+        return {"origin": value["origin"], "runs": list(named.values())}
+    except (KeyError, TypeError) as problem:
+        raise DataFileError(f"{path}: needs an origin and named runs ({problem})") from None
+
+
+def summary_of(
+    jobs: Sequence[Job],
+    chunks: Mapping[str, Sequence[ChunkCost]],
+    transforms: Sequence[Transformed],
+    catalogues: Iterable[str],
+    reference: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The whole summary, as it is written. What isn't known is None; rates are sums over sums."""
+    costs: dict[str, list[Cost]] = {}
+    for chunk in chain.from_iterable(chunks.values()):
+        costs.setdefault(chunk.stage, []).append(chunk.cost)
+    made: dict[str, dict[str, int]] = {}
+    if transforms:
+        costs["servicex"] = [cost for transform in transforms for cost in transform.costs]
+        made["servicex"] = {
+            "events_out": sum(transform.events_out for transform in transforms),
+            "bytes_written": sum(transform.bytes_written for transform in transforms),
+        }
+    files = [file for path in catalogues for held in read_catalogue(path).values() for file in held]
+    if files:
+        events = sum(file.events or 0 for file in files)
+        made["samples"] = {
+            "events": events,
+            "events_out": events,
+            "bytes_written": sum(file.bytes for file in files),
+        }
+    stages = dict.fromkeys([*(job.stage for job in jobs), *costs, *made])
+    rules = dict.fromkeys(job.rule for job in jobs)
+    return {
+        "format": FORMAT,
+        "machine": {
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+            "platform": f"{platform.system()} {platform.machine()}",
+        },
+        "stages": [
+            _stage(
+                stage,
+                [job for job in jobs if job.stage == stage],
+                costs.get(stage, []),
+                made.get(stage, {}),
+            )
+            for stage in stages
+        ],
+        "processing": [_analysis(name, mine) for name, mine in chunks.items()],
+        "rules": [
+            {"rule": rule, "stage": rule.partition("_")[0]}
+            | _jobs_total([job for job in jobs if job.rule == rule])
+            for rule in rules
+        ],
+        "reference": reference,
+    }
+
+
+def _stage(
+    stage: str, jobs: Sequence[Job], costs: Sequence[Cost], made: Mapping[str, int]
+) -> dict[str, Any]:
+    row = {"stage": stage} | _jobs_total(jobs) | _work(costs)
+    row |= {"events_out": None, "bytes_written": None} | made
+    return row | {"events_per_s": _rate(row["events"], row["wall_s"])}
+
+
+def _analysis(name: str, chunks: Sequence[ChunkCost]) -> dict[str, Any]:
+    return {
+        "analysis": name,
+        "stages": sorted({chunk.stage for chunk in chunks}),
+        "datasets": len({chunk.dataset for chunk in chunks}),
+        "chunks": len(chunks),
+        "workers": len({chunk.worker for chunk in chunks}),
+    } | _work([chunk.cost for chunk in chunks])
+
+
+def _jobs_total(jobs: Sequence[Job]) -> dict[str, Any]:
+    """`sampled_jobs` are those of which Snakemake could measure memory and CPU time."""
+    return {
+        "jobs": len(jobs),
+        "sampled_jobs": sum(job.peak_rss_bytes is not None for job in jobs),
+        "wall_s": _sum(job.wall_s for job in jobs),
+        "longest_s": max((job.wall_s for job in jobs), default=None),
+        "cpu_s": _sum(job.cpu_s for job in jobs),
+        "peak_rss_bytes": max((job.peak_rss_bytes or 0 for job in jobs), default=0) or None,
+    }
+
+
+def _work(costs: Sequence[Cost]) -> dict[str, Any]:
+    """Totals of the work's own records: `process_s` sums the wall time of every piece of it."""
+    events = _sum(cost.events for cost in costs)
+    process_s = _sum(cost.wall_s for cost in costs)
+    return {
+        "events": events,
+        "bytes_read": _sum(cost.bytes_read for cost in costs),
+        "process_s": process_s,
+        "process_cpu_s": _sum(cost.cpu_s for cost in costs),
+        "process_peak_rss_bytes": max((cost.peak_rss_bytes for cost in costs), default=None),
+        "events_per_process_s": _rate(events, process_s),
+    }
+
+
+def _sum(values: Iterable[Number | None]) -> Number | None:
+    """The sum of what is known, None if nothing is; seconds to the 0.1 ms they are recorded to."""
+    known = [value for value in values if value is not None]
+    return round(sum(known), 4) if known else None
+
+
+def _rate(events: int | None, seconds: float | None) -> float | None:
+    return round(events / seconds, 3) if events is not None and seconds else None

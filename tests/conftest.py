@@ -1,0 +1,89 @@
+"""What several test files share: the checkout, real files, small demo samples, running snakemake."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPO = Path(__file__).parent.parent
+# folders nanoaod/ and das/ with real files, which don't travel with the project
+TEST_DATA = Path(os.environ.get("LOOSELEAF_TEST_DATA", REPO.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def nanoaod() -> Path:
+    folder = TEST_DATA / "nanoaod"
+    if not folder.is_dir():
+        pytest.skip(f"no real NanoAOD files in {folder}: name their parent in LOOSELEAF_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def main_config() -> dict[str, Any]:
+    return yaml.safe_load((REPO / "config/config.yaml").read_text())
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished call of snakemake: its exit status and all that it printed."""
+
+    status: int
+    text: str
+
+    @property
+    def jobs(self) -> dict[str, int]:
+        """The jobs of a dry run by rule, from the table of job stats."""
+        table = self.text.partition("Job stats:")[2].partition("\n\n")[0]
+        rows = re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)
+        return {rule: int(count) for rule, count in rows if rule != "total"}
+
+
+Snakemake = Callable[..., Run]
+
+
+@pytest.fixture
+def snakemake(tmp_path: Path) -> Snakemake:
+    """Run the workflow in a folder of the test's own, with an override of the configuration."""
+
+    def run(
+        *arguments: str, override: Mapping[str, Any] | None = None, folder: Path = tmp_path
+    ) -> Run:
+        command: Sequence[str] = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--snakefile",
+            str(REPO / "Snakefile"),
+            "--directory",
+            str(folder),
+            *arguments,
+        ]
+        if override is not None:
+            path = folder / "override.yaml"
+            path.write_text(yaml.safe_dump(dict(override)))
+            command = [*command, "--configfile", str(path)]
+        environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+        result = subprocess.run(
+            command,
+            cwd=REPO,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        return Run(result.returncode, result.stdout + result.stderr)
+
+    return run

@@ -1,0 +1,342 @@
+"""The benchmark stage against numbers worked out by hand."""
+
+import json
+import re
+
+import pytest
+from snakemake.benchmark import BenchmarkRecord, write_benchmark_records
+
+from looseleaf.benchmark.collect import Job, read_jobs
+from looseleaf.benchmark.report import rate, report, seconds, size
+from looseleaf.errors import DataFileError
+from looseleaf.files import read_json, write_json
+from looseleaf.records import FileRecord, write_catalogue
+
+MEBIBYTE = 1048576
+# neither HTML nor matplotlib's formulas
+ODD_NAME = r"a<b & $\oops{$"
+
+
+def cost(events, bytes_read, wall_s, cpu_s, peak):
+    return {
+        "events": events,
+        "bytes_read": bytes_read,
+        "wall_s": wall_s,
+        "cpu_s": cpu_s,
+        "peak_rss_bytes": peak,
+    }
+
+
+def ledger(path, dataset, *chunks):
+    write_json(
+        path,
+        {
+            "format": "looseleaf-ledger/1",
+            "dataset": dataset,
+            "chunks": [{"worker": worker, "cost": spent} for worker, spent in chunks],
+        },
+    )
+    return str(path)
+
+
+@pytest.fixture
+def results(tmp_path):
+    """The arguments of `report` for a small run, by name."""
+    root = tmp_path / "results"
+    records = {
+        "samples_generate/QCD": [{"s": 4.0, "max_rss": 64, "cpu_time": 3.5}],
+        "das_lookup": [{"s": 0.25, "max_rss": 0, "cpu_time": 0.0}],
+        "servicex_transform/A": [
+            {"s": 10.5, "max_rss": 100.5, "cpu_time": 8.0},
+            {"s": 4.25, "max_rss": "NA", "cpu_time": "NA"},
+        ],
+        "servicex_transform/B": [{"s": 5.25, "max_rss": 300.0, "cpu_time": 4.5}],
+        "fakerate_process/muon": [{"s": 40.0, "max_rss": None}],
+        "fakerate_measure/muon": [{"s": 10.0, "max_rss": 50, "cpu_time": 9.25}],
+    }
+    jobs = []
+    for name, lines in records.items():
+        path = root / f"benchmark/jobs/{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        jobs.append(str(path))
+    write_json(
+        root / "servicex/A.json",
+        {
+            "format": "looseleaf-manifest/1",
+            "totals": {"bytes": 4000, "events_in": 3000, "events_out": 900},
+            "files": [
+                {"cost": cost(1000, 5000, 0.5, 0.4, 7)},
+                {"cost": cost(2000, 7000, 2.0, 1.7, 5)},
+            ],
+        },
+    )
+    write_catalogue(
+        root / "samples/QCD/catalogue.json",
+        {
+            "/A/b/NANOAODSIM": [FileRecord("/store/a", 10, 700, None)],
+            "/B/b/NANOAODSIM": [FileRecord("/store/b", 25, 300, None)],
+        },
+    )
+    write_json(
+        root / "reference.json",
+        {
+            "origin": "somebody <else>",
+            "runs": [{"name": "fake rate", "events": 740240386, "events_per_s_per_thread": 2073}],
+            "slides": [],
+        },
+    )
+    muon, odd = root / "fakerate/muon", root / "topcoffea" / ODD_NAME
+    return {
+        "jobs": jobs,
+        "ledgers": {
+            "muon": [
+                ledger(
+                    muon / "A.ledger.json",
+                    "A",
+                    ("0", cost(600, 1000, 1.5, 1.2, 900)),
+                    ("1", cost(300, 500, 0.25, 0.25, 800)),
+                ),
+                ledger(muon / "B.ledger.json", "B", ("2", cost(100, 250, 0.25, 0.2, 700))),
+            ],
+            ODD_NAME: [ledger(odd / "A.ledger.json", "A", ("2", cost(50, 20, 0.8, 0.1, 60)))],
+        },
+        "manifests": [str(root / "servicex/A.json")],
+        "catalogues": [str(root / "samples/QCD/catalogue.json")],
+        "reference": str(root / "reference.json"),
+        "summary": str(root / "benchmark/summary.json"),
+        "page": str(root / "benchmark/report.html"),
+    }
+
+
+def page_of(results):
+    report(**results)
+    with open(results["page"], encoding="utf-8") as stream:
+        return stream.read()
+
+
+def test_stages_sum_the_jobs_and_the_work(results):
+    report(**results)
+    summary = read_json(results["summary"])
+    assert summary["format"] == "looseleaf-benchmark/1"
+    stages = {row["stage"]: row for row in summary["stages"]}
+    assert list(stages) == ["samples", "das", "servicex", "fakerate", "topcoffea"]
+    assert stages["servicex"] == {
+        "stage": "servicex",
+        "jobs": 3,
+        "sampled_jobs": 2,
+        "wall_s": 20.0,
+        "longest_s": 10.5,
+        "cpu_s": 12.5,
+        "peak_rss_bytes": 300 * MEBIBYTE,
+        "events": 3000,
+        "events_out": 900,
+        "bytes_read": 12000,
+        "bytes_written": 4000,
+        "process_s": 2.5,
+        "process_cpu_s": 2.1,
+        "process_peak_rss_bytes": 7,
+        "events_per_s": 150.0,
+        "events_per_process_s": 1200.0,
+    }
+    fakerate = stages["fakerate"]
+    assert (fakerate["jobs"], fakerate["sampled_jobs"]) == (2, 1)
+    assert (fakerate["wall_s"], fakerate["cpu_s"]) == (50.0, 9.25)
+    assert fakerate["peak_rss_bytes"] == 50 * MEBIBYTE
+    assert (fakerate["events"], fakerate["events_per_s"]) == (1000, 20.0)
+    assert fakerate["bytes_read"] == 1750
+
+
+def test_what_is_not_known_is_null(results):
+    report(**results)
+    stages = {row["stage"]: row for row in read_json(results["summary"])["stages"]}
+    das, samples, topcoffea = stages["das"], stages["samples"], stages["topcoffea"]
+    # a memory of 0 is that of a job which ended before it was looked at
+    assert (das["wall_s"], das["cpu_s"], das["peak_rss_bytes"]) == (0.25, None, None)
+    assert (das["events"], das["events_per_s"], das["bytes_read"]) == (None, None, None)
+    assert (samples["events"], samples["events_out"], samples["bytes_written"]) == (1000, 1000, 35)
+    assert (samples["events_per_s"], samples["events_per_process_s"]) == (250.0, None)
+    # a ledger, but no job
+    assert (topcoffea["jobs"], topcoffea["wall_s"], topcoffea["events_per_s"]) == (0, None, None)
+    assert topcoffea["events_per_process_s"] == 62.5
+
+
+def test_processing_is_by_analysis(results):
+    report(**results)
+    muon, odd = read_json(results["summary"])["processing"]
+    # the mean of the chunks' rates would be 667
+    assert muon == {
+        "analysis": "muon",
+        "stages": ["fakerate"],
+        "datasets": 2,
+        "chunks": 3,
+        "workers": 3,
+        "events": 1000,
+        "bytes_read": 1750,
+        "process_s": 2.0,
+        "process_cpu_s": 1.65,
+        "process_peak_rss_bytes": 900,
+        "events_per_process_s": 500.0,
+    }
+    assert (odd["analysis"], odd["stages"]) == (ODD_NAME, ["topcoffea"])
+
+
+def test_rules_reference_and_machine(results):
+    report(**results)
+    summary = read_json(results["summary"])
+    rules = {row["rule"]: row for row in summary["rules"]}
+    assert list(rules) == [
+        "samples_generate",
+        "das_lookup",
+        "servicex_transform",
+        "fakerate_process",
+        "fakerate_measure",
+    ]
+    assert rules["fakerate_process"] == {
+        "rule": "fakerate_process",
+        "stage": "fakerate",
+        "jobs": 1,
+        "sampled_jobs": 0,
+        "wall_s": 40.0,
+        "longest_s": 40.0,
+        "cpu_s": None,
+        "peak_rss_bytes": None,
+    }
+    assert summary["reference"]["runs"][0]["events_per_s_per_thread"] == 2073
+    assert set(summary["machine"]) == {"cpus", "python", "platform"}
+
+
+def test_the_page_escapes_and_needs_no_network(results):
+    page = page_of(results)
+    assert "a&lt;b &amp; $\\oops{$" in page
+    assert "a<b" not in page
+    assert "somebody &lt;else&gt;" in page
+    assert not re.search(
+        r"https?:|//[a-z]|@import|<script|<link", re.sub(r'"data:[^"]*"', "", page)
+    )
+    assert [src[:21] for src in re.findall(r'src="([^"]*)', page)] == ["data:image/png;base64"] * 3
+    cells = re.findall(r"<td>servicex</td>.*?</tr>", page, re.DOTALL)[0]
+    shown = [cell.strip() for cell in re.findall(r"<td>(.*?)</td>", cells)]
+    assert shown[:6] == ["servicex", "3", "20.0", "12.5", "315 MB", "3,000"]
+    assert shown[6:] == ["900", "12.0 kB", "4.00 kB", "150", "1,200"]
+
+
+def test_a_repeated_report_is_the_same(results):
+    assert page_of(results) == page_of(results)
+
+
+def test_a_run_without_analyses_has_a_page(results):
+    page = page_of(
+        results | {"jobs": [], "ledgers": {}, "manifests": [], "catalogues": []},
+    )
+    assert read_json(results["summary"])["stages"] == []
+    # the rates of 2021
+    assert page.count("<img") == 1
+
+
+def test_a_chunk_of_no_events_and_no_time_has_no_rate(results, tmp_path):
+    empty = ledger(tmp_path / "fakerate/none/A.ledger.json", "A", ("0", cost(0, 0, 0.0, 0.0, 1)))
+    page = page_of(results | {"ledgers": {"none": [empty]}})
+    (row,) = read_json(results["summary"])["processing"]
+    assert (row["events"], row["events_per_process_s"]) == (0, None)
+    assert page.count("<img") == 2
+
+
+def test_jobs_as_snakemake_writes_them(tmp_path):
+    seen = BenchmarkRecord(running_time=1.5, max_rss=2.5, cpu_time=1.25)
+    seen.data_collected = True
+    path = tmp_path / "benchmark/jobs/das_lookup/A.jsonl"
+    path.parent.mkdir(parents=True)
+    write_benchmark_records([seen, BenchmarkRecord(running_time=0.5)], str(path), False)
+    assert read_jobs(path) == [
+        Job("das_lookup", 1.5, 1.25, 2621440),
+        Job("das_lookup", 0.5, None, None),
+    ]
+
+
+def test_the_rule_is_below_the_last_jobs_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "benchmark/jobs/user/benchmark/jobs/das_lookup/jobs/A.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"s": 1}\n')
+    assert [job.rule for job in read_jobs(path)] == ["das_lookup"]
+    assert [job.rule for job in read_jobs(path.relative_to(tmp_path))] == ["das_lookup"]
+    (tmp_path / "A.jsonl").write_text('{"s": 1}\n')
+    with pytest.raises(DataFileError, match=r"A\.jsonl: not below a folder benchmark/jobs"):
+        read_jobs("A.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"s": 1.0}\n{"s": 2.', "das_lookup.jsonl line 2: not a whole record"),
+        ('{"max_rss": 1}\n', "line 1: .*no wall time"),
+        ('{"s": "NA"}\n', "line 1: .*no wall time"),
+        ('{"s": NaN}\n', "line 1: .*nan is not a number"),
+        ('{"s": 1, "max_rss": "much"}\n', "line 1: .*'much' is not a number"),
+        ("[1]\n", "line 1: not a whole record"),
+        ("", "das_lookup.jsonl: holds no record"),
+        (None, "das_lookup.jsonl: can't be read"),
+    ],
+)
+def test_a_broken_job_record_is_named(results, tmp_path, text, message):
+    path = tmp_path / "results/benchmark/jobs/das_lookup.jsonl"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataFileError, match=message):
+        report(**results)
+    assert not (tmp_path / "results/benchmark/summary.json").exists()
+    assert not (tmp_path / "results/benchmark/report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "servicex/A.json",
+            {"format": "other"},
+            "A.json: not of the format 'looseleaf-manifest/1'",
+        ),
+        ("servicex/A.json", {"format": "looseleaf-manifest/1"}, "A.json: incomplete"),
+        (
+            "fakerate/muon/B.ledger.json",
+            {"format": "looseleaf-ledger/1", "dataset": "B", "chunks": [{"worker": "0"}]},
+            "B.ledger.json: incomplete .*cost",
+        ),
+        ("reference.json", {"runs": [{}]}, "reference.json: needs an origin and named runs"),
+    ],
+)
+def test_a_broken_record_of_a_stage_is_named(results, tmp_path, name, value, message):
+    write_json(tmp_path / "results" / name, value)
+    with pytest.raises(DataFileError, match=message):
+        report(**results)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "\N{EN DASH}"),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.00 kB"),
+        (12_345, "12.3 kB"),
+        (99_970, "100 kB"),
+        (999_700, "1.00 MB"),
+        (73_575_139_779, "73.6 GB"),
+        (5.1e15, "5100 TB"),
+    ],
+)
+def test_sizes_are_readable(value, text):
+    assert size(value) == text
+
+
+def test_numbers_are_readable():
+    assert [rate(value) for value in (None, 0, 0.125, 62.5, 2073)] == [
+        "\N{EN DASH}",
+        "0",
+        "0.12",
+        "62",
+        "2,073",
+    ]
+    assert [seconds(value) for value in (None, 0.04, 10700)] == ["\N{EN DASH}", "0.0", "10,700.0"]

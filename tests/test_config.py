@@ -1,0 +1,208 @@
+"""Configuration: what is right loads, what is wrong is refused with file, key and remedy."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from looseleaf.config import Settings, load
+from looseleaf.errors import ConfigError
+
+Refusal = Callable[..., str]
+
+
+def test_default_configuration_is_complete(main_config: dict[str, Any], repo: Path) -> None:
+    settings = load(main_config, repo)
+    assert list(settings.analyses) == ["muon", "muon_data", "seed2021", "tth_eft"]
+    assert settings.of_kind("topcoffea") == ["tth_eft"]
+    assert len(settings.datasets_in_use()) == 11
+    columns = settings.columns_for("ttH_EFT")
+    # the EFT sample carries its coefficients, and no fake-rate trigger is asked of it
+    assert "EFTfitCoefficients" in columns
+    assert "HLT_Mu8|HLT_Mu8_TrkIsoVVL" not in columns
+    assert "genWeight" not in settings.columns_for("SingleMuon")
+    assert "HLT_Mu8|HLT_Mu8_TrkIsoVVL" in settings.columns_for("SingleMuon")
+
+
+def test_real_configuration_loads(main_config: dict[str, Any], repo: Path) -> None:
+    override = yaml.safe_load((repo / "config/real.yaml").read_text())
+    merged = {
+        key: value | override.get(key, {}) if isinstance(value, dict) else override.get(key, value)
+        for key, value in main_config.items()
+    }
+    settings = load(merged, repo)
+    assert settings.datasets_in_use() == [
+        "DYJets_2018",
+        "TT_v12",
+        "TT_2015_OpenData",
+        "DYJets_empty",
+    ]
+
+
+@pytest.fixture
+def refused(main_config: dict[str, Any], repo: Path, tmp_path: Path) -> Refusal:
+    """The message with which a changed configuration is refused.
+
+    `change` works on the main configuration; `file` and `edit` on a copy of a file it names.
+    """
+
+    def message(
+        change: Callable[[dict[str, Any]], Any] | None = None,
+        file: str | None = None,
+        edit: Callable[[dict[str, Any]], Any] | None = None,
+    ) -> str:
+        config = copy.deepcopy(main_config)
+        if change is not None:
+            change(config)
+        if file is not None:
+            value = yaml.safe_load((repo / file).read_text())
+            assert edit is not None
+            edit(value)
+            changed = tmp_path / Path(file).name
+            changed.write_text(yaml.safe_dump(value, sort_keys=False))
+            for key in ("datasets", "analyses"):
+                config[key] = [str(changed) if name == file else name for name in config[key]]
+            if config["working_points"] == file:
+                config["working_points"] = str(changed)
+        with pytest.raises(ConfigError) as problem:
+            load(config, repo)
+        return str(problem.value)
+
+    return message
+
+
+DEMO = "config/datasets/demo.yaml"
+MUON = "config/analyses/muon.yaml"
+EFT = "config/analyses/tth_eft.yaml"
+POINTS = "config/working_points.yaml"
+
+
+def test_typo_in_a_key_names_the_nearest(refused: Refusal) -> None:
+    message = refused(lambda c: c["processing"].update(chunksise=1))
+    assert message == (
+        "configuration: processing: unknown key 'chunksise'; did you mean 'chunksize'?"
+    )
+
+
+def test_unknown_top_level_key(refused: Refusal) -> None:
+    assert "unknown key 'resluts'; did you mean 'results'?" in refused(
+        lambda c: c.update(resluts="x")
+    )
+
+
+def test_missing_key(refused: Refusal) -> None:
+    assert refused(lambda c: c["samples"].pop("seed")) == (
+        "configuration: samples: the key 'seed' is missing"
+    )
+
+
+def test_wrong_type(refused: Refusal) -> None:
+    assert refused(lambda c: c["processing"].update(chunksize="many")) == (
+        "configuration: processing.chunksize: 'many' should be of type integer"
+    )
+
+
+def test_negative_number_of_events(refused: Refusal) -> None:
+    message = refused(file=DEMO, edit=lambda d: d["TTTo2L2Nu"]["sample"].update(events=-5))
+    assert message.endswith("demo.yaml: TTTo2L2Nu.sample.events: -5 should be at least 0")
+
+
+def test_negative_scale(refused: Refusal) -> None:
+    assert "samples.scale: -1 should be more than 0" in refused(
+        lambda c: c["samples"].update(scale=-1)
+    )
+
+
+def test_choice_lists_what_is_allowed(refused: Refusal) -> None:
+    assert "samples.compression: 'lzma' is not one of lz4, zstd, zlib" in refused(
+        lambda c: c["samples"].update(compression="lzma")
+    )
+
+
+def test_malformed_das_name(refused: Refusal) -> None:
+    message = refused(file=DEMO, edit=lambda d: d["TTTo2L2Nu"].update(das="TTTo2L2Nu"))
+    assert "TTTo2L2Nu.das: 'TTTo2L2Nu' should be a dataset name as DAS knows it" in message
+
+
+@pytest.mark.parametrize("subdir", ["../elsewhere", "/absolute", "a/../../b"])
+def test_subdir_that_leaves_the_volume(refused: Refusal, subdir: str) -> None:
+    message = refused(lambda c: c["servicex"].update(subdir=subdir))
+    assert "servicex.subdir" in message
+    assert "should be a relative path without '..'" in message
+
+
+def test_analysis_of_an_undeclared_dataset(refused: Refusal) -> None:
+    message = refused(file=MUON, edit=lambda a: a["datasets"].update(measure=["QCD_Pt-15to2O"]))
+    assert message.endswith(
+        "muon.yaml: datasets: 'QCD_Pt-15to2O' is not declared; did you mean 'QCD_Pt-15to20'?"
+    )
+
+
+def test_normalisation_needs_a_cross_section(refused: Refusal) -> None:
+    message = refused(file=DEMO, edit=lambda d: d["QCD_Pt-15to20"].pop("xsec_pb"))
+    assert "'QCD_Pt-15to20' needs an xsec_pb to be normalised" in message
+
+
+def test_binomial_interval_of_weighted_events(refused: Refusal) -> None:
+    message = refused(file=MUON, edit=lambda a: a.update(interval="wilson"))
+    assert "interval: 'wilson' is for unweighted counts" in message
+
+
+def test_falling_bin_edges(refused: Refusal) -> None:
+    message = refused(file=MUON, edit=lambda a: a["binning"].update(pt=[10, 30, 20]))
+    assert "binning.pt: [10, 30, 20] should increase strictly" in message
+
+
+def test_unknown_working_point(refused: Refusal) -> None:
+    message = refused(file=MUON, edit=lambda a: a.update(tight="tight_simpel"))
+    assert "no working point Muon.tight_simpel; did you mean 'tight_simple'?" in message
+
+
+def test_working_point_that_builds_on_itself(refused: Refusal) -> None:
+    message = refused(file=POINTS, edit=lambda p: p["Muon"]["candidate"].update(like="loose"))
+    assert "builds on itself" in message
+
+
+def test_cut_that_does_not_parse_is_pointed_at(refused: Refusal) -> None:
+    message = refused(
+        file=POINTS, edit=lambda p: p["Muon"]["candidate"].update(cuts=["pt >> > 10"])
+    )
+    assert "'pt >> > 10'" in message
+    assert message.splitlines()[-1].strip() == "^"
+
+
+def test_channel_that_speaks_of_something_unknown(refused: Refusal) -> None:
+    message = refused(file=EFT, edit=lambda a: a["channels"].update(x="n_leptons == 2"))
+    assert "channels.x: 'n_leptons == 2' speaks of 'n_leptons'; known are n_lep" in message
+
+
+def test_two_datasets_of_one_das_name(refused: Refusal) -> None:
+    message = refused(file=DEMO, edit=lambda d: d.update(again={**d["TTTo2L2Nu"], "process": "x"}))
+    assert "'again' and 'TTTo2L2Nu' are both /TTTo2L2Nu_demo/looseleaf-v1/NANOAODSIM" in message
+
+
+def test_missing_file(refused: Refusal) -> None:
+    message = refused(lambda c: c.update(analyses=["config/analyses/muom.yaml"]))
+    assert "configuration: analyses: there is no file 'config/analyses/muom.yaml'" in message
+
+
+def test_unknown_site(refused: Refusal) -> None:
+    assert "config/sites/lxbatch.yaml" in refused(lambda c: c.update(site="lxbatch"))
+
+
+def test_key_given_twice(main_config: dict[str, Any], repo: Path, tmp_path: Path) -> None:
+    text = (repo / MUON).read_text() + "\neta: signed\n"
+    (tmp_path / "twice.yaml").write_text(text)
+    config = {**main_config, "analyses": [str(tmp_path / "twice.yaml")]}
+    with pytest.raises(ConfigError, match=r"twice.yaml, line \d+: 'eta' is given twice"):
+        load(config, repo)
+
+
+def test_settings_can_be_written_down(main_config: dict[str, Any], repo: Path) -> None:
+    settings: Settings = load(main_config, repo)
+    value = settings.to_json()
+    assert value["working_points"]["Muon"]["loose"]["cuts"] == ["miniPFRelIso_all < 0.4"]
+    assert value["site"]["kind"] == "local"

@@ -1,0 +1,135 @@
+"""Looking datasets up: what is found is written down, what can't be is told."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import uproot
+
+from looseleaf.das.lookup import lookup
+from looseleaf.errors import DataFileError, LookupFailed
+from looseleaf.files import read_json
+from looseleaf.records import FileRecord, write_catalogue
+
+A = FileRecord("/store/a.root", 100, 10, "0000000a", "/A/B/C#1")
+B = FileRecord("/store/b.root", 200, 20, "0000000b", "/A/B/C#1", url="/data/b.root")
+
+
+def catalogue(tmp_path: Path, *records: FileRecord) -> Path:
+    write_catalogue(tmp_path / "catalogue.json", {"/A/B/C": records})
+    return tmp_path / "catalogue.json"
+
+
+def test_every_file_with_its_totals(tmp_path: Path) -> None:
+    lookup("/A/B/C", tmp_path / "out.json", [catalogue(tmp_path, A, B)])
+    out = read_json(tmp_path / "out.json")
+    assert out["dataset"] == "/A/B/C"
+    assert out["query"] == "file dataset=/A/B/C"
+    assert out["backend"] == "catalogue"
+    assert out["summary"] == {"files": 2, "invalid_files": 0, "events": 30, "bytes": 300}
+    assert out["files"][1] == {
+        "name": "/store/b.root",
+        "bytes": 200,
+        "events": 20,
+        "adler32": "0000000b",
+        "block": "/A/B/C#1",
+        "valid": True,
+        "url": "/data/b.root",
+    }
+
+
+def test_invalid_files_are_kept_and_not_counted(tmp_path: Path) -> None:
+    lookup("/A/B/C", tmp_path / "out.json", [catalogue(tmp_path, A, replace(B, valid=False))])
+    out = read_json(tmp_path / "out.json")
+    assert out["summary"] == {"files": 1, "invalid_files": 1, "events": 10, "bytes": 100}
+    assert [file["valid"] for file in out["files"]] == [True, False]
+
+
+def test_unknown_number_of_events_is_not_zero(tmp_path: Path) -> None:
+    lookup("/A/B/C", tmp_path / "out.json", [catalogue(tmp_path, A, replace(B, events=None))])
+    assert read_json(tmp_path / "out.json")["summary"]["events"] is None
+
+
+def refused(tmp_path: Path, *records: FileRecord, dataset: str = "/A/B/C") -> str:
+    with pytest.raises((LookupFailed, DataFileError)) as problem:
+        lookup(dataset, tmp_path / "out.json", [catalogue(tmp_path, *records)])
+    assert not (tmp_path / "out.json").exists()
+    return str(problem.value)
+
+
+def test_unknown_dataset_names_the_nearest(tmp_path: Path) -> None:
+    message = refused(tmp_path, A, dataset="/A/B/CC")
+    assert "dataset /A/B/CC is not in the catalogue" in message
+    assert "the nearest that it knows: /A/B/C" in message
+
+
+def test_no_catalogue_at_all(tmp_path: Path) -> None:
+    with pytest.raises(LookupFailed, match=r"das\.catalogues is empty"):
+        lookup("/A/B/C", tmp_path / "out.json", [])
+
+
+def test_empty_answer_is_an_error(tmp_path: Path) -> None:
+    assert "lists no files for it" in refused(tmp_path)
+
+
+def test_a_file_twice(tmp_path: Path) -> None:
+    assert "lists /store/a.root more than once" in refused(tmp_path, A, B, A)
+
+
+def test_a_file_of_no_bytes(tmp_path: Path) -> None:
+    assert "says that /store/b.root has 0 bytes" in refused(tmp_path, A, replace(B, bytes=0))
+
+
+def test_negative_number_of_events(tmp_path: Path) -> None:
+    message = refused(tmp_path, A, replace(B, events=-20))
+    assert "catalogue.json: /store/b.root: events is -20" in message
+
+
+def test_unknown_field_of_a_record(tmp_path: Path) -> None:
+    path = catalogue(tmp_path, A)
+    value = json.loads(path.read_text())
+    value["datasets"]["/A/B/C"]["files"][0]["size"] = 1
+    path.write_text(json.dumps(value))
+    with pytest.raises(DataFileError, match="size"):
+        lookup("/A/B/C", tmp_path / "out.json", [path])
+
+
+def test_not_a_catalogue(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("[]")
+    with pytest.raises(DataFileError, match=r"x\.json: not a catalogue"):
+        lookup("/A/B/C", tmp_path / "out.json", [tmp_path / "x.json"])
+
+
+def test_files_on_disk_are_opened_and_counted(nanoaod: Path, tmp_path: Path) -> None:
+    lookup("/A/B/C", tmp_path / "out.json", files=["nano_dy*.root"], files_root=nanoaod)
+    out = read_json(tmp_path / "out.json")
+    assert [(file["name"], file["events"]) for file in out["files"]] == [
+        ("nano_dy.root", 40),
+        ("nano_dy_empty.root", 0),
+    ]
+    assert out["backend"] == "files"
+
+
+def test_pattern_that_matches_nothing(tmp_path: Path) -> None:
+    with pytest.raises(LookupFailed, match=r"no file matches .*none\*\.root"):
+        lookup("/A/B/C", tmp_path / "out.json", files=["none*.root"], files_root=tmp_path)
+
+
+def test_a_file_without_events_tree_is_named(nanoaod: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataFileError, match=r"bad_delphes\.root: no Events tree") as problem:
+        lookup("/A/B/C", tmp_path / "out.json", files=["bad_delphes.root"], files_root=nanoaod)
+    assert "is this NanoAOD?" in str(problem.value)
+
+
+def test_a_file_that_is_not_root(tmp_path: Path) -> None:
+    (tmp_path / "x.root").write_text("not ROOT at all, but long enough to have a header " * 10)
+    with pytest.raises(DataFileError, match=r"x\.root: can't be opened as a ROOT file"):
+        lookup("/A/B/C", tmp_path / "out.json", files=["x.root"], files_root=tmp_path)
+
+
+def test_a_directory_tree_named_events(tmp_path: Path) -> None:
+    with uproot.recreate(tmp_path / "x.root") as root:
+        root["Other"] = "text"
+    with pytest.raises(DataFileError, match=r"the file holds Other"):
+        lookup("/A/B/C", tmp_path / "out.json", files=["x.root"], files_root=tmp_path)

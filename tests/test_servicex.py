@@ -1,0 +1,345 @@
+"""Transforms: what stands on the volume is what a direct reading selects, whole or not at all."""
+
+import json
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+from samples import qcd, sample, skimmed
+
+from looseleaf.doorway import explain
+from looseleaf.errors import ConfigError, DataFileError, LookupFailed
+from looseleaf.files import read_json, write_json
+from looseleaf.records import FileRecord
+from looseleaf.servicex.embedded import output_name, transform
+from looseleaf.servicex.request import (
+    Request,
+    Source,
+    request_folder,
+    request_from_das,
+    urls_of,
+)
+from looseleaf.servicex.transform import FileTask, transform_file
+
+COLUMNS = [
+    "run",
+    "luminosityBlock",
+    "event",
+    "genWeight",
+    "Muon_pt",
+    "Muon_charge",
+    "Muon_tightId",
+    "Electron_pt",
+    "HLT_Mu8|HLT_Mu8_TrkIsoVVL",
+    "HLT_Mu17|HLT_NotThere",
+    "MET_pt|PFMET_pt",
+]
+CUT = "(nMuon == 1) & (MET_pt < 15)"
+
+
+def task(path: Path, output: Path, **more: object) -> FileTask:
+    size = path.stat().st_size if path.exists() else 0
+    plain = FileTask(
+        "/store/x.root", (str(path),), size, None, ("run", "event", "Muon_pt"), None, str(output)
+    )
+    return replace(plain, **more)
+
+
+def test_transform_is_what_a_direct_reading_selects(tmp_path: Path) -> None:
+    manifest = read_json(skimmed(tmp_path, "w", {"w": sample("wjets", 6000)}, COLUMNS, CUT))
+    for index, file in enumerate(manifest["files"]):
+        source = uproot.open(tmp_path / f"samples/w/w_{index}.root")["Events"].arrays()
+        mask = (source["nMuon"] == 1) & (source["MET_pt"] < 15)
+        weights = ak.to_numpy(source["genWeight"]).astype(float)
+        path = Path(manifest["folder"]) / file["output"]
+        result = uproot.open(path)["Events"].arrays()
+        assert set(result.fields) == {
+            "nMuon",
+            "Muon_pt",
+            "Muon_charge",
+            "Muon_tightId",
+            "nElectron",
+            "Electron_pt",
+            "run",
+            "luminosityBlock",
+            "event",
+            "genWeight",
+            "HLT_Mu8",
+            "HLT_Mu8_TrkIsoVVL",
+            "HLT_Mu17",
+            "MET_pt",
+        }
+        for field in result.fields:
+            assert ak.array_equal(result[field], source[field][mask]), field
+        assert file["events_in"] == 3000
+        assert file["events_out"] == int(ak.sum(mask))
+        assert file["sum_of_weights_in"] == weights.sum()
+        assert file["sum_of_weights_out"] == weights[ak.to_numpy(mask)].sum()
+        assert file["bytes"] == path.stat().st_size
+        assert file["uuid"] == str(uproot.open(path).file.uuid)
+    types = uproot.open(path)["Events"].typenames()
+    assert types["Muon_tightId"] == "bool[]"
+    assert types["event"] == "uint64_t"
+    assert manifest["totals"]["events_in"] == 6000
+
+
+def test_nothing_selected_keeps_the_normalisation(tmp_path: Path) -> None:
+    datasets = {"w": sample("wjets", 2000, files=1)}
+    manifest = read_json(skimmed(tmp_path, "w", datasets, COLUMNS, "MET_pt < 0"))
+    everything = read_json(skimmed(tmp_path / "all", "w", datasets, COLUMNS, None))
+    assert manifest["totals"]["events_out"] == 0
+    assert manifest["totals"]["sum_of_weights_in"] == everything["totals"]["sum_of_weights_out"]
+    path = Path(manifest["folder"]) / manifest["files"][0]["output"]
+    assert uproot.open(path)["Events"].num_entries == 0
+    assert "Muon_pt" in uproot.open(path)["Events"].keys()
+
+
+def test_sums_of_eft_coefficients_travel_with_the_skim(tmp_path: Path) -> None:
+    datasets = {"e": sample("eft", 1000, files=1, wc_names=["a", "b"])}
+    manifest = read_json(
+        skimmed(tmp_path, "e", datasets, [*COLUMNS, "EFTfitCoefficients"], "MET_pt < 50")
+    )
+    source = uproot.open(tmp_path / "samples/e/e_0.root")["Events"]["EFTfitCoefficients"].array()
+    expected = ak.to_numpy(source).astype(float).sum(axis=0)
+    np.testing.assert_allclose(manifest["files"][0]["eft_sums_in"], expected, rtol=1e-12)
+
+
+def test_same_request_is_used_again_and_another_is_not(tmp_path: Path) -> None:
+    skimmed(tmp_path, "q", {"q": qcd(1000, files=1)}, COLUMNS, None)
+
+    def ask(cut: str) -> dict[str, Any]:
+        wanted = request_from_das(tmp_path / "q.das.json", COLUMNS, cut, "root-file", "test", [])
+        transform(wanted, tmp_path / "volume", "sub", tmp_path / "out.json", 1, "q")
+        return read_json(tmp_path / "out.json")
+
+    first = ask(CUT)
+    result = Path(first["folder"]) / first["files"][0]["output"]
+    before = result.stat().st_mtime_ns
+    assert ask(CUT) == first
+    assert result.stat().st_mtime_ns == before
+    other = ask("nMuon == 1")
+    assert other["request_id"] != first["request_id"]
+    assert Path(other["folder"]).parent == Path(first["folder"]).parent
+    # a result that has gone, or was cut off, is made again
+    result.write_bytes(result.read_bytes()[:100])
+    healed = ask(CUT)
+    assert healed["request_id"] == first["request_id"]
+    assert result.stat().st_size == healed["files"][0]["bytes"] > 100
+
+
+def request(das: Path, **more: object) -> Request:
+    plain = request_from_das(das, ("run", "event"), None, "root-file", "1", [])
+    return replace(plain, **more)
+
+
+def das_file(tmp_path: Path, *records: FileRecord) -> Path:
+    path = tmp_path / "das.json"
+    write_json(path, {"dataset": "/A/B/C", "files": [record.to_json() for record in records]})
+    return path
+
+
+RECORD = FileRecord("/store/a.root", 100, 10, "0000000a", url="/nowhere/a.root")
+
+
+def test_identity_of_a_request(tmp_path: Path) -> None:
+    plain = request(das_file(tmp_path, RECORD))
+    assert plain.id == request(das_file(tmp_path, RECORD)).id
+    # the order of the columns and the place of the file say nothing
+    assert plain.id == replace(plain, columns=("event", "run")).id
+    assert plain.id == request(das_file(tmp_path, replace(RECORD, url="/else/a.root"))).id
+    for change in (
+        request(das_file(tmp_path, replace(RECORD, adler32="0000000b"))),
+        replace(plain, cut="nMuon > 0"),
+        replace(plain, columns=("run",)),
+        replace(plain, software="2"),
+        replace(plain, dataset="/A/B/D"),
+    ):
+        assert change.id != plain.id
+
+
+def test_invalid_files_are_left_out(tmp_path: Path) -> None:
+    das = das_file(tmp_path, RECORD, replace(RECORD, name="/store/b.root", valid=False))
+    assert [source.record.name for source in request(das).sources] == ["/store/a.root"]
+    with pytest.raises(LookupFailed, match="every file of /A/B/C is marked invalid"):
+        request(das_file(tmp_path, replace(RECORD, valid=False)))
+
+
+def test_urls_follow_the_sites_redirectors() -> None:
+    record = replace(RECORD, name="/store/mc/a.root", url=None)
+    assert urls_of(record, ["root://xcache/", "root://cmsxrootd.fnal.gov/"]) == (
+        "root://xcache//store/mc/a.root",
+        "root://cmsxrootd.fnal.gov//store/mc/a.root",
+    )
+    assert urls_of(RECORD, ["root://xcache/"]) == ("/nowhere/a.root",)
+
+
+def test_results_do_not_share_a_name_and_fit_a_file_system() -> None:
+    def name(lfn: str) -> str:
+        return output_name(Source(replace(RECORD, name=lfn), ()))
+
+    assert name("/store/x/1/a.root") == "store:x:1:a.root"
+    long = ["/store/" + "d" * 300 + f"/{number}/a.root" for number in (1, 2)]
+    assert name(long[0]) != name(long[1])
+    assert all(len(name(lfn)) <= 200 and name(lfn).endswith("a.root") for lfn in long)
+
+
+def test_request_stays_on_the_volume(tmp_path: Path) -> None:
+    assert request_folder(tmp_path, "a/b", "id") == tmp_path.resolve() / "a/b/id"
+    with pytest.raises(ConfigError, match="leaves the volume"):
+        request_folder(tmp_path, "../x", "id")
+    (tmp_path / "link").symlink_to("/")
+    with pytest.raises(ConfigError, match="leaves the volume"):
+        request_folder(tmp_path, "link", "id")
+
+
+def test_vanished_file(tmp_path: Path) -> None:
+    with pytest.raises(DataFileError, match=r"a\.root: no such file; was it moved or deleted\?"):
+        transform_file(task(tmp_path / "a.root", tmp_path / "out.root"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def big(tmp_path: Path) -> Path:
+    skimmed(tmp_path, "q", {"q": qcd(20_000, files=1)}, COLUMNS, None)
+    return tmp_path / "samples/q/q_0.root"
+
+
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.98])
+def test_a_file_cut_off_names_itself_and_leaves_no_result(big: Path, kept: float) -> None:
+    half = big.with_name("half.root")
+    half.write_bytes(big.read_bytes()[: int(big.stat().st_size * kept)])
+    out = big.parent / "out" / "out.root"
+    with pytest.raises(DataFileError, match=r"half\.root"):
+        transform_file(task(half, out, expected_bytes=big.stat().st_size))
+    assert not out.parent.exists() or list(out.parent.iterdir()) == []
+
+
+def test_a_damaged_basket_names_the_file(big: Path) -> None:
+    data = bytearray(big.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 4000] = bytes(4000)
+    damaged = big.with_name("damaged.root")
+    damaged.write_bytes(data)
+    columns = tuple(name for name in uproot.open(big)["Events"].keys() if not name.startswith("n"))
+    with pytest.raises(DataFileError, match=r"damaged\.root: can't be read to the end"):
+        transform_file(task(damaged, big.parent / "out/out.root", columns=columns))
+
+
+def test_a_file_that_changed_since_the_lookup(big: Path) -> None:
+    with pytest.raises(DataFileError, match="holds 20000 events, the lookup said 19999"):
+        transform_file(task(big, big.parent / "out.root", expected_events=19999))
+
+
+def test_missing_branch_is_named_with_its_alternatives(big: Path) -> None:
+    with pytest.raises(DataFileError, match=r"q_0\.root: the Events tree lacks Tau_pt, X or Y;"):
+        transform_file(task(big, big.parent / "out.root", columns=("run", "Tau_pt", "X|Y")))
+
+
+def test_missing_luminosity_block_of_a_real_file(nanoaod: Path, tmp_path: Path) -> None:
+    path = nanoaod / "missing_luminosityBlock.root"
+    with pytest.raises(
+        DataFileError, match=r"missing_luminosityBlock\.root: the Events tree lacks luminosityBlock"
+    ):
+        transform_file(
+            task(path, tmp_path / "out.root", columns=("run", "luminosityBlock", "event"))
+        )
+
+
+def test_no_events_tree_of_a_real_file(nanoaod: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataFileError, match=r"bad_delphes\.root: no Events tree"):
+        transform_file(task(nanoaod / "bad_delphes.root", tmp_path / "out.root"))
+
+
+@pytest.mark.parametrize(
+    "name", ["nano_dy.root", "nano_tt_v12.root", "nanoAOD_2015_CMS_Open_Data_ttbar.root"]
+)
+def test_real_nanoaod_stays_what_it_is(nanoaod: Path, tmp_path: Path, name: str) -> None:
+    columns = ("run", "luminosityBlock", "event", "genWeight", "Muon_pt", "Muon_charge", "Jet_pt")
+    cut = "nJet >= 3"
+    result = transform_file(task(nanoaod / name, tmp_path / "o.root", columns=columns, cut=cut))
+    source = uproot.open(nanoaod / name)["Events"].arrays([*columns, "nJet"])
+    kept = source[source["nJet"] >= 3]
+    found = uproot.open(tmp_path / "o.root")["Events"].arrays()
+    assert 0 < result.events_out == len(kept) == len(found)
+    for column in columns:
+        assert ak.array_equal(found[column], kept[column], check_parameters=False), column
+
+
+def test_empty_real_file_is_processed_as_empty(nanoaod: Path, tmp_path: Path) -> None:
+    result = transform_file(task(nanoaod / "nano_dy_empty.root", tmp_path / "o.root"))
+    assert (result.events_in, result.events_out, result.sum_of_weights_in) == (0, 0, 0.0)
+    assert uproot.open(tmp_path / "o.root")["Events"].num_entries == 0
+
+
+def test_the_next_url_is_tried(big: Path) -> None:
+    urls = ("/nowhere/q_0.root", str(big))
+    result = transform_file(task(big, big.parent / "o.root", urls=urls))
+    assert result.source_url == str(big)
+    with pytest.raises(DataFileError, match=r"/nowhere/a.*; /nowhere/b"):
+        transform_file(task(big, big.parent / "p.root", urls=("/nowhere/a", "/nowhere/b")))
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        ("nMuon + 1", "should give a yes or no for each event"),
+        ("Muon_pt > 20", "should give a yes or no for each event"),
+        ("nTau > 0", "lacks nTau"),
+    ],
+)
+def test_a_cut_that_is_none(big: Path, cut: str, message: str) -> None:
+    with pytest.raises((ConfigError, DataFileError), match=message):
+        transform_file(task(big, big.parent / "out/out.root", cut=cut))
+    assert list((big.parent / "out").iterdir()) == []
+
+
+def test_one_bad_file_of_a_request_leaves_no_manifest(tmp_path: Path) -> None:
+    skimmed(tmp_path, "q", {"q": qcd(2000)}, COLUMNS, None)
+    das = tmp_path / "q.das.json"
+    bad = tmp_path / "samples/q/q_1.root"
+    bad.write_bytes(bad.read_bytes()[:5000])
+    wanted = request_from_das(das, COLUMNS, CUT, "root-file", "test", [])
+    with pytest.raises(DataFileError, match=r"q_1\.root"):
+        transform(wanted, tmp_path / "volume", "sub", tmp_path / "out.json", 2, "q")
+    assert not (tmp_path / "out.json").exists()
+    folder = request_folder(tmp_path / "volume", "sub", wanted.id)
+    assert not (folder / "manifest.json").exists()
+    assert [path.name for path in folder.glob(".part-*")] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
+def test_full_disk_is_told_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    skimmed(tmp_path, "q", {"q": qcd(60_000, files=1)}, COLUMNS, None)
+    volume = tmp_path / "small"
+    volume.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(volume)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a tmpfs is not allowed here")
+    try:
+        wanted = request_from_das(tmp_path / "q.das.json", COLUMNS, None, "root-file", "t", [])
+        with pytest.raises(OSError, match="No space left on device") as problem:
+            transform(wanted, volume, "sub", tmp_path / "out.json", 1, "q")
+        told = explain(problem.value)
+        assert told is not None
+        assert told.startswith(f"error: no space left on the disk while writing {volume}/sub/")
+        assert [path for path in volume.rglob("*") if path.is_file()] == []
+        assert not (tmp_path / "out.json").exists()
+    finally:
+        subprocess.run(["umount", str(volume)], check=True)
+
+
+def test_manifest_is_json_that_says_what_was_asked(tmp_path: Path) -> None:
+    path = skimmed(tmp_path, "q", {"q": qcd(500, files=1)}, COLUMNS, CUT)
+    manifest = json.loads(path.read_text())
+    assert manifest["request"]["cut"] == CUT
+    assert manifest["request"]["columns"] == sorted(COLUMNS)
+    on_volume = read_json(Path(manifest["folder"]) / "manifest.json")
+    assert on_volume == manifest
+    assert Path(manifest["folder"]).name == manifest["request_id"]
+    assert Path(manifest["folder"]).parent == (tmp_path / "volume/sub").resolve()

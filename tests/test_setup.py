@@ -1,0 +1,68 @@
+"""The lock, the conda environment and the licence files agree with what the project says."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+from packaging.requirements import Requirement
+
+CONDA_NAMES = {"matplotlib": "matplotlib-base"}
+
+
+def locked(repo: Path, python: str) -> dict[str, str]:
+    """Versions of the lock by package, for one version of Python."""
+    versions = {}
+    for line in (repo / "requirements.lock").read_text().splitlines():
+        if re.match(r"[a-z0-9]", line):
+            requirement = Requirement(line.rstrip(" \\"))
+            environment = {"python_full_version": f"{python}.0", "python_version": python}
+            if requirement.marker is None or requirement.marker.evaluate(environment):
+                versions[requirement.name] = str(requirement.specifier).removeprefix("==")
+    return versions
+
+
+def declared(repo: Path) -> set[str]:
+    project = tomllib.loads((repo / "pyproject.toml").read_text())["project"]
+    return {Requirement(line).name for line in project["dependencies"]}
+
+
+def test_every_package_of_the_lock_is_pinned_with_hashes_and_no_address(repo: Path) -> None:
+    text = (repo / "requirements.lock").read_text()
+    packages = re.findall(
+        r"^[a-z0-9][^\s=<>]*==.*(?:\n    --hash=sha256:[0-9a-f]{64}.*)*", text, re.M
+    )
+    assert len(packages) > 100
+    assert [package for package in packages if "--hash=sha256:" not in package] == []
+    assert re.findall(r"://|--index|--find-links", text) == []
+
+
+def test_lock_holds_every_declared_dependency_for_every_supported_python(repo: Path) -> None:
+    for python in ("3.11", "3.12", "3.13"):
+        assert declared(repo) - set(locked(repo, python)) == set()
+
+
+def test_conda_environment_states_the_versions_of_the_lock(repo: Path) -> None:
+    environment = yaml.safe_load((repo / "envs/looseleaf.yaml").read_text())
+    pins = dict(line.split("=") for line in environment["dependencies"])
+    versions = locked(repo, pins.pop("python"))
+    # snakemake itself starts the jobs and is not part of their environment
+    expected = {CONDA_NAMES.get(n, n): versions[n] for n in declared(repo) - {"snakemake"}}
+    assert pins == expected
+
+
+def test_every_rule_that_runs_a_script_names_an_environment_that_is_there(repo: Path) -> None:
+    for path in (repo / "rules").glob("*.smk"):
+        text = path.read_text()
+        assert text.count("script:") == text.count("conda:"), path
+    named = re.search(r'ENVIRONMENT = "(.*)"', (repo / "rules/common.smk").read_text())
+    assert named is not None
+    assert (repo / "rules" / named[1]).is_file()
+
+
+def test_versions_agree(repo: Path) -> None:
+    version = tomllib.loads((repo / "pyproject.toml").read_text())["project"]["version"]
+    citation = yaml.safe_load((repo / "CITATION.cff").read_text())
+    assert citation["version"] == version
+    assert f"## {version}" in (repo / "CHANGELOG.md").read_text()
+    assert f'__version__ = "{version}"' in (repo / "looseleaf/__init__.py").read_text()
