@@ -15,7 +15,7 @@ import jsonschema
 import yaml
 
 from looseleaf.errors import ConfigError
-from looseleaf.objects.columns import analysis_columns
+from looseleaf.objects.columns import analysis_columns, used_points
 from looseleaf.objects.leptons import WorkingPoints
 
 SCHEMAS = Path("config/schemas")
@@ -57,6 +57,10 @@ class Settings:
             if dataset in self.datasets_of(name):
                 wanted |= analysis_columns(analysis, self.datasets[dataset], self.working_points)
         return sorted(wanted)
+
+    def points_of(self, analysis: str) -> dict[str, dict[str, Any]]:
+        """The declarations of the working points that an analysis uses, and of no others."""
+        return self.working_points.behind(used_points(self.analyses[analysis]))
 
     def to_json(self) -> dict[str, Any]:
         return {

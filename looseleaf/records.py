@@ -19,12 +19,12 @@ class FileRecord:
     """One file of a dataset.
 
     `name` is the logical name (/store/...), `adler32` eight hex digits, `block` the DAS block.
-    `events` is None where the source of the record doesn't know it. `url` is where the file
-    stands if that is known, else None: then a site's redirectors say.
+    `bytes`, `events` and `adler32` are None where the source of the record doesn't know them.
+    `url` is where the file stands if that is known, else None: then a site's redirectors say.
     """
 
     name: str
-    bytes: int
+    bytes: int | None
     events: int | None
     adler32: str | None
     block: str | None = None
@@ -43,7 +43,7 @@ class FileRecord:
             raise DataFileError(f"{where}: {problem}") from None
         for field in ("bytes", "events"):
             number = getattr(record, field)
-            if number is None and field == "events":
+            if number is None:
                 continue
             if not isinstance(number, int) or number < 0:
                 raise DataFileError(f"{where}: {record.name}: {field} is {number!r}")

@@ -1,5 +1,6 @@
 # Requires: the merged configuration. Makes: SETTINGS (checked), PATHS, and the helpers of the
 # other rule files.
+import json
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -48,6 +49,12 @@ def of_dataset(*keys):
 def by_dataset(analysis, pattern):
     """Paths by dataset for what an analysis reads, in the order in which it names them."""
     return [pattern.replace("{dataset}", name) for name in SETTINGS.datasets_of(analysis)]
+
+
+def analysis_of(name, without=(), ordered=True):
+    """An analysis as one string; `ordered` keeps its order, as tables and pictures show it."""
+    kept = {k: v for k, v in SETTINGS.analyses[name].items() if k not in without}
+    return json.dumps(kept) if ordered else canonical(kept)
 
 
 def declared_for(analysis, *keys):

@@ -29,10 +29,8 @@ for analysis in FAKERATE:
             dask_workers=0,
             site=canonical(SETTINGS.site),
         params:
-            analysis=canonical(
-                {k: v for k, v in SETTINGS.analyses[analysis].items() if k not in MEASURE_KEYS}
-            ),
-            points=canonical(SETTINGS.working_points.to_json()),
+            analysis=analysis_of(analysis, without=MEASURE_KEYS, ordered=False),
+            points=canonical(SETTINGS.points_of(analysis)),
             datasets=canonical(SETTINGS.datasets_of(analysis)),
             chunksize=config["processing"]["chunksize"],
             task_events=config["processing"]["task_events"],
@@ -59,7 +57,7 @@ rule fakerate_measure:
     conda:
         ENVIRONMENT
     params:
-        analysis=lambda w: canonical(SETTINGS.analyses[w.analysis]),
+        analysis=lambda w: analysis_of(w.analysis),
         datasets=lambda w: declared_for(w.analysis, "data", "xsec_pb"),
         code=code_hash("looseleaf.fakerate.measure"),
     message:
@@ -83,7 +81,7 @@ rule fakerate_truth:
     conda:
         ENVIRONMENT
     params:
-        analysis=lambda w: canonical(SETTINGS.analyses[w.analysis]),
+        analysis=lambda w: analysis_of(w.analysis),
         datasets=lambda w: declared_for(w.analysis, "data", "xsec_pb"),
         code=code_hash("looseleaf.fakerate.measure"),
     message:

@@ -48,7 +48,7 @@ for analysis in TOPCOFFEA:
         conda:
             ENVIRONMENT
         params:
-            analysis=canonical(SETTINGS.analyses[analysis]),
+            analysis=analysis_of(analysis),
             label=config["histograms"]["label"],
             code=code_hash("looseleaf.topcoffea.pictures"),
         message:

@@ -27,14 +27,8 @@ for analysis in TOPCOFFEA:
             dask_workers=0,
             site=canonical(SETTINGS.site),
         params:
-            analysis=canonical(
-                {
-                    k: v
-                    for k, v in SETTINGS.analyses[analysis].items()
-                    if k not in TOPCOFFEA_COMBINE_KEYS
-                }
-            ),
-            points=canonical(SETTINGS.working_points.to_json()),
+            analysis=analysis_of(analysis, without=TOPCOFFEA_COMBINE_KEYS, ordered=False),
+            points=canonical(SETTINGS.points_of(analysis)),
             datasets=declared_for(analysis, "data", "wc_names"),
             chunksize=config["processing"]["chunksize"],
             task_events=config["processing"]["task_events"],
@@ -60,7 +54,7 @@ rule topcoffea_combine:
     conda:
         ENVIRONMENT
     params:
-        analysis=lambda w: canonical(SETTINGS.analyses[w.analysis]),
+        analysis=lambda w: analysis_of(w.analysis),
         datasets=lambda w: declared_for(w.analysis, "data", "xsec_pb", "process", "wc_names"),
         code=code_hash("looseleaf.topcoffea.combine"),
     message:

@@ -1,4 +1,4 @@
-"""What several test files share: the checkout, real files, small demo samples, running snakemake."""
+"""What several test files share: the checkout, real files, running snakemake."""
 
 import os
 import re
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,11 @@ def main_config() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished call of snakemake: its exit status and all that it printed."""
+    """A finished call of snakemake: its exit status, all that it printed, where it ran."""
 
     status: int
     text: str
+    folder: Path
 
     @property
     def jobs(self) -> dict[str, int]:
@@ -53,37 +55,35 @@ class Run:
 Snakemake = Callable[..., Run]
 
 
+def run_snakemake(folder: Path, *arguments: str, override: Mapping[str, Any] | None = None) -> Run:
+    """Run the workflow in a folder of its own, with an override of the configuration."""
+    command: Sequence[str] = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(REPO / "Snakefile"),
+        "--directory",
+        str(folder),
+        *arguments,
+    ]
+    if override is not None:
+        path = folder / "override.yaml"
+        path.write_text(yaml.safe_dump(dict(override)))
+        command = [*command, "--configfile", str(path)]
+    result = subprocess.run(
+        command,
+        cwd=REPO,
+        env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    return Run(result.returncode, result.stdout + result.stderr, folder)
+
+
 @pytest.fixture
 def snakemake(tmp_path: Path) -> Snakemake:
-    """Run the workflow in a folder of the test's own, with an override of the configuration."""
-
-    def run(
-        *arguments: str, override: Mapping[str, Any] | None = None, folder: Path = tmp_path
-    ) -> Run:
-        command: Sequence[str] = [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "--snakefile",
-            str(REPO / "Snakefile"),
-            "--directory",
-            str(folder),
-            *arguments,
-        ]
-        if override is not None:
-            path = folder / "override.yaml"
-            path.write_text(yaml.safe_dump(dict(override)))
-            command = [*command, "--configfile", str(path)]
-        environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
-        result = subprocess.run(
-            command,
-            cwd=REPO,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-        return Run(result.returncode, result.stdout + result.stderr)
-
-    return run
+    """`run_snakemake` in the test's own folder."""
+    return partial(run_snakemake, tmp_path)

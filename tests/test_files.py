@@ -15,20 +15,24 @@ from looseleaf.errors import DataFileError
 from looseleaf.files import adler32, canonical, read_json, whole, write_json
 
 
-def test_whole_leaves_nothing_behind_on_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "out.json"
-    with pytest.raises(RuntimeError), whole(path) as part:
+def fail_halfway(path: Path) -> None:
+    with whole(path) as part:
         part.write_text("half")
         raise RuntimeError
+
+
+def test_whole_leaves_nothing_behind_on_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "out.json"
+    with pytest.raises(RuntimeError):
+        fail_halfway(path)
     assert list(path.parent.iterdir()) == []
 
 
 def test_whole_keeps_the_old_file_on_an_error(tmp_path: Path) -> None:
     path = tmp_path / "out.json"
     path.write_text("old")
-    with pytest.raises(RuntimeError), whole(path) as part:
-        part.write_text("new")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        fail_halfway(path)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
 

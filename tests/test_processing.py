@@ -253,7 +253,7 @@ def test_a_cluster_package_that_is_not_installed_is_named() -> None:
 def test_cluster_settings_that_the_class_refuses_are_told() -> None:
     site = {"kind": "htcondor", "redirectors": [], "cluster": {"cores": 1}}
     with (
-        pytest.raises(ConfigError, match="site htcondor: cluster: .*memory"),
+        pytest.raises(ConfigError, match=r"site htcondor: cluster: .*memory"),
         client_for(site, 1),
     ):
         pass

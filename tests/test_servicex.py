@@ -97,7 +97,7 @@ def test_nothing_selected_keeps_the_normalisation(tmp_path: Path) -> None:
     assert manifest["totals"]["sum_of_weights_in"] == everything["totals"]["sum_of_weights_out"]
     path = Path(manifest["folder"]) / manifest["files"][0]["output"]
     assert uproot.open(path)["Events"].num_entries == 0
-    assert "Muon_pt" in uproot.open(path)["Events"].keys()
+    assert "Muon_pt" in uproot.open(path)["Events"].typenames()
 
 
 def test_sums_of_eft_coefficients_travel_with_the_skim(tmp_path: Path) -> None:
@@ -226,7 +226,9 @@ def test_a_damaged_basket_names_the_file(big: Path) -> None:
     data[middle : middle + 4000] = bytes(4000)
     damaged = big.with_name("damaged.root")
     damaged.write_bytes(data)
-    columns = tuple(name for name in uproot.open(big)["Events"].keys() if not name.startswith("n"))
+    columns = tuple(
+        name for name in uproot.open(big)["Events"].typenames() if not name.startswith("n")
+    )
     with pytest.raises(DataFileError, match=r"damaged\.root: can't be read to the end"):
         transform_file(task(damaged, big.parent / "out/out.root", columns=columns))
 

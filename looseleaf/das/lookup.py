@@ -63,6 +63,12 @@ def check(dataset: str, records: Sequence[FileRecord], source: str) -> None:
         raise LookupFailed(f"dataset {dataset}: {source} says that {hollow[0]} has 0 bytes")
 
 
+def total(numbers: Iterable[int | None]) -> int | None:
+    """The sum, or None where one of the numbers is unknown."""
+    known = list(numbers)
+    return None if None in known else sum(known)
+
+
 def lookup(
     dataset: str,
     output: str | Path,
@@ -83,7 +89,6 @@ def lookup(
         backend, source = "catalogue", "the catalogue"
     check(dataset, records, source)
     valid = [record for record in records if record.valid]
-    unknown = any(record.events is None for record in valid)
     write_json(
         output,
         {
@@ -96,8 +101,8 @@ def lookup(
             "summary": {
                 "files": len(valid),
                 "invalid_files": len(records) - len(valid),
-                "events": None if unknown else sum(record.events or 0 for record in valid),
-                "bytes": sum(record.bytes for record in valid),
+                "events": total(record.events for record in valid),
+                "bytes": total(record.bytes for record in valid),
             },
             "files": [record.to_json() for record in records],
         },

@@ -33,8 +33,10 @@ def label(ax: Any, text: str, data: bool, lumi_ifb: float | None) -> None:
     fig.draw_without_rendering()
     fig.set_layout_engine("none")
     right = "(13 TeV)" if lumi_ifb is None else f"{luminosity(lumi_ifb)} (13 TeV)"
+    # the space keeps the text off the experiment's name
+    left = f" {text}" if data else f" Simulation {text}"
     with mpl.rc_context(mplhep.style.CMS):
-        mplhep.cms.label(text, data=data, rlabel=right, ax=ax, fontsize=20)
+        mplhep.cms.label(llabel=left, rlabel=right, ax=ax, fontsize=20)
 
 
 def luminosity(ifb: float) -> str:

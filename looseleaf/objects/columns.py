@@ -24,23 +24,27 @@ def first_present(alternatives: str, present: Any) -> str | None:
     return next((name for name in alternatives.split("|") if name in present), None)
 
 
-def _lepton(collection: str, points: WorkingPoints, names: list[str]) -> set[str]:
-    columns = {f"{collection}_{field}" for field in KINEMATICS}
-    for name in names:
+def used_points(analysis: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The working points that an analysis speaks of, as (collection, name)."""
+    if analysis["kind"] == "topcoffea":
+        return list(analysis["leptons"].items())
+    collection = analysis["lepton"]["collection"]
+    mine = [(collection, analysis[role]) for role in ("denominator", "loose", "tight")]
+    return [*mine, *analysis["veto"].items()]
+
+
+def _leptons(analysis: Mapping[str, Any], points: WorkingPoints) -> set[str]:
+    columns: set[str] = set()
+    for collection, name in used_points(analysis):
+        columns |= {f"{collection}_{field}" for field in KINEMATICS}
         columns |= points.columns(collection, name)
     return columns
 
 
 def fakerate_columns(analysis: Mapping[str, Any], points: WorkingPoints) -> set[str]:
-    lepton = analysis["lepton"]
-    columns = set(MET)
-    chosen = [analysis[role] for role in ("denominator", "loose", "tight")]
-    columns |= _lepton(lepton["collection"], points, chosen)
-    for collection, name in analysis["veto"].items():
-        columns |= _lepton(collection, points, [name])
+    columns = MET | _leptons(analysis, points)
     columns |= {"Jet_pt", "Jet_eta", "Jet_phi", "Jet_mass"}
-    columns |= {"|".join(trigger["paths"]) for trigger in analysis["triggers"]}
-    return columns
+    return columns | {"|".join(trigger["paths"]) for trigger in analysis["triggers"]}
 
 
 # what a channel's expression may speak of, beside the working points' counts
@@ -59,9 +63,7 @@ EVENT_QUANTITIES = (
 
 
 def topcoffea_columns(analysis: Mapping[str, Any], points: WorkingPoints) -> set[str]:
-    columns = set(MET)
-    for collection, name in analysis["leptons"].items():
-        columns |= _lepton(collection, points, [name])
+    columns = MET | _leptons(analysis, points)
     jets = analysis["jets"]
     columns |= {"Jet_pt", "Jet_eta", "Jet_phi", "Jet_mass", f"Jet_{jets['btag']['branch']}"}
     columns |= {"|".join(trigger["paths"]) for trigger in analysis["triggers"]}

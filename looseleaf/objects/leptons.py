@@ -1,7 +1,7 @@
 """Lepton working points: named sets of cuts, declared in YAML, one building on another."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import reduce
 from typing import Any
 
@@ -53,6 +53,17 @@ class WorkingPoints:
     def passes(self, collection: str, name: str, objects: Any) -> Any:
         """A jagged mask of the objects (a NanoEvents collection) that pass a working point."""
         return reduce(lambda a, b: a & b, [cut(objects) for cut in self.cuts(collection, name)])
+
+    def behind(self, used: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
+        """The declarations of some points, (collection, name), and of those they build on."""
+        found: dict[str, dict[str, Any]] = {}
+        for collection, name in used:
+            point: str | None = name
+            while point is not None:
+                declared = self._declared[collection][point]
+                found.setdefault(collection, {})[point] = declared
+                point = declared.get("like")
+        return found
 
     def to_json(self) -> Mapping[str, Any]:
         return self._declared

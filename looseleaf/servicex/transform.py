@@ -27,7 +27,7 @@ class FileTask:
 
     name: str
     urls: tuple[str, ...]
-    expected_bytes: int
+    expected_bytes: int | None
     expected_events: int | None
     columns: tuple[str, ...]
     cut: str | None

@@ -1,0 +1,432 @@
+"""The workflow itself, end to end: the demo, what a change reruns, and what goes wrong."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import Any
+
+import correctionlib
+import numpy as np
+import pytest
+import uproot
+import yaml
+from conftest import REPO, Run, Snakemake, run_snakemake
+
+from looseleaf.histograms.store import read_uhi
+
+pytestmark = pytest.mark.chain
+
+ANALYSES = [f"config/analyses/{name}.yaml" for name in ("muon", "muon_data", "seed2021", "tth_eft")]
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished demo, as `make demo` makes it."""
+    folder = tmp_path_factory.mktemp("demo")
+    run = run_snakemake(folder)
+    assert run.status == 0, run.text
+    return folder
+
+
+def variant(folder: Path, name: str, file: str = "muon", **changes: Any) -> str:
+    """An analysis of the project with some keys changed, as a file of its own."""
+    analysis = yaml.safe_load((REPO / f"config/analyses/{file}.yaml").read_text())
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({**analysis, **changes, "name": name}))
+    return str(path)
+
+
+def test_every_target_of_the_contract_stands(demo: Path) -> None:
+    results = demo / "results"
+    for analysis in ("muon", "muon_data", "seed2021"):
+        for name in ("map.json", "map.root", "map.correctionlib.json"):
+            assert (results / "fakerate" / analysis / name).stat().st_size > 0
+        for name in ("loose", "tight", "ratio", "projections"):
+            for ending in ("png", "pdf"):
+                assert (results / "histograms" / analysis / f"{name}.{ending}").is_file()
+    for name in ("samples/WJetsToLNu/WJetsToLNu_0.root", "das/WJetsToLNu.json",
+                 "servicex/WJetsToLNu.json", "fakerate/muon/QCD_Pt-15to20.json",
+                 "fakerate/muon/QCD_Pt-15to20.ledger.json", "topcoffea/tth_eft/ttH_EFT.json",
+                 "topcoffea/tth_eft/yields.json", "benchmark/summary.json",
+                 "benchmark/report.html", "config.json"):  # fmt: skip
+        assert (results / name).is_file(), name
+    manifest = json.loads((results / "servicex/WJetsToLNu.json").read_text())
+    folder = results / "volume/transforms" / manifest["request_id"]
+    assert (folder / "manifest.json").is_file()
+    assert list(results.rglob(".part-*")) == []
+
+
+@pytest.mark.parametrize("analysis", ["muon", "muon_data"])
+def test_the_measured_map_agrees_with_the_injected_function(demo: Path, analysis: str) -> None:
+    found = json.loads((demo / f"results/fakerate/{analysis}/truth.json").read_text())
+    assert found["ndf"] == 21
+    assert 1e-3 < found["p_value"] < 0.999
+
+
+def test_a_map_of_a_wrong_selection_is_refused_by_the_same_test(demo: Path) -> None:
+    # leptons that aren't isolated count as loose, so what is measured isn't f
+    wrong = variant(demo, "wrong", loose="candidate", denominator="candidate")
+    override = {"analyses": [*ANALYSES, wrong]}
+    run = run_snakemake(demo, "results/fakerate/wrong/truth.json", override=override)
+    assert run.status == 0, run.text
+    found = json.loads((demo / "results/fakerate/wrong/truth.json").read_text())
+    assert found["p_value"] < 1e-6
+
+
+def test_ledgers_account_for_every_event_and_weight(demo: Path) -> None:
+    for path in (demo / "results").glob("*/*/*.ledger.json"):
+        ledger = json.loads(path.read_text())
+        assert ledger["processed"]["events"] == ledger["expected"]["events"]
+        catalogue = demo / f"results/samples/{ledger['dataset']}/catalogue.json"
+        (dataset,) = json.loads(catalogue.read_text())["datasets"].values()
+        assert ledger["original"]["events"] == sum(file["events"] for file in dataset["files"])
+        if ledger["dataset"] == "SingleMuon":
+            continue
+        total = 0.0
+        for file in dataset["files"]:
+            total += uproot.open(file["url"])["Runs/genEventSumw"].array()[0]
+        assert ledger["original"]["sum_of_weights"] == pytest.approx(total, rel=1e-9)
+
+
+def test_cutflow_begins_with_every_event_that_was_read(demo: Path) -> None:
+    folder = demo / "results/fakerate/muon"
+    for path in folder.glob("*.ledger.json"):
+        ledger = json.loads(path.read_text())
+        histograms, _ = read_uhi(folder / f"{ledger['dataset']}.json")
+        cutflow = histograms["cutflow"].values()
+        assert cutflow[0] == ledger["processed"]["events"]
+        assert all(np.diff(cutflow) <= 0)
+
+
+def test_the_correction_is_the_map(demo: Path) -> None:
+    folder = demo / "results/fakerate/muon"
+    maps, _ = read_uhi(folder / "map.json")
+    correction = correctionlib.CorrectionSet.from_file(str(folder / "map.correctionlib.json"))
+    evaluate = correction["muon_fake_rate"].evaluate
+    pt, eta = (axis.centers for axis in maps["ratio"].axes)
+    found = evaluate("nominal", *np.meshgrid(pt, eta, indexing="ij"))
+    np.testing.assert_allclose(found, maps["tight"].values() / maps["loose"].values(), rtol=1e-14)
+    with uproot.open(folder / "map.root") as root:
+        np.testing.assert_array_equal(root["ratio"].values(), maps["ratio"].values())
+
+
+def test_seed_preset_loses_half_of_the_muons(demo: Path) -> None:
+    # signed eta on an axis that begins at 0: what the corrected selection mends
+    maps, _ = read_uhi(demo / "results/fakerate/seed2021/map.json")
+    inside = maps["loose"].values().sum()
+    everything = maps["cutflow"]["trigger"]
+    assert 0.4 < inside / everything < 0.6
+
+
+def test_yields_grow_with_the_coefficient_as_a_parabola(demo: Path) -> None:
+    table = json.loads((demo / "results/topcoffea/tth_eft/yields.json").read_text())
+    assert list(table["channels"]) == ["2lss_4j", "2los_4j", "3l_2j"]
+    for channel in table["channels"].values():
+        signal = channel["ttH"]
+        assert signal["ctG = 1"]["value"] > signal["SM"]["value"] > 0
+        # a background doesn't know of the coefficients
+        for process in ("ttbar", "dy"):
+            assert len({point["value"] for point in channel[process].values()}) == 1
+
+
+def test_nothing_is_done_twice(demo: Path) -> None:
+    run = run_snakemake(demo, "-n")
+    assert run.status == 0
+    assert "Nothing to be done" in run.text
+
+
+def rerun(demo: Path, **override: Any) -> dict[str, int]:
+    run = run_snakemake(demo, "-n", override=override)
+    assert run.status == 0, run.text
+    return run.jobs
+
+
+def changed(demo: Path, analysis: str, **changes: Any) -> list[str]:
+    path = variant(demo, analysis, analysis, **changes)
+    return [path if name.endswith(f"/{analysis}.yaml") else name for name in ANALYSES]
+
+
+def test_a_cut_reruns_what_depends_on_it_and_nothing_else(demo: Path) -> None:
+    region = {"met_max": 30, "mt_max": 20}
+    jobs = rerun(demo, analyses=changed(demo, "muon", region=region))
+    assert jobs == {
+        "fakerate_process_muon": 1,
+        "fakerate_measure": 1,
+        "fakerate_truth": 1,
+        "histograms_fakerate": 1,
+        "benchmark_report": 1,
+        "all": 1,
+    }
+
+
+def test_an_interval_reruns_no_processing(demo: Path) -> None:
+    jobs = rerun(demo, analyses=changed(demo, "muon", interval="uncorrelated"))
+    assert jobs == {
+        "fakerate_measure": 1,
+        "fakerate_truth": 1,
+        "histograms_fakerate": 1,
+        "benchmark_report": 1,
+        "all": 1,
+    }
+
+
+def test_a_label_reruns_pictures_alone(demo: Path) -> None:
+    jobs = rerun(demo, histograms={"label": "Preliminary"})
+    assert jobs == {
+        "histograms_fakerate": 3,
+        "histograms_topcoffea_tth_eft": 1,
+        "benchmark_report": 1,
+        "all": 1,
+    }
+
+
+def test_a_working_point_reruns_the_analyses_that_use_it(demo: Path) -> None:
+    points = yaml.safe_load((REPO / "config/working_points.yaml").read_text())
+    points["Muon"]["seed2021_tight"]["cuts"][-1] = "miniPFRelIso_all < 0.12"
+    (demo / "points.yaml").write_text(yaml.safe_dump(points, sort_keys=False))
+    jobs = rerun(demo, working_points="points.yaml")
+    assert jobs == {
+        "fakerate_process_seed2021": 1,
+        "fakerate_measure": 1,
+        "histograms_fakerate": 1,
+        "benchmark_report": 1,
+        "all": 1,
+    }
+
+
+def test_where_it_runs_reruns_nothing(demo: Path) -> None:
+    for arguments in (
+        ["--set-resources", "fakerate_process_muon:dask_workers=7"],
+        ["--config", "site=htcondor"],
+    ):
+        run = run_snakemake(demo, "-n", *arguments)
+        assert "Nothing to be done" in run.text
+
+
+SMALL = {
+    "kind": "fakerate",
+    "title": "small",
+    "lepton": {"collection": "Muon"},
+    "datasets": {"measure": ["small"]},
+    "loose": "loose",
+    "denominator": "loose",
+    "tight": "tight_simple",
+    "veto": {},
+    "away_jet": {"pt_min": 15, "abs_eta_max": 2.4, "dr_min": 1.0},
+    "region": {"met_max": None, "mt_max": None},
+    "triggers": [],
+    "binning": {"pt": [10, 20, 50], "abs_eta": [0, 1.2, 2.4]},
+    "eta": "absolute",
+    "overflow": "clamp",
+    "weights": "counts",
+    "interval": "clopper-pearson",
+    "name": "small",
+}
+
+
+def small(folder: Path, **dataset: Any) -> dict[str, Any]:
+    """The override for one small dataset and analysis; `dataset` changes the declaration."""
+    sample = {"kind": "qcd", "flavour": "Muon", "pthat": [20, 30], "events": 20_000, "files": 2}
+    declared = {"das": "/small/looseleaf-v1/NANOAODSIM", "process": "qcd", "sample": sample}
+    declared |= dataset
+    if declared["sample"] is None:
+        del declared["sample"]
+    (folder / "datasets.yaml").write_text(yaml.safe_dump({"small": declared}))
+    (folder / "analysis.yaml").write_text(yaml.safe_dump(SMALL))
+    return {
+        "datasets": [str(folder / "datasets.yaml")],
+        "analyses": [str(folder / "analysis.yaml")],
+    }
+
+
+def refusal(run: Run, target: Path) -> str:
+    """What a failed run printed; no traceback, and no target or part of one."""
+    assert run.status != 0
+    assert "Traceback" not in run.text, run.text
+    assert not target.exists()
+    assert list(run.folder.rglob(".part-*")) == []
+    return run.text
+
+
+def test_dataset_that_the_catalogue_does_not_know(snakemake: Snakemake, tmp_path: Path) -> None:
+    override = small(tmp_path, sample=None)
+    text = refusal(snakemake("das", override=override), tmp_path / "results/das/small.json")
+    assert "error: dataset /small/looseleaf-v1/NANOAODSIM is not in the catalogue" in text
+    assert "das.catalogues is empty" in text
+
+
+def test_file_cut_in_half_after_the_lookup(snakemake: Snakemake, tmp_path: Path) -> None:
+    override = small(tmp_path)
+    assert snakemake("das", override=override).status == 0
+    path = tmp_path / "results/samples/small/small_1.root"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    manifest = tmp_path / "results/servicex/small.json"
+    text = refusal(snakemake("fakerate", override=override), manifest)
+    assert "small_1.root: holds" in text
+    assert "the file is cut off or changed" in text
+
+
+def test_file_that_vanished_after_the_lookup(snakemake: Snakemake, tmp_path: Path) -> None:
+    override = small(tmp_path)
+    assert snakemake("das", override=override).status == 0
+    (tmp_path / "results/samples/small/small_0.root").unlink()
+    manifest = tmp_path / "results/servicex/small.json"
+    text = refusal(snakemake("fakerate", override=override), manifest)
+    assert "small_0.root: no such file; was it moved or deleted?" in text
+
+
+def test_result_that_was_cut_on_the_volume(snakemake: Snakemake, tmp_path: Path) -> None:
+    override = small(tmp_path)
+    assert snakemake("servicex", override=override).status == 0
+    (path, _) = sorted((tmp_path / "results/volume").rglob("*.root"))
+    path.write_bytes(path.read_bytes()[:-1000])
+    text = refusal(
+        snakemake("fakerate", override=override), tmp_path / "results/fakerate/small/small.json"
+    )
+    assert "the manifest says" in text
+    assert "make it again (snakemake --forcerun servicex_transform)" in text
+    # what the message says to do helps
+    healed = snakemake("fakerate", "--forcerun", "servicex_transform", override=override)
+    assert healed.status == 0, healed.text
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bad_delphes.root", "no Events tree"),
+        ("missing_luminosityBlock.root", "the Events tree lacks luminosityBlock"),
+    ],
+)
+def test_real_files_that_are_no_nanoaod(
+    snakemake: Snakemake, tmp_path: Path, nanoaod: Path, name: str, message: str
+) -> None:
+    override = small(tmp_path, sample=None, files=[name])
+    override["das"] = {"files_root": str(nanoaod)}
+    run = snakemake("fakerate", override=override)
+    text = refusal(run, tmp_path / "results/fakerate/small/map.json")
+    assert f"{name}: {message}" in text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
+@pytest.mark.parametrize("target", ["samples", "servicex"])
+def test_full_disk(snakemake: Snakemake, tmp_path: Path, target: str) -> None:
+    override = small(tmp_path)
+    if target == "servicex":
+        assert snakemake("das", override=override).status == 0
+    place = {"samples": "results/samples", "servicex": "results/volume"}[target]
+    disk = tmp_path / place
+    disk.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a tmpfs is not allowed here")
+    try:
+        run = snakemake(target, override=override)
+        text = refusal(run, tmp_path / "results/servicex/small.json")
+        assert "error: no space left on the disk while writing" in text
+        assert str(disk) in text or place in text
+        assert list(disk.rglob("*.root")) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_real_nanoaod_through_the_whole_chain(
+    snakemake: Snakemake, tmp_path: Path, nanoaod: Path
+) -> None:
+    override = yaml.safe_load((REPO / "config/real.yaml").read_text())
+    override["das"]["files_root"] = str(nanoaod)
+    run = snakemake(override=override)
+    assert run.status == 0, run.text
+    results = tmp_path / "results/real"
+    ledger = json.loads((results / "fakerate/real_muon/DYJets_empty.ledger.json").read_text())
+    assert ledger["original"]["events"] == ledger["processed"]["events"] == 0
+    assert ledger["empty_files"] == ["nano_dy_empty.root"]
+    originals = {
+        path.name.removesuffix(".ledger.json"): json.loads(path.read_text())["original"]["events"]
+        for path in (results / "fakerate/real_muon").glob("*.ledger.json")
+    }
+    assert originals == {
+        "DYJets_2018": 40,
+        "TT_v12": 200,
+        "TT_2015_OpenData": 200,
+        "DYJets_empty": 0,
+    }
+    # the same muons, counted by hand from the original files
+    loose = tight = 0
+    for name in ("nano_dy.root", "nano_tt_v12.root", "nanoAOD_2015_CMS_Open_Data_ttbar.root"):
+        a, b = muons_by_hand(uproot.open(nanoaod / name)["Events"].arrays(filter_name=BRANCHES))
+        loose, tight = loose + a, tight + b
+    maps, _ = read_uhi(results / "fakerate/real_muon/map.json")
+    assert (maps["loose"].values().sum(), maps["tight"].values().sum()) == (loose, tight)
+    assert loose > 50
+
+
+BRANCHES = ["nMuon", "nElectron", "nJet", "Muon_*", "Electron_*", "Jet_pt", "Jet_eta", "Jet_phi"]
+
+
+def muons_by_hand(events: Any) -> tuple[int, int]:
+    """Loose and tight muons of config/analyses/real_muon.yaml, event by event in plain Python."""
+    loose_count = tight_count = 0
+    for e in events:
+        loose = []
+        for i in range(e["nMuon"]):
+            good = (
+                e["Muon_pt"][i] > 10 and abs(e["Muon_eta"][i]) < 2.4
+                and abs(e["Muon_dxy"][i]) < 0.05 and abs(e["Muon_dz"][i]) < 0.1
+                and e["Muon_sip3d"][i] < 4 and e["Muon_mediumId"][i]
+                and e["Muon_ptErr"][i] / e["Muon_pt"][i] < 0.2 and e["Muon_tightCharge"][i] == 2
+                and e["Muon_miniPFRelIso_all"][i] < 0.4
+            )  # fmt: skip
+            if good:
+                loose.append(i)
+        electrons = [
+            i
+            for i in range(e["nElectron"])
+            if e["Electron_pt"][i] > 10 and abs(e["Electron_eta"][i]) < 2.5
+            and abs(e["Electron_dxy"][i]) < 0.05 and abs(e["Electron_dz"][i]) < 0.1
+            and e["Electron_sip3d"][i] < 4 and e["Electron_convVeto"][i]
+            and e["Electron_lostHits"][i] == 0 and e["Electron_tightCharge"][i] == 2
+            and e["Electron_miniPFRelIso_all"][i] < 0.4
+        ]  # fmt: skip
+        if len(loose) != 1 or electrons:
+            continue
+        (i,) = loose
+        for j in range(e["nJet"]):
+            dphi = abs(e["Jet_phi"][j] - e["Muon_phi"][i])
+            dphi = min(dphi, 2 * np.pi - dphi)
+            distance = np.hypot(e["Jet_eta"][j] - e["Muon_eta"][i], dphi)
+            if e["Jet_pt"][j] > 15 and abs(e["Jet_eta"][j]) < 2.4 and distance > 1:
+                loose_count += 1
+                isolated = e["Muon_miniPFRelIso_all"][i] < 0.16
+                tight_count += bool(e["Muon_tightId"][i] and isolated)
+                break
+    return loose_count, tight_count
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROGRESS]
+    plain = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert plain.stderr == "stage x: 300 of 300 events, " + plain.stderr.partition("events, ")[2]
+    assert plain.stderr.count("\n") == 1
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, 100))
+    with subprocess.Popen(command, stderr=follower) as process:
+        process.wait()
+    os.close(follower)
+    bar = os.read(leader, 100_000).decode()
+    os.close(leader)
+    assert "\r" in bar
+    assert "100%" in bar
+    assert "300/300" in bar
+    assert "events/s" in bar
+
+
+PROGRESS = """
+from looseleaf.progress import Progress
+with Progress("stage x", 300) as progress:
+    for _ in range(3):
+        progress.add(100)
+"""

@@ -1,0 +1,143 @@
+"""The graph: which jobs a target, a profile, a change of configuration asks for."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import Run, Snakemake
+
+from looseleaf.records import FileRecord, write_catalogue
+
+DATASETS = 11
+SAMPLES = {"samples_generate": DATASETS}
+DAS = SAMPLES | {"das_lookup": DATASETS}
+SERVICEX = DAS | {"servicex_transform": DATASETS}
+QCD = dict.fromkeys(("samples_generate", "das_lookup", "servicex_transform"), 10)
+FAKERATE = QCD | {
+    "fakerate_process_muon": 1,
+    "fakerate_process_muon_data": 1,
+    "fakerate_process_seed2021": 1,
+    "fakerate_measure": 3,
+    "fakerate_truth": 2,
+}
+EFT = dict.fromkeys(("samples_generate", "das_lookup", "servicex_transform"), 3)
+TOPCOFFEA = EFT | {"topcoffea_process_tth_eft": 1, "topcoffea_combine": 1}
+PICTURES = {"histograms_fakerate": 3, "histograms_topcoffea_tth_eft": 1}
+HISTOGRAMS = SERVICEX | FAKERATE | TOPCOFFEA | SERVICEX | PICTURES
+EVERYTHING = HISTOGRAMS | {"benchmark_report": 1}
+
+
+@pytest.mark.parametrize(
+    ("target", "jobs"),
+    [
+        ("samples", SAMPLES),
+        ("das", DAS),
+        ("servicex", SERVICEX),
+        ("fakerate", FAKERATE),
+        ("topcoffea", TOPCOFFEA),
+        ("histograms", HISTOGRAMS),
+        ("benchmark", EVERYTHING),
+        ("all", EVERYTHING),
+    ],
+)
+def test_a_target_asks_for_these_jobs(
+    snakemake: Snakemake, target: str, jobs: dict[str, int]
+) -> None:
+    run = snakemake("-n", target)
+    assert run.status == 0, run.text
+    assert run.jobs == {**jobs, target: 1}
+
+
+def test_one_file_can_be_asked_for(snakemake: Snakemake) -> None:
+    run = snakemake("-n", "results/servicex/WJetsToLNu.json")
+    assert run.jobs == {"samples_generate": 1, "das_lookup": 1, "servicex_transform": 1}
+
+
+@pytest.mark.parametrize("profile", ["local", "htcondor", "coffea-casa"])
+def test_profiles_work_from_a_fresh_checkout(repo: Path, tmp_path: Path, profile: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--profile", profile, "-n"],
+        cwd=repo,
+        env={**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_profile_chooses_its_site(repo: Path) -> None:
+    for profile in ("local", "htcondor", "coffea-casa"):
+        assert (repo / profile).resolve() == repo / "profiles" / profile
+        settings = yaml.safe_load((repo / profile / "config.yaml").read_text())
+        assert settings["config"] == [f"site={profile}"]
+        assert (repo / "config/sites" / f"{profile}.yaml").is_file()
+
+
+@pytest.fixture(scope="session")
+def full_catalogue(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real 912 files of the 2021 measurement as a catalogue; their sizes aren't known."""
+    files = json.loads((repo / "tests/data/qcd_muenriched_2021.json").read_text())
+    assert (len(files), sum(map(len, files.values()))) == (38, 912)
+    path = tmp_path_factory.mktemp("catalogue") / "catalogue.json"
+    write_catalogue(
+        path,
+        {name: [FileRecord(lfn, None, None, None) for lfn in lfns] for name, lfns in files.items()},
+    )
+    return path
+
+
+def test_full_size_dry_run(snakemake: Snakemake, repo: Path, full_catalogue: Path) -> None:
+    override = yaml.safe_load((repo / "config/qcd2021.yaml").read_text())
+    override["das"] = {"catalogues": [str(full_catalogue)]}
+    run = snakemake("-n", override=override)
+    assert run.status == 0, run.text
+    assert run.jobs["das_lookup"] == run.jobs["servicex_transform"] == 38
+    assert run.jobs["fakerate_measure"] == 4
+
+
+def test_full_size_lookup(snakemake: Snakemake, repo: Path, full_catalogue: Path) -> None:
+    override = yaml.safe_load((repo / "config/qcd2021.yaml").read_text())
+    override["das"] = {"catalogues": [str(full_catalogue)]}
+    target = "results/qcd2021/das/QCD_Pt-15to20_MuEnrichedPt5_2018.json"
+    run = snakemake(target, override=override)
+    assert run.status == 0, run.text
+    path = run.folder / target
+    found = json.loads(path.read_text())
+    assert found["dataset"].startswith("/QCD_Pt-15to20_MuEnrichedPt5_TuneCP5_13TeV_pythia8/")
+    assert found["summary"] == {
+        "files": len(found["files"]),
+        "invalid_files": 0,
+        "events": None,
+        "bytes": None,
+    }
+    assert len(found["files"]) == 5
+
+
+def refusal(run: Run) -> str:
+    assert run.status != 0
+    # no traceback for what the user can mend
+    assert "Traceback" not in run.text
+    return run.text
+
+
+def test_typo_in_the_configuration(snakemake: Snakemake) -> None:
+    text = refusal(snakemake("-n", override={"servicex": {"volumee": "x"}}))
+    assert "configuration: servicex: unknown key 'volumee'; did you mean 'volume'?" in text
+
+
+def test_negative_number_of_events(snakemake: Snakemake, repo: Path, tmp_path: Path) -> None:
+    demo = yaml.safe_load((repo / "config/datasets/demo.yaml").read_text())
+    demo["WJetsToLNu"]["sample"]["events"] = -100
+    (tmp_path / "demo.yaml").write_text(yaml.safe_dump(demo))
+    text = refusal(snakemake("-n", override={"datasets": [str(tmp_path / "demo.yaml")]}))
+    assert "demo.yaml: WJetsToLNu.sample.events: -100 should be at least 0" in text
+
+
+def test_unknown_target(snakemake: Snakemake) -> None:
+    run = snakemake("-n", "results/das/NoSuchDataset.json")
+    assert run.status != 0
