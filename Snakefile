@@ -24,6 +24,12 @@ onstart:
     write_json(PATHS.config, SETTINGS.to_json())
 
 
+onsuccess:
+    print(
+        f"Pictures stand in {PATHS.root}/histograms, what it cost in {PATHS.report('report.html')}"
+    )
+
+
 rule all:
     default_target: True
     input:
