@@ -28,12 +28,12 @@ for analysis in FAKERATE:
             dask_cluster=1,
             dask_workers=0,
             site=canonical(SETTINGS.site),
+            chunksize=config["processing"]["chunksize"],
+            task_events=config["processing"]["task_events"],
         params:
             analysis=analysis_of(analysis, without=MEASURE_KEYS, ordered=False),
             points=canonical(SETTINGS.points_of(analysis)),
             datasets=canonical(SETTINGS.datasets_of(analysis)),
-            chunksize=config["processing"]["chunksize"],
-            task_events=config["processing"]["task_events"],
             code=code_hash("looseleaf.fakerate.process"),
         message:
             f"fakerate: processing {analysis}"

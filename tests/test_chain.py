@@ -205,6 +205,7 @@ def test_where_it_runs_reruns_nothing(demo: Path) -> None:
     ):
         run = run_snakemake(demo, "-n", *arguments)
         assert "Nothing to be done" in run.text
+    assert rerun(demo, processing={"chunksize": 1000}) == {}
 
 
 SMALL = {
