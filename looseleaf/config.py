@@ -19,6 +19,7 @@ from looseleaf.objects.columns import analysis_columns, used_points
 from looseleaf.objects.leptons import WorkingPoints
 
 SCHEMAS = Path("config/schemas")
+KINDS = ("fakerate", "application", "topcoffea")
 
 
 @dataclass(frozen=True)
@@ -181,11 +182,13 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
         path = find(name, base, f"{main}: analyses")
         analysis = read_yaml(path)
         kind = analysis.get("kind") if isinstance(analysis, dict) else None
-        if kind not in ("fakerate", "topcoffea"):
-            raise ConfigError(f"{path}: kind: {kind!r} is not one of fakerate, topcoffea")
+        if kind not in KINDS:
+            raise ConfigError(f"{path}: kind: {kind!r} is not one of {', '.join(KINDS)}")
         check(analysis, _schema(base, kind), str(path))
         if analysis["name"] in analyses:
             raise ConfigError(f"{path}: name: the analysis {analysis['name']!r} exists already")
+        if kind == "application":
+            analysis["working_points"] = _points_of_maps(analysis, analyses, str(path))
         _check_analysis(analysis, datasets, working_points, str(path))
         analyses[analysis["name"]] = analysis
     _check_datasets(datasets, config)
@@ -193,6 +196,26 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
     site_settings = read_yaml(site_path)
     check(site_settings, _schema(base, "site"), str(site_path))
     return Settings(config, datasets, analyses, working_points, site_settings)
+
+
+def _points_of_maps(
+    analysis: Mapping[str, Any], analyses: Mapping[str, Any], file: str
+) -> dict[str, dict[str, str]]:
+    """The loose and tight points of the maps that an analysis applies, by collection."""
+    roles = {}
+    for collection, name in analysis["maps"].items():
+        measured = analyses.get(name)
+        if measured is None or measured["kind"] != "fakerate":
+            raise ConfigError(
+                f"{file}: maps.{collection}: {name!r} is no fake-rate analysis listed before it"
+            )
+        if measured["lepton"]["collection"] != collection:
+            raise ConfigError(
+                f"{file}: maps.{collection}: {name!r} is a map of "
+                f"{measured['lepton']['collection']}s"
+            )
+        roles[collection] = {"loose": measured["denominator"], "tight": measured["tight"]}
+    return roles
 
 
 def _check_analysis(

@@ -21,6 +21,7 @@ DATASETS = SETTINGS.datasets_in_use()
 DEMO = [name for name in DATASETS if "sample" in SETTINGS.datasets[name]]
 FAKERATE = SETTINGS.of_kind("fakerate")
 WITH_TRUTH = [name for name in FAKERATE if "truth" in SETTINGS.analyses[name]]
+APPLICATION = SETTINGS.of_kind("application")
 TOPCOFFEA = SETTINGS.of_kind("topcoffea")
 FORMATS = ("png", "pdf")
 ENVIRONMENT = "../envs/looseleaf.yaml"
@@ -91,6 +92,18 @@ def fakerate_truth(analysis):
     return config_file(SETTINGS.analyses[analysis]["truth"]["file"])
 
 
+def maps_of(analysis):
+    """The map files that an analysis applies, by collection in its order."""
+    return [
+        PATHS.fakerate("map.json", name) for name in SETTINGS.analyses[analysis]["maps"].values()
+    ]
+
+
+def closure_picture_names(analysis):
+    declared = SETTINGS.analyses[analysis]
+    return [f"closure_{c}_{o}" for c in declared["channels"] for o in declared["observables"]]
+
+
 def eft_picture_names(analysis):
     declared = SETTINGS.analyses[analysis]
     return [f"{c}_{o}" for c in declared["channels"] for o in declared["observables"]]
@@ -108,16 +121,19 @@ def job_records():
         *expand(PATHS.benchmark("servicex_transform/{dataset}"), dataset=DATASETS),
         *expand(PATHS.benchmark("fakerate_process/{analysis}"), analysis=FAKERATE),
         *expand(PATHS.benchmark("fakerate_measure/{analysis}"), analysis=FAKERATE),
+        *expand(PATHS.benchmark("fakerate_apply/{analysis}"), analysis=APPLICATION),
+        *expand(PATHS.benchmark("fakerate_closure/{analysis}"), analysis=APPLICATION),
         *expand(PATHS.benchmark("topcoffea_process/{analysis}"), analysis=TOPCOFFEA),
         *expand(PATHS.benchmark("topcoffea_combine/{analysis}"), analysis=TOPCOFFEA),
         *expand(PATHS.benchmark("histograms_fakerate/{analysis}"), analysis=FAKERATE),
+        *expand(PATHS.benchmark("histograms_closure/{analysis}"), analysis=APPLICATION),
         *expand(PATHS.benchmark("histograms_topcoffea/{analysis}"), analysis=TOPCOFFEA),
     ]
 
 
 def all_ledgers():
     """Every analysis' ledgers."""
-    kinds = [("fakerate", FAKERATE), ("topcoffea", TOPCOFFEA)]
+    kinds = [("fakerate", FAKERATE + APPLICATION), ("topcoffea", TOPCOFFEA)]
     return [
         path
         for kind, analyses in kinds

@@ -90,8 +90,68 @@ rule fakerate_truth:
         "../scripts/fakerate_truth.py"
 
 
+for analysis in APPLICATION:
+
+    rule:
+        name:
+            f"fakerate_apply_{analysis}"
+        input:
+            manifests=by_dataset(analysis, PATHS.manifest),
+            maps=maps_of(analysis),
+        output:
+            processed=by_dataset(analysis, PATHS.processed("fakerate", analysis)),
+            ledgers=by_dataset(analysis, PATHS.ledger("fakerate", analysis)),
+        log:
+            PATHS.log(f"fakerate_apply/{analysis}"),
+        benchmark:
+            PATHS.benchmark(f"fakerate_apply/{analysis}")
+        conda:
+            ENVIRONMENT
+        threads: workflow.cores
+        resources:
+            dask_cluster=1,
+            dask_workers=0,
+            site=canonical(SETTINGS.site),
+            chunksize=config["processing"]["chunksize"],
+            task_events=config["processing"]["task_events"],
+        params:
+            analysis=analysis_of(analysis, without=MEASURE_KEYS),
+            points=canonical(SETTINGS.points_of(analysis)),
+            datasets=canonical(SETTINGS.datasets_of(analysis)),
+            code=code_hash("looseleaf.fakerate.application", "looseleaf.processing.stage"),
+        message:
+            f"fakerate: applying rates in {analysis}"
+        script:
+            "../scripts/fakerate_apply.py"
+
+
+rule fakerate_closure:
+    """Hold what the rates predict against what is observed."""
+    input:
+        processed=lambda w: by_dataset(w.analysis, PATHS.processed("fakerate", w.analysis)),
+        ledgers=lambda w: by_dataset(w.analysis, PATHS.ledger("fakerate", w.analysis)),
+        maps=lambda w: maps_of(w.analysis),
+    output:
+        histograms=PATHS.fakerate("closure_histograms.json"),
+        closure=PATHS.fakerate("closure.json"),
+    log:
+        PATHS.log("fakerate_closure/{analysis}"),
+    benchmark:
+        PATHS.benchmark("fakerate_closure/{analysis}")
+    conda:
+        ENVIRONMENT
+    params:
+        analysis=lambda w: analysis_of(w.analysis),
+        datasets=lambda w: declared_for(w.analysis, "data", "xsec_pb"),
+        code=code_hash("looseleaf.fakerate.closure"),
+    message:
+        "fakerate: closure of {wildcards.analysis}"
+    script:
+        "../scripts/fakerate_closure.py"
+
+
 rule fakerate:
-    """Stage target: all fake-rate maps."""
+    """Stage target: all fake-rate maps, and their closure."""
     input:
         expand(
             [
@@ -102,3 +162,4 @@ rule fakerate:
             analysis=FAKERATE,
         ),
         expand(PATHS.fakerate("truth.json"), analysis=WITH_TRUTH),
+        expand(PATHS.fakerate("closure.json"), analysis=APPLICATION),

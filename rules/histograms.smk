@@ -28,6 +28,35 @@ rule histograms_fakerate:
         "../scripts/histograms_fakerate.py"
 
 
+for analysis in APPLICATION:
+
+    rule:
+        name:
+            f"histograms_closure_{analysis}"
+        input:
+            closure=PATHS.fakerate("closure.json", analysis),
+        output:
+            report(
+                pictures_of(closure_picture_names(analysis), analysis),
+                category="fake rate",
+                subcategory=analysis,
+            ),
+        log:
+            PATHS.log(f"histograms_closure/{analysis}"),
+        benchmark:
+            PATHS.benchmark(f"histograms_closure/{analysis}")
+        conda:
+            ENVIRONMENT
+        params:
+            analysis=analysis_of(analysis),
+            label=config["histograms"]["label"],
+            code=code_hash("looseleaf.fakerate.pictures"),
+        message:
+            f"histograms: drawing {analysis}"
+        script:
+            "../scripts/histograms_closure.py"
+
+
 for analysis in TOPCOFFEA:
 
     rule:
@@ -61,4 +90,5 @@ rule histograms:
     """Stage target: all pictures."""
     input:
         expand(pictures_of(FAKERATE_PICTURES), analysis=FAKERATE),
+        [pictures_of(closure_picture_names(analysis), analysis) for analysis in APPLICATION],
         [pictures_of(eft_picture_names(analysis), analysis) for analysis in TOPCOFFEA],

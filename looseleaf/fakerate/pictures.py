@@ -60,3 +60,17 @@ def pictures(
     fig, ax = plots.projections(ratio, axes, expected, "N(tight) / N(loose)")
     plots.label(ax, label, is_data, metadata["lumi_ifb"])
     plots.save(fig, Path(folder) / "projections")
+
+
+def closure_pictures(
+    analysis: Mapping[str, Any], closure: str | Path, folder: str | Path, label: str
+) -> None:
+    """Observed against predicted, a picture for each channel and observable."""
+    channels = read_json(closure)["channels"]
+    for channel, found in channels.items():
+        for name, table in found["observables"].items():
+            fig, ax = plots.closure(
+                table, analysis["observables"][name]["label"], f"{analysis['title']}, {channel}"
+            )
+            plots.label(ax, label, data=False, lumi_ifb=analysis["lumi_ifb"])
+            plots.save(fig, Path(folder) / f"closure_{channel}_{name}")

@@ -212,3 +212,55 @@ def stack(
         ax.set_ylim(0, 1.5 * max(ax.get_ylim()[1] / 1.1, 1e-9))
         ax.legend(loc="upper right", fontsize=17, title=title, title_fontsize=17)
         return fig, ax
+
+
+def closure(table: Mapping[str, Any], x_label: str, title: str) -> tuple[Figure, Any]:
+    """Observed points over predicted bars, and their ratio below, with both uncertainties.
+
+    `table` holds `edges` and, by bin, `observed`, `observed_error`, `predicted`,
+    `predicted_stat`, `predicted_map`; `chi2`, `ndf` and `p_value` stand in the legend.
+    """
+    edges = np.array(table["edges"])
+    observed, error, predicted = (
+        np.array(table[key]) for key in ("observed", "observed_error", "predicted")
+    )
+    band = np.hypot(table["predicted_stat"], table["predicted_map"])
+    centres, half = (edges[1:] + edges[:-1]) / 2, np.diff(edges) / 2
+    with mpl.rc_context(mplhep.style.CMS):
+        fig = Figure(figsize=(11, 10), dpi=DPI, layout="constrained")
+        ax, below = fig.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        ax.stairs(predicted, edges, fill=True, color="#5790fc", label="Predicted")
+        _band(ax, edges, predicted, band, "Uncertainty of the prediction")
+        ax.errorbar(centres, observed, error, half, fmt="ko", markersize=7, label="Observed")
+        ax.set_ylabel("Events / bin")
+        top = max(np.max(predicted + band), np.max(observed + error), 1e-9)
+        ax.set_ylim(min(0.0, float(np.min(observed - error))), 1.65 * top)
+        agreement = (
+            f"$\\chi^2$/ndf = {table['chi2']:.1f}/{table['ndf']}, p = {table['p_value']:.2g}"
+        )
+        ax.legend(loc="upper right", fontsize=17, title=f"{title}\n{agreement}", title_fontsize=15)
+        known = predicted > 0
+        scale = np.where(known, predicted, np.nan)
+        _band(below, edges, np.where(known, 1.0, np.nan), band / scale, None)
+        below.errorbar(centres, observed / scale, error / scale, half, fmt="ko", markersize=7)
+        below.axhline(1, color="grey", linewidth=1)
+        below.set_ylim(0, 2)
+        below.set_ylabel("Obs. / pred.", fontsize=20)
+        below.set_xlabel(x_label)
+        below.set_xlim(edges[0], edges[-1])
+        return fig, ax
+
+
+def _band(ax: Any, edges: Any, middle: Any, half: Any, text: str | None) -> None:
+    """A hatched band around values by bin."""
+    ax.stairs(
+        middle + half,
+        edges,
+        baseline=middle - half,
+        fill=True,
+        facecolor="none",
+        edgecolor="black",
+        hatch="////",
+        linewidth=0,
+        label=text,
+    )

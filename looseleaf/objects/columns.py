@@ -28,6 +28,12 @@ def used_points(analysis: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The working points that an analysis speaks of, as (collection, name)."""
     if analysis["kind"] == "topcoffea":
         return list(analysis["leptons"].items())
+    if analysis["kind"] == "application":
+        return [
+            (collection, roles[role])
+            for collection, roles in analysis["working_points"].items()
+            for role in ("loose", "tight")
+        ]
     collection = analysis["lepton"]["collection"]
     mine = [(collection, analysis[role]) for role in ("denominator", "loose", "tight")]
     return [*mine, *analysis["veto"].items()]
@@ -62,13 +68,14 @@ EVENT_QUANTITIES = (
 )
 
 
-def topcoffea_columns(analysis: Mapping[str, Any], points: WorkingPoints) -> set[str]:
+def multilepton_columns(analysis: Mapping[str, Any], points: WorkingPoints) -> set[str]:
+    """What channels and observables of events with several leptons need."""
     columns = MET | _leptons(analysis, points)
     jets = analysis["jets"]
     columns |= {"Jet_pt", "Jet_eta", "Jet_phi", "Jet_mass", f"Jet_{jets['btag']['branch']}"}
     columns |= {"|".join(trigger["paths"]) for trigger in analysis["triggers"]}
     known = set(EVENT_QUANTITIES)
-    for where, text in _topcoffea_expressions(analysis):
+    for where, text in _multilepton_expressions(analysis):
         unknown = Expression(text).names - known
         if unknown:
             raise ConfigError(
@@ -78,7 +85,7 @@ def topcoffea_columns(analysis: Mapping[str, Any], points: WorkingPoints) -> set
     return columns
 
 
-def _topcoffea_expressions(analysis: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _multilepton_expressions(analysis: Mapping[str, Any]) -> list[tuple[str, str]]:
     cuts = [(f"channels.{name}", text) for name, text in analysis["channels"].items()]
     return cuts + [
         (f"observables.{name}.expression", value["expression"])
@@ -94,9 +101,11 @@ def analysis_columns(
     if analysis["kind"] == "fakerate":
         columns |= fakerate_columns(analysis, points)
     else:
-        columns |= topcoffea_columns(analysis, points)
-        if "wc_names" in dataset:
-            columns.add(EFT_COEFFICIENTS)
+        columns |= multilepton_columns(analysis, points)
+    if analysis["kind"] == "topcoffea" and "wc_names" in dataset:
+        columns.add(EFT_COEFFICIENTS)
+    if analysis["kind"] == "application":
+        columns |= {f"{collection}_genPartFlav" for collection in analysis["maps"]}
     if not dataset["data"]:
         columns.add("genWeight")
     return columns

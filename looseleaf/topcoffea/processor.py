@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from looseleaf.errors import DataFileError
 from looseleaf.objects.columns import EFT_COEFFICIENTS
-from looseleaf.objects.events import fired, met, weights
+from looseleaf.objects.events import fired, weights
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.multilepton import event_quantities
 from looseleaf.topcoffea.efthist import EFTHist, quadratic_terms, remapped
 
 CHANNEL = "channel"
@@ -48,7 +49,13 @@ class TopCoffeaProcessor(ProcessorABC):
             triggered = np.logical_or.reduce(
                 [fired(events, trigger["paths"]) for trigger in self._analysis["triggers"]]
             )
-        quantities = self._quantities(events)
+        chosen = {
+            collection: events[collection][
+                self._points.passes(collection, point, events[collection])
+            ]
+            for collection, point in self._analysis["leptons"].items()
+        }
+        quantities = event_quantities(events, chosen, self._analysis["jets"])
         passing = {
             name: triggered & np.asarray(cut(quantities), bool)
             for name, cut in self._channels.items()
@@ -96,44 +103,6 @@ class TopCoffeaProcessor(ProcessorABC):
             )
         terms = ak.to_numpy(ak.flatten(events[EFT_COEFFICIENTS])).reshape(-1, expected)
         return np.ones(len(events)), remapped(terms, names, self._coefficients)
-
-    def _quantities(self, events: Any) -> dict[str, NDArray[Any]]:
-        """What channels and observables may speak of; one number for each event."""
-        chosen = {
-            collection: events[collection][
-                self._points.passes(collection, point, events[collection])
-            ]
-            for collection, point in self._analysis["leptons"].items()
-        }
-        leptons = ak.concatenate(
-            [ak.zip({f: c[f] for f in ("pt", "eta", "phi", "charge")}) for c in chosen.values()],
-            axis=1,
-        )
-        leptons = leptons[ak.argsort(leptons.pt, axis=1, ascending=False)]
-        wanted = self._analysis["jets"]
-        jets = events.Jet
-        jets = jets[(jets.pt > wanted["pt_min"]) & (abs(jets.eta) < wanted["abs_eta_max"])]
-        for collection in chosen.values():
-            jets = jets[ak.all(jets.metric_table(collection) > wanted["dr_min"], axis=2)]
-        b_tag = jets[wanted["btag"]["branch"]] > wanted["btag"]["min"]
-        pt = ak.fill_none(ak.pad_none(leptons.pt, 2, clip=True), 0.0)
-        zero = np.zeros(len(events), np.int64)
-        numbers = {
-            collection: ak.to_numpy(ak.num(objects, axis=1))
-            for collection, objects in chosen.items()
-        }
-        return {
-            "n_lep": ak.to_numpy(ak.num(leptons, axis=1)),
-            "n_mu": numbers.get("Muon", zero),
-            "n_ele": numbers.get("Electron", zero),
-            "charge": ak.to_numpy(ak.sum(leptons.charge, axis=1)),
-            "n_jet": ak.to_numpy(ak.num(jets, axis=1)),
-            "n_bjet": ak.to_numpy(ak.sum(b_tag, axis=1)),
-            "ht": ak.to_numpy(ak.sum(jets.pt, axis=1)),
-            "met": met(events)[0],
-            "lep0_pt": ak.to_numpy(pt[:, 0]),
-            "lep1_pt": ak.to_numpy(pt[:, 1]),
-        }
 
     def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
         return accumulator

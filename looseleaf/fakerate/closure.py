@@ -1,0 +1,135 @@
+"""Closure: predicted against observed, with the uncertainties of both and of the map."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import chi2 as chi2_distribution
+
+from looseleaf.fakerate.application import ApplicationProcessor
+from looseleaf.fakerate.rates import RateMap
+from looseleaf.files import read_json, write_json
+from looseleaf.histograms.store import read_uhi, write_uhi
+from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.weights import scale_to_luminosity
+from looseleaf.processing.stage import DatasetFiles, Running, process_datasets
+
+# a chi-squared of fewer events than these in a bin is none; such bins are merged into the next
+MINIMUM_EVENTS = 10
+
+
+def process(
+    analysis: Mapping[str, Any],
+    points: Mapping[str, Any],
+    maps: Mapping[str, str],
+    datasets: Mapping[str, DatasetFiles],
+    running: Running,
+) -> None:
+    """Process every dataset of an application analysis; `maps` are map files by collection."""
+    rates = {collection: RateMap.from_file(path) for collection, path in maps.items()}
+    processor = ApplicationProcessor(analysis, WorkingPoints(points), rates)
+    process_datasets(processor, datasets, running, f"fakerate {analysis['name']}")
+
+
+def combine(
+    analysis: Mapping[str, Any],
+    declared: Mapping[str, Mapping[str, Any]],
+    maps: Mapping[str, str],
+    processed: Mapping[str, str],
+    ledgers: Mapping[str, str],
+    histograms: str | Path,
+    closure: str | Path,
+) -> None:
+    """Normalise and add the datasets, and hold prediction against observation.
+
+    `declared`, `processed` and `ledgers` are by dataset name. The closure file has, for each
+    channel and observable, observed and predicted by bin with their uncertainties, and chi2,
+    degrees of freedom and p-value with the full covariance: a map bin's uncertainty moves all the
+    bins that it feeds together.
+    """
+    total: dict[str, Any] = {}
+    for name, dataset in declared.items():
+        found, _ = read_uhi(processed[name])
+        weight = read_json(ledgers[name])["original"]["sum_of_weights"]
+        scale = scale_to_luminosity(name, dataset, analysis["lumi_ifb"], weight)
+        for key, histogram in found.items():
+            scaled = histogram if key in ("by_failing", "capped") else histogram * scale
+            total[key] = total[key] + scaled if key in total else scaled
+    write_uhi(histograms, total, {"analysis": analysis["name"], "lumi_ifb": analysis["lumi_ifb"]})
+    sigma = np.concatenate([RateMap.from_file(path).sigma.ravel() for path in maps.values()])
+    channels: dict[str, Any] = {}
+    for channel in analysis["channels"]:
+        failing = total["by_failing"][channel, :].values()
+        channels[channel] = {
+            "events_by_failing_leptons": failing.astype(int).tolist(),
+            "observables": {
+                name: agreement(total, name, channel, sigma) for name in analysis["observables"]
+            },
+        }
+    write_json(
+        closure,
+        {
+            "analysis": analysis["name"],
+            "capped_leptons": int(total["capped"].sum()),
+            "channels": channels,
+        },
+    )
+
+
+def agreement(
+    total: Mapping[str, Any], name: str, channel: str, sigma: NDArray[np.float64]
+) -> dict[str, Any]:
+    """Observed against predicted in one channel; what lies beyond the axis is in the last bins.
+
+    `sigma` is the uncertainty of each map bin.
+    """
+    observed = _with_flow(total[f"{name}.observed"][channel, :].view(flow=True))
+    predicted = _with_flow(total[f"{name}.predicted"][channel, :].view(flow=True))
+    slopes = _with_flow(total[f"{name}.slopes"][channel, :, :].view(flow=True))
+    from_map = slopes * sigma
+    covariance = from_map @ from_map.T
+    covariance += np.diag(observed["variance"] + predicted["variance"])
+    merge = merging(predicted["value"], predicted["variance"])
+    difference = merge @ (observed["value"] - predicted["value"])
+    chi2 = float(difference @ np.linalg.solve(merge @ covariance @ merge.T, difference))
+    ndf = len(difference)
+    return {
+        "edges": total[f"{name}.observed"].axes[1].edges.tolist(),
+        "observed": observed["value"].tolist(),
+        "observed_error": np.sqrt(observed["variance"]).tolist(),
+        "predicted": predicted["value"].tolist(),
+        "predicted_stat": np.sqrt(predicted["variance"]).tolist(),
+        "predicted_map": np.sqrt(np.sum(from_map**2, axis=1)).tolist(),
+        "chi2": chi2,
+        "ndf": ndf,
+        "p_value": float(chi2_distribution.sf(chi2, ndf)),
+    }
+
+
+def _with_flow(view: Any) -> Any:
+    """Bins with underflow in the first and overflow in the last."""
+    if view.dtype.names is None:
+        out = view[1:-1].copy()
+        out[0] += view[0]
+        out[-1] += view[-1]
+        return out
+    return {field: _with_flow(np.asarray(view[field])) for field in ("value", "variance")}
+
+
+def merging(values: NDArray[np.float64], variances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A matrix that adds neighbouring bins until each has enough effective events."""
+    rows: list[NDArray[np.float64]] = []
+    open_row = np.zeros(len(values))
+    for index in range(len(values)):
+        open_row[index] = 1.0
+        value, variance = open_row @ values, open_row @ variances
+        if variance > 0 and value > 0 and value**2 / variance >= MINIMUM_EVENTS:
+            rows.append(open_row)
+            open_row = np.zeros(len(values))
+    if rows:
+        rows[-1] = rows[-1] + open_row
+    else:
+        rows.append(np.ones(len(values)))
+    return np.stack(rows)

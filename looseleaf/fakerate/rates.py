@@ -1,0 +1,123 @@
+"""Measured fake rates as weights: what an event in the application region counts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import awkward as ak
+import hist
+import numpy as np
+from numpy.typing import NDArray
+
+from looseleaf.errors import DataFileError
+from looseleaf.histograms.store import read_uhi
+
+
+@dataclass(frozen=True)
+class RateMap:
+    """A measured rate by pT and |eta|, clamped to its edges.
+
+    `rate` and `sigma` have the shape of the axes; `sigma` is half of the 68.27% interval.
+    """
+
+    pt_edges: NDArray[np.float64]
+    eta_edges: NDArray[np.float64]
+    rate: NDArray[np.float64]
+    sigma: NDArray[np.float64]
+
+    @classmethod
+    def from_file(cls, path: str) -> "RateMap":
+        """The map of a file that `fakerate.measure` wrote."""
+        maps, _ = read_uhi(path)
+        if "ratio" not in maps:
+            raise DataFileError(f"{path}: holds no ratio: is it the map of a fake-rate analysis?")
+        ratio = maps["ratio"]
+        pt, eta = (axis.edges for axis in ratio.axes)
+        return cls(pt, eta, ratio.values(), np.sqrt(ratio.variances()))
+
+    @property
+    def size(self) -> int:
+        return self.rate.size
+
+    def bins(self, pt: NDArray[Any], abs_eta: NDArray[Any]) -> NDArray[np.int64]:
+        """The flat index of each lepton's bin; what lies beyond the edges is in the last bins."""
+        row, column = (
+            np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+            for edges, values in ((self.pt_edges, pt), (self.eta_edges, abs_eta))
+        )
+        return row * (len(self.eta_edges) - 1) + column
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Weights of events in an application region.
+
+    `weight` is (-1)^(k+1) prod f/(1-f) over an event's k failing leptons, 0 where none fails.
+    `event`, `bin` and `slope` list the derivatives d weight / d f, one for each failing lepton.
+    `capped` counts the failing leptons whose rate was brought down to the cap.
+    """
+
+    weight: NDArray[np.float64]
+    failing: NDArray[np.int64]
+    event: NDArray[np.int64]
+    bin: NDArray[np.int64]
+    slope: NDArray[np.float64]
+    capped: int
+
+
+def predict(bins: ak.Array, tight: ak.Array, rates: NDArray[np.float64], cap: float) -> Prediction:
+    """The weights of events by their loose leptons.
+
+    `bins` holds each loose lepton's flat bin, `tight` whether it is tight, both jagged by event;
+    `rates` the rate of each flat bin. Source: the tight-to-loose method, with the sign that takes
+    out what two failing leptons count twice.
+    """
+    failing = ~tight
+    rate = rates[ak.to_numpy(ak.flatten(bins))]
+    flat_failing = ak.to_numpy(ak.flatten(failing))
+    capped = int((flat_failing & (rate > cap)).sum())
+    rate = np.minimum(rate, cap)
+    counts = ak.num(bins, axis=1)
+    odds = ak.unflatten(np.where(flat_failing, rate / (1 - rate), 1.0), counts)
+    number = ak.to_numpy(ak.sum(failing, axis=1))
+    sign = np.where(number % 2 == 1, 1.0, -1.0)
+    weight = np.where(number > 0, sign * ak.to_numpy(ak.prod(odds, axis=1)), 0.0)
+
+    # the product of the others' odds, with no division by odds of zero
+    zero = odds == 0
+    zeros = ak.sum(zero, axis=1)
+    rest = ak.prod(ak.where(zero, 1.0, odds), axis=1)
+    others = ak.where(
+        zero,
+        ak.where(zeros == 1, rest, 0.0),
+        ak.where(zeros == 0, rest, 0.0) / ak.where(zero, 1.0, odds),
+    )
+    event = np.repeat(np.arange(len(number)), ak.to_numpy(counts))[flat_failing]
+    slope = ak.to_numpy(ak.flatten(others))[flat_failing] / (1 - rate[flat_failing]) ** 2
+    return Prediction(
+        weight=weight,
+        failing=number,
+        event=event,
+        bin=ak.to_numpy(ak.flatten(bins))[flat_failing],
+        slope=sign[event] * slope,
+        capped=capped,
+    )
+
+
+def stacked(maps: Mapping[str, RateMap]) -> tuple[dict[str, int], NDArray[np.float64]]:
+    """All maps' rates as one list, and where each collection's begin in it."""
+    offsets, total = {}, 0
+    for collection, rate_map in maps.items():
+        offsets[collection] = total
+        total += rate_map.size
+    rates = np.concatenate([rate_map.rate.ravel() for rate_map in maps.values()])
+    return offsets, rates
+
+
+def empty_prediction(axes: list[Any], size: int) -> tuple[hist.Hist, hist.Hist]:
+    """A histogram for predicted events, and one for the derivatives by map bin."""
+    bins = hist.axis.Integer(0, size, name="map_bin", flow=False)
+    return (
+        hist.Hist(*axes, storage=hist.storage.Weight()),
+        hist.Hist(*axes, bins, storage=hist.storage.Double()),
+    )

@@ -1,0 +1,53 @@
+"""The quantities of an event that multilepton channels and observables may speak of."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import awkward as ak
+import numpy as np
+from numpy.typing import NDArray
+
+from looseleaf.objects.events import met
+
+LEPTON_FIELDS = ("pt", "eta", "phi", "charge")
+
+
+def merged(chosen: Mapping[str, Any], fields: tuple[str, ...] = LEPTON_FIELDS) -> Any:
+    """Leptons of all collections as one jagged array of records, by falling pT."""
+    parts = [ak.zip({field: leptons[field] for field in fields}) for leptons in chosen.values()]
+    leptons = ak.concatenate(parts, axis=1)
+    return leptons[ak.argsort(leptons.pt, axis=1, ascending=False)]
+
+
+def event_quantities(
+    events: Any, chosen: Mapping[str, Any], jets: Mapping[str, Any]
+) -> dict[str, NDArray[Any]]:
+    """One number for each event, by the names in `columns.EVENT_QUANTITIES`.
+
+    `chosen` holds the leptons to count by collection, `jets` what makes a jet (`pt_min` [GeV],
+    `abs_eta_max`, `dr_min` from the leptons, `btag`). pT sums and momenta are in GeV; a lepton
+    that isn't there has pT 0.
+    """
+    leptons = merged(chosen)
+    selected = events.Jet
+    selected = selected[(selected.pt > jets["pt_min"]) & (abs(selected.eta) < jets["abs_eta_max"])]
+    for collection in chosen.values():
+        selected = selected[ak.all(selected.metric_table(collection) > jets["dr_min"], axis=2)]
+    b_tag = selected[jets["btag"]["branch"]] > jets["btag"]["min"]
+    pt = ak.fill_none(ak.pad_none(leptons.pt, 2, clip=True), 0.0)
+    zero = np.zeros(len(events), np.int64)
+    numbers = {
+        collection: ak.to_numpy(ak.num(objects, axis=1)) for collection, objects in chosen.items()
+    }
+    return {
+        "n_lep": ak.to_numpy(ak.num(leptons, axis=1)),
+        "n_mu": numbers.get("Muon", zero),
+        "n_ele": numbers.get("Electron", zero),
+        "charge": ak.to_numpy(ak.sum(leptons.charge, axis=1)),
+        "n_jet": ak.to_numpy(ak.num(selected, axis=1)),
+        "n_bjet": ak.to_numpy(ak.sum(b_tag, axis=1)),
+        "ht": ak.to_numpy(ak.sum(selected.pt, axis=1)),
+        "met": met(events)[0],
+        "lep0_pt": ak.to_numpy(pt[:, 0]),
+        "lep1_pt": ak.to_numpy(pt[:, 1]),
+    }

@@ -1,0 +1,17 @@
+import json
+
+from looseleaf.doorway import doorway
+
+with doorway(snakemake.log[0]):
+    from doors import dataset_files, running
+
+    from looseleaf.fakerate.closure import process
+
+    analysis = json.loads(snakemake.params.analysis)
+    process(
+        analysis,
+        json.loads(snakemake.params.points),
+        dict(zip(analysis["maps"], snakemake.input.maps, strict=True)),
+        dataset_files(snakemake, json.loads(snakemake.params.datasets)),
+        running(snakemake),
+    )
