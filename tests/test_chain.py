@@ -16,11 +16,14 @@ import uproot
 import yaml
 from conftest import REPO, Run, Snakemake, run_snakemake
 
-from looseleaf.histograms.store import read_uhi
+from looseleaf.histograms.store import read_uhi, write_uhi
 
 pytestmark = pytest.mark.chain
 
-ANALYSES = [f"config/analyses/{name}.yaml" for name in ("muon", "muon_data", "seed2021", "tth_eft")]
+ANALYSES = [
+    f"config/analyses/{name}.yaml"
+    for name in ("muon", "muon_data", "electron", "seed2021", "closure", "tth_eft")
+]
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +45,7 @@ def variant(folder: Path, name: str, file: str = "muon", **changes: Any) -> str:
 
 def test_every_target_of_the_contract_stands(demo: Path) -> None:
     results = demo / "results"
-    for analysis in ("muon", "muon_data", "seed2021"):
+    for analysis in ("muon", "muon_data", "electron", "seed2021"):
         for name in ("map.json", "map.root", "map.correctionlib.json"):
             assert (results / "fakerate" / analysis / name).stat().st_size > 0
         for name in ("loose", "tight", "ratio", "projections"):
@@ -51,6 +54,8 @@ def test_every_target_of_the_contract_stands(demo: Path) -> None:
     for name in ("samples/WJetsToLNu/WJetsToLNu_0.root", "das/WJetsToLNu.json",
                  "servicex/WJetsToLNu.json", "fakerate/muon/QCD_Pt-15to20.json",
                  "fakerate/muon/QCD_Pt-15to20.ledger.json", "topcoffea/tth_eft/ttH_EFT.json",
+                 "fakerate/closure/closure.json",
+                 "histograms/closure/closure_2lss_met.png",
                  "topcoffea/tth_eft/yields.json", "benchmark/summary.json",
                  "benchmark/report.html", "config.json"):  # fmt: skip
         assert (results / name).is_file(), name
@@ -60,7 +65,7 @@ def test_every_target_of_the_contract_stands(demo: Path) -> None:
     assert list(results.rglob(".part-*")) == []
 
 
-@pytest.mark.parametrize("analysis", ["muon", "muon_data"])
+@pytest.mark.parametrize("analysis", ["muon", "muon_data", "electron"])
 def test_the_measured_map_agrees_with_the_injected_function(demo: Path, analysis: str) -> None:
     found = json.loads((demo / f"results/fakerate/{analysis}/truth.json").read_text())
     assert found["ndf"] == 21
@@ -75,6 +80,46 @@ def test_a_map_of_a_wrong_selection_is_refused_by_the_same_test(demo: Path) -> N
     assert run.status == 0, run.text
     found = json.loads((demo / "results/fakerate/wrong/truth.json").read_text())
     assert found["p_value"] < 1e-6
+
+
+def closure_p_values(demo: Path, analysis: str) -> dict[str, float]:
+    found = json.loads((demo / f"results/fakerate/{analysis}/closure.json").read_text())
+    return {
+        f"{channel} {name}": table["p_value"]
+        for channel, value in found["channels"].items()
+        for name, table in value["observables"].items()
+    }
+
+
+def test_the_measured_maps_close(demo: Path) -> None:
+    found = json.loads((demo / "results/fakerate/closure/closure.json").read_text())
+    assert found["capped_leptons"] == 0
+    # one, two and three failing leptons are all there
+    assert all(found["channels"]["3l"]["events_by_failing_leptons"][1:4])
+    assert min(closure_p_values(demo, "closure").values()) > 1e-3
+
+
+def test_a_wrong_map_does_not_close(demo: Path) -> None:
+    path = demo / "misapplied.yaml"
+    analysis = yaml.safe_load((REPO / "config/analyses/closure.yaml").read_text())
+    path.write_text(yaml.safe_dump({**analysis, "name": "misapplied"}))
+    target = "results/fakerate/misapplied/closure.json"
+    override = {"analyses": [*ANALYSES, str(path)]}
+    maps = [demo / f"results/fakerate/{name}/map.json" for name in ("muon", "electron")]
+    right = [file.read_bytes() for file in maps]
+    try:
+        for file in maps:
+            histograms, metadata = read_uhi(file)
+            write_uhi(file, {**histograms, "ratio": histograms["ratio"] * 2.0}, metadata)
+        run = run_snakemake(demo, target, override=override)
+        assert run.status == 0, run.text
+        assert min(closure_p_values(demo, "misapplied").values()) < 1e-4
+    finally:
+        for file, content in zip(maps, right, strict=True):
+            file.write_bytes(content)
+    run = run_snakemake(demo, target, override=override)
+    assert run.status == 0, run.text
+    assert closure_p_values(demo, "misapplied") == closure_p_values(demo, "closure")
 
 
 def test_ledgers_account_for_every_event_and_weight(demo: Path) -> None:
@@ -145,6 +190,14 @@ def rerun(demo: Path, **override: Any) -> dict[str, int]:
     return run.jobs
 
 
+# a new map is applied anew
+APPLIED = {
+    "fakerate_apply_closure": 1,
+    "fakerate_closure": 1,
+    "histograms_closure_closure": 1,
+}
+
+
 def changed(demo: Path, analysis: str, **changes: Any) -> list[str]:
     path = variant(demo, analysis, analysis, **changes)
     return [path if name.endswith(f"/{analysis}.yaml") else name for name in ANALYSES]
@@ -157,6 +210,7 @@ def test_a_cut_reruns_what_depends_on_it_and_nothing_else(demo: Path) -> None:
         "fakerate_process_muon": 1,
         "fakerate_measure": 1,
         "fakerate_truth": 1,
+        **APPLIED,
         "histograms_fakerate": 1,
         "benchmark_report": 1,
         "all": 1,
@@ -168,6 +222,7 @@ def test_an_interval_reruns_no_processing(demo: Path) -> None:
     assert jobs == {
         "fakerate_measure": 1,
         "fakerate_truth": 1,
+        **APPLIED,
         "histograms_fakerate": 1,
         "benchmark_report": 1,
         "all": 1,
@@ -177,7 +232,8 @@ def test_an_interval_reruns_no_processing(demo: Path) -> None:
 def test_a_label_reruns_pictures_alone(demo: Path) -> None:
     jobs = rerun(demo, histograms={"label": "Preliminary"})
     assert jobs == {
-        "histograms_fakerate": 3,
+        "histograms_fakerate": 4,
+        "histograms_closure_closure": 1,
         "histograms_topcoffea_tth_eft": 1,
         "benchmark_report": 1,
         "all": 1,

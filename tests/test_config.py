@@ -16,9 +16,15 @@ Refusal = Callable[..., str]
 
 def test_default_configuration_is_complete(main_config: dict[str, Any], repo: Path) -> None:
     settings = load(main_config, repo)
-    assert list(settings.analyses) == ["muon", "muon_data", "seed2021", "tth_eft"]
+    assert settings.of_kind("fakerate") == ["muon", "muon_data", "electron", "seed2021"]
+    assert settings.of_kind("application") == ["closure"]
     assert settings.of_kind("topcoffea") == ["tth_eft"]
-    assert len(settings.datasets_in_use()) == 11
+    assert len(settings.datasets_in_use()) == 15
+    # an application's leptons are those of the maps that it applies
+    assert settings.analyses["closure"]["working_points"]["Electron"] == {
+        "loose": "loose",
+        "tight": "tight_simple",
+    }
     columns = settings.columns_for("ttH_EFT")
     # the EFT sample carries its coefficients, and no fake-rate trigger is asked of it
     assert "EFTfitCoefficients" in columns
@@ -76,6 +82,7 @@ def refused(main_config: dict[str, Any], repo: Path, tmp_path: Path) -> Refusal:
 
 DEMO = "config/datasets/demo.yaml"
 MUON = "config/analyses/muon.yaml"
+CLOSURE = "config/analyses/closure.yaml"
 EFT = "config/analyses/tth_eft.yaml"
 POINTS = "config/working_points.yaml"
 
@@ -177,6 +184,19 @@ def test_cut_that_does_not_parse_is_pointed_at(refused: Refusal) -> None:
 def test_channel_that_speaks_of_something_unknown(refused: Refusal) -> None:
     message = refused(file=EFT, edit=lambda a: a["channels"].update(x="n_leptons == 2"))
     assert "channels.x: 'n_leptons == 2' speaks of 'n_leptons'; known are n_lep" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("no_such", "maps.Muon: 'no_such' is no fake-rate analysis listed before it"),
+        ("tth_eft", "maps.Muon: 'tth_eft' is no fake-rate analysis listed before it"),
+        ("electron", "maps.Muon: 'electron' is a map of Electrons"),
+    ],
+)
+def test_application_of_a_map_that_does_not_fit(refused: Refusal, name: str, why: str) -> None:
+    message = refused(file=CLOSURE, edit=lambda a: a["maps"].update(Muon=name))
+    assert message.endswith(why)
 
 
 def test_two_datasets_of_one_das_name(refused: Refusal) -> None:

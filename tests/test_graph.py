@@ -12,21 +12,28 @@ from conftest import Run, Snakemake
 
 from looseleaf.records import FileRecord, write_catalogue
 
-DATASETS = 11
+DATASETS = 15
 SAMPLES = {"samples_generate": DATASETS}
 DAS = SAMPLES | {"das_lookup": DATASETS}
 SERVICEX = DAS | {"servicex_transform": DATASETS}
-QCD = dict.fromkeys(("samples_generate", "das_lookup", "servicex_transform"), 10)
+QCD = dict.fromkeys(("samples_generate", "das_lookup", "servicex_transform"), 14)
 FAKERATE = QCD | {
     "fakerate_process_muon": 1,
     "fakerate_process_muon_data": 1,
+    "fakerate_process_electron": 1,
+    "fakerate_apply_closure": 1,
+    "fakerate_closure": 1,
     "fakerate_process_seed2021": 1,
-    "fakerate_measure": 3,
-    "fakerate_truth": 2,
+    "fakerate_measure": 4,
+    "fakerate_truth": 3,
 }
 EFT = dict.fromkeys(("samples_generate", "das_lookup", "servicex_transform"), 3)
 TOPCOFFEA = EFT | {"topcoffea_process_tth_eft": 1, "topcoffea_combine": 1}
-PICTURES = {"histograms_fakerate": 3, "histograms_topcoffea_tth_eft": 1}
+PICTURES = {
+    "histograms_fakerate": 4,
+    "histograms_closure_closure": 1,
+    "histograms_topcoffea_tth_eft": 1,
+}
 HISTOGRAMS = SERVICEX | FAKERATE | TOPCOFFEA | SERVICEX | PICTURES
 EVERYTHING = HISTOGRAMS | {"benchmark_report": 1}
 

@@ -1,0 +1,132 @@
+"""Applying rates: weights against their formula, slopes against differences, closure by hand."""
+
+from pathlib import Path
+
+import awkward as ak
+import hist
+import numpy as np
+import pytest
+
+from looseleaf.errors import DataFileError
+from looseleaf.fakerate.closure import agreement, merging
+from looseleaf.fakerate.rates import RateMap, predict, stacked
+from looseleaf.histograms.store import write_uhi
+
+RATES = np.array([0.1, 0.25, 0.0, 0.9])
+
+
+def weights(
+    bins: list[list[int]], tight: list[list[bool]], rates: np.ndarray = RATES
+) -> np.ndarray:
+    return predict(ak.Array(bins), ak.Array(tight), rates, cap=0.8).weight
+
+
+def test_weights_of_one_two_and_three_failing_leptons() -> None:
+    found = weights(
+        [[0, 1], [0, 1], [0, 1, 0], [0, 1, 0], [0, 0]],
+        [[True, False], [False, False], [False] * 3, [True, False, False], [True, True]],
+    )
+    a, b = 0.1 / 0.9, 0.25 / 0.75
+    np.testing.assert_allclose(found, [b, -a * b, a * b * a, -a * b, 0], rtol=1e-14)
+
+
+def test_rates_above_the_cap_count_as_the_cap() -> None:
+    prediction = predict(
+        ak.Array([[3], [3], [0]]), ak.Array([[False], [True], [False]]), RATES, 0.8
+    )
+    np.testing.assert_allclose(prediction.weight, [4.0, 0.0, 0.1 / 0.9])
+    assert prediction.capped == 1
+
+
+def test_slopes_are_the_derivatives() -> None:
+    rng = np.random.default_rng(1)
+    counts = rng.integers(1, 4, 200)
+    bins = ak.unflatten(rng.integers(0, 3, counts.sum()), counts)
+    tight = ak.unflatten(rng.random(counts.sum()) < 0.4, counts)
+    for rates in (np.array([0.1, 0.25, 0.4]), np.array([0.1, 0.25, 0.0])):
+        prediction = predict(bins, tight, rates, 0.8)
+        for index in range(3):
+            step = 1e-6
+            up, down = rates.copy(), rates.copy()
+            up[index] += step
+            down[index] = max(down[index] - step, 0.0)
+            width = up[index] - down[index]
+            numeric = (
+                predict(bins, tight, up, 0.8).weight - predict(bins, tight, down, 0.8).weight
+            ) / width
+            mine = prediction.bin == index
+            exact = np.bincount(prediction.event[mine], prediction.slope[mine], minlength=200)
+            np.testing.assert_allclose(exact, numeric, atol=2e-5)
+
+
+def test_the_method_is_exact_in_expectation() -> None:
+    # leptons pass with probability f: failing ones, weighted, predict the all-tight events
+    rng = np.random.default_rng(2)
+    events = 200_000
+    bins = rng.integers(0, 2, (events, 2))
+    tight = rng.random((events, 2)) < RATES[bins]
+    prediction = predict(
+        ak.from_regular(ak.Array(bins)), ak.from_regular(ak.Array(tight)), RATES, 1
+    )
+    observed = tight.all(axis=1).sum()
+    predicted = prediction.weight.sum()
+    # two leptons that aren't prompt: sum = 2 f(1-f) f/(1-f) - (1-f)^2 f^2/(1-f)^2 = f^2
+    error = np.sqrt(observed + (prediction.weight**2).sum())
+    assert abs(observed - predicted) < 4 * error
+    assert error / observed < 0.03
+
+
+def rate_map() -> RateMap:
+    edges = np.array([10.0, 20.0, 50.0]), np.array([0.0, 1.2, 2.4])
+    return RateMap(*edges, rate=np.array([[0.1, 0.2], [0.3, 0.4]]), sigma=np.full((2, 2), 0.01))
+
+
+def test_leptons_beyond_the_edges_take_the_last_bins() -> None:
+    pt = np.array([5.0, 15.0, 20.0, 500.0, 15.0], np.float32)
+    eta = np.array([0.5, 1.2, 2.4, 3.0, 0.0], np.float32)
+    assert rate_map().bins(pt, eta).tolist() == [0, 1, 3, 3, 0]
+
+
+def test_maps_of_two_flavours_stand_one_behind_the_other() -> None:
+    offsets, rates = stacked({"Muon": rate_map(), "Electron": rate_map()})
+    assert offsets == {"Muon": 0, "Electron": 4}
+    assert rates.tolist() == [0.1, 0.2, 0.3, 0.4] * 2
+
+
+def test_a_file_without_a_ratio_is_no_map(tmp_path: Path) -> None:
+    write_uhi(tmp_path / "x.json", {}, {})
+    with pytest.raises(DataFileError, match=r"x\.json: holds no ratio"):
+        RateMap.from_file(str(tmp_path / "x.json"))
+
+
+def test_chi2_takes_the_maps_covariance() -> None:
+    axes = [
+        hist.axis.StrCategory(["c"], name="channel", overflow=False),
+        hist.axis.Regular(2, 0, 2, name="x"),
+    ]
+    observed, predicted = (hist.Hist(*axes, storage=hist.storage.Weight()) for _ in range(2))
+    slopes = hist.Hist(*axes, hist.axis.Integer(0, 1, name="map_bin", flow=False))
+    # the overflow of the second histogram counts in its last bin
+    observed.view(flow=True)[0] = [(0, 0), (110, 100), (50, 60), (0, 0)]
+    predicted.view(flow=True)[0] = [(0, 0), (100, 25), (30, 10), (14, 6)]
+    slopes.view(flow=True)[0, :, 0] = [0, 1000, 300, 140]
+    found = agreement(
+        {"x.observed": observed, "x.predicted": predicted, "x.slopes": slopes},
+        "x",
+        "c",
+        np.array([0.01]),
+    )
+    covariance = np.array([[125 + 100, 44], [44, 76 + 4.4**2]])
+    covariance[0, 1] = covariance[1, 0] = 10 * 4.4
+    d = np.array([10.0, 6.0])
+    assert found["chi2"] == pytest.approx(d @ np.linalg.inv(covariance) @ d, rel=1e-12)
+    assert found["ndf"] == 2
+    assert found["predicted"] == [100, 44]
+    assert found["predicted_map"] == pytest.approx([10, 4.4])
+
+
+def test_bins_of_few_events_are_merged() -> None:
+    values = np.array([2.0, 20.0, 1.0, 3.0, 12.0, 1.0])
+    rows = merging(values, values)
+    assert rows.tolist() == [[1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1]]
+    assert merging(np.array([1.0, 2.0]), np.array([1.0, 2.0])).tolist() == [[1, 1]]
