@@ -9,6 +9,7 @@ import hist
 import numpy as np
 from scipy.stats import chi2 as chi2_distribution
 
+from looseleaf.fakerate.processor import NOMINAL, away_jet_thresholds
 from looseleaf.files import read_json, write_json
 from looseleaf.histograms.ratio import Ratio, divide
 from looseleaf.histograms.store import (
@@ -62,21 +63,32 @@ def numbers(
     datasets: Mapping[str, Mapping[str, Any]],
     processed: Mapping[str, str],
     ledgers: Mapping[str, str],
-) -> dict[str, hist.Hist]:
-    """The normalised histograms that a map is measured from, prompt leptons subtracted.
+) -> tuple[dict[str, hist.Hist], dict[str, tuple[hist.Hist, hist.Hist]]]:
+    """The normalised histograms of an analysis, and (tight, loose) by variation.
 
-    The datasets of `measure` are added, those of `subtract` taken away as simulated.
+    The datasets of `measure` are added, those of `subtract` taken away as simulated. The
+    variations are `nominal`, those of the away jet's threshold, and `prompt_up` and `prompt_down`,
+    with the subtraction scaled by the factors of `systematics.prompt`.
     """
     groups = analysis["datasets"]
     found = summed(groups["measure"], analysis, datasets, processed, ledgers)
+    prompt = None
     if groups.get("subtract"):
         prompt = summed(groups["subtract"], analysis, datasets, processed, ledgers)
-        for key in ("loose", "tight"):
-            found[key] = subtracted(found[key], prompt[key])
-    if analysis["weights"] == "counts":
-        for key in ("loose", "tight"):
-            found[key] = _plain(found[key].values(flow=True), found[key], flow=True)
-    return found
+
+    def pair(variation: str, factor: float = 1.0) -> tuple[hist.Hist, hist.Hist]:
+        tight, loose = (found[key][variation, ...] for key in ("tight", "loose"))
+        if prompt is not None:
+            tight = subtracted(tight, prompt["tight"][variation, ...] * factor)
+            loose = subtracted(loose, prompt["loose"][variation, ...] * factor)
+        if analysis["weights"] == "counts":
+            tight, loose = (_plain(h.values(flow=True), h, flow=True) for h in (tight, loose))
+        return tight, loose
+
+    pairs = {variation: pair(variation) for variation in away_jet_thresholds(analysis)}
+    for side, factor in analysis.get("systematics", {}).get("prompt", {}).items():
+        pairs[f"prompt_{side}"] = pair(NOMINAL, factor)
+    return found, pairs
 
 
 def measure(
@@ -91,11 +103,11 @@ def measure(
     """Measure the map of an analysis from its processed datasets, and write it.
 
     `datasets`, `processed` and `ledgers` are by dataset name: the declarations and the paths.
-    Written are UHI JSON (loose, tight, ratio with the ends of its interval, cutflow), ROOT and
-    correctionlib.
+    Written are UHI JSON (loose, tight, ratio with the ends of its interval, the ratio of each
+    variation, cutflow), ROOT and correctionlib.
     """
-    found = numbers(analysis, datasets, processed, ledgers)
-    loose, tight = found["loose"], found["tight"]
+    found, pairs = numbers(analysis, datasets, processed, ledgers)
+    tight, loose = pairs[NOMINAL]
     ratio = divide(tight, loose, analysis["interval"])
     metadata = {
         "analysis": analysis["name"],
@@ -106,12 +118,14 @@ def measure(
         "interval": ratio.interval,
         "empty_bins": np.argwhere(ratio.empty).tolist(),
     }
+    variations = varied(analysis, ratio, pairs)
     maps = {
         "loose": loose,
         "tight": tight,
         "ratio": ratio_histogram(ratio, loose),
         "ratio_lower": _plain(np.where(ratio.empty, 0.0, ratio.lower), loose),
         "ratio_upper": _plain(np.where(ratio.empty, 0.0, ratio.upper), loose),
+        **{f"ratio_{name}": _plain(values, loose) for name, values in variations.items()},
     }
     write_uhi(uhi, {**maps, "cutflow": found["cutflow"]}, metadata)
     write_root(root, maps)
@@ -122,7 +136,29 @@ def measure(
         f"{analysis['title']}: N(tight) / N(loose), {ratio.interval} interval at 68.27%.",
         ratio,
         loose,
+        variations,
     )
+
+
+def varied(
+    analysis: Mapping[str, Any],
+    nominal: Ratio,
+    pairs: Mapping[str, tuple[hist.Hist, hist.Hist]],
+) -> dict[str, Any]:
+    """The rate by systematic variation; a bin that a variation leaves empty keeps the nominal.
+
+    `systematics.closure` is a relative uncertainty of every bin, as a closure test suggests it.
+    """
+    base = np.where(nominal.empty, 0.0, nominal.value)
+    out = {}
+    for name, (tight, loose) in pairs.items():
+        if name != NOMINAL:
+            ratio = divide(tight, loose, analysis["interval"])
+            out[name] = np.where(ratio.empty, base, ratio.value)
+    closure = analysis.get("systematics", {}).get("closure")
+    if closure is not None:
+        out["closure_up"], out["closure_down"] = base * (1 + closure), base * (1 - closure)
+    return out
 
 
 def compare_with_truth(
@@ -133,9 +169,10 @@ def compare_with_truth(
     output: str | Path,
 ) -> None:
     """Write how a measured map agrees with the injected probability: chi2, p-value, each bin."""
-    found = numbers(analysis, datasets, processed, ledgers)
-    ratio = divide(found["tight"], found["loose"], analysis["interval"])
-    write_json(output, compare(ratio, found))
+    found, pairs = numbers(analysis, datasets, processed, ledgers)
+    tight, loose = pairs[NOMINAL]
+    ratio = divide(tight, loose, analysis["interval"])
+    write_json(output, compare(ratio, {**found, "loose": found["loose"][NOMINAL, ...]}))
 
 
 def _plain(values: Any, like: hist.Hist, flow: bool = False) -> hist.Hist:

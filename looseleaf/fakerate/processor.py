@@ -9,10 +9,21 @@ import hist
 import numpy as np
 from coffea.processor import ProcessorABC
 
-from looseleaf.objects.events import fired, met, transverse_mass, weights
+from looseleaf.objects.events import fired, met, passing, transverse_mass, weights
 from looseleaf.objects.leptons import WorkingPoints
 
-STEPS = ("all", "one loose lepton", "no other lepton", "away jet", "met", "mt", "trigger")
+STEPS = ("all", "one loose lepton", "no other lepton", "away jet", "met", "mt")
+
+VARIATION, NOMINAL = "variation", "nominal"
+
+
+def away_jet_thresholds(analysis: Mapping[str, Any]) -> dict[str, float]:
+    """The away jet's smallest pT [GeV] by variation, the nominal one first."""
+    varied = analysis.get("systematics", {}).get("away_jet_pt", {})
+    return {
+        NOMINAL: analysis["away_jet"]["pt_min"],
+        **{f"away_jet_pt_{side}": varied[side] for side in ("up", "down") if varied},
+    }
 
 
 class FakeRateProcessor(ProcessorABC):
@@ -20,12 +31,13 @@ class FakeRateProcessor(ProcessorABC):
 
     `analysis` is a fake-rate analysis of the configuration, `points` the declared working points.
     The measurement region is: exactly one lepton of the point `loose`, none of those in `veto`,
-    an away jet, small missing momentum and transverse mass. In such an event the leptons of
-    `denominator` go into the histogram `loose`, those of them that are also `tight` into `tight`.
-    Weights are genWeight times the trigger's prescale; normalisation to a luminosity comes later,
-    from the ledger. With `truth`, the text of a correctionlib file, two more histograms hold what
-    is to be expected of `tight`: `expected`, the sum of w f, and `expected_variance`, the sum of
-    w^2 f (1-f).
+    an away jet, small missing momentum and transverse mass, and the analysis' own cuts. In such
+    an event the leptons of `denominator` go into the histogram `loose`, those of them that are
+    also `tight` into `tight`; both have a first axis for the variations of the away jet's
+    threshold. Weights are genWeight times the trigger's prescale; normalisation to a luminosity
+    comes later, from the ledger. With `truth`, the text of a correctionlib file, two more
+    histograms hold what is to be expected of `tight`: `expected`, the sum of w f, and
+    `expected_variance`, the sum of w^2 f (1-f).
 
     The accumulator also holds `cutflow` (events) and `weighted_cutflow` by step.
     """
@@ -47,105 +59,123 @@ class FakeRateProcessor(ProcessorABC):
         ]
 
     def _map(self) -> hist.Hist:
-        return hist.Hist(*self._axes(), storage=hist.storage.Weight())
+        names = list(away_jet_thresholds(self._analysis))
+        variation = hist.axis.StrCategory(names, name=VARIATION, overflow=False)
+        return hist.Hist(variation, *self._axes(), storage=hist.storage.Weight())
 
     def process(self, events: Any) -> dict[str, Any]:
         analysis = self._analysis
         leptons = events[self._collection]
         loose = self._points.passes(self._collection, analysis["loose"], leptons)
         denominator = self._points.passes(self._collection, analysis["denominator"], leptons)
+        tight = self._points.passes(self._collection, analysis["tight"], leptons)
         event_weight = weights(events)
         met_pt, met_phi = met(events)
-        cuts = [
-            ak.to_numpy(ak.sum(loose, axis=1) == 1),
-            self._no_other(events),
-            self._away_jet(events, leptons[denominator]),
-            self._below(met_pt, analysis["region"]["met_max"]),
-        ]
+        away_pt = self._away_jet_pt(events, leptons[denominator])
+        before = [ak.to_numpy(ak.sum(loose, axis=1) == 1), self._no_other(events)]
+        after = [self._below(met_pt, analysis["region"]["met_max"])]
         mt = transverse_mass(leptons.pt, leptons.phi, met_pt, met_phi)
-        mt_max = analysis["region"]["mt_max"]
-        if mt_max is None:
-            cuts.append(np.ones(len(events), bool))
-        else:
-            cuts.append(ak.to_numpy(ak.any(mt[denominator] < mt_max, axis=1)))
-        region = np.logical_and.reduce(cuts)
+        after.append(self._below(mt[denominator], analysis["region"]["mt_max"]))
+        after += [passing(events, text) for text in analysis.get("cuts", {}).values()]
 
-        tight = self._points.passes(self._collection, analysis["tight"], leptons)
-        counted = leptons[region]
-        keep = denominator[region]
-        pt, eta = (ak.to_numpy(ak.flatten(counted[field][keep])) for field in ("pt", "eta"))
-        passed = ak.to_numpy(ak.flatten(tight[region][keep]))
-        of_event = np.repeat(np.arange(int(region.sum())), ak.to_numpy(ak.sum(keep, axis=1)))
-        trigger_weight = self._trigger_weight(events[region], of_event, pt)
-        lepton_weight = event_weight[region][of_event] * trigger_weight
-        if analysis["weights"] == "counts":
-            lepton_weight = (trigger_weight > 0).astype(np.float64)
-        triggered = np.zeros(len(events), bool)
-        triggered[np.flatnonzero(region)[of_event[trigger_weight > 0]]] = True
-        return {
-            **self._fill(pt, eta, passed, lepton_weight),
-            **self._cutflow([*cuts, triggered], event_weight),
-        }
+        recorded = [fired(events, trigger["paths"]) for trigger in analysis["triggers"]]
+
+        loose_map, tight_map = self._map(), self._map()
+        out: dict[str, Any] = {"loose": loose_map, "tight": tight_map}
+        for variation, threshold in away_jet_thresholds(analysis).items():
+            cuts = [*before, away_pt > threshold, *after]
+            region = np.logical_and.reduce(cuts)
+            keep = denominator[region]
+            pt, eta = (
+                ak.to_numpy(ak.flatten(values[region][keep]))
+                for values in (leptons.pt, leptons.eta)
+            )
+            passed = ak.to_numpy(ak.flatten(tight[region][keep]))
+            of_event = np.repeat(np.arange(len(keep)), ak.to_numpy(ak.sum(keep, axis=1)))
+            trigger = self._trigger_weight([path[region][of_event] for path in recorded], pt)
+            weight = event_weight[region][of_event] * trigger
+            if analysis["weights"] == "counts":
+                weight = (trigger > 0).astype(np.float64)
+            x, y = self._coordinates(pt, eta)
+            loose_map.fill(variation, x, y, weight=weight)
+            tight_map.fill(variation, x[passed], y[passed], weight=weight[passed])
+            if variation == NOMINAL:
+                triggered = np.zeros(len(events), bool)
+                triggered[np.flatnonzero(region)[of_event[trigger > 0]]] = True
+                out |= self._cutflow([*cuts, triggered], event_weight)
+                out |= self._expectation(pt, eta, x, y, weight)
+        return out
 
     def _no_other(self, events: Any) -> Any:
         clear = np.ones(len(events), bool)
         for collection, point in self._analysis["veto"].items():
-            passing = self._points.passes(collection, point, events[collection])
-            clear &= ~ak.to_numpy(ak.any(passing, axis=1))
+            found = self._points.passes(collection, point, events[collection])
+            clear &= ~ak.to_numpy(ak.any(found, axis=1))
         return clear
 
-    def _away_jet(self, events: Any, leptons: Any) -> Any:
+    def _away_jet_pt(self, events: Any, leptons: Any) -> Any:
+        """The pT [GeV] of the hardest jet away from all of an event's leptons, 0 without one."""
         wanted = self._analysis["away_jet"]
-        jets = events.Jet
-        jets = jets[(jets.pt > wanted["pt_min"]) & (abs(jets.eta) < wanted["abs_eta_max"])]
-        distance = jets.metric_table(leptons)
-        return ak.to_numpy(ak.any(ak.all(distance > wanted["dr_min"], axis=2), axis=1))
+        jets = events.Jet[abs(events.Jet.eta) < wanted["abs_eta_max"]]
+        away = ak.all(jets.metric_table(leptons) > wanted["dr_min"], axis=2)
+        return ak.to_numpy(ak.fill_none(ak.max(jets.pt[away], axis=1), 0.0))
 
     @staticmethod
     def _below(values: Any, largest: float | None) -> Any:
-        return np.ones(len(values), bool) if largest is None else values < largest
+        """Whether an event has a value below a limit, where there is one."""
+        if largest is None:
+            return np.ones(len(values), bool)
+        below = values < largest
+        return ak.to_numpy(ak.any(below, axis=1) if below.ndim > 1 else below)
 
-    def _trigger_weight(self, events: Any, of_event: Any, pt: Any) -> Any:
-        """The prescale of the path that covers a lepton's pT if it fired, else 0."""
+    def _trigger_weight(self, recorded: Sequence[Any], pt: Any) -> Any:
+        """The prescale of the path that covers a lepton's pT if it fired, else 0.
+
+        `recorded` tells for each trigger of the analysis which leptons' events it recorded.
+        """
         triggers: Sequence[Mapping[str, Any]] = self._analysis["triggers"]
         if not triggers:
             return np.ones(len(pt))
         weight = np.zeros(len(pt))
-        for trigger in triggers:
+        for trigger, took in zip(triggers, recorded, strict=True):
             covers = (pt >= trigger.get("pt_min", 0)) & (pt < trigger.get("pt_max", np.inf))
-            weight[covers & fired(events, trigger["paths"])[of_event]] = trigger.get("prescale", 1)
+            weight[covers & took] = trigger.get("prescale", 1)
         return weight
 
-    def _fill(self, pt: Any, eta: Any, passed: Any, weight: Any) -> dict[str, hist.Hist]:
+    def _coordinates(self, pt: Any, eta: Any) -> tuple[Any, Any]:
+        """Where leptons are filled: pT and |eta|, clamped to the axes if the analysis says so."""
         analysis = self._analysis
-        x = pt
-        y = np.abs(eta) if analysis["eta"] == "absolute" else eta
+        x, y = pt, np.abs(eta) if analysis["eta"] == "absolute" else eta
         if analysis["overflow"] == "clamp":
             x, y = (_clamped(v, analysis["binning"][n]) for v, n in ((x, "pt"), (y, "abs_eta")))
-        out = {"loose": self._map(), "tight": self._map()}
-        out["loose"].fill(x, y, weight=weight)
-        out["tight"].fill(x[passed], y[passed], weight=weight[passed])
-        if self._truth is not None:
-            correction = correctionlib.CorrectionSet.from_string(self._truth)
-            f = correction[analysis["truth"]["correction"]].evaluate(
-                pt.astype(np.float64), np.abs(eta).astype(np.float64)
-            )
-            for name, value in (
-                ("expected", weight * f),
-                ("expected_variance", weight**2 * f * (1 - f)),
-            ):
-                out[name] = hist.Hist(*self._axes(), storage=hist.storage.Double())
-                out[name].fill(x, y, weight=value)
+        return x, y
+
+    def _expectation(self, pt: Any, eta: Any, x: Any, y: Any, weight: Any) -> dict[str, hist.Hist]:
+        """What the injected probability makes of the loose leptons, where there is one."""
+        if self._truth is None:
+            return {}
+        correction = correctionlib.CorrectionSet.from_string(self._truth)
+        f = correction[self._analysis["truth"]["correction"]].evaluate(
+            pt.astype(np.float64), np.abs(eta).astype(np.float64)
+        )
+        out = {}
+        for name, value in (
+            ("expected", weight * f),
+            ("expected_variance", weight**2 * f * (1 - f)),
+        ):
+            out[name] = hist.Hist(*self._axes(), storage=hist.storage.Double())
+            out[name].fill(x, y, weight=value)
         return out
 
     def _cutflow(self, cuts: Sequence[Any], weight: Any) -> dict[str, hist.Hist]:
-        passing = [np.ones(len(weight), bool)]
+        steps = [*STEPS, *self._analysis.get("cuts", {}), "trigger"]
+        left = [np.ones(len(weight), bool)]
         for cut in cuts:
-            passing.append(passing[-1] & cut)
-        axis = hist.axis.StrCategory(STEPS, name="step", label="selection step")
+            left.append(left[-1] & cut)
+        axis = hist.axis.StrCategory(steps, name="step", label="selection step")
         counts = hist.Hist(axis, storage=hist.storage.Int64())
         weighted = hist.Hist(axis, storage=hist.storage.Weight())
-        for step, mask in zip(STEPS, passing, strict=True):
+        for step, mask in zip(steps, left, strict=True):
             counts.fill(np.full(int(mask.sum()), step))
             weighted.fill(np.full(int(mask.sum()), step), weight=weight[mask])
         return {"cutflow": counts, "weighted_cutflow": weighted}

@@ -56,13 +56,19 @@ def ratio_histogram(ratio: Ratio, like: hist.Hist) -> hist.Hist:
 
 
 def write_correction(
-    path: str | Path, name: str, description: str, ratio: Ratio, like: hist.Hist
+    path: str | Path,
+    name: str,
+    description: str,
+    ratio: Ratio,
+    like: hist.Hist,
+    variations: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a ratio as a correctionlib v2 file.
 
-    Inputs are `systematic` (`nominal`, `stat_up`, `stat_down`) and the histogram's axes in their
-    order; values beyond the last edges take the last bins (flow `clamp`). correctionlib has no
-    way to say that a bin is empty: there all three are 0, and the description counts the bins.
+    Inputs are `systematic` (`nominal`, `stat_up`, `stat_down` and the names of `variations`, whose
+    values have the shape of the axes) and the histogram's axes in their order; values beyond the
+    last edges take the last bins (flow `clamp`). correctionlib has no way to say that a bin is
+    empty: there all are 0, and the description counts the bins.
 
     Source of the format: correctionlib's schema v2.
     """
@@ -70,6 +76,7 @@ def write_correction(
         "nominal": ratio.value,
         "stat_up": ratio.upper,
         "stat_down": np.maximum(ratio.lower, 0.0),
+        **(variations or {}),
     }
     number = int(ratio.empty.sum())
     if number:

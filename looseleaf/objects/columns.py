@@ -39,6 +39,21 @@ def used_points(analysis: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [*mine, *analysis["veto"].items()]
 
 
+def cut_columns(cuts: Mapping[str, str]) -> set[str]:
+    """The branches behind expressions over NanoAOD branches.
+
+    A counter nX stands for the collection X, which is made of its momenta.
+    """
+    columns = set()
+    for text in cuts.values():
+        for name in Expression(text).names:
+            if name[0] == "n" and name[1:2].isupper():
+                columns |= {f"{name[1:]}_{field}" for field in ("pt", "eta", "phi", "mass")}
+            else:
+                columns.add(name)
+    return columns
+
+
 def _leptons(analysis: Mapping[str, Any], points: WorkingPoints) -> set[str]:
     columns: set[str] = set()
     for collection, name in used_points(analysis):
@@ -50,6 +65,7 @@ def _leptons(analysis: Mapping[str, Any], points: WorkingPoints) -> set[str]:
 def fakerate_columns(analysis: Mapping[str, Any], points: WorkingPoints) -> set[str]:
     columns = MET | _leptons(analysis, points)
     columns |= {"Jet_pt", "Jet_eta", "Jet_phi", "Jet_mass"}
+    columns |= cut_columns(analysis.get("cuts", {}))
     return columns | {"|".join(trigger["paths"]) for trigger in analysis["triggers"]}
 
 

@@ -7,6 +7,39 @@ import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
+from looseleaf.errors import ConfigError
+from looseleaf.objects.expressions import Expression
+
+
+class Branches:
+    """NanoEvents by NanoAOD branch name, as cuts speak of them: `PV_npvs`, `MET_pt`, `nJet`."""
+
+    def __init__(self, events: Any) -> None:
+        self._events = events
+
+    def __getitem__(self, name: str) -> Any:
+        fields = self._events.fields
+        collection, _, field = name.partition("_")
+        if name in fields:
+            return self._events[name]
+        if field and collection in fields and field in self._events[collection].fields:
+            return self._events[collection][field]
+        if name[:1] == "n" and name[1:] in fields:
+            return ak.num(self._events[name[1:]], axis=1)
+        raise ConfigError(f"a cut speaks of {name!r}, which is no branch of these events")
+
+
+def passing(events: Any, text: str) -> NDArray[np.bool_]:
+    """Which events an expression over branches keeps.
+
+    Raises `ConfigError` if it gives anything but one yes or no for each event.
+    """
+    value = Expression(text)(Branches(events))
+    mask = ak.to_numpy(value) if getattr(value, "ndim", 0) == 1 else None
+    if mask is None or mask.dtype != bool:
+        raise ConfigError(f"the cut {text!r} should give a yes or no for each event")
+    return mask
+
 
 def met(events: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Magnitude [GeV] and angle of the missing momentum: MET, or PFMET from NanoAOD v15 on."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import awkward as ak
 import distributed
@@ -34,9 +34,13 @@ class Processed:
 
 
 class SkimmedNanoAOD(NanoAODSchema):
-    """NanoAOD of which a transform kept some columns: missing cross-references are meant."""
+    """NanoAOD of which a transform kept some columns.
+
+    Missing cross-references are meant, and the primary vertex may come without its position.
+    """
 
     warn_missing_crossrefs = False
+    mixins: ClassVar[dict[str, str]] = {**NanoAODSchema.mixins, "PV": "NanoCollection"}
 
 
 @lru_cache(maxsize=16)

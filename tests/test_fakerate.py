@@ -1,0 +1,197 @@
+"""The fake-rate processor and measurement: region, variations, cuts, subtraction."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import hist
+import numpy as np
+import pytest
+import uproot
+import yaml
+from conftest import REPO
+from samples import qcd, sample, skimmed
+
+from looseleaf.errors import DataFileError
+from looseleaf.fakerate.measure import numbers, varied
+from looseleaf.fakerate.processor import FakeRateProcessor
+from looseleaf.files import write_json
+from looseleaf.histograms.ratio import divide
+from looseleaf.histograms.store import write_uhi
+from looseleaf.objects.columns import analysis_columns
+from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
+from looseleaf.processing.runner import ProcessingFailed, process_task
+
+POINTS = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
+MUON: dict[str, Any] = yaml.safe_load((REPO / "config/analyses/muon.yaml").read_text())
+DATASETS = {"q": qcd(30_000), "w": sample("wjets", 30_000, files=1, xsec_pb=0.1)}
+
+
+@pytest.fixture(scope="module")
+def filesets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fileset]:
+    folder = tmp_path_factory.mktemp("fakerate")
+    found = {}
+    for name, dataset in DATASETS.items():
+        columns = [*analysis_columns(MUON, dataset, POINTS), "PV_npvs", "Muon_genPartFlav"]
+        found[name] = from_manifest(name, skimmed(folder, name, DATASETS, columns), {})
+    return found
+
+
+def result(fileset: Fileset, **changes: Any) -> dict[str, Any]:
+    processor = FakeRateProcessor({**MUON, **changes}, POINTS)
+    chunks = chunks_of(fileset, 8000)
+    return process_task(processor, chunks, fileset.metadata)[0]
+
+
+def by_hand(fileset: Fileset, away_pt: float, npvs: int = -1) -> tuple[np.ndarray, np.ndarray]:
+    """pT of loose and of tight muons in the region of config/analyses/muon.yaml."""
+    loose_pt, tight_pt = [], []
+    for file in fileset.files:
+        e = uproot.open(file.url)["Events"].arrays()
+        loose = (
+            (e.Muon_pt > 10) & (abs(e.Muon_eta) < 2.4) & (abs(e.Muon_dxy) < 0.05)
+            & (abs(e.Muon_dz) < 0.1) & (e.Muon_sip3d < 4) & e.Muon_mediumId
+            & (e.Muon_ptErr / e.Muon_pt < 0.2) & (e.Muon_tightCharge == 2)
+            & (e.Muon_miniPFRelIso_all < 0.4)
+        )  # fmt: skip
+        electron = (
+            (e.Electron_pt > 10) & (abs(e.Electron_eta) < 2.5) & (abs(e.Electron_dxy) < 0.05)
+            & (abs(e.Electron_dz) < 0.1) & (e.Electron_sip3d < 4) & e.Electron_convVeto
+            & (e.Electron_lostHits == 0) & (e.Electron_tightCharge == 2)
+            & (e.Electron_miniPFRelIso_all < 0.4)
+        )  # fmt: skip
+        kept = (ak.sum(loose, axis=1) == 1) & ~ak.any(electron, axis=1) & (e.MET_pt < 20)
+        kept = kept & (e.PV_npvs > npvs)
+        e, loose = e[kept], loose[kept]
+        pt, eta, phi = (e[f"Muon_{name}"][loose][:, 0] for name in ("pt", "eta", "phi"))
+        mt = np.sqrt(2 * pt * e.MET_pt * (1 - np.cos(phi - e.MET_phi)))
+        dphi = abs(e.Jet_phi - phi)
+        dphi = ak.where(dphi > np.pi, 2 * np.pi - dphi, dphi)
+        away = (np.hypot(e.Jet_eta - eta, dphi) > 1) & (abs(e.Jet_eta) < 2.4)
+        away = ak.any(away & (e.Jet_pt > away_pt), axis=1)
+        low = (pt < 25) & (e.HLT_Mu8 | e.HLT_Mu8_TrkIsoVVL)
+        high = (pt >= 25) & (e.HLT_Mu17 | e.HLT_Mu17_TrkIsoVVL)
+        region = away & (mt < 20) & (low | high)
+        tight = e.Muon_tightId[loose][:, 0] & (e.Muon_miniPFRelIso_all[loose][:, 0] < 0.16)
+        loose_pt.append(ak.to_numpy(pt[region]))
+        tight_pt.append(ak.to_numpy(pt[region & tight]))
+    return np.concatenate(loose_pt), np.concatenate(tight_pt)
+
+
+def in_bins(pt: np.ndarray) -> np.ndarray:
+    edges = MUON["binning"]["pt"]
+    return np.histogram(np.clip(pt, None, edges[-1] - 1), edges)[0]
+
+
+def test_region_and_variations_are_those_of_plain_arrays(filesets: Mapping[str, Fileset]) -> None:
+    found = result(filesets["q"])
+    for variation, threshold in (("nominal", 25), ("away_jet_pt_up", 35), ("away_jet_pt_down", 20)):
+        loose, tight = by_hand(filesets["q"], threshold)
+        assert len(loose) > 300
+        for key, expected in (("loose", loose), ("tight", tight)):
+            histogram = found[key][variation, :, :]
+            # everything is in the bins: nothing is lost to the flow
+            assert histogram.view(flow=True).value.sum() == len(expected)
+            np.testing.assert_array_equal(histogram.values().sum(axis=1), in_bins(expected))
+
+
+def test_a_cut_of_ones_own(filesets: Mapping[str, Fileset]) -> None:
+    found = result(filesets["q"], cuts={"good vertex": "PV_npvs > 32"})
+    loose, tight = by_hand(filesets["q"], 25, npvs=32)
+    assert found["loose"]["nominal", ...].sum().value == len(loose)
+    assert found["tight"]["nominal", ...].sum().value == len(tight)
+    assert list(found["cutflow"].axes[0])[-2:] == ["good vertex", "trigger"]
+
+
+def test_a_cut_on_a_counter(filesets: Mapping[str, Fileset]) -> None:
+    every, some = (
+        result(filesets["q"], cuts={"jets": text})["loose"].sum().value
+        for text in ("nJet >= 0", "nJet >= 3")
+    )
+    assert 0 < some < every
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        ("Tau_pt > 3", "a cut speaks of 'Tau_pt', which is no branch of these events"),
+        ("Muon_pt > 3", "the cut 'Muon_pt > 3' should give a yes or no for each event"),
+        ("MET_pt * 2", "the cut 'MET_pt \\* 2' should give a yes or no for each event"),
+    ],
+)
+def test_a_cut_that_is_none(filesets: Mapping[str, Fileset], cut: str, message: str) -> None:
+    with pytest.raises(ProcessingFailed, match=message):
+        result(filesets["q"], cuts={"x": cut})
+
+
+def test_columns_of_cuts_are_asked_of_the_transform() -> None:
+    analysis = {**MUON, "cuts": {"a": "PV_npvs > 1 and nTau == 0"}}
+    extra = analysis_columns(analysis, DATASETS["q"], POINTS) - analysis_columns(
+        MUON, DATASETS["q"], POINTS
+    )
+    assert extra == {"PV_npvs", "Tau_pt", "Tau_eta", "Tau_phi", "Tau_mass"}
+
+
+def test_prescales_multiply_what_their_path_recorded(filesets: Mapping[str, Fileset]) -> None:
+    low, high = MUON["triggers"]
+    plain = result(filesets["q"])["loose"]["nominal", ...]
+    scaled = result(filesets["q"], triggers=[{**low, "prescale": 7}, high])["loose"]["nominal", ...]
+    # 25 GeV is the fourth edge
+    factor = np.array([7, 7, 7, 1, 1, 1, 1])[:, None]
+    assert plain.values()[:5, 0].all()
+    np.testing.assert_allclose(scaled.values(), factor * plain.values(), rtol=1e-12)
+
+
+def test_counts_ignore_the_generator_weight(filesets: Mapping[str, Fileset]) -> None:
+    counted = result(filesets["w"], weights="counts")["loose"]["nominal", ...]
+    weighted = result(filesets["w"])["loose"]["nominal", ...]
+    assert set(np.unique(counted.view().value % 1)) == {0.0}
+    # every weight is plus or minus 230
+    np.testing.assert_allclose(weighted.view().variance, counted.view().value * 230**2)
+
+
+def written(folder: Path, name: str, found: Mapping[str, Any], sumw: float) -> tuple[str, str]:
+    write_uhi(folder / f"{name}.json", found, {})
+    write_json(folder / f"{name}.ledger.json", {"original": {"sum_of_weights": sumw}})
+    return str(folder / f"{name}.json"), str(folder / f"{name}.ledger.json")
+
+
+def test_subtraction_and_its_variations(filesets: Mapping[str, Fileset], tmp_path: Path) -> None:
+    analysis = {
+        **MUON,
+        "lumi_ifb": 2.0,
+        "datasets": {"measure": ["q"], "subtract": ["w"]},
+        "systematics": {"prompt": {"up": 1.5, "down": 0.0}, "closure": 0.2},
+    }
+    found = {name: result(filesets[name], **analysis) for name in DATASETS}
+    sums = {name: filesets[name].original["sum_of_weights"] for name in DATASETS}
+    paths = {name: written(tmp_path, name, found[name], sums[name]) for name in DATASETS}
+    _, pairs = numbers(
+        analysis,
+        DATASETS,
+        {name: path for name, (path, _) in paths.items()},
+        {name: path for name, (_, path) in paths.items()},
+    )
+    q, w = (found[name]["loose"]["nominal", ...].view() for name in ("q", "w"))
+    sq, sw = 1.0 * 2000 / sums["q"], 0.1 * 2000 / sums["w"]
+    for variation, factor in (("nominal", 1), ("prompt_up", 1.5), ("prompt_down", 0)):
+        loose = pairs[variation][1].view()
+        np.testing.assert_allclose(loose.value, sq * q.value - factor * sw * w.value, rtol=1e-12)
+        expected = sq**2 * q.variance + (factor * sw) ** 2 * w.variance
+        np.testing.assert_allclose(loose.variance, expected, rtol=1e-12)
+    nominal = divide(*pairs["nominal"], "weighted")
+    table = varied(analysis, nominal, pairs)
+    assert set(table) == {"prompt_up", "prompt_down", "closure_up", "closure_down"}
+    np.testing.assert_allclose(table["closure_up"], np.where(nominal.empty, 0, nominal.value * 1.2))
+    plain = divide(*pairs["prompt_down"], "weighted")
+    np.testing.assert_array_equal(table["prompt_down"][~plain.empty], plain.value[~plain.empty])
+
+
+def test_a_sample_without_positive_weights_is_not_normalised(tmp_path: Path) -> None:
+    empty = hist.Hist(hist.axis.Regular(1, 0, 1), storage=hist.storage.Weight())
+    path, ledger = written(tmp_path, "q", {"loose": empty}, -5.0)
+    analysis = {**MUON, "datasets": {"measure": ["q"]}}
+    with pytest.raises(DataFileError, match="dataset q: its sum of weights is -5"):
+        numbers(analysis, DATASETS, {"q": path}, {"q": ledger})
