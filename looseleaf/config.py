@@ -229,6 +229,8 @@ def _check_analysis(
             near = difflib.get_close_matches(name, datasets, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"{file}: datasets: {name!r} is not declared{hint}")
+        if datasets[name]["data"] and analysis["kind"] != "fakerate":
+            raise ConfigError(f"{file}: datasets: {name!r} is data; here simulation is expected")
         normalised = analysis.get("weights", "xsec") == "xsec"
         if normalised and not datasets[name]["data"] and "xsec_pb" not in datasets[name]:
             raise ConfigError(f"{file}: datasets: {name!r} needs an xsec_pb to be normalised")

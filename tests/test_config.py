@@ -153,6 +153,11 @@ def test_normalisation_needs_a_cross_section(refused: Refusal) -> None:
     assert "'QCD_Pt-15to20' needs an xsec_pb to be normalised" in message
 
 
+def test_data_among_simulation(refused: Refusal) -> None:
+    message = refused(file=EFT, edit=lambda a: a["datasets"]["simulation"].append("SingleMuon"))
+    assert message.endswith("datasets: 'SingleMuon' is data; here simulation is expected")
+
+
 def test_binomial_interval_of_weighted_events(refused: Refusal) -> None:
     message = refused(file=MUON, edit=lambda a: a.update(interval="wilson"))
     assert "interval: 'wilson' is for unweighted counts" in message

@@ -248,12 +248,20 @@ def test_a_cluster_package_that_is_not_installed_is_named() -> None:
         pass
 
 
-# dask-jobqueue leaves the half-made cluster of a refused call to the garbage collector
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_cluster_settings_that_the_class_refuses_are_told() -> None:
-    site = {"kind": "htcondor", "redirectors": [], "cluster": {"cores": 1}}
+def test_a_machine_that_submits_no_htcondor_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
     with (
-        pytest.raises(ConfigError, match=r"site htcondor: cluster: .*memory"),
+        pytest.raises(ConfigError, match="there is no condor_submit on the PATH"),
+        client_for({"kind": "htcondor", "redirectors": []}, 1),
+    ):
+        pass
+
+
+def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("looseleaf.cluster.CONNECT_TIMEOUT", "1 s")
+    site = {"kind": "scheduler", "address": "tcp://127.0.0.1:1", "redirectors": []}
+    with (
+        pytest.raises(ConfigError, match=r"no Dask scheduler answers at tcp://127.0.0.1:1"),
         client_for(site, 1),
     ):
         pass

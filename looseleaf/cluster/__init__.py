@@ -1,5 +1,6 @@
 """Where processors run: one function gives a Dask client for a site of the configuration."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -19,6 +20,7 @@ WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
+CONNECT_TIMEOUT = "20 s"
 BATCH_CLUSTERS = {
     "htcondor": ("dask_jobqueue", "HTCondorCluster"),
     "coffea-casa": ("coffea_casa", "CoffeaCasaCluster"),
@@ -33,12 +35,17 @@ def client_for(site: Mapping[str, Any], workers: int) -> Iterator[Client]:
     listening on the loopback interface only; `htcondor` and `coffea-casa` submit workers as jobs;
     `scheduler` attaches to a running scheduler and leaves it running.
 
-    Raises `ConfigError` if the site's cluster package is not installed or refuses its settings.
+    Raises `ConfigError` if no scheduler answers, or if the site's cluster package is not installed
+    or refuses its settings.
     """
-    settings = {"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}
+    settings = {
+        "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
+        # a batch system that starts nothing must not make a job wait for ever
+        "distributed.scheduler.no-workers-timeout": "30 minutes",
+    }
     with dask.config.set(settings):
         if site["kind"] == "scheduler":
-            with Client(site["address"]) as client:
+            with _attached(site["address"]) as client:
                 yield client
         elif site["kind"] == "local":
             arguments = {
@@ -61,8 +68,23 @@ def client_for(site: Mapping[str, Any], workers: int) -> Iterator[Client]:
                 yield client
 
 
+def _attached(address: str) -> Client:
+    try:
+        return Client(address, timeout=CONNECT_TIMEOUT)
+    except OSError:
+        raise ConfigError(
+            f"site scheduler: no Dask scheduler answers at {address}: start it, or correct the "
+            "address in config/sites/"
+        ) from None
+
+
 def _batch_cluster(site: Mapping[str, Any]) -> Any:
     package, name = BATCH_CLUSTERS[site["kind"]]
+    if site["kind"] == "htcondor" and shutil.which("condor_submit") is None:
+        raise ConfigError(
+            "site htcondor: there is no condor_submit on the PATH: run snakemake where HTCondor "
+            "jobs are submitted from, or choose another site"
+        )
     try:
         cluster_class = getattr(import_module(package), name)
     except ImportError as problem:
