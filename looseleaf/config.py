@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ import yaml
 
 from looseleaf.errors import ConfigError
 from looseleaf.objects.columns import analysis_columns, used_points
+from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 
 SCHEMAS = Path("config/schemas")
+# what stands beside the datasets' own files in an analysis' folder
+RESERVED = ("map", "truth", "closure", "closure_histograms", "histograms", "yields")
 KINDS = ("fakerate", "application", "topcoffea")
 
 
@@ -136,7 +140,8 @@ def _in_words(problem: jsonschema.ValidationError) -> str:
             missing = [name for name in allowed if name not in value]
             return f"the key {missing[0]!r} is missing"
         case "type":
-            return f"{value!r} should be of type {allowed}"
+            hint = "" if not _is_number(value) else "; YAML takes 5e-5 as text: write 5.0e-5"
+            return f"{value!r} should be of type {allowed}{hint}"
         case "enum":
             return f"{value!r} is not one of {', '.join(map(str, allowed))}"
         case "const":
@@ -154,6 +159,13 @@ def _in_words(problem: jsonschema.ValidationError) -> str:
             return problem.message
 
 
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and float(value) is not None
+    except ValueError:
+        return False
+
+
 def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Settings:
     """Check the merged main configuration and everything that it names.
 
@@ -164,6 +176,11 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
     """
     main = "configuration"
     check(config, _schema(base, "config"), main)
+    if config["servicex"]["cut"] is not None:
+        try:
+            Expression(config["servicex"]["cut"])
+        except ConfigError as problem:
+            raise ConfigError(f"{main}: servicex.cut: {problem}") from None
     datasets: dict[str, dict[str, Any]] = {}
     for name in config["datasets"]:
         path = find(name, base, f"{main}: datasets")
@@ -234,17 +251,14 @@ def _check_analysis(
         normalised = analysis.get("weights", "xsec") == "xsec"
         if normalised and not datasets[name]["data"] and "xsec_pb" not in datasets[name]:
             raise ConfigError(f"{file}: datasets: {name!r} needs an xsec_pb to be normalised")
+    for name, observable in analysis.get("observables", {}).items():
+        edges = observable["edges"]
+        if sorted(set(edges)) != edges:
+            raise ConfigError(f"{file}: observables.{name}: {edges} should increase strictly")
+    if analysis["kind"] == "topcoffea":
+        _check_eft(analysis, datasets, file)
     if analysis["kind"] == "fakerate":
-        for axis, edges in analysis["binning"].items():
-            if sorted(set(edges)) != edges:
-                raise ConfigError(f"{file}: binning.{axis}: {edges} should increase strictly")
-        if analysis["weights"] == "xsec" and analysis["interval"] in ("clopper-pearson", "wilson"):
-            raise ConfigError(
-                f"{file}: interval: {analysis['interval']!r} is for unweighted counts; with "
-                "weights: xsec use 'weighted' or 'uncorrelated'"
-            )
-        if analysis["weights"] == "counts" and analysis["datasets"].get("subtract"):
-            raise ConfigError(f"{file}: datasets.subtract: a subtraction needs weights: xsec")
+        _check_fakerate(analysis, datasets, points, file)
     try:
         for name in dataset_names(analysis):
             analysis_columns(analysis, datasets[name], points)
@@ -252,9 +266,73 @@ def _check_analysis(
         raise ConfigError(f"{file}: {problem}") from None
 
 
+def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: str) -> None:
+    mine = [datasets[name] for name in dataset_names(analysis)]
+    processes = {dataset["process"] for dataset in mine}
+    for name in analysis["signal"]:
+        if name not in processes:
+            raise ConfigError(
+                f"{file}: signal: {name!r} is no process of its datasets; there are "
+                + ", ".join(sorted(processes))
+            )
+    known = {name for dataset in mine for name in dataset.get("wc_names", [])}
+    for label, point in analysis["points"].items():
+        for name in point:
+            if name not in known:
+                raise ConfigError(
+                    f"{file}: points.{label}: {name!r} is no Wilson coefficient of its datasets; "
+                    f"there are {', '.join(sorted(known)) or 'none'}"
+                )
+
+
+def _check_fakerate(
+    analysis: Mapping[str, Any], datasets: Mapping[str, Any], points: WorkingPoints, file: str
+) -> None:
+    for axis, edges in analysis["binning"].items():
+        if sorted(set(edges)) != edges:
+            raise ConfigError(f"{file}: binning.{axis}: {edges} should increase strictly")
+    if analysis["weights"] == "xsec" and analysis["interval"] in ("clopper-pearson", "wilson"):
+        raise ConfigError(
+            f"{file}: interval: {analysis['interval']!r} is for unweighted counts; with "
+            "weights: xsec use 'weighted' or 'uncorrelated'"
+        )
+    if analysis["weights"] == "counts" and analysis["datasets"].get("subtract"):
+        raise ConfigError(f"{file}: datasets.subtract: a subtraction needs weights: xsec")
+    groups = analysis["datasets"]
+    for name in groups.get("subtract", []):
+        if datasets[name]["data"] or name in groups["measure"]:
+            raise ConfigError(
+                f"{file}: datasets.subtract: {name!r} should be simulation that isn't measured"
+            )
+    if len({datasets[name]["data"] for name in groups["measure"]}) > 1:
+        raise ConfigError(f"{file}: datasets.measure: data and simulation don't add up")
+    collection = analysis["lepton"]["collection"]
+    tight, below = (
+        {cut.text for cut in points.cuts(collection, analysis[role])}
+        for role in ("tight", "denominator")
+    )
+    if not below <= tight:
+        raise ConfigError(
+            f"{file}: tight: {analysis['tight']!r} lacks the cut {sorted(below - tight)[0]!r} of "
+            f"{analysis['denominator']!r}: what is tight has to be loose too"
+        )
+    prescaled = [trigger for trigger in analysis["triggers"] if trigger.get("prescale", 1) != 1]
+    if prescaled and analysis["weights"] == "counts":
+        raise ConfigError(f"{file}: triggers: a prescale needs weights: xsec")
+    ranges = sorted(
+        (trigger.get("pt_min", 0), trigger.get("pt_max", float("inf")))
+        for trigger in analysis["triggers"]
+    )
+    for (_, end), (start, _) in pairwise(ranges):
+        if start < end:
+            raise ConfigError(f"{file}: triggers: the pt ranges overlap at {start} GeV")
+
+
 def _check_datasets(datasets: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     by_das: dict[str, str] = {}
     for name, dataset in datasets.items():
+        if name in RESERVED:
+            raise ConfigError(f"datasets: {name!r} is the name of a result; choose another")
         das = dataset["das"]
         if das in by_das:
             raise ConfigError(f"datasets: {name!r} and {by_das[das]!r} are both {das}")
@@ -262,5 +340,7 @@ def _check_datasets(datasets: Mapping[str, Any], config: Mapping[str, Any]) -> N
         if "sample" in dataset and "files" in dataset:
             raise ConfigError(f"datasets: {name!r} has both 'sample' and 'files': give one")
         for part in dataset.get("sample", {}).get("sum_of", []):
-            if "sample" not in datasets.get(part, {}):
-                raise ConfigError(f"datasets: {name}.sample.sum_of: {part!r} is no demo sample")
+            if "xsec_pb" not in datasets.get(part, {}) or "sample" not in datasets[part]:
+                raise ConfigError(
+                    f"datasets: {name}.sample.sum_of: {part!r} is no demo sample with an xsec_pb"
+                )

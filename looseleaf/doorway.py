@@ -1,8 +1,8 @@
 """What every script of the workflow does around its one call: logging and readable errors."""
 
 import errno
-import logging
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,21 +13,17 @@ from looseleaf.errors import LooseleafError
 
 @contextmanager
 def doorway(log: str) -> Iterator[None]:
-    """Run a stage with its log in the file `log`; end with status 1 and one message on an error.
+    """Run a stage; end with status 1 and one message on an error.
 
     An error meant for the user (`LooseleafError`, a full disk, a forbidden folder) is told in a
-    sentence; anything else is a defect of ours and comes with its traceback. Both stand in the
-    log and on the terminal.
+    sentence; anything else is a defect of ours and comes with its traceback. Both stand on the
+    terminal and in the file `log`, which otherwise says how long the stage took.
     """
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     # a process that starts workers has them import its main module again, which would run the
     # stage once more in each of them; a main module without a file is left alone
     vars(sys.modules["__main__"]).pop("__file__", None)
-    stream = logging.FileHandler(log, mode="w")
-    stream.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("looseleaf")
-    logger.addHandler(stream)
-    logger.setLevel(logging.INFO)
+    started = time.monotonic()
     try:
         yield
     except LooseleafError as problem:
@@ -37,15 +33,12 @@ def doorway(log: str) -> Iterator[None]:
     except Exception:
         message = traceback.format_exc()
     else:
+        Path(log).write_text(f"done in {time.monotonic() - started:.1f} s\n")
         return
-    finally:
-        logger.removeHandler(stream)
-        stream.close()
     # the log may stand on the same full disk as the outputs: the terminal comes first
     print(message, file=sys.stderr)
     try:
-        with open(log, "a") as out:
-            out.write(message + "\n")
+        Path(log).write_text(message + "\n")
     except OSError as problem:
         print(f"(the log {log} could not be written: {problem.strerror})", file=sys.stderr)
     raise SystemExit(1)
@@ -57,5 +50,5 @@ def explain(problem: OSError) -> str | None:
     if problem.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"error: no space left on the disk while writing {where}: free some and run again"
     if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"error: not allowed to write {where}: {problem.strerror}"
+        return f"error: not allowed to use {where}: {problem.strerror}"
     return None

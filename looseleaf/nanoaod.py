@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import uproot
 
 from looseleaf.errors import DataFileError
-from looseleaf.objects.columns import first_present
+from looseleaf.objects.branches import first_present
 
 TREE = "Events"
 

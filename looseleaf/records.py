@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,13 @@ class FileRecord:
     @classmethod
     def from_json(cls, value: dict[str, Any], where: str) -> "FileRecord":
         """The record in a JSON object; `DataFileError` names `where` and the field at fault."""
-        try:
-            record = cls(**value)
-        except TypeError as problem:
-            raise DataFileError(f"{where}: {problem}") from None
+        known = [field.name for field in fields(cls)]
+        if not isinstance(value, dict) or set(value) - set(known) or not {*known[:4]} <= set(value):
+            raise DataFileError(
+                f"{where}: a file's record has {', '.join(known)}, the first four always; "
+                f"not {value!r}"
+            )
+        record = cls(**value)
         for field in ("bytes", "events"):
             number = getattr(record, field)
             if number is None:
@@ -93,7 +96,13 @@ def read_catalogue(path: str | Path) -> dict[str, list[FileRecord]]:
     value = read_json(path)
     if not isinstance(value, dict) or value.get("format") != CATALOGUE_FORMAT:
         raise DataFileError(f"{path}: not a catalogue (no format {CATALOGUE_FORMAT!r})")
+    try:
+        listed = {dataset: entry["files"] for dataset, entry in value["datasets"].items()}
+    except (KeyError, TypeError, AttributeError):
+        raise DataFileError(
+            f"{path}: a catalogue is datasets: {{name: {{files: [record, ...]}}}}"
+        ) from None
     return {
-        dataset: [FileRecord.from_json(file, str(path)) for file in entry["files"]]
-        for dataset, entry in value["datasets"].items()
+        dataset: [FileRecord.from_json(file, str(path)) for file in files]
+        for dataset, files in listed.items()
     }

@@ -52,6 +52,11 @@ def by_dataset(analysis, pattern):
     return [pattern.replace("{dataset}", name) for name in SETTINGS.datasets_of(analysis)]
 
 
+def as_is(text):
+    """A param that Snakemake takes as it is: {T} in a label is no wildcard."""
+    return lambda wildcards: text
+
+
 def analysis_of(name, without=(), ordered=True):
     """An analysis as one string; `ordered` keeps its order, as tables and pictures show it."""
     kept = {k: v for k, v in SETTINGS.analyses[name].items() if k not in without}
@@ -72,7 +77,12 @@ def sample_parts(wildcards):
     """The declaration of a demo dataset and of those that it is the sum of."""
     sample = SETTINGS.datasets[wildcards.dataset].get("sample", {})
     names = [wildcards.dataset, *sample.get("sum_of", [])]
-    return canonical({name: SETTINGS.datasets[name] for name in names})
+    kept = ("das", "data", "sample", "wc_names")
+    # a cross section matters to events only where it says how many of them data has
+    kept += ("xsec_pb",) if len(names) > 1 else ()
+    return canonical(
+        {name: {k: v for k, v in SETTINGS.datasets[name].items() if k in kept} for name in names}
+    )
 
 
 def dataset_catalogues(wildcards):

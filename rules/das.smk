@@ -16,7 +16,9 @@ rule das_lookup:
         ENVIRONMENT
     params:
         dataset=of_dataset("das", "files"),
-        files_root=config["das"]["files_root"],
+        files_root=lambda w: (
+            config["das"]["files_root"] if "files" in SETTINGS.datasets[w.dataset] else ""
+        ),
         code=code_hash("looseleaf.das.lookup"),
     message:
         "das: looking up {wildcards.dataset}"

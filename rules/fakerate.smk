@@ -26,14 +26,13 @@ for analysis in FAKERATE:
         threads: workflow.cores
         resources:
             dask_cluster=1,
-            dask_workers=0,
             site=canonical(SETTINGS.site),
             chunksize=config["processing"]["chunksize"],
             task_events=config["processing"]["task_events"],
         params:
-            analysis=analysis_of(analysis, without=MEASURE_KEYS, ordered=False),
-            points=canonical(SETTINGS.points_of(analysis)),
-            datasets=canonical(SETTINGS.datasets_of(analysis)),
+            analysis=as_is(analysis_of(analysis, without=MEASURE_KEYS, ordered=False)),
+            points=as_is(canonical(SETTINGS.points_of(analysis))),
+            datasets=declared_for(analysis, "data"),
             code=code_hash("looseleaf.fakerate.process"),
         message:
             f"fakerate: processing {analysis}"
@@ -110,13 +109,12 @@ for analysis in APPLICATION:
         threads: workflow.cores
         resources:
             dask_cluster=1,
-            dask_workers=0,
             site=canonical(SETTINGS.site),
             chunksize=config["processing"]["chunksize"],
             task_events=config["processing"]["task_events"],
         params:
-            analysis=analysis_of(analysis, without=MEASURE_KEYS),
-            points=canonical(SETTINGS.points_of(analysis)),
+            analysis=as_is(analysis_of(analysis, without=MEASURE_KEYS)),
+            points=as_is(canonical(SETTINGS.points_of(analysis))),
             datasets=canonical(SETTINGS.datasets_of(analysis)),
             code=code_hash("looseleaf.fakerate.application", "looseleaf.processing.stage"),
         message:

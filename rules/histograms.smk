@@ -20,7 +20,7 @@ rule histograms_fakerate:
     conda:
         ENVIRONMENT
     params:
-        label=config["histograms"]["label"],
+        label=as_is(config["histograms"]["label"]),
         code=code_hash("looseleaf.fakerate.pictures"),
     message:
         "histograms: drawing {wildcards.analysis}"
@@ -48,8 +48,8 @@ for analysis in APPLICATION:
         conda:
             ENVIRONMENT
         params:
-            analysis=analysis_of(analysis),
-            label=config["histograms"]["label"],
+            analysis=as_is(analysis_of(analysis)),
+            label=as_is(config["histograms"]["label"]),
             code=code_hash("looseleaf.fakerate.pictures"),
         message:
             f"histograms: drawing {analysis}"
@@ -77,8 +77,8 @@ for analysis in TOPCOFFEA:
         conda:
             ENVIRONMENT
         params:
-            analysis=analysis_of(analysis),
-            label=config["histograms"]["label"],
+            analysis=as_is(analysis_of(analysis)),
+            label=as_is(config["histograms"]["label"]),
             code=code_hash("looseleaf.topcoffea.pictures"),
         message:
             f"histograms: drawing {analysis}"

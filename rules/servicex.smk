@@ -14,15 +14,16 @@ rule servicex_transform:
         PATHS.benchmark("servicex_transform/{dataset}")
     conda:
         ENVIRONMENT
+    threads: 1 if len(DATASETS) >= workflow.cores else workflow.cores
     resources:
         redirectors=" ".join(SETTINGS.site["redirectors"]),
     params:
         columns=lambda wildcards: canonical(SETTINGS.columns_for(wildcards.dataset)),
-        cut=canonical(config["servicex"]["cut"]),
+        cut=as_is(canonical(config["servicex"]["cut"])),
         format=config["servicex"]["format"],
         volume=config["servicex"]["volume"],
         subdir=config["servicex"]["subdir"],
-        code=code_hash("looseleaf.servicex.transform"),
+        code=code_hash("looseleaf.servicex.embedded"),
     message:
         "servicex: transforming {wildcards.dataset}"
     script:

@@ -24,13 +24,12 @@ for analysis in TOPCOFFEA:
         threads: workflow.cores
         resources:
             dask_cluster=1,
-            dask_workers=0,
             site=canonical(SETTINGS.site),
             chunksize=config["processing"]["chunksize"],
             task_events=config["processing"]["task_events"],
         params:
-            analysis=analysis_of(analysis, without=TOPCOFFEA_COMBINE_KEYS, ordered=False),
-            points=canonical(SETTINGS.points_of(analysis)),
+            analysis=as_is(analysis_of(analysis, without=TOPCOFFEA_COMBINE_KEYS, ordered=False)),
+            points=as_is(canonical(SETTINGS.points_of(analysis))),
             datasets=declared_for(analysis, "data", "wc_names"),
             code=code_hash("looseleaf.topcoffea.process"),
         message:

@@ -9,7 +9,7 @@ def running(snakemake):
     """Where and how the rule's processors run."""
     return Running(
         json.loads(snakemake.resources.site),
-        snakemake.resources.dask_workers or snakemake.threads,
+        snakemake.resources.get("dask_workers", snakemake.threads),
         snakemake.resources.chunksize,
         snakemake.resources.task_events,
     )

@@ -7,10 +7,12 @@ with doorway(snakemake.log[0]):
 
     from looseleaf.fakerate.process import process
 
+    declared = dict(json.loads(snakemake.params.datasets))
     process(
         json.loads(snakemake.params.analysis),
         json.loads(snakemake.params.points),
-        dataset_files(snakemake, json.loads(snakemake.params.datasets)),
+        declared,
+        dataset_files(snakemake, declared),
         running(snakemake),
         snakemake.input.truth or None,
     )

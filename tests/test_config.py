@@ -163,6 +163,70 @@ def test_binomial_interval_of_weighted_events(refused: Refusal) -> None:
     assert "interval: 'wilson' is for unweighted counts" in message
 
 
+def test_prescale_of_counts(refused: Refusal) -> None:
+    message = refused(
+        file="config/analyses/seed2021.yaml",
+        edit=lambda a: a.update(triggers=[{"paths": ["HLT_Mu8"], "prescale": 10}]),
+    )
+    assert message.endswith("triggers: a prescale needs weights: xsec")
+
+
+def test_triggers_that_cover_a_lepton_twice(refused: Refusal) -> None:
+    message = refused(file=MUON, edit=lambda a: a["triggers"][0].update(pt_max=30))
+    assert message.endswith("triggers: the pt ranges overlap at 25 GeV")
+
+
+def test_tight_that_is_not_loose(refused: Refusal) -> None:
+    message = refused(file=MUON, edit=lambda a: a.update(tight="seed2021_tight"))
+    assert "tight: 'seed2021_tight' lacks the cut" in message
+    assert "what is tight has to be loose too" in message
+
+
+@pytest.mark.parametrize("group", ["measure", "subtract"])
+def test_groups_that_do_not_add_up(refused: Refusal, group: str) -> None:
+    message = refused(
+        file="config/analyses/muon_data.yaml",
+        edit=lambda a: a["datasets"][group].append(
+            "QCD_Pt-15to20" if group == "measure" else "SingleMuon"
+        ),
+    )
+    assert f"datasets.{group}: " in message
+
+
+def test_signal_that_is_no_process(refused: Refusal) -> None:
+    message = refused(file=EFT, edit=lambda a: a.update(signal=["tth"]))
+    assert message.endswith("signal: 'tth' is no process of its datasets; there are dy, ttH, ttbar")
+
+
+def test_point_of_an_unknown_coefficient(refused: Refusal) -> None:
+    message = refused(file=EFT, edit=lambda a: a["points"].update(x={"ctW": 1.0}))
+    assert "points.x: 'ctW' is no Wilson coefficient of its datasets; there are cpt, ctG, ctp" in (
+        message
+    )
+
+
+def test_falling_edges_of_an_observable(refused: Refusal) -> None:
+    message = refused(file=EFT, edit=lambda a: a["observables"]["ht"].update(edges=[0, 2, 1]))
+    assert message.endswith("observables.ht: [0, 2, 1] should increase strictly")
+
+
+def test_number_that_yaml_reads_as_text(refused: Refusal) -> None:
+    message = refused(file=MUON, edit=lambda a: a.update(lumi_ifb="5e-5"))
+    assert message.endswith(
+        "'5e-5' should be of type number; YAML takes 5e-5 as text: write 5.0e-5"
+    )
+
+
+def test_cut_of_the_transform_that_does_not_parse(refused: Refusal) -> None:
+    message = refused(lambda c: c["servicex"].update(cut="nMuon >"))
+    assert "configuration: servicex.cut: expression 'nMuon >'" in message
+
+
+def test_dataset_named_like_a_result(refused: Refusal) -> None:
+    message = refused(file=DEMO, edit=lambda d: d.update(map={**d["TTTo2L2Nu"], "das": "/a/b/c"}))
+    assert message == "datasets: 'map' is the name of a result; choose another"
+
+
 def test_falling_bin_edges(refused: Refusal) -> None:
     message = refused(file=MUON, edit=lambda a: a["binning"].update(pt=[10, 30, 20]))
     assert "binning.pt: [10, 30, 20] should increase strictly" in message

@@ -91,7 +91,14 @@ def test_unknown_field_of_a_record(tmp_path: Path) -> None:
     value = json.loads(path.read_text())
     value["datasets"]["/A/B/C"]["files"][0]["size"] = 1
     path.write_text(json.dumps(value))
-    with pytest.raises(DataFileError, match="size"):
+    with pytest.raises(DataFileError, match="a file's record has name, bytes, events, adler32"):
+        lookup("/A/B/C", tmp_path / "out.json", [path])
+
+
+def test_catalogue_of_another_shape(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{"format": "looseleaf-catalogue/1", "datasets": {"/A/B/C": []}}')
+    with pytest.raises(DataFileError, match=r"x\.json: a catalogue is datasets: \{name:"):
         lookup("/A/B/C", tmp_path / "out.json", [path])
 
 

@@ -39,10 +39,10 @@ def filesets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fileset]:
     return found
 
 
-def result(fileset: Fileset, **changes: Any) -> dict[str, Any]:
+def result(fileset: Fileset, is_data: bool = False, **changes: Any) -> dict[str, Any]:
     processor = FakeRateProcessor({**MUON, **changes}, POINTS)
     chunks = chunks_of(fileset, 8000)
-    return process_task(processor, chunks, fileset.metadata)[0]
+    return process_task(processor, chunks, {**fileset.metadata, "data": is_data})[0]
 
 
 def by_hand(fileset: Fileset, away_pt: float, npvs: int = -1) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +60,7 @@ def by_hand(fileset: Fileset, away_pt: float, npvs: int = -1) -> tuple[np.ndarra
             (e.Electron_pt > 10) & (abs(e.Electron_eta) < 2.5) & (abs(e.Electron_dxy) < 0.05)
             & (abs(e.Electron_dz) < 0.1) & (e.Electron_sip3d < 4) & e.Electron_convVeto
             & (e.Electron_lostHits == 0) & (e.Electron_tightCharge == 2)
-            & (e.Electron_miniPFRelIso_all < 0.4)
+            & (e.Electron_miniPFRelIso_all < 0.4) & e.Electron_mvaFall17V2noIso_WPL
         )  # fmt: skip
         kept = (ak.sum(loose, axis=1) == 1) & ~ak.any(electron, axis=1) & (e.MET_pt < 20)
         kept = kept & (e.PV_npvs > npvs)
@@ -137,11 +137,59 @@ def test_columns_of_cuts_are_asked_of_the_transform() -> None:
 def test_prescales_multiply_what_their_path_recorded(filesets: Mapping[str, Fileset]) -> None:
     low, high = MUON["triggers"]
     plain = result(filesets["q"])["loose"]["nominal", ...]
-    scaled = result(filesets["q"], triggers=[{**low, "prescale": 7}, high])["loose"]["nominal", ...]
+    prescaled = [{**low, "prescale": 7}, high]
+    scaled = result(filesets["q"], True, triggers=prescaled)["loose"]["nominal", ...]
     # 25 GeV is the fourth edge
     factor = np.array([7, 7, 7, 1, 1, 1, 1])[:, None]
     assert plain.values()[:5, 0].all()
     np.testing.assert_allclose(scaled.values(), factor * plain.values(), rtol=1e-12)
+    # simulation isn't prescaled
+    simulated = result(filesets["q"], False, triggers=prescaled)["loose"]["nominal", ...]
+    np.testing.assert_array_equal(simulated.values(), plain.values())
+
+
+def test_leptons_beyond_signed_edges_go_into_the_outer_bins(
+    filesets: Mapping[str, Fileset],
+) -> None:
+    # in single precision -2.1 lies below itself, and what is clamped to it would be lost
+    binning = {"pt": [10, 90], "abs_eta": [-2.1, 0, 2.1]}
+    found = result(filesets["q"], eta="signed", binning=binning)["loose"]["nominal", ...]
+    everything = result(filesets["q"])["loose"]["nominal", ...].view(flow=True).value.sum()
+    assert found.values().sum() == everything
+
+
+def test_the_expectation_is_subtracted_like_the_leptons(tmp_path: Path) -> None:
+    axes = [hist.axis.StrCategory(["nominal"], name="variation", overflow=False)]
+    axes += [hist.axis.Regular(1, 0, 1, name=name) for name in ("pt", "abs_eta")]
+
+    def histograms(loose: float, expected: float) -> dict[str, hist.Hist]:
+        weighted = hist.Hist(*axes, storage=hist.storage.Weight())
+        weighted.view().value[...] = weighted.view().variance[...] = loose
+        plain = hist.Hist(*axes[1:], storage=hist.storage.Double())
+        plain.view()[...] = expected
+        return {"loose": weighted, "tight": weighted, "expected": plain, "expected_variance": plain}
+
+    paths = {
+        "d": written(tmp_path, "d", histograms(100, 12), 1.0),
+        "w": written(tmp_path, "w", histograms(10, 3), 1.0),
+    }
+    datasets = {"d": {"data": True}, "w": {"data": False, "xsec_pb": 0.001}}
+    analysis = {
+        **MUON,
+        "lumi_ifb": 2.0,
+        "systematics": {},
+        "datasets": {"measure": ["d"], "subtract": ["w"]},
+    }
+    found, pairs = numbers(
+        analysis,
+        datasets,
+        {name: path for name, (path, _) in paths.items()},
+        {name: path for name, (_, path) in paths.items()},
+    )
+    # 0.001 pb x 2000 /pb / 1: twice what was simulated
+    assert pairs["nominal"][1].values().item() == 80
+    assert found["expected"].values().item() == 6
+    assert found["expected_variance"].values().item() == 12 + 4 * 3
 
 
 def test_counts_ignore_the_generator_weight(filesets: Mapping[str, Fileset]) -> None:

@@ -125,6 +125,26 @@ def test_full_size_lookup(snakemake: Snakemake, repo: Path, full_catalogue: Path
     assert len(found["files"]) == 5
 
 
+def test_braces_in_a_label_are_no_wildcards(
+    snakemake: Snakemake, repo: Path, tmp_path: Path
+) -> None:
+    analysis = yaml.safe_load((repo / "config/analyses/tth_eft.yaml").read_text())
+    analysis["observables"]["ht"]["label"] = "$H_{T}$ [GeV]"
+    (tmp_path / "eft.yaml").write_text(yaml.safe_dump(analysis))
+    override = {"analyses": [str(tmp_path / "eft.yaml")], "histograms": {"label": "In {progress}"}}
+    run = snakemake("-n", override=override)
+    assert run.status == 0, run.text
+
+
+def test_a_profile_sets_the_number_of_workers(repo: Path) -> None:
+    # a rule's own value would win over the profile's default
+    for path in (repo / "rules").glob("*.smk"):
+        assert "dask_workers=" not in path.read_text()
+    for profile in ("htcondor", "coffea-casa"):
+        settings = yaml.safe_load((repo / profile / "config.yaml").read_text())
+        assert settings["default-resources"] == ["dask_workers=20"]
+
+
 def refusal(run: Run) -> str:
     assert run.status != 0
     # no traceback for what the user can mend

@@ -122,6 +122,26 @@ def test_weighted_ends_are_not_taken_for_certain() -> None:
     np.testing.assert_allclose(ratio.down[1], 1 - beta.ppf(tail, 10, 1))
 
 
+@pytest.mark.parametrize(
+    ("tight", "loose"),
+    [((-3, 25), (100, 121)), ((0.01, 1e-4), (4, 4)), ((-0.01, 1e-4), (4, 4)), ((0, 0), (4, 4))],
+)
+def test_a_bin_that_a_subtraction_leaves_empty(
+    tight: tuple[float, float], loose: tuple[float, float]
+) -> None:
+    axis = hist.axis.Regular(1, 0, 1, name="x")
+    passing, total = (hist.Hist(axis, storage=hist.storage.Weight()) for _ in range(2))
+    passing.view()[0], total.view()[0] = tight, loose
+    ratio = divide(passing, total, "weighted")
+    # neither less than the spread of what was subtracted nor than that of the few entries
+    entries = loose[0] ** 2 / loose[1]
+    few = beta.ppf(
+        1 - (1 - ONE_SIGMA) / 2, ratio.value[0] * entries + 1, entries * (1 - ratio.value[0])
+    )
+    assert ratio.upper[0] >= max(few, np.sqrt(tight[1]) / loose[0]) - 1e-12
+    assert ratio.lower[0] >= 0
+
+
 def test_an_empty_bin_is_recorded_as_empty() -> None:
     axis = hist.axis.Regular(3, 0, 1, name="x")
     for interval in ("clopper-pearson", "wilson", "weighted", "uncorrelated"):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from looseleaf.errors import ConfigError
-from looseleaf.objects.columns import first_present
+from looseleaf.objects.branches import first_present
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 
@@ -23,6 +23,7 @@ COLUMNS = {"x": np.array([1.0, 2.0, 3.0]), "y": np.array([3.0, 2.0, 1.0])}
         ("~(x > 1)", [True, False, False]),
         ("abs(x - y)", [2, 0, 2]),
         ("maximum(x, y) ** 2", [9, 4, 9]),
+        ("((x > 1) & (y > 1)) == (x > 5)", [True, False, True]),
         ("-x / y", [-1 / 3, -1, -3]),
     ],
 )
@@ -49,6 +50,8 @@ def test_expression_on_jagged_arrays() -> None:
         "x if y else x",
         "abs(x, out=y)",
         "f'{x}'",
+        "x == 2 & y == 0",
+        "x & y == 1",
     ],
 )
 def test_expression_refuses_everything_but_arithmetic(text: str) -> None:

@@ -16,6 +16,7 @@ from samples import qcd, sample, skimmed
 from looseleaf.doorway import explain
 from looseleaf.errors import ConfigError, DataFileError, LookupFailed
 from looseleaf.files import read_json, write_json
+from looseleaf.processing.fileset import from_manifest
 from looseleaf.records import FileRecord
 from looseleaf.servicex.embedded import output_name, transform
 from looseleaf.servicex.request import (
@@ -108,6 +109,19 @@ def test_sums_of_eft_coefficients_travel_with_the_skim(tmp_path: Path) -> None:
     source = uproot.open(tmp_path / "samples/e/e_0.root")["Events"]["EFTfitCoefficients"].array()
     expected = ak.to_numpy(source).astype(float).sum(axis=0)
     np.testing.assert_allclose(manifest["files"][0]["eft_sums_in"], expected, rtol=1e-12)
+
+
+def test_an_empty_file_of_an_eft_sample_has_no_sums(tmp_path: Path) -> None:
+    datasets = {"e": sample("eft", 1, files=2, wc_names=["a"])}
+    path = skimmed(tmp_path, "e", datasets, [*COLUMNS, "EFTfitCoefficients"])
+    assert [file["eft_sums_in"] is None for file in read_json(path)["files"]] == [True, False]
+    fileset = from_manifest("e", path, {})
+    assert len(fileset.original["eft_sums"]) == 3
+
+
+def test_nowhere_to_read_from(tmp_path: Path) -> None:
+    with pytest.raises(DataFileError, match=r"/store/x\.root: nowhere to read it from"):
+        transform_file(task(tmp_path / "a.root", tmp_path / "out.root", urls=()))
 
 
 def test_same_request_is_used_again_and_another_is_not(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import difflib
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -48,7 +49,7 @@ def from_files(dataset: str, patterns: Sequence[str], root: str | Path) -> list[
             )
         paths += [Path(name) for name in found if Path(name) not in paths]
     block = block_name(dataset)
-    return [describe(path, path.name, block) for path in paths]
+    return [describe(path, os.path.relpath(path, root), block) for path in paths]
 
 
 def check(dataset: str, records: Sequence[FileRecord], source: str) -> None:

@@ -76,6 +76,11 @@ def numbers(
     if groups.get("subtract"):
         prompt = summed(groups["subtract"], analysis, datasets, processed, ledgers)
 
+        # what is expected of the loose leptons that are taken away is taken away with them
+        for key, sign in (("expected", -1.0), ("expected_variance", 1.0)):
+            if key in found:
+                found[key] = found[key] + prompt[key] * sign
+
     def pair(variation: str, factor: float = 1.0) -> tuple[hist.Hist, hist.Hist]:
         tight, loose = (found[key][variation, ...] for key in ("tight", "loose"))
         if prompt is not None:

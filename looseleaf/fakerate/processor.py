@@ -34,10 +34,12 @@ class FakeRateProcessor(ProcessorABC):
     an away jet, small missing momentum and transverse mass, and the analysis' own cuts. In such
     an event the leptons of `denominator` go into the histogram `loose`, those of them that are
     also `tight` into `tight`; both have a first axis for the variations of the away jet's
-    threshold. Weights are genWeight times the trigger's prescale; normalisation to a luminosity
-    comes later, from the ledger. With `truth`, the text of a correctionlib file, two more
-    histograms hold what is to be expected of `tight`: `expected`, the sum of w f, and
-    `expected_variance`, the sum of w^2 f (1-f).
+    threshold.
+
+    Weights are genWeight in simulation and the trigger's prescale in data, which the metadata's
+    `data` tells apart; normalisation to a luminosity comes later, from the ledger. With `truth`,
+    the text of a correctionlib file, two more histograms hold what is to be expected of `tight`:
+    `expected`, the sum of w f, and `expected_variance`, the sum of w^2 f (1-f).
 
     The accumulator also holds `cutflow` (events) and `weighted_cutflow` by step.
     """
@@ -92,7 +94,9 @@ class FakeRateProcessor(ProcessorABC):
             )
             passed = ak.to_numpy(ak.flatten(tight[region][keep]))
             of_event = np.repeat(np.arange(len(keep)), ak.to_numpy(ak.sum(keep, axis=1)))
-            trigger = self._trigger_weight([path[region][of_event] for path in recorded], pt)
+            trigger = self._trigger_weight(
+                [path[region][of_event] for path in recorded], pt, events.metadata["data"]
+            )
             weight = event_weight[region][of_event] * trigger
             if analysis["weights"] == "counts":
                 weight = (trigger > 0).astype(np.float64)
@@ -128,8 +132,8 @@ class FakeRateProcessor(ProcessorABC):
         below = values < largest
         return ak.to_numpy(ak.any(below, axis=1) if below.ndim > 1 else below)
 
-    def _trigger_weight(self, recorded: Sequence[Any], pt: Any) -> Any:
-        """The prescale of the path that covers a lepton's pT if it fired, else 0.
+    def _trigger_weight(self, recorded: Sequence[Any], pt: Any, is_data: bool) -> Any:
+        """One if the path that covers a lepton's pT fired, else 0; in data times its prescale.
 
         `recorded` tells for each trigger of the analysis which leptons' events it recorded.
         """
@@ -139,7 +143,7 @@ class FakeRateProcessor(ProcessorABC):
         weight = np.zeros(len(pt))
         for trigger, took in zip(triggers, recorded, strict=True):
             covers = (pt >= trigger.get("pt_min", 0)) & (pt < trigger.get("pt_max", np.inf))
-            weight[covers & took] = trigger.get("prescale", 1)
+            weight[covers & took] = trigger.get("prescale", 1) if is_data else 1
         return weight
 
     def _coordinates(self, pt: Any, eta: Any) -> tuple[Any, Any]:
@@ -185,5 +189,8 @@ class FakeRateProcessor(ProcessorABC):
 
 
 def _clamped(values: Any, edges: Sequence[float]) -> Any:
-    """Values brought into [first edge, last edge): what lies beyond goes into the last bins."""
-    return np.clip(values, edges[0], np.nextafter(np.float32(edges[-1]), np.float32(edges[0])))
+    """Values brought into [first edge, last edge): what lies beyond goes into the last bins.
+
+    In double precision: rounded to single, an edge may lie on the other side of itself.
+    """
+    return np.clip(values.astype(np.float64), edges[0], np.nextafter(edges[-1], edges[0]))

@@ -57,10 +57,9 @@ def divide(passing: hist.Hist, total: hist.Hist, interval: str) -> Ratio:
 
     - `clopper-pearson` or `wilson`: binomial, for unweighted counts only;
     - `weighted`: sigma^2 = ((1 - 2f) sum w_pass^2 + f^2 sum w_all^2) / (sum w_all)^2, the
-      binomial error with weights that ROOT calls option "B" of TH2::Divide; exact when the
-      passing are part of all, and right for subtracted samples too. A bin where nothing or
-      everything passes has no spread to estimate it from: there the Clopper-Pearson interval at
-      the effective number of entries stands for it;
+      binomial error with weights that ROOT calls option "B" of TH2::Divide. Where less than one
+      effective entry passes, or fails, there is no spread to estimate it from: there the
+      Clopper-Pearson interval at the effective number of entries holds if it is wider;
     - `uncorrelated`: as if the two were independent, which overstates the error of a subset;
       what plain division prints.
 
@@ -90,7 +89,7 @@ def divide(passing: hist.Hist, total: hist.Hist, interval: str) -> Ratio:
         sigma = np.sqrt(np.maximum(square, 0.0))
         lower, upper = value - sigma, value + sigma
         if interval == "weighted":
-            lower, upper = _at_the_ends(value, lower, upper, num, den, den_var, empty)
+            lower, upper = _at_the_ends(value, lower, upper, den, den_var, empty)
     lower, upper = np.where(empty, np.nan, lower), np.where(empty, np.nan, upper)
     return Ratio(value, lower, upper, empty, interval)
 
@@ -125,15 +124,22 @@ def _at_the_ends(
     value: NDArray[np.float64],
     lower: NDArray[np.float64],
     upper: NDArray[np.float64],
-    num: NDArray[np.float64],
     den: NDArray[np.float64],
     den_var: NDArray[np.float64],
     empty: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    at_end = ~empty & ((num == 0) | (num == den)) & (den_var > 0)
-    if at_end.any():
-        effective = np.where(at_end, den**2 / np.where(den_var > 0, den_var, 1), 1.0)
-        passed = np.where(at_end, value, 0.0) * effective
-        low, high = clopper_pearson_interval(passed, effective, coverage=ONE_SIGMA)
-        lower, upper = np.where(at_end, low, lower), np.where(at_end, high, upper)
+    """Intervals widened where less than one effective entry passes, or fails.
+
+    The effective entries are (sum w)^2 / sum w^2 of all. The wider of the two intervals holds:
+    with a subtraction, the weights' own spread can exceed that of the counts.
+    """
+    known = ~empty & (den_var > 0)
+    effective = np.where(known, den**2 / np.where(known, den_var, 1.0), 1.0)
+    passed = np.where(known, np.clip(value, 0, 1), 0.0) * effective
+    low, high = clopper_pearson_interval(passed, effective, coverage=ONE_SIGMA)
+    few_pass, few_fail = known & (passed < 1), known & (effective - passed < 1)
+    upper = np.where(few_pass, np.maximum(upper, high), upper)
+    lower = np.where(few_pass, np.maximum(lower, 0.0), lower)
+    lower = np.where(few_fail, np.minimum(lower, low), lower)
+    upper = np.where(few_fail, np.minimum(upper, 1.0), upper)
     return lower, upper

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from looseleaf.errors import ConfigError
+from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 
@@ -16,12 +17,6 @@ IDENTITY = frozenset({"run", "luminosityBlock", "event"})
 # NanoAOD v15 renamed the type-1 corrected PF missing momentum
 MET = frozenset({"MET_pt|PFMET_pt", "MET_phi|PFMET_phi"})
 KINEMATICS = ("pt", "eta", "phi", "mass", "charge")
-EFT_COEFFICIENTS = "EFTfitCoefficients"
-
-
-def first_present(alternatives: str, present: Any) -> str | None:
-    """The first name of `A|B` that is in `present`, or None."""
-    return next((name for name in alternatives.split("|") if name in present), None)
 
 
 def used_points(analysis: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -60,6 +60,10 @@ class Expression:
                 return {name}
             case ast.Constant(value=bool() | int() | float()):
                 return set()
+            case ast.Compare(left=left, comparators=others) if any(
+                map(self._binds_unexpectedly, [left, *others])
+            ):
+                why = "& and | bind before comparisons: put the comparisons in brackets, or use and"
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
                 return self._check(left) | self._check(right)
             case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
@@ -77,6 +81,12 @@ class Expression:
             case _:
                 why = "this is not allowed in an expression"
         raise ConfigError(_pointing(self.text.strip(), getattr(node, "col_offset", 0), why))
+
+    def _binds_unexpectedly(self, side: ast.expr) -> bool:
+        """Whether one side of a comparison is `a & b` or `a | b` without brackets of its own."""
+        if not (isinstance(side, ast.BinOp) and isinstance(side.op, (ast.BitAnd, ast.BitOr))):
+            return False
+        return not self.text.strip()[: side.col_offset].rstrip().endswith("(")
 
     def __call__(self, columns: Mapping[str, Any] | Any) -> Any:
         """The value for arrays looked up by name, `columns[name]`; numpy or awkward arrays."""

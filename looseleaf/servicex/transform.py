@@ -14,7 +14,7 @@ from looseleaf.cost import Stopwatch
 from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.files import adler32, whole
 from looseleaf.nanoaod import TREE, EventsFile, choose_branches, open_events, reading
-from looseleaf.objects.columns import EFT_COEFFICIENTS
+from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.expressions import Expression
 
 STEP = 100_000
@@ -96,6 +96,8 @@ def transform_file(task: FileTask) -> FileResult:
     The URLs are tried in turn until one opens. Raises `DataFileError` if none does, if the file
     lacks a branch, can't be read to its end, or has other events than the catalogue says.
     """
+    if not task.urls:
+        raise DataFileError(f"{task.name}: nowhere to read it from: the site has no redirectors")
     problems = []
     for url in task.urls:
         try:
@@ -123,7 +125,10 @@ def _transform(task: FileTask, url: str) -> FileResult:
             tree = None
             for arrays in _steps(file, url, list(dict.fromkeys([*branches, *extra]))):
                 mask = None if cut is None else _mask(cut, arrays)
-                sums.add(arrays, mask)
+                try:
+                    sums.add(arrays, mask)
+                except DataFileError as problem:
+                    raise DataFileError(f"{url}: {problem}") from None
                 kept = _as_nanoaod(arrays if mask is None else arrays[mask], groups)
                 if tree is None:
                     types = {name: ak.type(array).content for name, array in kept.items()}
@@ -182,11 +187,16 @@ class _Sums:
             if "genWeight" in arrays.fields
             else np.ones(size)
         )
+        if not np.isfinite(weights).all():
+            raise DataFileError("genWeight is not a number in some events")
         self.events_in += size
         self.events_out += size if mask is None else int(mask.sum())
         self.weights_in += float(weights.sum())
         self.weights_out += float(weights[kept].sum())
-        if EFT_COEFFICIENTS in arrays.fields:
+        if EFT_COEFFICIENTS in arrays.fields and size > 0:
+            counts = ak.num(arrays[EFT_COEFFICIENTS], axis=1)
+            if not ak.all(counts == counts[0]):
+                raise DataFileError(f"{EFT_COEFFICIENTS}: events have different numbers of them")
             terms = ak.to_numpy(arrays[EFT_COEFFICIENTS]).astype(np.float64)
             total = terms.sum(axis=0)
             before = 0.0 if self.eft_in is None else np.array(self.eft_in)

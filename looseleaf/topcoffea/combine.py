@@ -33,9 +33,9 @@ def combine(
     total: dict[str, dict[str, EFTHist]] = {}
     for name, dataset in datasets.items():
         original = read_json(ledgers[name])["original"]
-        sum_of_weights = (
-            original["eft_sums"][0] if dataset.get("wc_names") else original["sum_of_weights"]
-        )
+        sum_of_weights = original["sum_of_weights"]
+        if dataset.get("wc_names"):
+            sum_of_weights = original["eft_sums"][0] if original["eft_sums"] else 0.0
         factor = scale_to_luminosity(name, dataset, analysis["lumi_ifb"], sum_of_weights)
         mine = total.setdefault(dataset["process"], {})
         for observable, filled in eft_histograms(read_uhi(processed[name])[0]).items():

@@ -10,7 +10,7 @@ from coffea.processor import ProcessorABC
 from numpy.typing import NDArray
 
 from looseleaf.errors import DataFileError
-from looseleaf.objects.columns import EFT_COEFFICIENTS
+from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.events import fired, weights
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
@@ -28,7 +28,7 @@ class TopCoffeaProcessor(ProcessorABC):
     `wc_names`, the coefficients of an EFT sample in the order of its file, else nothing.
 
     The accumulator holds, for each observable, an `EFTHist` over channel and observable, and the
-    events and weights by channel in `cutflow`.
+    events by channel in `cutflow`.
     """
 
     def __init__(

@@ -1,0 +1,176 @@
+"""The topcoffea processor and its normalisation, against plain arrays."""
+
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+import yaml
+from conftest import REPO
+from samples import sample, skimmed
+
+from looseleaf.errors import DataFileError
+from looseleaf.files import read_json, write_json
+from looseleaf.histograms.store import write_uhi
+from looseleaf.objects.columns import analysis_columns
+from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
+from looseleaf.processing.runner import ProcessingFailed, process_task
+from looseleaf.topcoffea.combine import combine
+from looseleaf.topcoffea.processor import TopCoffeaProcessor
+from looseleaf.topcoffea.store import eft_histograms, flat
+
+POINTS = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
+ANALYSIS: dict[str, Any] = yaml.safe_load((REPO / "config/analyses/tth_eft.yaml").read_text())
+NAMES = ["ctG", "ctp"]
+DATASETS = {
+    "e": sample("eft", 6000, wc_names=NAMES, xsec_pb=0.2),
+    "t": sample("ttbar", 12_000, files=1, xsec_pb=88.0),
+}
+POINT = {"ctG": 1.5, "ctp": -2.0}
+
+
+@pytest.fixture(scope="module")
+def filesets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fileset]:
+    folder = tmp_path_factory.mktemp("topcoffea")
+    found = {}
+    for name, dataset in DATASETS.items():
+        columns = sorted(analysis_columns(ANALYSIS, dataset, POINTS))
+        manifest = skimmed(folder, name, DATASETS, columns, "nMuon + nElectron >= 1")
+        found[name] = from_manifest(name, manifest, {"wc_names": dataset.get("wc_names", [])})
+    return found
+
+
+def accumulated(fileset: Fileset, coefficients: list[str] = NAMES) -> dict[str, Any]:
+    processor = TopCoffeaProcessor(ANALYSIS, POINTS, coefficients)
+    return process_task(processor, chunks_of(fileset, 1700), fileset.metadata)[0]
+
+
+def by_hand(fileset: Fileset) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """H_T and weight at POINT of the events in each channel, written out."""
+    e = ak.concatenate([uproot.open(file.url)["Events"].arrays() for file in fileset.files])
+    muon = (
+        (e.Muon_pt > 10) & (abs(e.Muon_eta) < 2.4) & (abs(e.Muon_dxy) < 0.05)
+        & (abs(e.Muon_dz) < 0.1) & (e.Muon_sip3d < 4) & e.Muon_mediumId
+        & (e.Muon_ptErr / e.Muon_pt < 0.2) & (e.Muon_tightCharge == 2)
+        & e.Muon_tightId & (e.Muon_miniPFRelIso_all < 0.16)
+    )  # fmt: skip
+    electron = (
+        (e.Electron_pt > 10) & (abs(e.Electron_eta) < 2.5) & (abs(e.Electron_dxy) < 0.05)
+        & (abs(e.Electron_dz) < 0.1) & (e.Electron_sip3d < 4) & e.Electron_convVeto
+        & (e.Electron_lostHits == 0) & (e.Electron_tightCharge == 2)
+        & e.Electron_mvaFall17V2noIso_WPL & (e.Electron_miniPFRelIso_all < 0.12)
+    )  # fmt: skip
+    number = ak.sum(muon, axis=1) + ak.sum(electron, axis=1)
+    charge = ak.sum(e.Muon_charge[muon], axis=1) + ak.sum(e.Electron_charge[electron], axis=1)
+    jet = (e.Jet_pt > 30) & (abs(e.Jet_eta) < 2.4)
+    for name, mask in (("Muon", muon), ("Electron", electron)):
+        eta, phi = (e[f"{name}_{field}"][mask] for field in ("eta", "phi"))
+        pairs = ak.cartesian({"j": ak.local_index(e.Jet_pt), "e": eta}, nested=True)["e"]
+        angles = ak.cartesian({"j": ak.local_index(e.Jet_pt), "p": phi}, nested=True)["p"]
+        dphi = abs(angles - e.Jet_phi)
+        dphi = ak.where(dphi > np.pi, 2 * np.pi - dphi, dphi)
+        jet = jet & ak.all(np.hypot(pairs - e.Jet_eta, dphi) > 0.4, axis=2)
+    jets = ak.sum(jet, axis=1)
+    tags = ak.sum(jet & (e.Jet_btagDeepFlavB > 0.2783), axis=1)
+    ht = ak.sum(e.Jet_pt[jet], axis=1)
+    fired = e.HLT_IsoMu24 | e.HLT_Ele32_WPTight_Gsf
+    if "EFTfitCoefficients" in e.fields:
+        a, b = POINT["ctG"], POINT["ctp"]
+        terms = ak.to_numpy(e.EFTfitCoefficients).astype(float)
+        weight = terms @ np.array([1, a, a * a, b, a * b, b * b])
+    else:
+        weight = ak.to_numpy(e.genWeight).astype(float)
+    channels = {
+        "2lss_4j": (number == 2) & (abs(charge) == 2) & (jets >= 4) & (tags >= 1),
+        "2los_4j": (number == 2) & (charge == 0) & (jets >= 4) & (tags >= 1),
+        "3l_2j": (number == 3) & (abs(charge) == 1) & (jets >= 2) & (tags >= 1),
+    }
+    out = {}
+    for name, mask in channels.items():
+        kept = ak.to_numpy(mask & fired)
+        out[name] = (ak.to_numpy(ht)[kept], weight[kept])
+    return out
+
+
+@pytest.mark.parametrize("name", ["e", "t"])
+def test_channels_and_weights_are_those_of_plain_arrays(
+    filesets: dict[str, Fileset], name: str
+) -> None:
+    found = accumulated(filesets[name])["ht"].at(POINT)
+    edges = ANALYSIS["observables"]["ht"]["edges"]
+    seen = 0
+    for channel, (ht, weight) in by_hand(filesets[name]).items():
+        inside = np.histogram(ht, edges, weights=weight)[0]
+        row = found[channel, :]
+        np.testing.assert_allclose(row.values(), inside, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(
+            row.variances(), np.histogram(ht, edges, weights=weight**2)[0], rtol=1e-6, atol=1e-9
+        )
+        total = row.view(flow=True).value.sum()
+        assert total == pytest.approx(weight.sum(), rel=1e-6)
+        seen += len(ht)
+    assert seen > 100
+
+
+def test_samples_are_brought_to_one_list_of_coefficients(filesets: dict[str, Fileset]) -> None:
+    plain = accumulated(filesets["e"])["ht"].at(POINT)
+    wider = accumulated(filesets["e"], ["cpt", "ctp", "ctG"])["ht"].at({**POINT, "cpt": 9.0})
+    np.testing.assert_allclose(wider.values(), plain.values(), rtol=1e-6)
+
+
+def test_coefficients_that_do_not_fit_their_list(filesets: dict[str, Fileset]) -> None:
+    fileset = filesets["e"]
+    processor = TopCoffeaProcessor(ANALYSIS, POINTS, ["ctG"])
+    with pytest.raises(ProcessingFailed, match=r"an event has 6 EFTfitCoefficients; .* make 3"):
+        process_task(processor, chunks_of(fileset, 1700), {"dataset": "e", "wc_names": ["ctG"]})
+
+
+def combined(filesets: dict[str, Fileset], folder: Path, **original: Any) -> dict[str, Any]:
+    processed, ledgers = {}, {}
+    for name, fileset in filesets.items():
+        processed[name] = str(folder / f"{name}.json")
+        ledgers[name] = str(folder / f"{name}.ledger.json")
+        write_uhi(processed[name], flat(accumulated(fileset)), {})
+        write_json(ledgers[name], {"original": {**fileset.original, **original}})
+    analysis = {**ANALYSIS, "lumi_ifb": 3.0, "points": {"SM": {}, "p": POINT}}
+    combine(analysis, DATASETS, processed, ledgers, folder / "h.json", folder / "y.json")
+    return read_json(folder / "y.json")["channels"]
+
+
+def test_yields_are_normalised_to_cross_section_and_luminosity(
+    filesets: dict[str, Fileset], tmp_path: Path
+) -> None:
+    found = combined(filesets, tmp_path)
+    for name, process, xsec in (("e", "eft", 0.2), ("t", "ttbar", 88.0)):
+        # all original events, not those that the transform kept
+        source = [
+            uproot.open(path)["Events"].arrays()
+            for path in sorted(Path(filesets[name].files[0].url).parents[3].glob(
+                f"samples/{name}/*.root"))
+        ]  # fmt: skip
+        events = ak.concatenate(source)
+        if name == "e":
+            sum_of_weights = ak.to_numpy(events.EFTfitCoefficients)[:, 0].sum(dtype=float)
+        else:
+            sum_of_weights = ak.to_numpy(events.genWeight).sum(dtype=float)
+        for channel, (_, weight) in by_hand(filesets[name]).items():
+            expected = weight.sum() * xsec * 1000 * 3.0 / sum_of_weights
+            assert found[channel][process]["p"]["value"] == pytest.approx(expected, rel=1e-6)
+            error = np.sqrt((weight**2).sum()) * xsec * 3000 / sum_of_weights
+            assert found[channel][process]["p"]["error"] == pytest.approx(error, rel=1e-6)
+
+
+def test_eft_sample_without_sums_is_not_normalised(
+    filesets: dict[str, Fileset], tmp_path: Path
+) -> None:
+    with pytest.raises(DataFileError, match="dataset e: its sum of weights is 0"):
+        combined(filesets, tmp_path, eft_sums=None)
+
+
+def test_histograms_come_back_from_their_file(filesets: dict[str, Fileset]) -> None:
+    accumulator = accumulated(filesets["t"])
+    assert sorted(eft_histograms(flat(accumulator))) == ["ht", "lep0_pt"]
+    assert accumulator["cutflow"]["all"] == sum(file.events for file in filesets["t"].files)
