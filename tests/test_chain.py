@@ -323,7 +323,7 @@ def test_file_cut_in_half_after_the_lookup(snakemake: Snakemake, tmp_path: Path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     manifest = tmp_path / "results/servicex/small.json"
     text = refusal(snakemake("fakerate", override=override), manifest)
-    assert "small_1.root: holds" in text
+    assert "small_1.root: has" in text
     assert "the file is cut off or changed" in text
 
 

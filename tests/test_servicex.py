@@ -15,7 +15,7 @@ from samples import qcd, sample, skimmed
 
 from looseleaf.doorway import explain
 from looseleaf.errors import ConfigError, DataFileError, LookupFailed
-from looseleaf.files import read_json, write_json
+from looseleaf.files import adler32, read_json, write_json
 from looseleaf.processing.fileset import from_manifest
 from looseleaf.records import FileRecord
 from looseleaf.servicex.embedded import output_name, transform
@@ -47,7 +47,14 @@ CUT = "(nMuon == 1) & (MET_pt < 15)"
 def task(path: Path, output: Path, **more: object) -> FileTask:
     size = path.stat().st_size if path.exists() else 0
     plain = FileTask(
-        "/store/x.root", (str(path),), size, None, ("run", "event", "Muon_pt"), None, str(output)
+        name="/store/x.root",
+        urls=(str(path),),
+        expected_bytes=size,
+        expected_events=None,
+        expected_adler32=None,
+        columns=("run", "event", "Muon_pt"),
+        cut=None,
+        output=str(output),
     )
     return replace(plain, **more)
 
@@ -248,8 +255,15 @@ def test_a_damaged_basket_names_the_file(big: Path) -> None:
 
 
 def test_a_file_that_changed_since_the_lookup(big: Path) -> None:
-    with pytest.raises(DataFileError, match="holds 20000 events, the lookup said 19999"):
-        transform_file(task(big, big.parent / "out.root", expected_events=19999))
+    out = big.parent / "out.root"
+    with pytest.raises(DataFileError, match="has 20000 events, the lookup said 19999"):
+        transform_file(task(big, out, expected_events=19999))
+    data = bytearray(big.read_bytes())
+    data[len(data) // 2] ^= 1
+    before = adler32(big)
+    big.write_bytes(data)
+    with pytest.raises(DataFileError, match=f"as its adler32, the lookup said {before}"):
+        transform_file(task(big, out, expected_adler32=before))
 
 
 def test_missing_branch_is_named_with_its_alternatives(big: Path) -> None:

@@ -84,6 +84,7 @@ def _run(request: Request, folder: Path, workers: int, label: str) -> list[FileR
             urls=source.urls,
             expected_bytes=source.record.bytes,
             expected_events=source.record.events,
+            expected_adler32=source.record.adler32,
             columns=request.columns,
             cut=request.cut,
             output=str(folder / output_name(source)),

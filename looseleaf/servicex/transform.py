@@ -29,6 +29,7 @@ class FileTask:
     urls: tuple[str, ...]
     expected_bytes: int | None
     expected_events: int | None
+    expected_adler32: str | None
     columns: tuple[str, ...]
     cut: str | None
     output: str
@@ -94,7 +95,8 @@ def transform_file(task: FileTask) -> FileResult:
     """Carry out a request on one file; the result stands whole at `task.output` or not at all.
 
     The URLs are tried in turn until one opens. Raises `DataFileError` if none does, if the file
-    lacks a branch, can't be read to its end, or has other events than the catalogue says.
+    lacks a branch, can't be read to its end, or has another size, number of events or, on this
+    machine, checksum than the catalogue says.
     """
     if not task.urls:
         raise DataFileError(f"{task.name}: nowhere to read it from: the site has no redirectors")
@@ -115,6 +117,8 @@ def _transform(task: FileTask, url: str) -> FileResult:
         entries = file.tree.num_entries
         _agrees(url, "bytes", file.size, task.expected_bytes)
         _agrees(url, "events", entries, task.expected_events)
+        if task.expected_adler32 is not None and "://" not in url:
+            _agrees(url, "as its adler32", adler32(url), task.expected_adler32)
         present = set(file.tree.keys(recursive=False))
         branches = choose_branches(url, present, task.columns)
         extra = choose_branches(url, present, sorted(cut.names)) if cut is not None else []
@@ -154,10 +158,10 @@ def _transform(task: FileTask, url: str) -> FileResult:
     )
 
 
-def _agrees(url: str, unit: str, found: int, expected: int | None) -> None:
+def _agrees(url: str, what: str, found: int | str, expected: int | str | None) -> None:
     if expected is not None and found != expected:
         raise DataFileError(
-            f"{url}: holds {found} {unit}, the lookup said {expected}: the file is cut off or "
+            f"{url}: has {found} {what}, the lookup said {expected}: the file is cut off or "
             "changed; if it is right, look it up again (snakemake --forcerun das_lookup)"
         )
 
