@@ -25,9 +25,12 @@ onstart:
 
 
 onsuccess:
-    print(
-        f"Pictures stand in {PATHS.root}/histograms, what it cost in {PATHS.report('report.html')}"
-    )
+    for what, path in (
+        ("pictures", f"{PATHS.root}/histograms"),
+        ("what it cost", PATHS.report("report.html")),
+    ):
+        if Path(path).exists():
+            print(f"{what}: {path}")
 
 
 rule all:
