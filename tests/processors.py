@@ -1,10 +1,23 @@
 """Processors that tests send to Dask workers, which import them from here."""
 
+import os
+import signal
 from typing import Any
 
 import awkward as ak
 import hist
 from coffea.processor import ProcessorABC
+
+
+class Deadly(ProcessorABC):
+    """Ends the worker that runs it, as the system does to one that takes too much memory."""
+
+    def process(self, events: Any) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+    def postprocess(self, accumulator: Any) -> Any:
+        return accumulator
 
 
 class MuonPt(ProcessorABC):

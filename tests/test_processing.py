@@ -12,7 +12,7 @@ import pytest
 import uproot
 from coffea.processor import IterativeExecutor, Runner
 from distributed import Client
-from processors import MuonPt
+from processors import Deadly, MuonPt
 from samples import qcd, sample, skimmed
 
 from looseleaf.cluster import client_for
@@ -134,6 +134,14 @@ def test_an_exception_says_where_it_was_raised(client: Client, filesets: list[Fi
     assert 'raise ZeroDivisionError("the user\'s mistake")' in message
 
 
+def test_workers_that_die_of_a_chunk(filesets: list[Fileset]) -> None:
+    with (
+        client_for(LOCAL, 2) as client,
+        pytest.raises(ProcessingFailed, match=r"q_0\.root.*the workers died of it"),
+    ):
+        run(Deadly(), filesets[:1], client, 10_000, 10_000, "test")
+
+
 def test_a_column_that_is_not_there_is_named(client: Client, filesets: list[Fileset]) -> None:
     class Wrong(MuonPt):
         def process(self, events: Any) -> dict[str, Any]:
@@ -231,6 +239,12 @@ def test_workers_do_not_trim_their_memory(client: Client) -> None:
 def test_local_cluster_listens_on_the_loopback_only(client: Client) -> None:
     addresses = [client.scheduler.address, *client.scheduler_info()["workers"]]
     assert all(address.startswith("tcp://127.0.0.1:") for address in addresses)
+
+
+def test_several_clusters_run_side_by_side(client: Client) -> None:
+    with client_for(LOCAL, 1) as other:
+        assert other.scheduler.address != client.scheduler.address
+        assert other.submit(sum, [1, 2]).result() == 3
 
 
 def test_attaching_to_a_scheduler_leaves_it_running(client: Client) -> None:

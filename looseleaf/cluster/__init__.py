@@ -51,7 +51,8 @@ def client_for(site: Mapping[str, Any], workers: int) -> Iterator[Client]:
             arguments = {
                 "host": "127.0.0.1",
                 "threads_per_worker": 1,
-                "dashboard_address": None,
+                # any free port: several clusters may run on one machine
+                "dashboard_address": "127.0.0.1:0",
                 **site.get("cluster", {}),
             }
             with (

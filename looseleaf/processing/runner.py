@@ -12,6 +12,7 @@ import distributed
 import numpy as np
 from coffea.nanoevents import NanoAODSchema, NanoEventsFactory
 from coffea.processor import ProcessorABC, accumulate
+from distributed.scheduler import NoWorkerError
 
 from looseleaf.cost import Stopwatch
 from looseleaf.errors import DataFileError, LooseleafError
@@ -137,6 +138,21 @@ def _told(chunk: Chunk, problem: Exception) -> str:
     return f"{where}: {type(problem).__name__}: {text}\n  at {line}"
 
 
+def _result(
+    future: distributed.Future, fileset: Fileset, task: Sequence[Chunk]
+) -> tuple[dict[str, Any], list[ChunkRecord]]:
+    try:
+        return future.result()
+    except (distributed.KilledWorker, NoWorkerError) as problem:
+        first, last = task[0], task[-1]
+        raise ProcessingFailed(
+            f"dataset {fileset.dataset}, {first.file.name} entries {first.start}- to "
+            f"{last.file.name} entries -{last.stop}: the workers died of it or never came "
+            f"({type(problem).__name__}); do they have enough memory? a smaller "
+            "processing.chunksize takes less"
+        ) from None
+
+
 def run(
     processor: ProcessorABC,
     filesets: Sequence[Fileset],
@@ -173,8 +189,8 @@ def run(
     with Progress(label, total) as progress:
         try:
             for future in distributed.as_completed(futures):
-                result = future.result()
                 index = index_of[future.key]
+                result = _result(future, *work[index])
                 finished[index] = result
                 futures[index] = None
                 future.release()
