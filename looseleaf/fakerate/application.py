@@ -9,7 +9,7 @@ import numpy as np
 from coffea.processor import ProcessorABC
 
 from looseleaf.fakerate.rates import RateMap, empty_prediction, predict, stacked
-from looseleaf.objects.events import fired, weights
+from looseleaf.objects.events import recorded, weights
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.multilepton import event_quantities, merged
@@ -50,8 +50,11 @@ class ApplicationProcessor(ProcessorABC):
         event_weight = weights(events)
         # a lepton that isn't prompt makes the event one to predict
         selected = ak.to_numpy(ak.any(~leptons.prompt, axis=1))
-        for trigger in self._analysis["triggers"]:
-            selected &= fired(events, trigger["paths"])
+        selected &= recorded(events, self._analysis["triggers"])
+        in_channel = {
+            channel: selected & np.asarray(cut(quantities), bool)
+            for channel, cut in self._channels.items()
+        }
         prediction = predict(leptons.bin, leptons.tight, self._rates, self._analysis["cap"])
         axis = hist.axis.StrCategory(list(self._channels), name=CHANNEL, overflow=False)
         by_failing = hist.Hist(
@@ -67,8 +70,7 @@ class ApplicationProcessor(ProcessorABC):
             predicted, slopes = empty_prediction(axes, len(self._rates))
             observed = hist.Hist(*axes, storage=hist.storage.Weight())
             values = np.asarray(expression(quantities), np.float64)
-            for channel, cut in self._channels.items():
-                mask = selected & np.asarray(cut(quantities), bool)
+            for channel, mask in in_channel.items():
                 tight = mask & (prediction.failing == 0)
                 loose = mask & (prediction.failing > 0)
                 observed.fill(
@@ -92,8 +94,7 @@ class ApplicationProcessor(ProcessorABC):
                 f"{name}.predicted": predicted,
                 f"{name}.slopes": slopes,
             }
-        for channel, cut in self._channels.items():
-            mask = selected & np.asarray(cut(quantities), bool)
+        for channel, mask in in_channel.items():
             by_failing.fill(np.full(int(mask.sum()), channel), prediction.failing[mask])
         capped = hist.Hist(hist.axis.Integer(0, 1, name="capped"), storage=hist.storage.Int64())
         capped.fill(np.zeros(prediction.capped, int))

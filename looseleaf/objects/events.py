@@ -1,6 +1,6 @@
 """What processors ask of NanoEvents: triggers, missing momentum, weights, transverse mass."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import awkward as ak
@@ -52,6 +52,13 @@ def fired(events: Any, paths: Sequence[str]) -> NDArray[np.bool_]:
     fields = events.HLT.fields if "HLT" in events.fields else []
     there = [path.removeprefix("HLT_") for path in paths if path.removeprefix("HLT_") in fields]
     return np.any([ak.to_numpy(events.HLT[path]) for path in there], axis=0)
+
+
+def recorded(events: Any, triggers: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
+    """Whether any path of any trigger of an analysis fired; every event, where it has none."""
+    if not triggers:
+        return np.ones(len(events), bool)
+    return np.logical_or.reduce([fired(events, trigger["paths"]) for trigger in triggers])
 
 
 def weights(events: Any) -> NDArray[np.float64]:

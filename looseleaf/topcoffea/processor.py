@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from looseleaf.errors import DataFileError
 from looseleaf.objects.branches import EFT_COEFFICIENTS
-from looseleaf.objects.events import fired, weights
+from looseleaf.objects.events import recorded, weights
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.multilepton import event_quantities
@@ -44,11 +44,7 @@ class TopCoffeaProcessor(ProcessorABC):
 
     def process(self, events: Any) -> dict[str, Any]:
         event_weight, eft = self._weights(events)
-        triggered = np.ones(len(events), bool)
-        if self._analysis["triggers"]:
-            triggered = np.logical_or.reduce(
-                [fired(events, trigger["paths"]) for trigger in self._analysis["triggers"]]
-            )
+        triggered = recorded(events, self._analysis["triggers"])
         chosen = {
             collection: events[collection][
                 self._points.passes(collection, point, events[collection])
