@@ -9,8 +9,8 @@ import pytest
 
 from looseleaf.errors import DataFileError
 from looseleaf.fakerate.closure import agreement, merging
-from looseleaf.fakerate.rates import RateMap, predict, stacked
 from looseleaf.histograms.store import write_uhi
+from looseleaf.objects.rates import RateMap, predict, stacked
 
 RATES = np.array([0.1, 0.25, 0.0, 0.9])
 

@@ -8,11 +8,11 @@ import hist
 import numpy as np
 from coffea.processor import ProcessorABC
 
-from looseleaf.fakerate.rates import RateMap, empty_prediction, predict, stacked
 from looseleaf.objects.events import recorded, weights
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.multilepton import event_quantities, merged
+from looseleaf.objects.rates import RateMap, empty_prediction, predict, stacked
 
 CHANNEL = "channel"
 # genPartFlav of a prompt lepton, and of one from a prompt tau

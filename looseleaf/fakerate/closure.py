@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from scipy.stats import chi2 as chi2_distribution
 
 from looseleaf.fakerate.application import ApplicationProcessor
-from looseleaf.fakerate.rates import RateMap
 from looseleaf.files import read_json, write_json
 from looseleaf.histograms.store import read_uhi, write_uhi
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.rates import RateMap
 from looseleaf.objects.weights import scale_to_luminosity
 from looseleaf.processing.stage import DatasetFiles, Running, process_datasets
 
