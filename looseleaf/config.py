@@ -31,13 +31,15 @@ class Settings:
     """The whole configuration, checked.
 
     `datasets` and `analyses` are by name, in the order in which they were declared; `general` is
-    the main file after the overrides of the command line; `site` says where processors run.
+    the main file after the overrides of the command line; `branches` names those that stand in
+    for others; `site` says where processors run.
     """
 
     general: Mapping[str, Any]
     datasets: Mapping[str, Mapping[str, Any]]
     analyses: Mapping[str, Mapping[str, Any]]
     working_points: WorkingPoints
+    branches: Mapping[str, Any]
     site: Mapping[str, Any]
 
     def of_kind(self, kind: str) -> list[str]:
@@ -61,7 +63,7 @@ class Settings:
         for name, analysis in self.analyses.items():
             if dataset in self.datasets_of(name):
                 wanted |= analysis_columns(analysis, self.datasets[dataset], self.working_points)
-        return sorted(wanted)
+        return sorted("|".join([column, *self.branches.get(column, [])]) for column in wanted)
 
     def points_of(self, analysis: str) -> dict[str, dict[str, Any]]:
         """The declarations of the working points that an analysis uses, and of no others."""
@@ -73,6 +75,7 @@ class Settings:
             "datasets": self.datasets,
             "analyses": self.analyses,
             "working_points": self.working_points.to_json(),
+            "branches": self.branches,
             "site": self.site,
         }
 
@@ -190,10 +193,16 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
             if dataset in datasets:
                 raise ConfigError(f"{path}: dataset {dataset!r} was already declared elsewhere")
             datasets[dataset] = {"data": False, **value}
+            if "lumi_mask" in value:
+                mask = find(value["lumi_mask"], base, f"{path}: {dataset}.lumi_mask")
+                datasets[dataset]["lumi_mask"] = str(mask)
     points_path = find(config["working_points"], base, f"{main}: working_points")
     points = read_yaml(points_path)
     check(points, _schema(base, "working_points"), str(points_path))
     working_points = WorkingPoints(points, str(points_path))
+    branches_path = find(config["branches"], base, f"{main}: branches")
+    branches = read_yaml(branches_path) or {}
+    check(branches, _schema(base, "branches"), str(branches_path))
     analyses: dict[str, dict[str, Any]] = {}
     for name in config["analyses"]:
         path = find(name, base, f"{main}: analyses")
@@ -206,19 +215,29 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
             raise ConfigError(f"{path}: name: the analysis {analysis['name']!r} exists already")
         if kind == "application":
             analysis["working_points"] = _points_of_maps(analysis, analyses, str(path))
+        for key, correction in analysis.get("corrections", {}).items():
+            where = f"{path}: corrections.{key}.file"
+            correction["file"] = str(find(correction["file"], base, where))
         _check_analysis(analysis, datasets, working_points, str(path))
+        read = set().union(
+            *[
+                analysis_columns(analysis, datasets[dataset], working_points)
+                for dataset in dataset_names(analysis)
+            ]
+        )
+        analysis["branches"] = {name: branches[name] for name in sorted(read & set(branches))}
         analyses[analysis["name"]] = analysis
     _check_datasets(datasets, config)
     site_path = find(f"config/sites/{config['site']}.yaml", base, f"{main}: site")
     site_settings = read_yaml(site_path)
     check(site_settings, _schema(base, "site"), str(site_path))
-    return Settings(config, datasets, analyses, working_points, site_settings)
+    return Settings(config, datasets, analyses, working_points, branches, site_settings)
 
 
 def _points_of_maps(
     analysis: Mapping[str, Any], analyses: Mapping[str, Any], file: str
 ) -> dict[str, dict[str, str]]:
-    """The loose and tight points of the maps that an analysis applies, by collection."""
+    """Loose and tight points, and the momentum, of the maps that are applied, by collection."""
     roles = {}
     for collection, name in analysis["maps"].items():
         measured = analyses.get(name)
@@ -231,7 +250,11 @@ def _points_of_maps(
                 f"{file}: maps.{collection}: {name!r} is a map of "
                 f"{measured['lepton']['collection']}s"
             )
-        roles[collection] = {"loose": measured["denominator"], "tight": measured["tight"]}
+        roles[collection] = {
+            "loose": measured["denominator"],
+            "tight": measured["tight"],
+            "momentum": measured["momentum"],
+        }
     return roles
 
 
@@ -241,12 +264,15 @@ def _check_analysis(
     points: WorkingPoints,
     file: str,
 ) -> None:
-    for name in dataset_names(analysis):
+    names = list(dataset_names(analysis))
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{file}: datasets: {name!r} stands in more than one group")
         if name not in datasets:
             near = difflib.get_close_matches(name, datasets, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"{file}: datasets: {name!r} is not declared{hint}")
-        if datasets[name]["data"] and analysis["kind"] != "fakerate":
+        if datasets[name]["data"] and name not in _may_be_data(analysis):
             raise ConfigError(f"{file}: datasets: {name!r} is data; here simulation is expected")
         normalised = analysis.get("weights", "xsec") == "xsec"
         if normalised and not datasets[name]["data"] and "xsec_pb" not in datasets[name]:
@@ -264,6 +290,12 @@ def _check_analysis(
             analysis_columns(analysis, datasets[name], points)
     except ConfigError as problem:
         raise ConfigError(f"{file}: {problem}") from None
+
+
+def _may_be_data(analysis: Mapping[str, Any]) -> list[str]:
+    """The datasets of an analysis that needn't be simulation."""
+    group = {"fakerate": "measure", "application": "observe"}.get(analysis["kind"])
+    return analysis["datasets"].get(group, [])
 
 
 def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: str) -> None:
@@ -299,13 +331,9 @@ def _check_fakerate(
     if analysis["weights"] == "counts" and analysis["datasets"].get("subtract"):
         raise ConfigError(f"{file}: datasets.subtract: a subtraction needs weights: xsec")
     groups = analysis["datasets"]
-    for name in groups.get("subtract", []):
-        if datasets[name]["data"] or name in groups["measure"]:
-            raise ConfigError(
-                f"{file}: datasets.subtract: {name!r} should be simulation that isn't measured"
-            )
     if len({datasets[name]["data"] for name in groups["measure"]}) > 1:
         raise ConfigError(f"{file}: datasets.measure: data and simulation don't add up")
+    _check_prompt(analysis, file)
     collection = analysis["lepton"]["collection"]
     tight, below = (
         {cut.text for cut in points.cuts(collection, analysis[role])}
@@ -328,11 +356,29 @@ def _check_fakerate(
             raise ConfigError(f"{file}: triggers: the pt ranges overlap at {start} GeV")
 
 
+def _check_prompt(analysis: Mapping[str, Any], file: str) -> None:
+    groups = analysis["datasets"]
+    if "prompt_fit" in analysis:
+        needed = [group for group in ("subtract", "non_prompt") if not groups.get(group)]
+        if needed:
+            raise ConfigError(f"{file}: prompt_fit: needs datasets.{needed[0]} for its templates")
+        edges = analysis["prompt_fit"]["edges"]
+        if sorted(set(edges)) != edges:
+            raise ConfigError(f"{file}: prompt_fit.edges: {edges} should increase strictly")
+    prompt = analysis.get("systematics", {}).get("prompt")
+    if prompt is not None and not groups.get("subtract"):
+        raise ConfigError(f"{file}: systematics.prompt: there is no datasets.subtract to vary")
+    if prompt == "fit" and "prompt_fit" not in analysis:
+        raise ConfigError(f"{file}: systematics.prompt: 'fit' needs a prompt_fit")
+
+
 def _check_datasets(datasets: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     by_das: dict[str, str] = {}
     for name, dataset in datasets.items():
         if name in RESERVED:
             raise ConfigError(f"datasets: {name!r} is the name of a result; choose another")
+        if "lumi_mask" in dataset and not dataset["data"]:
+            raise ConfigError(f"datasets: {name}.lumi_mask: only data has luminosity sections")
         das = dataset["das"]
         if das in by_das:
             raise ConfigError(f"datasets: {name!r} and {by_das[das]!r} are both {das}")

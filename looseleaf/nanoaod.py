@@ -85,7 +85,7 @@ def reading(url: str) -> Iterator[None]:
 
 
 def choose_branches(url: str, present: Iterable[str], wanted: Iterable[str]) -> list[str]:
-    """The branches of a file that answer a list of columns, `A|B` meaning whichever are there.
+    """The branches of a file that answer a list of columns, each once; `A|B` means both if there.
 
     Raises `DataFileError` naming the file and every column that it lacks.
     """
@@ -97,7 +97,8 @@ def choose_branches(url: str, present: Iterable[str], wanted: Iterable[str]) -> 
             f"{url}: the {TREE} tree lacks {names}; drop what needs it from the analysis, "
             "or use files of a NanoAOD version that has it"
         )
-    return [name for column in wanted for name in column.split("|") if name in there]
+    chosen = [name for column in wanted for name in column.split("|") if name in there]
+    return list(dict.fromkeys(chosen))
 
 
 def _brief(problem: Exception) -> str:

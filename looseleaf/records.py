@@ -11,7 +11,7 @@ from looseleaf.files import adler32, read_json, write_json
 
 CATALOGUE_FORMAT = "looseleaf-catalogue/1"
 # what a finished transform leaves on the volume and as its target
-MANIFEST_FORMAT = "looseleaf-manifest/1"
+MANIFEST_FORMAT = "looseleaf-manifest/2"
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,26 @@ def analysis_of(name, without=(), ordered=True):
     return json.dumps(kept) if ordered else canonical(kept)
 
 
+def processing_of(name, without):
+    """A fake-rate analysis without what comes after its events, as one string."""
+    kept = {k: v for k, v in SETTINGS.analyses[name].items() if k not in without}
+    varied = kept.get("systematics", {})
+    kept["systematics"] = {k: v for k, v in varied.items() if k == "away_jet_pt"}
+    return canonical(kept)
+
+
+def lumi_masks(analysis):
+    """The golden JSONs of an analysis' datasets, each once."""
+    declared = [SETTINGS.datasets[name] for name in SETTINGS.datasets_of(analysis)]
+    return list(dict.fromkeys(d["lumi_mask"] for d in declared if "lumi_mask" in d))
+
+
+def correction_files(analysis):
+    """The correctionlib files that weigh an analysis' simulated events, each once."""
+    declared = SETTINGS.analyses[analysis].get("corrections", {})
+    return list(dict.fromkeys(correction["file"] for correction in declared.values()))
+
+
 def declared_for(analysis, *keys):
     """The given keys of the datasets that an analysis reads, in its order, as one string."""
     return canonical(
@@ -107,6 +127,18 @@ def maps_of(analysis):
     return [
         PATHS.fakerate("map.json", name) for name in SETTINGS.analyses[analysis]["maps"].values()
     ]
+
+
+def fakerate_picture_names(analysis):
+    """The pictures of a fake-rate analysis, without their endings."""
+    declared = SETTINGS.analyses[analysis]
+    observables = list(declared.get("observables", {}))
+    names = ["loose", "tight", "ratio", "projections", "cutflow"]
+    names += [f"rate_{name}" for name in observables]
+    if "non_prompt" in declared["datasets"]:
+        spectra = ["pt", "abs_eta", "met", "mt", *observables]
+        names += [f"{point}_{name}" for point in ("loose", "tight") for name in spectra]
+    return names + (["prompt_fit"] if "prompt_fit" in declared else [])
 
 
 def closure_picture_names(analysis):

@@ -2,8 +2,9 @@
 # then the measured map as UHI JSON, ROOT and correctionlib.
 
 
-# what the events are processed with; the rest of an analysis comes after
+# what comes after the events: they are processed with the rest of an analysis
 MEASURE_KEYS = ("title", "datasets", "lumi_ifb", "interval")
+CLOSURE_KEYS = ("title", "lumi_ifb", "unblind")
 
 
 for analysis in FAKERATE:
@@ -13,6 +14,8 @@ for analysis in FAKERATE:
             f"fakerate_process_{analysis}"
         input:
             manifests=by_dataset(analysis, PATHS.manifest),
+            masks=lumi_masks(analysis),
+            corrections=correction_files(analysis),
             truth=fakerate_truth(analysis),
         output:
             processed=by_dataset(analysis, PATHS.processed("fakerate", analysis)),
@@ -30,9 +33,9 @@ for analysis in FAKERATE:
             chunksize=config["processing"]["chunksize"],
             task_events=config["processing"]["task_events"],
         params:
-            analysis=as_is(analysis_of(analysis, without=MEASURE_KEYS, ordered=False)),
+            analysis=as_is(processing_of(analysis, without=MEASURE_KEYS)),
             points=as_is(canonical(SETTINGS.points_of(analysis))),
-            datasets=declared_for(analysis, "data"),
+            datasets=declared_for(analysis, "data", "lumi_mask"),
             code=code_hash("looseleaf.fakerate.process"),
         message:
             f"fakerate: processing {analysis}"
@@ -96,6 +99,8 @@ for analysis in APPLICATION:
             f"fakerate_apply_{analysis}"
         input:
             manifests=by_dataset(analysis, PATHS.manifest),
+            masks=lumi_masks(analysis),
+            corrections=correction_files(analysis),
             maps=maps_of(analysis),
         output:
             processed=by_dataset(analysis, PATHS.processed("fakerate", analysis)),
@@ -113,9 +118,9 @@ for analysis in APPLICATION:
             chunksize=config["processing"]["chunksize"],
             task_events=config["processing"]["task_events"],
         params:
-            analysis=as_is(analysis_of(analysis, without=MEASURE_KEYS)),
+            analysis=as_is(analysis_of(analysis, without=CLOSURE_KEYS)),
             points=as_is(canonical(SETTINGS.points_of(analysis))),
-            datasets=canonical(SETTINGS.datasets_of(analysis)),
+            datasets=declared_for(analysis, "data", "lumi_mask"),
             code=code_hash("looseleaf.fakerate.application", "looseleaf.processing.stage"),
         message:
             f"fakerate: applying rates in {analysis}"

@@ -1,31 +1,33 @@
 # Requires: measured maps and normalised histograms. Makes: the pictures of each analysis.
 
 
-FAKERATE_PICTURES = ("loose", "tight", "ratio", "projections")
+for analysis in FAKERATE:
 
-
-rule histograms_fakerate:
-    """Draw loose, tight and ratio of a fake-rate analysis, and the ratio's projections."""
-    input:
-        uhi=PATHS.fakerate("map.json"),
-        truth=lambda w: PATHS.fakerate("truth.json") if w.analysis in WITH_TRUTH else [],
-    output:
-        report(pictures_of(FAKERATE_PICTURES), category="fake rate", subcategory="{analysis}"),
-    log:
-        PATHS.log("histograms_fakerate/{analysis}"),
-    benchmark:
-        PATHS.benchmark("histograms_fakerate/{analysis}")
-    wildcard_constraints:
-        analysis="|".join(FAKERATE) or "none",
-    conda:
-        ENVIRONMENT
-    params:
-        label=as_is(config["histograms"]["label"]),
-        code=code_hash("looseleaf.fakerate.pictures"),
-    message:
-        "histograms: drawing {wildcards.analysis}"
-    script:
-        "../scripts/histograms_fakerate.py"
+    rule:
+        name:
+            f"histograms_fakerate_{analysis}"
+        input:
+            uhi=PATHS.fakerate("map.json", analysis),
+            truth=PATHS.fakerate("truth.json", analysis) if analysis in WITH_TRUTH else [],
+        output:
+            report(
+                pictures_of(fakerate_picture_names(analysis), analysis),
+                category="fake rate",
+                subcategory=analysis,
+            ),
+        log:
+            PATHS.log(f"histograms_fakerate/{analysis}"),
+        benchmark:
+            PATHS.benchmark(f"histograms_fakerate/{analysis}")
+        conda:
+            ENVIRONMENT
+        params:
+            label=as_is(config["histograms"]["label"]),
+            code=code_hash("looseleaf.fakerate.pictures"),
+        message:
+            f"histograms: drawing {analysis}"
+        script:
+            "../scripts/histograms_fakerate.py"
 
 
 for analysis in APPLICATION:
@@ -89,6 +91,6 @@ for analysis in TOPCOFFEA:
 rule histograms:
     """Stage target: all pictures."""
     input:
-        expand(pictures_of(FAKERATE_PICTURES), analysis=FAKERATE),
+        [pictures_of(fakerate_picture_names(analysis), analysis) for analysis in FAKERATE],
         [pictures_of(closure_picture_names(analysis), analysis) for analysis in APPLICATION],
         [pictures_of(eft_picture_names(analysis), analysis) for analysis in TOPCOFFEA],

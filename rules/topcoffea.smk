@@ -12,6 +12,7 @@ for analysis in TOPCOFFEA:
             f"topcoffea_process_{analysis}"
         input:
             manifests=by_dataset(analysis, PATHS.manifest),
+            masks=lumi_masks(analysis),
         output:
             processed=by_dataset(analysis, PATHS.processed("topcoffea", analysis)),
             ledgers=by_dataset(analysis, PATHS.ledger("topcoffea", analysis)),
@@ -30,7 +31,7 @@ for analysis in TOPCOFFEA:
         params:
             analysis=as_is(analysis_of(analysis, without=TOPCOFFEA_COMBINE_KEYS, ordered=False)),
             points=as_is(canonical(SETTINGS.points_of(analysis))),
-            datasets=declared_for(analysis, "data", "wc_names"),
+            datasets=declared_for(analysis, "data", "lumi_mask", "wc_names"),
             code=code_hash("looseleaf.topcoffea.process"),
         message:
             f"topcoffea: processing {analysis}"

@@ -8,10 +8,12 @@ with doorway(snakemake.log[0]):
     from looseleaf.fakerate.closure import process
 
     analysis = json.loads(snakemake.params.analysis)
+    declared = dict(json.loads(snakemake.params.datasets))
     process(
         analysis,
         json.loads(snakemake.params.points),
         dict(zip(analysis["maps"], snakemake.input.maps, strict=True)),
-        dataset_files(snakemake, json.loads(snakemake.params.datasets)),
+        declared,
+        dataset_files(snakemake, declared),
         running(snakemake),
     )

@@ -20,10 +20,8 @@ from looseleaf.histograms.store import read_uhi, write_uhi
 
 pytestmark = pytest.mark.chain
 
-ANALYSES = [
-    f"config/analyses/{name}.yaml"
-    for name in ("muon", "muon_data", "electron", "seed2021", "closure", "tth_eft")
-]
+MAPS = ("muon", "muon_data", "electron", "seed2021")
+ANALYSES = [f"config/analyses/{name}.yaml" for name in (*MAPS, "closure", "validation", "tth_eft")]
 
 
 @pytest.fixture(scope="session")
@@ -45,10 +43,10 @@ def variant(folder: Path, name: str, file: str = "muon", **changes: Any) -> str:
 
 def test_every_target_of_the_contract_stands(demo: Path) -> None:
     results = demo / "results"
-    for analysis in ("muon", "muon_data", "electron", "seed2021"):
+    for analysis in MAPS:
         for name in ("map.json", "map.root", "map.correctionlib.json"):
             assert (results / "fakerate" / analysis / name).stat().st_size > 0
-        for name in ("loose", "tight", "ratio", "projections"):
+        for name in ("loose", "tight", "ratio", "projections", "cutflow"):
             for ending in ("png", "pdf"):
                 assert (results / "histograms" / analysis / f"{name}.{ending}").is_file()
     for name in ("samples/WJetsToLNu/WJetsToLNu_0.root", "das/WJetsToLNu.json",
@@ -56,6 +54,9 @@ def test_every_target_of_the_contract_stands(demo: Path) -> None:
                  "fakerate/muon/QCD_Pt-15to20.ledger.json", "topcoffea/tth_eft/ttH_EFT.json",
                  "fakerate/closure/closure.json",
                  "histograms/closure/closure_2lss_met.png",
+                 "histograms/muon_data/prompt_fit.png", "histograms/muon_data/rate_npvs.png",
+                 "histograms/muon_data/tight_mt.png", "fakerate/validation/closure.json",
+                 "histograms/validation/closure_w_enriched_lep0_mt.png",
                  "topcoffea/tth_eft/yields.json", "benchmark/summary.json",
                  "benchmark/report.html", "config.json"):  # fmt: skip
         assert (results / name).is_file(), name
@@ -97,6 +98,44 @@ def test_the_measured_maps_close(demo: Path) -> None:
     # one, two and three failing leptons are all there
     assert all(found["channels"]["3l"]["events_by_failing_leptons"][1:4])
     assert min(closure_p_values(demo, "closure").values()) > 1e-3
+
+
+def test_data_is_what_the_map_and_prompt_simulation_predict(demo: Path) -> None:
+    found = json.loads((demo / "results/fakerate/validation/closure.json").read_text())
+    table = found["channels"]["w_enriched"]["observables"]["lep0_mt"]
+    # both parts matter: without either the prediction would be far off
+    assert 0.1 < sum(table["predicted"]) / sum(table["observed"]) < 0.2
+    assert sum(table["prompt"]) / sum(table["observed"]) > 0.8
+    assert min(closure_p_values(demo, "validation").values()) > 1e-3
+
+
+def test_the_fit_finds_as_many_prompt_leptons_as_there_are(demo: Path) -> None:
+    _, metadata = read_uhi(demo / "results/fakerate/muon_data/map.json")
+    fit = metadata["prompt_fit"]
+    assert abs(fit["factor"] - 1) < 4 * fit["error"]
+    assert fit["error"] < 0.15
+    assert fit["p_value"] > 1e-3
+
+
+def test_a_blind_analysis_shows_no_observation(demo: Path) -> None:
+    blind = variant(demo, "blind", "validation", unblind=False)
+    override = {"analyses": [*ANALYSES, blind]}
+    targets = ("blind/closure.json", "blind/closure_histograms.json")
+    targets = tuple(f"results/fakerate/{name}" for name in targets)
+    picture = "results/histograms/blind/closure_multijet_lep0_pt.png"
+    run = run_snakemake(demo, *targets, picture, override=override)
+    assert run.status == 0, run.text
+    assert not any("observed" in (demo / target).read_text() for target in targets)
+    found, seen = (
+        json.loads((demo / f"results/fakerate/{name}/closure.json").read_text())["channels"]
+        for name in ("blind", "validation")
+    )
+    for channel, value in found.items():
+        assert value["events_by_failing_leptons"][0] is None
+        for name, table in value["observables"].items():
+            other = seen[channel]["observables"][name]
+            assert table["predicted"] == other["predicted"]
+            assert table["prompt"] == other["prompt"]
 
 
 def test_a_wrong_map_does_not_close(demo: Path) -> None:
@@ -211,7 +250,7 @@ def test_a_cut_reruns_what_depends_on_it_and_nothing_else(demo: Path) -> None:
         "fakerate_measure": 1,
         "fakerate_truth": 1,
         **APPLIED,
-        "histograms_fakerate": 1,
+        "histograms_fakerate_muon": 1,
         "benchmark_report": 1,
         "all": 1,
     }
@@ -223,7 +262,7 @@ def test_an_interval_reruns_no_processing(demo: Path) -> None:
         "fakerate_measure": 1,
         "fakerate_truth": 1,
         **APPLIED,
-        "histograms_fakerate": 1,
+        "histograms_fakerate_muon": 1,
         "benchmark_report": 1,
         "all": 1,
     }
@@ -232,8 +271,9 @@ def test_an_interval_reruns_no_processing(demo: Path) -> None:
 def test_a_label_reruns_pictures_alone(demo: Path) -> None:
     jobs = rerun(demo, histograms={"label": "Preliminary"})
     assert jobs == {
-        "histograms_fakerate": 4,
+        **{f"histograms_fakerate_{name}": 1 for name in MAPS},
         "histograms_closure_closure": 1,
+        "histograms_closure_validation": 1,
         "histograms_topcoffea_tth_eft": 1,
         "benchmark_report": 1,
         "all": 1,
@@ -248,7 +288,7 @@ def test_a_working_point_reruns_the_analyses_that_use_it(demo: Path) -> None:
     assert jobs == {
         "fakerate_process_seed2021": 1,
         "fakerate_measure": 1,
-        "histograms_fakerate": 1,
+        "histograms_fakerate_seed2021": 1,
         "benchmark_report": 1,
         "all": 1,
     }
@@ -278,6 +318,7 @@ SMALL = {
     "triggers": [],
     "binning": {"pt": [10, 20, 50], "abs_eta": [0, 1.2, 2.4]},
     "eta": "absolute",
+    "momentum": "raw",
     "overflow": "clamp",
     "weights": "counts",
     "interval": "clopper-pearson",

@@ -17,13 +17,14 @@ Refusal = Callable[..., str]
 def test_default_configuration_is_complete(main_config: dict[str, Any], repo: Path) -> None:
     settings = load(main_config, repo)
     assert settings.of_kind("fakerate") == ["muon", "muon_data", "electron", "seed2021"]
-    assert settings.of_kind("application") == ["closure"]
+    assert settings.of_kind("application") == ["closure", "validation"]
     assert settings.of_kind("topcoffea") == ["tth_eft"]
     assert len(settings.datasets_in_use()) == 15
     # an application's leptons are those of the maps that it applies
     assert settings.analyses["closure"]["working_points"]["Electron"] == {
         "loose": "loose",
         "tight": "tight_simple",
+        "momentum": "raw",
     }
     columns = settings.columns_for("ttH_EFT")
     # the EFT sample carries its coefficients, and no fake-rate trigger is asked of it
@@ -182,15 +183,91 @@ def test_tight_that_is_not_loose(refused: Refusal) -> None:
     assert "what is tight has to be loose too" in message
 
 
-@pytest.mark.parametrize("group", ["measure", "subtract"])
-def test_groups_that_do_not_add_up(refused: Refusal, group: str) -> None:
-    message = refused(
-        file="config/analyses/muon_data.yaml",
-        edit=lambda a: a["datasets"][group].append(
-            "QCD_Pt-15to20" if group == "measure" else "SingleMuon"
+DATA = "config/analyses/muon_data.yaml"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda a: (
+                (
+                    (a["datasets"].pop("non_prompt"), a.pop("prompt_fit"))
+                    and a["systematics"].update(prompt={"up": 1.1, "down": 0.9})
+                )
+                or a["datasets"]["measure"].append("QCD_Pt-15to20")
+            ),
+            "datasets.measure: data and simulation don't add up",
         ),
-    )
-    assert f"datasets.{group}: " in message
+        (
+            lambda a: a["datasets"].update(measure=["QCD_Pt-15to20_x"]),
+            "datasets: 'QCD_Pt-15to20_x' is not declared; did you mean 'QCD_Pt-15to20'?",
+        ),
+        (
+            lambda a: a["datasets"].update(subtract=["SingleMuon"]),
+            "datasets: 'SingleMuon' stands in more than one group",
+        ),
+        (
+            lambda a: a["datasets"].update(subtract=["SingleMuon"], measure=["WJetsToLNu"]),
+            "datasets: 'SingleMuon' is data; here simulation is expected",
+        ),
+        (
+            lambda a: a["datasets"].pop("non_prompt"),
+            "prompt_fit: needs datasets.non_prompt for its templates",
+        ),
+        (
+            lambda a: a["prompt_fit"].update(edges=[0, 20, 10, 30]),
+            "prompt_fit.edges: [0, 20, 10, 30] should increase strictly",
+        ),
+        (lambda a: a.pop("prompt_fit"), "systematics.prompt: 'fit' needs a prompt_fit"),
+        (
+            lambda a: (a.pop("prompt_fit"), a["datasets"].pop("subtract")),
+            "systematics.prompt: there is no datasets.subtract to vary",
+        ),
+        (
+            lambda a: a.update(momentum="cone"),
+            "Muon.tight_simple declares no cone_pt, which momentum: cone needs",
+        ),
+        (
+            lambda a: a["observables"]["npvs"].update(edges=[3, 2]),
+            "observables.npvs: [3, 2] should increase strictly",
+        ),
+        (
+            lambda a: a.update(corrections={"pu": {"file": "x", "correction": "y", "inputs": {}}}),
+            "corrections.pu.file: there is no file 'x'",
+        ),
+        (lambda a: a["systematics"].update(tilt={"pt": 2}), "tilt.pt: 2 should be less than 1"),
+    ],
+)
+def test_a_fake_rate_analysis_that_does_not_fit_together(
+    refused: Refusal, change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    assert message in refused(file=DATA, edit=change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda a: a["datasets"].update(prompt=["SingleMuon"], observe=["TTTo2L2Nu"]),
+            "datasets: 'SingleMuon' is data; here simulation is expected",
+        ),
+        (lambda a: a.pop("unblind"), "the key 'unblind' is missing"),
+        (lambda a: a["datasets"].pop("prompt"), "datasets: "),
+    ],
+)
+def test_an_application_to_data_that_does_not_fit_together(
+    refused: Refusal, change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    assert message in refused(file="config/analyses/validation.yaml", edit=change)
+
+
+def test_only_data_has_a_luminosity_mask(refused: Refusal) -> None:
+    mask = "config/demo/golden.json"
+    message = refused(file=DEMO, edit=lambda d: d["TTTo2L2Nu"].update(lumi_mask=mask))
+    assert message == "datasets: TTTo2L2Nu.lumi_mask: only data has luminosity sections"
+    message = refused(file=DEMO, edit=lambda d: d["SingleMuon"].update(lumi_mask="gone.json"))
+    assert "SingleMuon.lumi_mask: there is no file 'gone.json'" in message
 
 
 def test_signal_that_is_no_process(refused: Refusal) -> None:

@@ -1,6 +1,7 @@
 """The fake-rate processor and measurement: region, variations, cuts, subtraction."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,17 @@ import pytest
 import uproot
 import yaml
 from conftest import REPO
+from correctionlib import schemav2
 from samples import qcd, sample, skimmed
 
-from looseleaf.errors import DataFileError
-from looseleaf.fakerate.measure import numbers, varied
+from looseleaf.errors import ConfigError, DataFileError
+from looseleaf.fakerate.measure import expectation, numbers, varied
 from looseleaf.fakerate.processor import FakeRateProcessor
 from looseleaf.files import write_json
 from looseleaf.histograms.ratio import divide
 from looseleaf.histograms.store import write_uhi
 from looseleaf.objects.columns import analysis_columns
+from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
 from looseleaf.processing.runner import ProcessingFailed, process_task
@@ -35,19 +38,22 @@ def filesets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fileset]:
     found = {}
     for name, dataset in DATASETS.items():
         columns = [*analysis_columns(MUON, dataset, POINTS), "PV_npvs", "Muon_genPartFlav"]
+        columns += ["Muon_jetRelIso", "Muon_jetPtRelv2"]
         found[name] = from_manifest(name, skimmed(folder, name, DATASETS, columns), {})
     return found
 
 
 def result(fileset: Fileset, is_data: bool = False, **changes: Any) -> dict[str, Any]:
-    processor = FakeRateProcessor({**MUON, **changes}, POINTS)
+    analysis = {**MUON, **changes}
+    corrections = Corrections.from_files(analysis.get("corrections", {}))
+    processor = FakeRateProcessor(analysis, POINTS, corrections)
     chunks = chunks_of(fileset, 8000)
     return process_task(processor, chunks, {**fileset.metadata, "data": is_data})[0]
 
 
-def by_hand(fileset: Fileset, away_pt: float, npvs: int = -1) -> tuple[np.ndarray, np.ndarray]:
-    """pT of loose and of tight muons in the region of config/analyses/muon.yaml."""
-    loose_pt, tight_pt = [], []
+def region(fileset: Fileset, away_pt: float, npvs: int = -1) -> dict[str, np.ndarray]:
+    """Branches of the loose muons in the region of config/analyses/muon.yaml, and `is_tight`."""
+    found: dict[str, list[np.ndarray]] = {}
     for file in fileset.files:
         e = uproot.open(file.url)["Events"].arrays()
         loose = (
@@ -73,11 +79,19 @@ def by_hand(fileset: Fileset, away_pt: float, npvs: int = -1) -> tuple[np.ndarra
         away = ak.any(away & (e.Jet_pt > away_pt), axis=1)
         low = (pt < 25) & (e.HLT_Mu8 | e.HLT_Mu8_TrkIsoVVL)
         high = (pt >= 25) & (e.HLT_Mu17 | e.HLT_Mu17_TrkIsoVVL)
-        region = away & (mt < 20) & (low | high)
+        kept = away & (mt < 20) & (low | high)
         tight = e.Muon_tightId[loose][:, 0] & (e.Muon_miniPFRelIso_all[loose][:, 0] < 0.16)
-        loose_pt.append(ak.to_numpy(pt[region]))
-        tight_pt.append(ak.to_numpy(pt[region & tight]))
-    return np.concatenate(loose_pt), np.concatenate(tight_pt)
+        found.setdefault("is_tight", []).append(ak.to_numpy(tight[kept]))
+        for name in ("pt", "eta", "jetRelIso", "jetPtRelv2", "miniPFRelIso_all"):
+            found.setdefault(name, []).append(ak.to_numpy(e[f"Muon_{name}"][loose][:, 0][kept]))
+        found.setdefault("npvs", []).append(ak.to_numpy(e.PV_npvs[kept]))
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def by_hand(fileset: Fileset, away_pt: float, npvs: int = -1) -> tuple[np.ndarray, np.ndarray]:
+    """pT of loose and of tight muons in that region."""
+    muons = region(fileset, away_pt, npvs)
+    return muons["pt"], muons["pt"][muons["is_tight"]]
 
 
 def in_bins(pt: np.ndarray) -> np.ndarray:
@@ -180,16 +194,182 @@ def test_the_expectation_is_subtracted_like_the_leptons(tmp_path: Path) -> None:
         "systematics": {},
         "datasets": {"measure": ["d"], "subtract": ["w"]},
     }
-    found, pairs = numbers(
+    found = numbers(
         analysis,
         datasets,
         {name: path for name, (path, _) in paths.items()},
         {name: path for name, (_, path) in paths.items()},
     )
     # 0.001 pb x 2000 /pb / 1: twice what was simulated
-    assert pairs["nominal"][1].values().item() == 80
-    assert found["expected"].values().item() == 6
-    assert found["expected_variance"].values().item() == 12 + 4 * 3
+    assert found.nominal[1].values().item() == 80
+    value, variance = expectation(found.groups)
+    assert value.values().item() == 6
+    assert variance.values().item() == 12 + 4 * 3
+
+
+def test_what_is_not_tight_counts_at_its_cone_momentum(filesets: Mapping[str, Fileset]) -> None:
+    cone = {"tight": "tight_2016", "momentum": "cone"}
+    raw, found = (
+        {key: result(filesets["q"], **changes)[key]["nominal", ...] for key in ("loose", "tight")}
+        for changes in ({**cone, "momentum": "raw"}, cone)
+    )
+    # what is tight stays where it is
+    np.testing.assert_array_equal(found["tight"].values(), raw["tight"].values())
+    muons = region(filesets["q"], 25)
+    pt, rel, iso = muons["pt"], muons["jetPtRelv2"], muons["miniPFRelIso_all"]
+    ratio = 1 / (1 + muons["jetRelIso"])
+    tight = (iso < 0.16) & ((ratio > 0.76) | (rel > 7.2))
+    cone_pt = np.where(
+        rel > 7.2, pt * (1 + np.maximum(0, iso - 0.16)), np.maximum(pt, pt / ratio * 0.76)
+    )
+    expected = in_bins(np.where(tight, pt, cone_pt))
+    np.testing.assert_array_equal(found["loose"].values().sum(axis=1), expected)
+    assert not np.array_equal(found["loose"].values(), raw["loose"].values())
+
+
+def test_observables_are_those_of_plain_arrays(filesets: Mapping[str, Fileset]) -> None:
+    observables = {
+        "npvs": {"expression": "PV_npvs", "label": "", "edges": [0, 25, 30, 35, 60]},
+        "iso": {"expression": "2 * Muon_miniPFRelIso_all", "label": "", "edges": [0, 0.2, 0.8]},
+    }
+    found = result(filesets["q"], observables=observables)
+    muons = region(filesets["q"], 25)
+    for name, values in (("npvs", muons["npvs"]), ("iso", 2 * muons["miniPFRelIso_all"])):
+        edges = observables[name]["edges"]
+        for point, chosen in (("loose", slice(None)), ("tight", muons["is_tight"])):
+            expected = np.histogram(values[chosen], edges)[0]
+            np.testing.assert_array_equal(found[name][point, :].values(), expected)
+
+
+def pileup_file(path: Path) -> Path:
+    """Weights by the number of vertices, 2 below 30 and 0.5 above; half of that `down`."""
+    content = [2.0, 0.5]
+    correction = schemav2.Correction(
+        name="vertices",
+        version=1,
+        inputs=[
+            schemav2.Variable(name="number", type="real"),
+            schemav2.Variable(name="side", type="string"),
+        ],
+        output=schemav2.Variable(name="weight", type="real"),
+        data=schemav2.Category(
+            nodetype="category",
+            input="side",
+            content=[
+                schemav2.CategoryItem(
+                    key=key,
+                    value=schemav2.Binning(
+                        nodetype="binning",
+                        input="number",
+                        edges=[0, 30, 100],
+                        content=[factor * value for value in content],
+                        flow="error",
+                    ),
+                )
+                for key, factor in (("nominal", 1.0), ("low", 0.5))
+            ],
+        ),
+    )
+    collection = schemav2.CorrectionSet(schema_version=2, corrections=[correction])
+    path.write_text(collection.model_dump_json(exclude_unset=True))
+    return path
+
+
+def vertices(path: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "file": str(pileup_file(path / "pileup.json")),
+        "correction": "vertices",
+        "inputs": {"number": "PV_npvs"},
+        "choices": {"side": "nominal"},
+        "variations": {"down": {"side": "low"}},
+        **changes,
+    }
+
+
+def test_corrections_of_events_weigh_loose_and_tight(
+    filesets: Mapping[str, Fileset], tmp_path: Path
+) -> None:
+    corrections = {"pileup": vertices(tmp_path)}
+    found = result(filesets["q"], corrections=corrections)
+    muons = region(filesets["q"], 25)
+    weight = np.where(muons["npvs"] < 30, 2.0, 0.5)
+    for variation, factor in (("nominal", 1), ("pileup_down", 0.5)):
+        loose = found["loose"][variation, ...].sum()
+        assert loose.value == factor * weight.sum()
+        assert loose.variance == factor**2 * (weight**2).sum()
+        tight = found["tight"][variation, ...].sum().value
+        assert tight == factor * weight[muons["is_tight"]].sum()
+    # data isn't corrected
+    data = result(filesets["q"], True, corrections=corrections)
+    assert data["loose"]["nominal", ...].sum().value == len(weight)
+
+
+def test_corrections_of_tight_leptons_weigh_the_tight_alone(
+    filesets: Mapping[str, Fileset], tmp_path: Path
+) -> None:
+    wanted = vertices(tmp_path, of="tight", inputs={"number": "minimum(Muon_pt, 99)"})
+    found = result(filesets["q"], corrections={"id": wanted})
+    muons = region(filesets["q"], 25)
+    assert found["loose"]["nominal", ...].sum().value == len(muons["pt"])
+    pt = muons["pt"][muons["is_tight"]]
+    assert found["tight"]["nominal", ...].sum().value == np.where(pt < 30, 2.0, 0.5).sum()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"correction": "pileup"}, r"pileup\.json: no correction 'pileup'; there are vertices"),
+        ({"inputs": {}}, r"corrections\.x\.inputs: 'vertices' takes number, not none"),
+        ({"choices": {}}, r"corrections\.x\.choices: 'vertices' takes side, not none"),
+        ({"inputs": {"number": "PV_npvs + 90"}}, r"corrections\.x: .*minimum\(\) and maximum"),
+        ({"choices": {"side": "up"}}, r"corrections\.x: .*"),
+        ({"file": __file__}, r"test_fakerate\.py: not a correctionlib file"),
+    ],
+)
+def test_corrections_that_do_not_fit(
+    filesets: Mapping[str, Fileset], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    wanted = vertices(tmp_path, **changes)
+    with pytest.raises((ConfigError, ProcessingFailed), match=message):
+        result(filesets["q"], corrections={"x": wanted})
+
+
+def test_columns_of_corrections_are_asked_of_simulation_alone(tmp_path: Path) -> None:
+    analysis = {**MUON, "corrections": {"x": vertices(tmp_path)}}
+    assert "PV_npvs" in analysis_columns(analysis, DATASETS["q"], POINTS)
+    assert "PV_npvs" not in analysis_columns(analysis, {**DATASETS["q"], "data": True}, POINTS)
+
+
+def test_branches_of_a_later_version_are_read_under_their_new_names(
+    filesets: Mapping[str, Fileset], tmp_path: Path
+) -> None:
+    (file, _) = filesets["q"].files
+    with uproot.open(file.url) as old, uproot.recreate(tmp_path / "v15.root") as new:
+        arrays = old["Events"].arrays()
+        columns = {
+            f"PF{name}" if name.startswith("MET_") else name: arrays[name]
+            for name in arrays.fields
+            if "_" not in name or name.partition("_")[0] in ("MET", "PV", "HLT")
+        }
+        for name in ("Muon", "Electron", "Jet"):
+            del columns[f"n{name}"]
+            fields = [field for field in arrays.fields if field.startswith(f"{name}_")]
+            columns[name] = ak.zip({f.removeprefix(f"{name}_"): arrays[f] for f in fields})
+        tree = new.mktree("Events", {name: ak.type(v).content for name, v in columns.items()})
+        tree.extend(columns)
+        identity = str(new.file.uuid)
+    later = replace(file, url=str(tmp_path / "v15.root"), uuid=identity)
+    found = []
+    for source in (file, later):
+        fileset = replace(
+            filesets["q"],
+            files=(source,),
+            metadata={"aliases": {"MET_pt": ["PFMET_pt"], "MET_phi": ["PFMET_phi"]}},
+        )
+        found.append(result(fileset))
+    assert found[0]["loose"].sum().value > 100
+    for key in ("loose", "tight", "met", "mt"):
+        assert found[0][key] == found[1][key]
 
 
 def test_counts_ignore_the_generator_weight(filesets: Mapping[str, Fileset]) -> None:
@@ -211,27 +391,34 @@ def test_subtraction_and_its_variations(filesets: Mapping[str, Fileset], tmp_pat
         **MUON,
         "lumi_ifb": 2.0,
         "datasets": {"measure": ["q"], "subtract": ["w"]},
-        "systematics": {"prompt": {"up": 1.5, "down": 0.0}, "closure": 0.2},
+        "systematics": {"prompt": {"up": 1.5, "down": 0.0}, "closure": 0.2, "tilt": {"pt": 0.3}},
     }
     found = {name: result(filesets[name], **analysis) for name in DATASETS}
     sums = {name: filesets[name].original["sum_of_weights"] for name in DATASETS}
     paths = {name: written(tmp_path, name, found[name], sums[name]) for name in DATASETS}
-    _, pairs = numbers(
+    pairs = numbers(
         analysis,
         DATASETS,
         {name: path for name, (path, _) in paths.items()},
         {name: path for name, (_, path) in paths.items()},
-    )
+    ).pairs
     q, w = (found[name]["loose"]["nominal", ...].view() for name in ("q", "w"))
     sq, sw = 1.0 * 2000 / sums["q"], 0.1 * 2000 / sums["w"]
-    for variation, factor in (("nominal", 1), ("prompt_up", 1.5), ("prompt_down", 0)):
+    factors = {"nominal": 1, "prompt_up": 1.5, "prompt_down": 0, "prompt_off": 0}
+    for variation, factor in factors.items():
         loose = pairs[variation][1].view()
         np.testing.assert_allclose(loose.value, sq * q.value - factor * sw * w.value, rtol=1e-12)
         expected = sq**2 * q.variance + (factor * sw) ** 2 * w.variance
         np.testing.assert_allclose(loose.variance, expected, rtol=1e-12)
     nominal = divide(*pairs["nominal"], "weighted")
     table = varied(analysis, nominal, pairs)
-    assert set(table) == {"prompt_up", "prompt_down", "closure_up", "closure_down"}
+    names = {"prompt_off", "prompt_up", "prompt_down", "closure_up", "closure_down", "pt1", "pt2"}
+    assert set(table) == names
+    # seven bins of pT: from 30% down to 30% up in equal steps, the middle one untouched
+    base = np.where(nominal.empty, 0, nominal.value)
+    tilted = np.array([[0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]]).T
+    np.testing.assert_allclose(table["pt1"], base * tilted)
+    np.testing.assert_allclose(table["pt2"], base * tilted[::-1])
     np.testing.assert_allclose(table["closure_up"], np.where(nominal.empty, 0, nominal.value * 1.2))
     plain = divide(*pairs["prompt_down"], "weighted")
     np.testing.assert_array_equal(table["prompt_down"][~plain.empty], plain.value[~plain.empty])

@@ -22,7 +22,8 @@ FAKERATE = QCD | {
     "fakerate_process_muon_data": 1,
     "fakerate_process_electron": 1,
     "fakerate_apply_closure": 1,
-    "fakerate_closure": 1,
+    "fakerate_apply_validation": 1,
+    "fakerate_closure": 2,
     "fakerate_process_seed2021": 1,
     "fakerate_measure": 4,
     "fakerate_truth": 3,
@@ -30,8 +31,12 @@ FAKERATE = QCD | {
 EFT = dict.fromkeys(("samples_generate", "das_lookup", "servicex_transform"), 3)
 TOPCOFFEA = EFT | {"topcoffea_process_tth_eft": 1, "topcoffea_combine": 1}
 PICTURES = {
-    "histograms_fakerate": 4,
+    "histograms_fakerate_muon": 1,
+    "histograms_fakerate_muon_data": 1,
+    "histograms_fakerate_electron": 1,
+    "histograms_fakerate_seed2021": 1,
     "histograms_closure_closure": 1,
+    "histograms_closure_validation": 1,
     "histograms_topcoffea_tth_eft": 1,
 }
 HISTOGRAMS = SERVICEX | FAKERATE | TOPCOFFEA | SERVICEX | PICTURES

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from looseleaf.errors import DataFileError
-from looseleaf.fakerate.closure import agreement, merging
+from looseleaf.fakerate.closure import agreement, merging, totals
+from looseleaf.files import write_json
 from looseleaf.histograms.store import write_uhi
 from looseleaf.objects.rates import RateMap, predict, stacked
 
@@ -123,6 +124,50 @@ def test_chi2_takes_the_maps_covariance() -> None:
     assert found["ndf"] == 2
     assert found["predicted"] == [100, 44]
     assert found["predicted_map"] == pytest.approx([10, 4.4])
+
+
+def group(observed: float, predicted: float, slope: float) -> dict[str, hist.Hist]:
+    axes = [
+        hist.axis.StrCategory(["c"], name="channel", overflow=False),
+        hist.axis.Regular(1, 0, 1, name="x"),
+    ]
+    out = {}
+    for name, value in (("observed", observed), ("predicted", predicted)):
+        out[f"x.{name}"] = hist.Hist(*axes, storage=hist.storage.Weight())
+        out[f"x.{name}"].view()[...] = [[(value, value)]]
+    out["x.slopes"] = hist.Hist(*axes, hist.axis.Integer(0, 1, name="map_bin", flow=False))
+    out["x.slopes"].view()[...] = slope
+    number = hist.axis.Integer(0, 5, name="failing")
+    out["by_failing"] = hist.Hist(axes[0], number, storage=hist.storage.Int64())
+    out["capped"] = hist.Hist(hist.axis.Integer(0, 1, name="capped"), storage=hist.storage.Int64())
+    return out
+
+
+def test_prompt_leptons_are_taken_from_the_prediction_and_added_beside_it(tmp_path: Path) -> None:
+    analysis = {
+        "lumi_ifb": 2.0,
+        "datasets": {"observe": ["d"], "prompt": ["w"]},
+    }
+    declared = {"d": {"data": True}, "w": {"data": False, "xsec_pb": 0.001}}
+    found = {"d": group(120, 50, 400), "w": group(35, 5, 40)}
+    for name, histograms in found.items():
+        write_uhi(tmp_path / f"{name}.json", histograms, {})
+        write_json(tmp_path / f"{name}.ledger.json", {"original": {"sum_of_weights": 1.0}})
+    total = totals(
+        analysis,
+        declared,
+        {name: str(tmp_path / f"{name}.json") for name in declared},
+        {name: str(tmp_path / f"{name}.ledger.json") for name in declared},
+    )
+    # 0.001 pb x 2000 /pb / 1: what is simulated counts twice, its variance four times
+    table = agreement(total, "x", "c", np.array([0.01]))
+    assert table["observed"] == [120]
+    assert table["predicted"] == [50 - 10]
+    assert table["prompt"] == [70]
+    assert table["predicted_stat"] == pytest.approx([np.sqrt(50 + 4 * 5)])
+    assert table["predicted_map"] == pytest.approx([0.01 * (400 - 80)])
+    variance = 120 + (50 + 20) + 4 * 35 + 3.2**2
+    assert table["chi2"] == pytest.approx((120 - 110) ** 2 / variance)
 
 
 def test_bins_of_few_events_are_merged() -> None:

@@ -8,9 +8,11 @@ import hist
 import numpy as np
 from coffea.processor import ProcessorABC
 
-from looseleaf.objects.events import recorded, weights
+from looseleaf.objects.corrections import Corrections
+from looseleaf.objects.events import counted_momentum, recorded, weights
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.luminosity import certified
 from looseleaf.objects.multilepton import event_quantities, merged
 from looseleaf.objects.rates import RateMap, empty_prediction, predict, stacked
 
@@ -20,12 +22,19 @@ PROMPT = (1, 15)
 FIELDS = ("pt", "eta", "phi", "charge", "tight", "prompt", "bin")
 
 
+def role_of(analysis: Mapping[str, Any], dataset: str) -> str:
+    """The group of an application analysis that a dataset stands in: predict, observe, prompt."""
+    return next(group for group, names in analysis["datasets"].items() if dataset in names)
+
+
 class ApplicationProcessor(ProcessorABC):
-    """Observed and predicted events with non-prompt leptons, in simulation, by channel.
+    """Observed and predicted events with non-prompt leptons, by channel.
 
     Leptons are those that pass the loose working point. Observed are events whose leptons are all
-    tight, predicted those with failing leptons, weighted with the rates; events whose leptons are
-    all prompt, which a prompt subtraction takes away, are left out of both.
+    tight, predicted those with failing leptons, weighted with the rates. Which events count is
+    told by the metadata's `role`: of a dataset to `predict` (simulation) those with a lepton that
+    isn't prompt; of one to `observe` (data) all that are certified; of a `prompt` one
+    (simulation) those whose leptons are all prompt, which the prediction from data has to lose.
 
     The accumulator holds for each observable `<name>.observed`, `<name>.predicted` and
     `<name>.slopes` (the sums of w d weight / d f by map bin), and the counts `by_failing` (events
@@ -33,9 +42,14 @@ class ApplicationProcessor(ProcessorABC):
     """
 
     def __init__(
-        self, analysis: Mapping[str, Any], points: WorkingPoints, maps: Mapping[str, RateMap]
+        self,
+        analysis: Mapping[str, Any],
+        points: WorkingPoints,
+        maps: Mapping[str, RateMap],
+        corrections: Corrections,
     ) -> None:
         self._analysis, self._points, self._maps = analysis, points, dict(maps)
+        self._corrections = corrections
         self._offsets, self._rates = stacked(self._maps)
         self._channels = {name: Expression(cut) for name, cut in analysis["channels"].items()}
         self._observables = {
@@ -48,9 +62,11 @@ class ApplicationProcessor(ProcessorABC):
         leptons = merged(chosen, FIELDS)
         quantities = event_quantities(events, chosen, self._analysis["jets"])
         event_weight = weights(events)
-        # a lepton that isn't prompt makes the event one to predict
-        selected = ak.to_numpy(ak.any(~leptons.prompt, axis=1))
-        selected &= recorded(events, self._analysis["triggers"])
+        selected = recorded(events, self._analysis["triggers"]) & certified(events)
+        if not events.metadata["data"]:
+            event_weight = event_weight * self._corrections.event_weight(events)
+            all_prompt = ak.to_numpy(ak.all(leptons.prompt, axis=1))
+            selected &= all_prompt if events.metadata["role"] == "prompt" else ~all_prompt
         in_channel = {
             channel: selected & np.asarray(cut(quantities), bool)
             for channel, cut in self._channels.items()
@@ -110,8 +126,14 @@ class ApplicationProcessor(ProcessorABC):
             loose = self._points.passes(collection, roles["loose"], all_of)
             leptons = all_of[loose]
             leptons["tight"] = self._points.passes(collection, roles["tight"], all_of)[loose]
-            flavour = leptons.genPartFlav
-            leptons["prompt"] = (flavour == PROMPT[0]) | (flavour == PROMPT[1])
+            # what fails counts at the momentum at which the map counted it
+            leptons["pt"] = counted_momentum(
+                self._points, collection, roles, leptons, leptons.tight
+            )
+            leptons["prompt"] = ak.ones_like(leptons.tight)
+            if not events.metadata["data"]:
+                flavour = leptons.genPartFlav
+                leptons["prompt"] = (flavour == PROMPT[0]) | (flavour == PROMPT[1])
             counts = ak.num(leptons, axis=1)
             pt, eta = (ak.to_numpy(ak.flatten(leptons[field])) for field in ("pt", "eta"))
             bins = rate_map.bins(pt, np.abs(eta)) + self._offsets[collection]

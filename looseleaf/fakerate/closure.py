@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2 as chi2_distribution
 
-from looseleaf.fakerate.application import ApplicationProcessor
+from looseleaf.fakerate.application import ApplicationProcessor, role_of
 from looseleaf.files import read_json, write_json
 from looseleaf.histograms.store import read_uhi, write_uhi
+from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.rates import RateMap
 from looseleaf.objects.weights import scale_to_luminosity
-from looseleaf.processing.stage import DatasetFiles, Running, process_datasets
+from looseleaf.processing.stage import DatasetFiles, Running, event_metadata, process_datasets
 
 # a chi-squared of fewer events than these in a bin is none; such bins are merged into the next
 MINIMUM_EVENTS = 10
@@ -24,13 +25,56 @@ def process(
     analysis: Mapping[str, Any],
     points: Mapping[str, Any],
     maps: Mapping[str, str],
+    declared: Mapping[str, Mapping[str, Any]],
     datasets: Mapping[str, DatasetFiles],
     running: Running,
 ) -> None:
     """Process every dataset of an application analysis; `maps` are map files by collection."""
-    rates = {collection: RateMap.from_file(path) for collection, path in maps.items()}
-    processor = ApplicationProcessor(analysis, WorkingPoints(points), rates)
-    process_datasets(processor, datasets, running, f"fakerate {analysis['name']}")
+    processor = ApplicationProcessor(
+        analysis,
+        WorkingPoints(points),
+        {collection: RateMap.from_file(path) for collection, path in maps.items()},
+        Corrections.from_files(analysis.get("corrections", {})),
+    )
+    metadata = {
+        name: {**event_metadata(analysis, value), "role": role_of(analysis, name)}
+        for name, value in declared.items()
+    }
+    process_datasets(processor, datasets, running, f"fakerate {analysis['name']}", metadata)
+
+
+def totals(
+    analysis: Mapping[str, Any],
+    declared: Mapping[str, Mapping[str, Any]],
+    processed: Mapping[str, str],
+    ledgers: Mapping[str, str],
+) -> dict[str, Any]:
+    """The datasets' histograms, normalised and added.
+
+    With data, what simulated prompt leptons contribute to events with failing leptons is taken
+    away from the prediction, and what they contribute to events without is in `<name>.prompt`.
+    """
+    total: dict[str, Any] = {}
+
+    def add(key: str, histogram: Any) -> None:
+        total[key] = total[key] + histogram if key in total else histogram
+
+    for name, dataset in declared.items():
+        found, _ = read_uhi(processed[name])
+        weight = read_json(ledgers[name])["original"]["sum_of_weights"]
+        scale = scale_to_luminosity(name, dataset, analysis["lumi_ifb"], weight)
+        prompt = role_of(analysis, name) == "prompt"
+        for key, histogram in found.items():
+            observable, _, kind = key.partition(".")
+            if not kind:
+                # counts of events: those of simulation tell nothing about data
+                if not prompt:
+                    add(key, histogram)
+            elif prompt and kind == "observed":
+                add(f"{observable}.prompt", histogram * scale)
+            else:
+                add(key, histogram * (-scale if prompt else scale))
+    return total
 
 
 def combine(
@@ -47,23 +91,23 @@ def combine(
     `declared`, `processed` and `ledgers` are by dataset name. The closure file has, for each
     channel and observable, observed and predicted by bin with their uncertainties, and chi2,
     degrees of freedom and p-value with the full covariance: a map bin's uncertainty moves all the
-    bins that it feeds together.
+    bins that it feeds together. With data there is also what prompt leptons are expected to give,
+    and what was observed is left out of both files unless the analysis is unblinded.
     """
-    total: dict[str, Any] = {}
-    for name, dataset in declared.items():
-        found, _ = read_uhi(processed[name])
-        weight = read_json(ledgers[name])["original"]["sum_of_weights"]
-        scale = scale_to_luminosity(name, dataset, analysis["lumi_ifb"], weight)
-        for key, histogram in found.items():
-            scaled = histogram if key in ("by_failing", "capped") else histogram * scale
-            total[key] = total[key] + scaled if key in total else scaled
+    total = totals(analysis, declared, processed, ledgers)
+    seen = analysis.get("unblind", True)
+    if not seen:
+        total = {key: h for key, h in total.items() if not key.endswith(".observed")}
     write_uhi(histograms, total, {"analysis": analysis["name"], "lumi_ifb": analysis["lumi_ifb"]})
     sigma = np.concatenate([RateMap.from_file(path).sigma.ravel() for path in maps.values()])
     channels: dict[str, Any] = {}
     for channel in analysis["channels"]:
         failing = total["by_failing"][channel, :].values()
         channels[channel] = {
-            "events_by_failing_leptons": failing.astype(int).tolist(),
+            # those without a failing lepton are the observed ones
+            "events_by_failing_leptons": [
+                int(number) if seen or index else None for index, number in enumerate(failing)
+            ],
             "observables": {
                 name: agreement(total, name, channel, sigma) for name in analysis["observables"]
             },
@@ -72,6 +116,7 @@ def combine(
         closure,
         {
             "analysis": analysis["name"],
+            "is_data": any(dataset["data"] for dataset in declared.values()),
             "capped_leptons": int(total["capped"].sum()),
             "channels": channels,
         },
@@ -83,28 +128,43 @@ def agreement(
 ) -> dict[str, Any]:
     """Observed against predicted in one channel; what lies beyond the axis is in the last bins.
 
-    `sigma` is the uncertainty of each map bin.
+    `sigma` is the uncertainty of each map bin. Where prompt leptons are expected too, the sum of
+    both predictions is what is held against the observation; a blind total has none.
     """
-    observed = _with_flow(total[f"{name}.observed"][channel, :].view(flow=True))
     predicted = _with_flow(total[f"{name}.predicted"][channel, :].view(flow=True))
     slopes = _with_flow(total[f"{name}.slopes"][channel, :, :].view(flow=True))
     from_map = slopes * sigma
-    covariance = from_map @ from_map.T
-    covariance += np.diag(observed["variance"] + predicted["variance"])
-    merge = merging(predicted["value"], predicted["variance"])
-    difference = merge @ (observed["value"] - predicted["value"])
-    chi2 = float(difference @ np.linalg.solve(merge @ covariance @ merge.T, difference))
-    ndf = len(difference)
-    return {
-        "edges": total[f"{name}.observed"].axes[1].edges.tolist(),
-        "observed": observed["value"].tolist(),
-        "observed_error": np.sqrt(observed["variance"]).tolist(),
+    out = {
+        "edges": total[f"{name}.predicted"].axes[1].edges.tolist(),
         "predicted": predicted["value"].tolist(),
         "predicted_stat": np.sqrt(predicted["variance"]).tolist(),
         "predicted_map": np.sqrt(np.sum(from_map**2, axis=1)).tolist(),
+    }
+    value, variance = predicted["value"], predicted["variance"]
+    if f"{name}.prompt" in total:
+        prompt = _with_flow(total[f"{name}.prompt"][channel, :].view(flow=True))
+        out |= {
+            "prompt": prompt["value"].tolist(),
+            "prompt_stat": np.sqrt(prompt["variance"]).tolist(),
+        }
+        value, variance = value + prompt["value"], variance + prompt["variance"]
+    if f"{name}.observed" not in total:
+        return out
+    observed = _with_flow(total[f"{name}.observed"][channel, :].view(flow=True))
+    covariance = from_map @ from_map.T + np.diag(observed["variance"] + variance)
+    merge = merging(value, variance)
+    difference = merge @ (observed["value"] - value)
+    # bins in which nothing was seen and nothing expected say nothing
+    known = np.diag(merge @ covariance @ merge.T) > 0
+    merge, difference = merge[known], difference[known]
+    chi2 = float(difference @ np.linalg.solve(merge @ covariance @ merge.T, difference))
+    ndf = len(difference)
+    return out | {
+        "observed": observed["value"].tolist(),
+        "observed_error": np.sqrt(observed["variance"]).tolist(),
         "chi2": chi2,
         "ndf": ndf,
-        "p_value": float(chi2_distribution.sf(chi2, ndf)),
+        "p_value": float(chi2_distribution.sf(chi2, ndf)) if ndf else None,
     }
 
 

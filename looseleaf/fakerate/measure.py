@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import hist
 import numpy as np
 from scipy.stats import chi2 as chi2_distribution
 
-from looseleaf.fakerate.processor import NOMINAL, away_jet_thresholds
+from looseleaf.fakerate.processor import NOMINAL, POINT, POINTS, variations
+from looseleaf.fakerate.prompt import PromptFit, fit_prompt
 from looseleaf.files import read_json, write_json
 from looseleaf.histograms.ratio import Ratio, divide
 from looseleaf.histograms.store import (
@@ -31,8 +33,7 @@ def summed(
 ) -> dict[str, hist.Hist]:
     """Histograms of several datasets added up, each scaled to the luminosity.
 
-    With `weights: counts` they are added as they are. Variances scale with the square, and so
-    does `expected_variance`, which holds variances as its values.
+    With `weights: counts` they are added as they are.
     """
     total: dict[str, hist.Hist] = {}
     for name in names:
@@ -42,11 +43,8 @@ def summed(
             total_weight = read_json(ledgers[name])["original"]["sum_of_weights"]
             scale = scale_to_luminosity(name, datasets[name], analysis["lumi_ifb"], total_weight)
         for key, histogram in histograms.items():
-            if key == "cutflow":
-                scaled = histogram
-            else:
-                scaled = histogram * (scale**2 if key == "expected_variance" else scale)
-            total[key] = total[key] + scaled if key in total else scaled
+            mine = scaled(key, histogram, scale)
+            total[key] = total[key] + mine if key in total else mine
     return total
 
 
@@ -58,42 +56,103 @@ def subtracted(total: hist.Hist, prompt: hist.Hist) -> hist.Hist:
     return out
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """What an analysis counted, normalised: by group of datasets, and after the subtraction.
+
+    `groups` holds the added histograms of each group, those of `subtract` scaled by `factor`,
+    which `fit` has found if there was one. `pairs` are (tight, loose) by variation.
+    """
+
+    groups: dict[str, dict[str, hist.Hist]]
+    pairs: dict[str, tuple[hist.Hist, hist.Hist]]
+    fit: PromptFit | None
+
+    @property
+    def nominal(self) -> tuple[hist.Hist, hist.Hist]:
+        return self.pairs[NOMINAL]
+
+    def less_prompt(self, key: str, *index: Any) -> hist.Hist:
+        """A histogram of what is measured, less the prompt leptons."""
+        total = self.groups["measure"][key][*index, ...]
+        if "subtract" not in self.groups:
+            return total
+        return subtracted(total, self.groups["subtract"][key][*index, ...])
+
+
 def numbers(
     analysis: Mapping[str, Any],
     datasets: Mapping[str, Mapping[str, Any]],
     processed: Mapping[str, str],
     ledgers: Mapping[str, str],
-) -> tuple[dict[str, hist.Hist], dict[str, tuple[hist.Hist, hist.Hist]]]:
-    """The normalised histograms of an analysis, and (tight, loose) by variation.
+) -> Numbers:
+    """The normalised histograms of an analysis.
 
-    The datasets of `measure` are added, those of `subtract` taken away as simulated. The
-    variations are `nominal`, those of the away jet's threshold, and `prompt_up` and `prompt_down`,
-    with the subtraction scaled by the factors of `systematics.prompt`.
+    The datasets of `measure` are added, those of `subtract` taken away, as simulated or scaled as
+    the fit of the transverse mass says. The variations are `nominal`, those of the away jet's
+    threshold and of the corrections; with a subtraction `prompt_off`, without it, and `prompt_up`
+    and `prompt_down`, with it scaled by the factors of `systematics.prompt` or by the
+    uncertainty of the fit.
     """
-    groups = analysis["datasets"]
-    found = summed(groups["measure"], analysis, datasets, processed, ledgers)
-    prompt = None
-    if groups.get("subtract"):
-        prompt = summed(groups["subtract"], analysis, datasets, processed, ledgers)
-
-        # what is expected of the loose leptons that are taken away is taken away with them
-        for key, sign in (("expected", -1.0), ("expected_variance", 1.0)):
-            if key in found:
-                found[key] = found[key] + prompt[key] * sign
+    groups = {
+        group: summed(names, analysis, datasets, processed, ledgers)
+        for group, names in analysis["datasets"].items()
+    }
+    fit = None
+    if "prompt_fit" in analysis:
+        fit = fit_prompt(*(groups[g]["prompt_fit"] for g in ("measure", "subtract", "non_prompt")))
+        groups["subtract"] = times(groups["subtract"], fit.factor)
+    if "non_prompt" in groups:
+        groups["non_prompt"] = _to_data(groups, fit)
 
     def pair(variation: str, factor: float = 1.0) -> tuple[hist.Hist, hist.Hist]:
-        tight, loose = (found[key][variation, ...] for key in ("tight", "loose"))
-        if prompt is not None:
+        tight, loose = (groups["measure"][key][variation, ...] for key in ("tight", "loose"))
+        if "subtract" in groups and factor:
+            prompt = groups["subtract"]
             tight = subtracted(tight, prompt["tight"][variation, ...] * factor)
             loose = subtracted(loose, prompt["loose"][variation, ...] * factor)
         if analysis["weights"] == "counts":
             tight, loose = (_plain(h.values(flow=True), h, flow=True) for h in (tight, loose))
         return tight, loose
 
-    pairs = {variation: pair(variation) for variation in away_jet_thresholds(analysis)}
-    for side, factor in analysis.get("systematics", {}).get("prompt", {}).items():
+    pairs = {variation: pair(variation) for variation in variations(analysis)}
+    if "subtract" in groups:
+        pairs["prompt_off"] = pair(NOMINAL, 0)
+    sides = analysis.get("systematics", {}).get("prompt", {})
+    if fit is not None and sides == "fit":
+        relative = fit.error / fit.factor
+        sides = {"up": 1 + relative, "down": max(1 - relative, 0.0)}
+    for side, factor in sides.items():
         pairs[f"prompt_{side}"] = pair(NOMINAL, factor)
-    return found, pairs
+    return Numbers(groups, pairs, fit)
+
+
+def times(histograms: Mapping[str, hist.Hist], factor: float) -> dict[str, hist.Hist]:
+    """All histograms of a group, scaled."""
+    return {key: scaled(key, histogram, factor) for key, histogram in histograms.items()}
+
+
+def _to_data(groups: Mapping[str, Mapping[str, hist.Hist]], fit: PromptFit | None) -> Any:
+    """Simulated non-prompt leptons brought to as many loose ones as data has beside the prompt.
+
+    In the region of the fit they are brought to what the fit found.
+    """
+    sums = {
+        group: histograms["loose"][NOMINAL, ...].sum().value for group, histograms in groups.items()
+    }
+    wanted = sums["measure"] - sums.get("subtract", 0.0)
+    own = groups["non_prompt"]
+    out = times(own, wanted / sums["non_prompt"] if sums["non_prompt"] > 0 else 1.0)
+    if fit is not None:
+        out["prompt_fit"] = own["prompt_fit"] * fit.non_prompt_factor
+    return out
+
+
+def scaled(key: str, histogram: hist.Hist, factor: float) -> hist.Hist:
+    """A histogram times a factor; `expected_variance` holds variances, and cutflows are counts."""
+    if key == "cutflow":
+        return histogram
+    return histogram * (factor**2 if key == "expected_variance" else factor)
 
 
 def measure(
@@ -109,10 +168,11 @@ def measure(
 
     `datasets`, `processed` and `ledgers` are by dataset name: the declarations and the paths.
     Written are UHI JSON (loose, tight, ratio with the ends of its interval, the ratio of each
-    variation, cutflow), ROOT and correctionlib.
+    variation, distributions of loose and tight leptons by group of datasets, cutflow), ROOT and
+    correctionlib.
     """
-    found, pairs = numbers(analysis, datasets, processed, ledgers)
-    tight, loose = pairs[NOMINAL]
+    found = numbers(analysis, datasets, processed, ledgers)
+    tight, loose = found.nominal
     ratio = divide(tight, loose, analysis["interval"])
     metadata = {
         "analysis": analysis["name"],
@@ -122,17 +182,29 @@ def measure(
         "is_data": any(datasets[name]["data"] for name in analysis["datasets"]["measure"]),
         "interval": ratio.interval,
         "empty_bins": np.argwhere(ratio.empty).tolist(),
+        "groups": list(found.groups),
+        "observables": list(analysis.get("observables", {})),
+        "prompt_fit": found.fit.to_json() if found.fit is not None else None,
+        "cutflow": cutflow_table(analysis, datasets, processed, ledgers),
     }
-    variations = varied(analysis, ratio, pairs)
+    varied_rates = varied(analysis, ratio, found.pairs)
     maps = {
         "loose": loose,
         "tight": tight,
         "ratio": ratio_histogram(ratio, loose),
         "ratio_lower": _plain(np.where(ratio.empty, 0.0, ratio.lower), loose),
         "ratio_upper": _plain(np.where(ratio.empty, 0.0, ratio.upper), loose),
-        **{f"ratio_{name}": _plain(values, loose) for name, values in variations.items()},
+        **{f"ratio_{name}": _plain(values, loose) for name, values in varied_rates.items()},
     }
-    write_uhi(uhi, {**maps, "cutflow": found["cutflow"]}, metadata)
+    for name in analysis.get("observables", {}):
+        for point in POINTS:
+            maps[f"{name}_{point}"] = found.less_prompt(name, point)
+    spectra = {
+        f"{group}.{key}": histogram
+        for group, histograms in found.groups.items()
+        for key, histogram in distributions(histograms).items()
+    }
+    write_uhi(uhi, {**maps, **spectra, "cutflow": found.groups["measure"]["cutflow"]}, metadata)
     write_root(root, maps)
     flavour = analysis["lepton"]["collection"].lower()
     write_correction(
@@ -141,8 +213,44 @@ def measure(
         f"{analysis['title']}: N(tight) / N(loose), {ratio.interval} interval at 68.27%.",
         ratio,
         loose,
-        variations,
+        varied_rates,
     )
+
+
+def distributions(histograms: Mapping[str, hist.Hist]) -> dict[str, hist.Hist]:
+    """The distributions of a group's leptons: pT and |eta| from its maps, and those it filled."""
+    out = {
+        f"{point}.{axis}": histograms[point][NOMINAL, ...].project(axis)
+        for point in POINTS
+        for axis in ("pt", "abs_eta")
+    }
+    for key, histogram in histograms.items():
+        if histogram.axes[0].name == POINT:
+            out |= {f"{point}.{key}": histogram[point, :] for point in POINTS}
+    if "prompt_fit" in histograms:
+        out["prompt_fit"] = histograms["prompt_fit"]
+    return out
+
+
+def cutflow_table(
+    analysis: Mapping[str, Any],
+    datasets: Mapping[str, Mapping[str, Any]],
+    processed: Mapping[str, str],
+    ledgers: Mapping[str, str],
+) -> dict[str, Any]:
+    """Events that pass each step, and their weights scaled to the luminosity, by dataset."""
+    table: dict[str, Any] = {"datasets": {}}
+    for group, names in analysis["datasets"].items():
+        for name in names:
+            own, _ = read_uhi(processed[name])
+            added = summed([name], analysis, datasets, processed, ledgers)
+            table["steps"] = list(own["cutflow"].axes[0])
+            table["datasets"][name] = {
+                "group": group,
+                "events": own["cutflow"].values().astype(int).tolist(),
+                "weighted": added["weighted_cutflow"].values().tolist(),
+            }
+    return table
 
 
 def varied(
@@ -153,6 +261,9 @@ def varied(
     """The rate by systematic variation; a bin that a variation leaves empty keeps the nominal.
 
     `systematics.closure` is a relative uncertainty of every bin, as a closure test suggests it.
+    `systematics.tilt` turns the map about its middle along an axis: `pt1` raises the rate at high
+    and lowers it at low pT by that much, `pt2` the other way round; `be1` and `be2` (barrel and
+    endcap) are the same in |eta|.
     """
     base = np.where(nominal.empty, 0.0, nominal.value)
     out = {}
@@ -160,7 +271,15 @@ def varied(
         if name != NOMINAL:
             ratio = divide(tight, loose, analysis["interval"])
             out[name] = np.where(ratio.empty, base, ratio.value)
-    closure = analysis.get("systematics", {}).get("closure")
+    systematics = analysis.get("systematics", {})
+    tilt = systematics.get("tilt", {})
+    for axis, (name, label) in enumerate((("pt", "pt"), ("abs_eta", "be"))):
+        if name in tilt:
+            # the same step from bin to bin, since bins of a spectrum widen as it falls
+            along = np.linspace(-1, 1, base.shape[axis]) if base.shape[axis] > 1 else np.zeros(1)
+            slope = tilt[name] * np.expand_dims(along, 1 - axis)
+            out[f"{label}1"], out[f"{label}2"] = base * (1 + slope), base * (1 - slope)
+    closure = systematics.get("closure")
     if closure is not None:
         out["closure_up"], out["closure_down"] = base * (1 + closure), base * (1 - closure)
     return out
@@ -174,10 +293,23 @@ def compare_with_truth(
     output: str | Path,
 ) -> None:
     """Write how a measured map agrees with the injected probability: chi2, p-value, each bin."""
-    found, pairs = numbers(analysis, datasets, processed, ledgers)
-    tight, loose = pairs[NOMINAL]
+    found = numbers(analysis, datasets, processed, ledgers)
+    tight, loose = found.nominal
     ratio = divide(tight, loose, analysis["interval"])
-    write_json(output, compare(ratio, {**found, "loose": found["loose"][NOMINAL, ...]}))
+    expected, variance = (h.values() for h in expectation(found.groups))
+    write_json(output, compare(ratio, loose.values(), expected, variance))
+
+
+def expectation(groups: Mapping[str, Mapping[str, hist.Hist]]) -> tuple[hist.Hist, hist.Hist]:
+    """What is expected of the tight leptons, and its variance, prompt leptons taken away.
+
+    What is expected of the loose leptons that are taken away is taken away with them.
+    """
+    value, variance = (groups["measure"][key] for key in ("expected", "expected_variance"))
+    if "subtract" in groups:
+        value = value + groups["subtract"]["expected"] * -1.0
+        variance = variance + groups["subtract"]["expected_variance"]
+    return value, variance
 
 
 def _plain(values: Any, like: hist.Hist, flow: bool = False) -> hist.Hist:
@@ -187,17 +319,17 @@ def _plain(values: Any, like: hist.Hist, flow: bool = False) -> hist.Hist:
     return out
 
 
-def compare(ratio: Ratio, found: Mapping[str, hist.Hist]) -> dict[str, Any]:
+def compare(ratio: Ratio, loose: Any, expected: Any, variance: Any) -> dict[str, Any]:
     """The measured ratio against the injected probability, averaged over each bin's leptons.
 
     The average is that of the loose leptons themselves (sum w f / sum w), so no shape of the
     spectrum within a bin enters. chi2 takes, in each bin, the end of the measured interval that
-    points towards the truth. Empty bins don't count.
+    points towards the truth. Empty bins don't count. The arrays have the shape of the axes:
+    `loose` the sums of weights, `expected` those of w f and `variance` those of w^2 f (1-f).
     """
-    loose = found["loose"].values()
     with np.errstate(divide="ignore", invalid="ignore"):
-        expected = found["expected"].values() / loose
-        spread = np.sqrt(found["expected_variance"].values()) / loose
+        expected = expected / loose
+        spread = np.sqrt(variance) / loose
     sigma = np.where(ratio.value < expected, ratio.up, ratio.down)
     used = ~ratio.empty & (sigma > 0)
     pull = (ratio.value - expected)[used] / sigma[used]

@@ -1,5 +1,6 @@
 """The pictures of a measured fake-rate map, from its histograms alone."""
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 
 from looseleaf.files import read_json
 from looseleaf.histograms import plots
-from looseleaf.histograms.ratio import Ratio
+from looseleaf.histograms.ratio import Ratio, divide
 from looseleaf.histograms.store import read_uhi
 
 
@@ -27,7 +28,7 @@ def stored_ratio(maps: Mapping[str, hist.Hist], metadata: Mapping[str, Any]) -> 
 def pictures(
     uhi: str | Path, folder: str | Path, label: str, truth: str | Path | None = None
 ) -> None:
-    """Loose, tight and ratio as 2D maps, and the ratio's projections, from a measured map."""
+    """All pictures of a measured map: 2D maps, projections, rates, data and simulation, cutflow."""
     maps, metadata = read_uhi(uhi)
     ratio = stored_ratio(maps, metadata)
     axes = maps["loose"].axes
@@ -60,17 +61,75 @@ def pictures(
     fig, ax = plots.projections(ratio, axes, expected, "N(tight) / N(loose)")
     plots.label(ax, label, is_data, metadata["lumi_ifb"])
     plots.save(fig, Path(folder) / "projections")
+    for name in metadata["observables"]:
+        own = divide(maps[f"{name}_tight"], maps[f"{name}_loose"], metadata["interval"])
+        fig, ax = plots.rate(own, maps[f"{name}_loose"].axes[0], "N(tight) / N(loose)")
+        plots.label(ax, label, is_data, metadata["lumi_ifb"])
+        plots.save(fig, Path(folder) / f"rate_{name}")
+    if "non_prompt" in metadata["groups"]:
+        _data_and_simulation(maps, metadata, Path(folder), label)
+    cutflow(metadata, Path(folder))
+
+
+def _data_and_simulation(
+    maps: Mapping[str, hist.Hist], metadata: Mapping[str, Any], folder: Path, label: str
+) -> None:
+    """Loose and tight leptons measured over simulated ones, and the fit of the prompt ones."""
+    groups = {"non_prompt": "Non-prompt", "subtract": "Prompt"}
+    fit = metadata["prompt_fit"]
+    title = metadata["title"]
+    if fit is not None:
+        title += (
+            f"\nprompt $\\times$ {fit['factor']:.3f} ± {fit['error']:.3f}, "
+            "non-prompt to the loose data"
+        )
+    for key, data in maps.items():
+        group, _, spectrum = key.partition(".")
+        if group != "measure":
+            continue
+        parts = {
+            text: maps[f"{group}.{spectrum}"]
+            for group, text in groups.items()
+            if f"{group}.{spectrum}" in maps
+        }
+        text = title
+        if spectrum == "prompt_fit":
+            text = (
+                f"{metadata['title']}\nprompt $\\times$ {fit['factor']:.3f} ± {fit['error']:.3f}"
+                f", non-prompt $\\times$ {fit['non_prompt_factor']:.3f} ± "
+                f"{fit['non_prompt_error']:.3f}\n$\\chi^2$/ndf = {fit['chi2']:.1f}/{fit['ndf']}, "
+                f"p = {fit['p_value']:.2g}"
+            )
+        fig, ax = plots.data_and_model(data, parts, text)
+        plots.label(ax, label, metadata["is_data"], metadata["lumi_ifb"])
+        plots.save(fig, folder / spectrum.replace(".", "_"))
+
+
+def cutflow(metadata: Mapping[str, Any], folder: Path) -> None:
+    """The table of events left after each step, by dataset: weighted, and as they are."""
+    found = metadata["cutflow"]
+    cells = [
+        [
+            f"{weighted:,.4g}\n({events:,})" if metadata["weights"] == "xsec" else f"{events:,}"
+            for weighted, events in zip(dataset["weighted"], dataset["events"], strict=True)
+        ]
+        for dataset in found["datasets"].values()
+    ]
+    steps = [textwrap.fill(step, 10) for step in found["steps"]]
+    fig, _ = plots.table(list(found["datasets"]), steps, cells, metadata["title"])
+    plots.save(fig, folder / "cutflow")
 
 
 def closure_pictures(
     analysis: Mapping[str, Any], closure: str | Path, folder: str | Path, label: str
 ) -> None:
     """Observed against predicted, a picture for each channel and observable."""
-    channels = read_json(closure)["channels"]
-    for channel, found in channels.items():
-        for name, table in found["observables"].items():
+    found = read_json(closure)
+    channels = found["channels"]
+    for channel, results in channels.items():
+        for name, table in results["observables"].items():
             fig, ax = plots.closure(
                 table, analysis["observables"][name]["label"], f"{analysis['title']}, {channel}"
             )
-            plots.label(ax, label, data=False, lumi_ifb=analysis["lumi_ifb"])
+            plots.label(ax, label, found["is_data"], analysis["lumi_ifb"])
             plots.save(fig, Path(folder) / f"closure_{channel}_{name}")

@@ -5,8 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from looseleaf.fakerate.processor import FakeRateProcessor
+from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
-from looseleaf.processing.stage import DatasetFiles, Running, process_datasets
+from looseleaf.processing.stage import (
+    DatasetFiles,
+    Running,
+    event_metadata,
+    process_datasets,
+)
 
 
 def process(
@@ -19,10 +25,14 @@ def process(
 ) -> None:
     """Process every dataset of a fake-rate analysis on one cluster.
 
-    `declared` says of each dataset whether it is `data`; `truth` is the path of a correctionlib
-    file to compare with.
+    `declared` says of each dataset whether it is `data` and which `lumi_mask` certifies it;
+    `truth` is the path of a correctionlib file to compare with.
     """
-    text = Path(truth).read_text() if truth is not None else None
-    processor = FakeRateProcessor(analysis, WorkingPoints(points), text)
-    metadata = {name: {"data": value["data"]} for name, value in declared.items()}
+    processor = FakeRateProcessor(
+        analysis,
+        WorkingPoints(points),
+        Corrections.from_files(analysis.get("corrections", {})),
+        Path(truth).read_text() if truth is not None else None,
+    )
+    metadata = {name: event_metadata(analysis, value) for name, value in declared.items()}
     process_datasets(processor, datasets, running, f"fakerate {analysis['name']}", metadata)

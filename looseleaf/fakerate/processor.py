@@ -1,6 +1,7 @@
 """The coffea processor that counts loose and tight leptons in a measurement region."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import awkward as ak
@@ -8,13 +9,27 @@ import correctionlib
 import hist
 import numpy as np
 from coffea.processor import ProcessorABC
+from numpy.typing import NDArray
 
-from looseleaf.objects.events import fired, met, passing, transverse_mass, weights
+from looseleaf.objects.corrections import Corrections, correction_variations
+from looseleaf.objects.events import (
+    Selection,
+    counted_momentum,
+    fired,
+    met,
+    passing,
+    transverse_mass,
+    weights,
+)
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.luminosity import certified
 
-STEPS = ("all", "one loose lepton", "no other lepton", "away jet", "met", "mt")
+STEPS = ("all", "certified", "one loose lepton", "no other lepton", "away jet", "met", "mt")
 
 VARIATION, NOMINAL = "variation", "nominal"
+POINT, POINTS = "point", ("loose", "tight")
+# distributions of these are always made, each without the cut on it
+SPECTRUM = (30, 0, 150)
 
 
 def away_jet_thresholds(analysis: Mapping[str, Any]) -> dict[str, float]:
@@ -26,28 +41,59 @@ def away_jet_thresholds(analysis: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def variations(analysis: Mapping[str, Any]) -> dict[str, float]:
+    """All variations that need events, the nominal one first, with the away jet's threshold."""
+    thresholds = away_jet_thresholds(analysis)
+    corrected = correction_variations(analysis.get("corrections", {}))
+    return thresholds | dict.fromkeys(corrected, thresholds[NOMINAL])
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """The leptons of a region that count, one entry for each.
+
+    `weight` is that of the trigger; `x` and `y` are where the lepton lies in the map.
+    """
+
+    selection: Selection
+    pt: NDArray[np.float64]
+    eta: NDArray[np.float64]
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    tight: NDArray[np.bool_]
+    trigger: NDArray[np.float64]
+
+
 class FakeRateProcessor(ProcessorABC):
     """Loose and tight leptons by pT [GeV] and |eta|, where leptons are non-prompt.
 
-    `analysis` is a fake-rate analysis of the configuration, `points` the declared working points.
-    The measurement region is: exactly one lepton of the point `loose`, none of those in `veto`,
-    an away jet, small missing momentum and transverse mass, and the analysis' own cuts. In such
-    an event the leptons of `denominator` go into the histogram `loose`, those of them that are
-    also `tight` into `tight`; both have a first axis for the variations of the away jet's
-    threshold.
+    `analysis` is a fake-rate analysis of the configuration, `points` the declared working points,
+    `corrections` its weights of simulated events. The measurement region is: a certified section,
+    exactly one lepton of the point `loose`, none of those in `veto`, an away jet, small missing
+    momentum and transverse mass, and the analysis' own cuts. In such an event the leptons of
+    `denominator` go into the histogram `loose`, those of them that are also `tight` into `tight`;
+    both have a first axis for the variations.
 
-    Weights are genWeight in simulation and the trigger's prescale in data, which the metadata's
-    `data` tells apart; normalisation to a luminosity comes later, from the ledger. With `truth`,
-    the text of a correctionlib file, two more histograms hold what is to be expected of `tight`:
-    `expected`, the sum of w f, and `expected_variance`, the sum of w^2 f (1-f).
+    Weights are genWeight times corrections in simulation and the trigger's prescale in data,
+    which the metadata's `data` tells apart; normalisation to a luminosity comes later, from the
+    ledger. With `truth`, the text of a correctionlib file, two more histograms hold what is to be
+    expected of `tight`: `expected`, the sum of w f, and `expected_variance`, that of w^2 f (1-f).
 
-    The accumulator also holds `cutflow` (events) and `weighted_cutflow` by step.
+    The accumulator also holds `cutflow` (events) and `weighted_cutflow` by step; by loose and
+    tight, the distributions of `met` and `mt` without the cut on them and of the analysis' own
+    observables; and with a `prompt_fit` the transverse mass of tight leptons in its region,
+    `prompt_fit`.
     """
 
     def __init__(
-        self, analysis: Mapping[str, Any], points: WorkingPoints, truth: str | None = None
+        self,
+        analysis: Mapping[str, Any],
+        points: WorkingPoints,
+        corrections: Corrections,
+        truth: str | None = None,
     ) -> None:
         self._analysis, self._points, self._truth = analysis, points, truth
+        self._corrections = corrections
         self._collection = analysis["lepton"]["collection"]
 
     def _axes(self) -> list[hist.axis.AxesMixin]:
@@ -61,53 +107,111 @@ class FakeRateProcessor(ProcessorABC):
         ]
 
     def _map(self) -> hist.Hist:
-        names = list(away_jet_thresholds(self._analysis))
+        names = list(variations(self._analysis))
         variation = hist.axis.StrCategory(names, name=VARIATION, overflow=False)
         return hist.Hist(variation, *self._axes(), storage=hist.storage.Weight())
 
     def process(self, events: Any) -> dict[str, Any]:
         analysis = self._analysis
         leptons = events[self._collection]
-        loose = self._points.passes(self._collection, analysis["loose"], leptons)
-        denominator = self._points.passes(self._collection, analysis["denominator"], leptons)
-        tight = self._points.passes(self._collection, analysis["tight"], leptons)
-        event_weight = weights(events)
+        loose, denominator, tight = (
+            self._points.passes(self._collection, analysis[role], leptons)
+            for role in ("loose", "denominator", "tight")
+        )
+        momentum = counted_momentum(self._points, self._collection, analysis, leptons, tight)
         met_pt, met_phi = met(events)
-        away_pt = self._away_jet_pt(events, leptons[denominator])
-        before = [ak.to_numpy(ak.sum(loose, axis=1) == 1), self._no_other(events)]
-        after = [self._below(met_pt, analysis["region"]["met_max"])]
         mt = transverse_mass(leptons.pt, leptons.phi, met_pt, met_phi)
-        after.append(self._below(mt[denominator], analysis["region"]["mt_max"]))
-        after += [passing(events, text) for text in analysis.get("cuts", {}).values()]
-
+        away_pt = self._away_jet_pt(events, leptons[denominator])
+        cuts = {
+            "certified": certified(events),
+            "one loose lepton": ak.to_numpy(ak.sum(loose, axis=1) == 1),
+            "no other lepton": self._no_other(events),
+            "away jet": away_pt > analysis["away_jet"]["pt_min"],
+            "met": self._below(met_pt, analysis["region"]["met_max"]),
+            "mt": self._below(mt[denominator], analysis["region"]["mt_max"]),
+            **{name: passing(events, cut) for name, cut in analysis.get("cuts", {}).items()},
+        }
         recorded = [fired(events, trigger["paths"]) for trigger in analysis["triggers"]]
+
+        def counted(**replaced: Any) -> _Counted:
+            region = np.logical_and.reduce(list({**cuts, **replaced}.values()))
+            selection = Selection(events, region, denominator[region])
+            pt, eta = selection.take(leptons.pt), selection.take(leptons.eta)
+            trigger = self._trigger_weight(
+                [path[selection.event] for path in recorded], pt, events.metadata["data"]
+            )
+            x, y = self._coordinates(selection.take(momentum), eta)
+            return _Counted(selection, pt, eta, x, y, selection.take(tight), trigger)
+
+        event_weight = {
+            variation: self._event_weight(events, variation) for variation in variations(analysis)
+        }
+
+        def weigh(found: _Counted, variation: str = NOMINAL) -> tuple[Any, Any]:
+            """The weights of loose leptons, and of the tight ones of them."""
+            if analysis["weights"] == "counts":
+                weight = (found.trigger > 0).astype(np.float64)
+                return weight, weight[found.tight]
+            weight = event_weight[variation][found.selection.event] * found.trigger
+            if events.metadata["data"]:
+                return weight, weight[found.tight]
+            weight = weight * self._corrections.lepton_weight(found.selection, "loose", variation)
+            more = self._corrections.lepton_weight(found.selection, "tight", variation)
+            return weight, (weight * more)[found.tight]
 
         loose_map, tight_map = self._map(), self._map()
         out: dict[str, Any] = {"loose": loose_map, "tight": tight_map}
-        for variation, threshold in away_jet_thresholds(analysis).items():
-            cuts = [*before, away_pt > threshold, *after]
-            region = np.logical_and.reduce(cuts)
-            keep = denominator[region]
-            pt, eta = (
-                ak.to_numpy(ak.flatten(values[region][keep]))
-                for values in (leptons.pt, leptons.eta)
+        nominal = counted()
+        for variation, threshold in variations(analysis).items():
+            same = threshold == analysis["away_jet"]["pt_min"]
+            found = nominal if same else counted(**{"away jet": away_pt > threshold})
+            of_loose, of_tight = weigh(found, variation)
+            loose_map.fill(variation, found.x, found.y, weight=of_loose)
+            tight_map.fill(variation, found.x[found.tight], found.y[found.tight], weight=of_tight)
+
+        everywhere = np.ones(len(events), bool)
+        without_met, without_mt = counted(met=everywhere), counted(mt=everywhere)
+        spectra = [
+            (_spectrum("met", "Missing momentum [GeV]"), without_met, met_pt),
+            (_spectrum("mt", "Transverse mass [GeV]"), without_mt, mt),
+        ]
+        for axis, found, values in spectra:
+            out[axis.name] = self._by_point(axis, found, found.selection.take(values), weigh)
+        for name, observable in analysis.get("observables", {}).items():
+            axis = hist.axis.Variable(observable["edges"], name=name, label=observable["label"])
+            values = nominal.selection.column(observable["expression"])
+            out[name] = self._by_point(axis, nominal, values, weigh)
+        if "prompt_fit" in analysis:
+            wanted = analysis["prompt_fit"]
+            found = counted(met=met_pt > wanted["met_min"], mt=everywhere)
+            out["prompt_fit"] = hist.Hist(
+                hist.axis.Variable(wanted["edges"], name="mt", label="Transverse mass [GeV]"),
+                storage=hist.storage.Weight(),
             )
-            passed = ak.to_numpy(ak.flatten(tight[region][keep]))
-            of_event = np.repeat(np.arange(len(keep)), ak.to_numpy(ak.sum(keep, axis=1)))
-            trigger = self._trigger_weight(
-                [path[region][of_event] for path in recorded], pt, events.metadata["data"]
-            )
-            weight = event_weight[region][of_event] * trigger
-            if analysis["weights"] == "counts":
-                weight = (trigger > 0).astype(np.float64)
-            x, y = self._coordinates(pt, eta)
-            loose_map.fill(variation, x, y, weight=weight)
-            tight_map.fill(variation, x[passed], y[passed], weight=weight[passed])
-            if variation == NOMINAL:
-                triggered = np.zeros(len(events), bool)
-                triggered[np.flatnonzero(region)[of_event[trigger > 0]]] = True
-                out |= self._cutflow([*cuts, triggered], event_weight)
-                out |= self._expectation(pt, eta, x, y, weight)
+            hard = (found.pt > wanted["pt_min"])[found.tight]
+            values = found.selection.take(mt)[found.tight]
+            out["prompt_fit"].fill(values[hard], weight=weigh(found)[1][hard])
+
+        triggered = np.zeros(len(events), bool)
+        triggered[nominal.selection.event[nominal.trigger > 0]] = True
+        out |= self._cutflow([*cuts.values(), triggered], event_weight[NOMINAL])
+        return out | self._expectation(nominal, weigh(nominal)[0])
+
+    def _event_weight(self, events: Any, variation: str) -> NDArray[np.float64]:
+        if events.metadata["data"]:
+            return weights(events)
+        return weights(events) * self._corrections.event_weight(events, variation)
+
+    @staticmethod
+    def _by_point(axis: Any, found: _Counted, values: Any, weigh: Callable[..., Any]) -> hist.Hist:
+        out = hist.Hist(
+            hist.axis.StrCategory(POINTS, name=POINT, overflow=False),
+            axis,
+            storage=hist.storage.Weight(),
+        )
+        of_loose, of_tight = weigh(found)
+        out.fill("loose", values, weight=of_loose)
+        out.fill("tight", values[found.tight], weight=of_tight)
         return out
 
     def _no_other(self, events: Any) -> Any:
@@ -154,13 +258,13 @@ class FakeRateProcessor(ProcessorABC):
             x, y = (_clamped(v, analysis["binning"][n]) for v, n in ((x, "pt"), (y, "abs_eta")))
         return x, y
 
-    def _expectation(self, pt: Any, eta: Any, x: Any, y: Any, weight: Any) -> dict[str, hist.Hist]:
+    def _expectation(self, found: _Counted, weight: Any) -> dict[str, hist.Hist]:
         """What the injected probability makes of the loose leptons, where there is one."""
         if self._truth is None:
             return {}
         correction = correctionlib.CorrectionSet.from_string(self._truth)
         f = correction[self._analysis["truth"]["correction"]].evaluate(
-            pt.astype(np.float64), np.abs(eta).astype(np.float64)
+            found.pt.astype(np.float64), np.abs(found.eta).astype(np.float64)
         )
         out = {}
         for name, value in (
@@ -168,7 +272,7 @@ class FakeRateProcessor(ProcessorABC):
             ("expected_variance", weight**2 * f * (1 - f)),
         ):
             out[name] = hist.Hist(*self._axes(), storage=hist.storage.Double())
-            out[name].fill(x, y, weight=value)
+            out[name].fill(found.x, found.y, weight=value)
         return out
 
     def _cutflow(self, cuts: Sequence[Any], weight: Any) -> dict[str, hist.Hist]:
@@ -186,6 +290,10 @@ class FakeRateProcessor(ProcessorABC):
 
     def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
         return accumulator
+
+
+def _spectrum(name: str, label: str) -> hist.axis.Regular:
+    return hist.axis.Regular(*SPECTRUM, name=name, label=label)
 
 
 def _clamped(values: Any, edges: Sequence[float]) -> Any:

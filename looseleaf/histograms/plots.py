@@ -8,6 +8,7 @@ import hist
 import matplotlib as mpl
 import mplhep
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -16,6 +17,8 @@ from looseleaf.histograms.ratio import Ratio
 
 FORMATS = ("png", "pdf")
 DPI = 120
+# of CMS' palette for six categories
+COLOURS = ("#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd")
 
 
 def figure(width: float = 10, height: float = 9) -> tuple[Figure, Any]:
@@ -178,6 +181,70 @@ def projections(
         return fig, ax
 
 
+def rate(ratio: Ratio, axis: Any, y_label: str) -> tuple[Figure, Any]:
+    """A ratio against one axis, with asymmetric bars; empty bins have no point."""
+    with mpl.rc_context(mplhep.style.CMS):
+        fig, ax = figure(11, 9)
+        centres, half = (axis.edges[1:] + axis.edges[:-1]) / 2, np.diff(axis.edges) / 2
+        known = ~ratio.empty
+        bars = [np.maximum(side[known], 0) for side in (ratio.down, ratio.up)]
+        ax.errorbar(centres[known], ratio.value[known], bars, half[known], fmt="ko", capsize=3)
+        ax.set_xlim(axis.edges[0], axis.edges[-1])
+        high = float(np.nanmax(np.where(ratio.empty, np.nan, ratio.upper), initial=0))
+        ax.set_ylim(0, min(1.0, 1.3 * high) or 1)
+        ax.set_xlabel(axis.label)
+        ax.set_ylabel(y_label)
+        return fig, ax
+
+
+def data_and_model(
+    data: hist.Hist, parts: Mapping[str, hist.Hist], title: str
+) -> tuple[Figure, Any]:
+    """Data over stacked simulation, and their ratio below; 1D histograms on one axis."""
+    with mpl.rc_context(mplhep.style.CMS):
+        fig = Figure(figsize=(11, 10), dpi=DPI, layout="constrained")
+        # mplhep asks the canvas for its renderer
+        FigureCanvasAgg(fig)
+        ax, below = fig.subplots(2, 1, height_ratios=(3, 1))
+        mplhep.comp.data_model(
+            data,
+            stacked_components=list(parts.values()),
+            stacked_labels=list(parts),
+            stacked_colors=[COLOURS[index % len(COLOURS)] for index in range(len(parts))],
+            ylabel="Leptons / bin",
+            model_uncertainty_label="Statistics of the simulation",
+            data_w2method="sqrt",
+            flow="none",
+            fig=fig,
+            ax_main=ax,
+            ax_comparison=below,
+        )
+        ax.set_ylim(0, 1.6 * max(ax.get_ylim()[1], 1e-9))
+        below.set_ylim(0, 2)
+        below.set_ylabel("Data / sim.", fontsize=20)
+        below.set_xlabel(data.axes[0].label)
+        for panel in (ax, below):
+            panel.set_xlim(data.axes[0].edges[0], data.axes[0].edges[-1])
+        ax.legend(loc="upper right", fontsize=17, title=title, title_fontsize=15)
+        return fig, ax
+
+
+def table(
+    rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[str]], title: str
+) -> tuple[Figure, Any]:
+    """A table of texts with names for its rows and columns."""
+    with mpl.rc_context(mplhep.style.CMS):
+        fig, ax = figure(4 + 1.7 * len(columns), 1.3 + 0.6 * len(rows))
+        ax.axis("off")
+        drawn = ax.table(
+            cells, rowLabels=rows, colLabels=columns, bbox=(0, 0, 1, 1), cellLoc="right"
+        )
+        drawn.auto_set_font_size(False)
+        drawn.set_fontsize(13)
+        ax.set_title(title, fontsize=17)
+        return fig, ax
+
+
 def stack(
     backgrounds: Mapping[str, hist.Hist],
     lines: Mapping[str, hist.Hist],
@@ -217,27 +284,41 @@ def stack(
 def closure(table: Mapping[str, Any], x_label: str, title: str) -> tuple[Figure, Any]:
     """Observed points over predicted bars, and their ratio below, with both uncertainties.
 
-    `table` holds `edges` and, by bin, `observed`, `observed_error`, `predicted`,
-    `predicted_stat`, `predicted_map`; `chi2`, `ndf` and `p_value` stand in the legend.
+    `table` is what `closure.agreement` gives: by bin what is predicted, with data what is expected
+    of prompt leptons too, and unless that is blind what is observed.
     """
     edges = np.array(table["edges"])
-    observed, error, predicted = (
-        np.array(table[key]) for key in ("observed", "observed_error", "predicted")
+    non_prompt = np.array(table["predicted"])
+    prompt = np.array(table.get("prompt", np.zeros_like(non_prompt)))
+    predicted = non_prompt + prompt
+    band = np.sqrt(
+        np.square(table["predicted_stat"])
+        + np.square(table["predicted_map"])
+        + np.square(table.get("prompt_stat", 0))
     )
-    band = np.hypot(table["predicted_stat"], table["predicted_map"])
+    blind = "observed" not in table
+    observed, error = (
+        np.array(table[key]) if not blind else np.full(len(predicted), np.nan)
+        for key in ("observed", "observed_error")
+    )
     centres, half = (edges[1:] + edges[:-1]) / 2, np.diff(edges) / 2
     with mpl.rc_context(mplhep.style.CMS):
         fig = Figure(figsize=(11, 10), dpi=DPI, layout="constrained")
         ax, below = fig.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        ax.stairs(predicted, edges, fill=True, color="#5790fc", label="Predicted")
+        if "prompt" in table:
+            ax.stairs(predicted, edges, fill=True, color=COLOURS[1], label="Prompt, simulated")
+        ax.stairs(non_prompt, edges, fill=True, color=COLOURS[0], label="Non-prompt, predicted")
         _band(ax, edges, predicted, band, "Uncertainty of the prediction")
-        ax.errorbar(centres, observed, error, half, fmt="ko", markersize=7, label="Observed")
+        if not blind:
+            ax.errorbar(centres, observed, error, half, fmt="ko", markersize=7, label="Observed")
         ax.set_ylabel("Events / bin")
-        top = max(np.max(predicted + band), np.max(observed + error), 1e-9)
-        ax.set_ylim(min(0.0, float(np.min(observed - error))), 1.65 * top)
-        agreement = (
-            f"$\\chi^2$/ndf = {table['chi2']:.1f}/{table['ndf']}, p = {table['p_value']:.2g}"
-        )
+        top = np.nanmax([*(predicted + band), *(observed + error), 1e-9])
+        ax.set_ylim(np.nanmin([0.0, *(observed - error)]), 1.65 * top)
+        agreement = "observation blinded" if blind else "nothing to compare"
+        if not blind and table["ndf"]:
+            agreement = (
+                f"$\\chi^2$/ndf = {table['chi2']:.1f}/{table['ndf']}, p = {table['p_value']:.2g}"
+            )
         ax.legend(loc="upper right", fontsize=17, title=f"{title}\n{agreement}", title_fontsize=15)
         known = predicted > 0
         scale = np.where(known, predicted, np.nan)

@@ -4,7 +4,7 @@ Light enough to be imported while Snakemake parses the graph. An entry `A|B` ask
 of the alternatives a file has, and for at least one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from looseleaf.errors import ConfigError
@@ -14,8 +14,7 @@ from looseleaf.objects.leptons import WorkingPoints
 
 # NanoAODSchema needs these three to make events
 IDENTITY = frozenset({"run", "luminosityBlock", "event"})
-# NanoAOD v15 renamed the type-1 corrected PF missing momentum
-MET = frozenset({"MET_pt|PFMET_pt", "MET_phi|PFMET_phi"})
+MET = frozenset({"MET_pt", "MET_phi"})
 KINEMATICS = ("pt", "eta", "phi", "mass", "charge")
 
 
@@ -34,13 +33,13 @@ def used_points(analysis: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [*mine, *analysis["veto"].items()]
 
 
-def cut_columns(cuts: Mapping[str, str]) -> set[str]:
+def cut_columns(cuts: Iterable[str]) -> set[str]:
     """The branches behind expressions over NanoAOD branches.
 
     A counter nX stands for the collection X, which is made of its momenta.
     """
     columns = set()
-    for text in cuts.values():
+    for text in cuts:
         for name in Expression(text).names:
             if name[0] == "n" and name[1:2].isupper():
                 columns |= {f"{name[1:]}_{field}" for field in ("pt", "eta", "phi", "mass")}
@@ -60,7 +59,10 @@ def _leptons(analysis: Mapping[str, Any], points: WorkingPoints) -> set[str]:
 def fakerate_columns(analysis: Mapping[str, Any], points: WorkingPoints) -> set[str]:
     columns = MET | _leptons(analysis, points)
     columns |= {"Jet_pt", "Jet_eta", "Jet_phi", "Jet_mass"}
-    columns |= cut_columns(analysis.get("cuts", {}))
+    if analysis["momentum"] == "cone":
+        columns |= points.cone_columns(analysis["lepton"]["collection"], analysis["tight"])
+    columns |= cut_columns(analysis.get("cuts", {}).values())
+    columns |= cut_columns(o["expression"] for o in analysis.get("observables", {}).values())
     return columns | {"|".join(trigger["paths"]) for trigger in analysis["triggers"]}
 
 
@@ -76,6 +78,7 @@ EVENT_QUANTITIES = (
     "met",
     "lep0_pt",
     "lep1_pt",
+    "lep0_mt",
 )
 
 
@@ -85,6 +88,9 @@ def multilepton_columns(analysis: Mapping[str, Any], points: WorkingPoints) -> s
     jets = analysis["jets"]
     columns |= {"Jet_pt", "Jet_eta", "Jet_phi", "Jet_mass", f"Jet_{jets['btag']['branch']}"}
     columns |= {"|".join(trigger["paths"]) for trigger in analysis["triggers"]}
+    for collection, roles in analysis.get("working_points", {}).items():
+        if roles["momentum"] == "cone":
+            columns |= points.cone_columns(collection, roles["tight"])
     known = set(EVENT_QUANTITIES)
     for where, text in _multilepton_expressions(analysis):
         unknown = Expression(text).names - known
@@ -115,8 +121,10 @@ def analysis_columns(
         columns |= multilepton_columns(analysis, points)
     if analysis["kind"] == "topcoffea" and "wc_names" in dataset:
         columns.add(EFT_COEFFICIENTS)
-    if analysis["kind"] == "application":
-        columns |= {f"{collection}_genPartFlav" for collection in analysis["maps"]}
     if not dataset["data"]:
         columns.add("genWeight")
+        if analysis["kind"] == "application":
+            columns |= {f"{collection}_genPartFlav" for collection in analysis["maps"]}
+        for correction in analysis.get("corrections", {}).values():
+            columns |= cut_columns(correction["inputs"].values())
     return columns

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from looseleaf.errors import ConfigError
 from looseleaf.objects.expressions import Expression
+from looseleaf.objects.leptons import WorkingPoints
 
 
 class Branches:
@@ -29,6 +30,32 @@ class Branches:
         raise ConfigError(f"a cut speaks of {name!r}, which is no branch of these events")
 
 
+class Selection:
+    """Leptons chosen from the events of a region, one entry for each.
+
+    `region` is a mask of events, `keep` a jagged mask of the leptons in those of the region.
+    """
+
+    def __init__(self, events: Any, region: NDArray[np.bool_], keep: Any) -> None:
+        self._events, self._region, self._keep = events, region, keep
+        self._of_event = np.repeat(np.arange(len(keep)), ak.to_numpy(ak.sum(keep, axis=1)))
+        self.event: NDArray[np.int64] = np.flatnonzero(region)[self._of_event]
+
+    @property
+    def size(self) -> int:
+        return len(self.event)
+
+    def take(self, values: Any) -> NDArray[Any]:
+        """Values of all events, or of all leptons in them, for the chosen leptons."""
+        if values.ndim == 1:
+            return ak.to_numpy(values)[self.event]
+        return ak.to_numpy(ak.flatten(values[self._region][self._keep]))
+
+    def column(self, text: str) -> NDArray[np.float64]:
+        """An expression over branches of the event (`PV_npvs`) or of the lepton (`Muon_pt`)."""
+        return self.take(Expression(text)(Branches(self._events))).astype(np.float64)
+
+
 def passing(events: Any, text: str) -> NDArray[np.bool_]:
     """Which events an expression over branches keeps.
 
@@ -42,9 +69,9 @@ def passing(events: Any, text: str) -> NDArray[np.bool_]:
 
 
 def met(events: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Magnitude [GeV] and angle of the missing momentum: MET, or PFMET from NanoAOD v15 on."""
-    branch = events.MET if "MET" in events.fields else events.PFMET
-    return ak.to_numpy(branch.pt).astype(np.float64), ak.to_numpy(branch.phi).astype(np.float64)
+    """Magnitude [GeV] and angle of the missing momentum."""
+    pt, phi = events.MET.pt, events.MET.phi
+    return ak.to_numpy(pt).astype(np.float64), ak.to_numpy(phi).astype(np.float64)
 
 
 def fired(events: Any, paths: Sequence[str]) -> NDArray[np.bool_]:
@@ -66,6 +93,19 @@ def weights(events: Any) -> NDArray[np.float64]:
     if "genWeight" in events.fields:
         return ak.to_numpy(events.genWeight).astype(np.float64)
     return np.ones(len(events))
+
+
+def counted_momentum(
+    points: WorkingPoints, collection: str, roles: Mapping[str, str], leptons: Any, tight: Any
+) -> Any:
+    """The pT [GeV] at which leptons count, jagged.
+
+    `roles` names the `tight` point and, in `momentum`, whether leptons that fail it count at their
+    own pT (`raw`) or at that of the jet they come from (`cone`), as the point declares it.
+    """
+    if roles["momentum"] == "raw":
+        return leptons.pt
+    return ak.where(tight, leptons.pt, points.cone_pt(collection, roles["tight"], leptons))
 
 
 def transverse_mass(pt: Any, phi: Any, met_pt: Any, met_phi: Any) -> Any:

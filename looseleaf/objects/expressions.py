@@ -36,7 +36,7 @@ _COMPARE: dict[type, Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
-FUNCTIONS = ("abs", "cos", "exp", "hypot", "log", "maximum", "minimum", "sin", "sqrt")
+FUNCTIONS = ("abs", "cos", "exp", "hypot", "log", "maximum", "minimum", "sin", "sqrt", "where")
 
 
 class Expression:

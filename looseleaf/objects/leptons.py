@@ -13,7 +13,8 @@ class WorkingPoints:
     """The working points by collection and name, as in config/working_points.yaml.
 
     A working point is a list of expressions over the collection's NanoAOD fields (`pt`, `dxy`);
-    `like: other` takes another point's cuts first, so `tight` like `loose` is a subset of it.
+    `like: other` takes another point's cuts first, so `tight` like `loose` is a subset of it. A
+    point may say in `cone_pt` at which momentum [GeV] a loose lepton that fails it counts.
 
     Raises `ConfigError` for a point that builds on an unknown one or on itself.
     """
@@ -24,6 +25,12 @@ class WorkingPoints:
             (collection, name): [Expression(cut) for cut in self._unfold(collection, name, ())]
             for collection, points in declared.items()
             for name in points
+        }
+        self._cone_pts = {
+            (collection, name): Expression(point["cone_pt"])
+            for collection, points in declared.items()
+            for name, point in points.items()
+            if "cone_pt" in point
         }
 
     def _unfold(self, collection: str, name: str, seen: tuple[str, ...]) -> list[str]:
@@ -49,6 +56,21 @@ class WorkingPoints:
         """The NanoAOD branches that a working point reads."""
         fields = set().union(*[cut.names for cut in self.cuts(collection, name)])
         return {f"{collection}_{field}" for field in fields}
+
+    def cone_columns(self, collection: str, name: str) -> set[str]:
+        """The NanoAOD branches behind a point's `cone_pt`."""
+        return {f"{collection}_{field}" for field in self._cone(collection, name).names}
+
+    def cone_pt(self, collection: str, name: str, objects: Any) -> Any:
+        """The pT [GeV] at which a loose lepton counts that fails a point, jagged."""
+        return self._cone(collection, name)(objects)
+
+    def _cone(self, collection: str, name: str) -> Expression:
+        if (collection, name) not in self._cone_pts:
+            raise ConfigError(
+                f"{self._file}: {collection}.{name} declares no cone_pt, which momentum: cone needs"
+            )
+        return self._cone_pts[collection, name]
 
     def passes(self, collection: str, name: str, objects: Any) -> Any:
         """A jagged mask of the objects (a NanoEvents collection) that pass a working point."""

@@ -7,7 +7,7 @@ import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
-from looseleaf.objects.events import met
+from looseleaf.objects.events import met, transverse_mass
 
 LEPTON_FIELDS = ("pt", "eta", "phi", "charge")
 
@@ -26,7 +26,8 @@ def event_quantities(
 
     `chosen` holds the leptons to count by collection, `jets` what makes a jet (`pt_min` [GeV],
     `abs_eta_max`, `dr_min` from the leptons, `btag`). pT sums and momenta are in GeV; a lepton
-    that isn't there has pT 0.
+    that isn't there has pT 0, and `lep0_mt`, the transverse mass [GeV] of the hardest with the
+    missing momentum, is 0 then.
     """
     leptons = merged(chosen)
     selected = events.Jet
@@ -35,6 +36,8 @@ def event_quantities(
         selected = selected[ak.all(selected.metric_table(collection) > jets["dr_min"], axis=2)]
     b_tag = selected[jets["btag"]["branch"]] > jets["btag"]["min"]
     pt = ak.fill_none(ak.pad_none(leptons.pt, 2, clip=True), 0.0)
+    met_pt, met_phi = met(events)
+    mt = ak.fill_none(ak.firsts(transverse_mass(leptons.pt, leptons.phi, met_pt, met_phi)), 0.0)
     zero = np.zeros(len(events), np.int64)
     numbers = {
         collection: ak.to_numpy(ak.num(objects, axis=1)) for collection, objects in chosen.items()
@@ -47,7 +50,8 @@ def event_quantities(
         "n_jet": ak.to_numpy(ak.num(selected, axis=1)),
         "n_bjet": ak.to_numpy(ak.sum(b_tag, axis=1)),
         "ht": ak.to_numpy(ak.sum(selected.pt, axis=1)),
-        "met": met(events)[0],
+        "met": met_pt,
         "lep0_pt": ak.to_numpy(pt[:, 0]),
         "lep1_pt": ak.to_numpy(pt[:, 1]),
+        "lep0_mt": ak.to_numpy(mt),
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json
+from looseleaf.objects.luminosity import common, united
 from looseleaf.records import MANIFEST_FORMAT
 
 
@@ -30,7 +31,8 @@ class Fileset:
     """A dataset as a processor sees it.
 
     `original` speaks of the events before the transform's selection: `events`, `sum_of_weights`
-    and, for an EFT sample, `eft_sums`. `metadata` is given to the processor with every chunk.
+    and, for an EFT sample, `eft_sums`, for data, `lumi_sections` and which of them the golden JSON
+    has, `certified_sections`. `metadata` is given to the processor with every chunk.
     """
 
     dataset: str
@@ -84,6 +86,10 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
                 sum_of_weights=entry["sum_of_weights_out"],
             )
         )
+    lumis = [entry["lumi_sections"] for entry in value["files"]]
+    found = None if None in lumis else united(lumis)
+    golden = metadata.get("lumi_mask")
+    good = found if golden is None or found is None else common(found, golden)
     eft = [entry["eft_sums_in"] for entry in value["files"] if entry["eft_sums_in"] is not None]
     return Fileset(
         dataset=dataset,
@@ -92,6 +98,8 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
             "events": value["totals"]["events_in"],
             "sum_of_weights": value["totals"]["sum_of_weights_in"],
             "eft_sums": [sum(term) for term in zip(*eft, strict=True)] if eft else None,
+            "lumi_sections": found,
+            "certified_sections": good,
         },
         metadata={"dataset": dataset, **metadata},
         request_id=value["request_id"],

@@ -17,6 +17,7 @@ from distributed.scheduler import NoWorkerError
 from looseleaf.cost import Stopwatch
 from looseleaf.errors import DataFileError, LooseleafError
 from looseleaf.nanoaod import TREE, EventsFile, open_file, reading
+from looseleaf.objects.branches import first_present
 from looseleaf.processing.fileset import Chunk, Fileset, chunks_of, tasks_of
 from looseleaf.processing.ledger import ChunkRecord, ledger_of
 from looseleaf.progress import Progress
@@ -42,6 +43,18 @@ class SkimmedNanoAOD(NanoAODSchema):
 
     warn_missing_crossrefs = False
     mixins: ClassVar[dict[str, str]] = {**NanoAODSchema.mixins, "PV": "NanoCollection"}
+    aliases: ClassVar[Mapping[str, Sequence[str]]] = {}
+
+    def __init__(self, base_form: dict[str, Any], version: str = "latest") -> None:
+        """The branches, those that stand in for others also under the others' names."""
+        forms = dict(zip(base_form["fields"], base_form["contents"], strict=True))
+        for name, others in self.aliases.items():
+            found = first_present("|".join([name, *others]), forms)
+            if found is not None:
+                forms[name] = forms[found]
+        super().__init__(
+            {**base_form, "fields": list(forms), "contents": list(forms.values())}, version
+        )
 
 
 @lru_cache(maxsize=16)
@@ -68,7 +81,7 @@ def events_of(chunk: Chunk, metadata: Mapping[str, Any]) -> Any:
         treepath=TREE,
         entry_start=chunk.start,
         entry_stop=chunk.stop,
-        schemaclass=SkimmedNanoAOD,
+        schemaclass=type("Aliased", (SkimmedNanoAOD,), {"aliases": metadata.get("aliases", {})}),
         metadata=dict(metadata),
         mode="virtual",
     ).events()

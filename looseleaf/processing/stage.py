@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import hist
@@ -10,6 +11,7 @@ from coffea.processor import ProcessorABC
 from looseleaf.cluster import client_for
 from looseleaf.files import write_json
 from looseleaf.histograms.store import write_uhi
+from looseleaf.objects.luminosity import check_golden
 from looseleaf.processing.fileset import from_manifest
 from looseleaf.processing.runner import run
 
@@ -35,6 +37,18 @@ class DatasetFiles:
     manifest: str
     histograms: str
     ledger: str
+
+
+def event_metadata(analysis: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """What a processor is told of each chunk: whether it is data, its mask, its branches' names.
+
+    Both are as declared in the configuration. Raises `DataFileError` if the mask is none.
+    """
+    out = {"data": dataset["data"], "aliases": analysis["branches"]}
+    if "lumi_mask" in dataset:
+        path = dataset["lumi_mask"]
+        out["lumi_mask"] = check_golden(Path(path).read_text(), path)
+    return out
 
 
 def process_datasets(

@@ -42,6 +42,8 @@ TRIGGERS = {
 DATA_TRIGGERS = ("HLT_Mu8", "HLT_Mu17", "HLT_Mu8_TrkIsoVVL", "HLT_Mu17_TrkIsoVVL", "HLT_IsoMu24")
 DATA_RUN = 315257
 EVENTS_PER_LUMI = 500
+# of data; its events lie in all of them, so that a share of the sections is that of the luminosity
+DATA_LUMIS = 100
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,11 @@ def write_file(file: SampleFile) -> FileRecord:
             columns, recorded = branches(rng, events, truth)
             number = np.arange(first, first + size, dtype=np.uint64)
             columns["event"] = number
-            columns["luminosityBlock"] = (number // EVENTS_PER_LUMI + 1).astype(np.uint32)
+            columns["luminosityBlock"] = (
+                rng.integers(1, DATA_LUMIS + 1, size)
+                if file.is_data
+                else number // EVENTS_PER_LUMI + 1
+            ).astype(np.uint32)
             columns["run"] = np.full(size, DATA_RUN if file.is_data else 1, np.uint32)
             if events.gen_weight is not None:
                 columns["genWeight"] = events.gen_weight
@@ -212,7 +218,11 @@ def write_file(file: SampleFile) -> FileRecord:
             tree.extend(columns)
             first += size
             generated += size
-        if not file.is_data:
+        if file.is_data:
+            lumis = np.arange(1, DATA_LUMIS + 1, dtype=np.uint32)
+            blocks = {"run": np.full(DATA_LUMIS, DATA_RUN, np.uint32), "luminosityBlock": lumis}
+            root.mktree("LuminosityBlocks", {n: v.dtype for n, v in blocks.items()}).extend(blocks)
+        else:
             runs = {
                 "run": np.array([1], np.uint32),
                 "genEventCount": np.array([generated], np.int64),

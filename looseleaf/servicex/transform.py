@@ -16,9 +16,12 @@ from looseleaf.files import adler32, whole
 from looseleaf.nanoaod import TREE, EventsFile, choose_branches, open_events, reading
 from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.expressions import Expression
+from looseleaf.objects.luminosity import Sections, sections
 
 STEP = 100_000
 COMPRESSION = uproot.LZ4(1)
+# one entry for each luminosity section, as NanoAOD has it
+LUMINOSITY_BLOCKS = "LuminosityBlocks"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class FileResult:
     `sum_of_weights` is the sum of genWeight (the number of events where there is none, in data);
     `eft_sums` the sums of the EFT coefficients, where the file has them. `*_in` speak of all
     events of the original file, which is what normalisation needs, `*_out` of those written.
+    `lumi_sections` are those of the original file, in data.
     """
 
     source: str
@@ -56,6 +60,7 @@ class FileResult:
     sum_of_weights_in: float
     sum_of_weights_out: float
     eft_sums_in: list[float] | None
+    lumi_sections: Sections | None
     cost: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
@@ -140,6 +145,7 @@ def _transform(task: FileTask, url: str) -> FileResult:
                 tree.extend(kept)
         if sums.events_in != entries:
             raise DataFileError(f"{url}: {sums.events_in} of its {entries} events could be read")
+        lumis = None if "genWeight" in branches else _sections(file, url)
         read, known = file.bytes_read, file.uuid
     return FileResult(
         source=task.name,
@@ -154,6 +160,7 @@ def _transform(task: FileTask, url: str) -> FileResult:
         sum_of_weights_in=sums.weights_in,
         sum_of_weights_out=sums.weights_out,
         eft_sums_in=sums.eft_in,
+        lumi_sections=lumis,
         cost=watch.cost(sums.events_in, read).to_json(),
     )
 
@@ -164,6 +171,14 @@ def _agrees(url: str, what: str, found: int | str, expected: int | str | None) -
             f"{url}: has {found} {what}, the lookup said {expected}: the file is cut off or "
             "changed; if it is right, look it up again (snakemake --forcerun das_lookup)"
         )
+
+
+def _sections(file: EventsFile, url: str) -> Sections:
+    """The luminosity sections of a file, also those in which no event was recorded."""
+    name = LUMINOSITY_BLOCKS if LUMINOSITY_BLOCKS in file.directory else TREE
+    with reading(url):
+        found = file.directory[name].arrays(["run", "luminosityBlock"], library="np")
+    return sections(found["run"], found["luminosityBlock"])
 
 
 def _steps(file: EventsFile, url: str, branches: list[str]) -> Iterator[ak.Array]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from looseleaf.objects.leptons import WorkingPoints
-from looseleaf.processing.stage import DatasetFiles, Running, process_datasets
+from looseleaf.processing.stage import DatasetFiles, Running, event_metadata, process_datasets
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
 from looseleaf.topcoffea.store import flat
 
@@ -33,6 +33,9 @@ def process(
         datasets,
         running,
         f"topcoffea {analysis['name']}",
-        {name: {"wc_names": value.get("wc_names", [])} for name, value in declared.items()},
+        {
+            name: {**event_metadata(analysis, value), "wc_names": value.get("wc_names", [])}
+            for name, value in declared.items()
+        },
         flat,
     )

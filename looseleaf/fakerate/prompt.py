@@ -1,0 +1,91 @@
+"""The prompt (electroweak) leptons of a measurement region: how many, from a template fit."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import hist
+import numpy as np
+from iminuit import Minuit
+from iminuit.cost import Template
+from numpy.typing import NDArray
+from scipy.stats import chi2 as chi2_distribution
+
+from looseleaf.errors import LooseleafError
+
+
+class FitFailed(LooseleafError):
+    """The prompt leptons can't be told from the others; the message says why."""
+
+
+@dataclass(frozen=True)
+class PromptFit:
+    """Factors that bring simulated prompt and non-prompt leptons to the data.
+
+    Errors are one standard deviation, and hold the statistics of the simulation too.
+    """
+
+    factor: float
+    error: float
+    non_prompt_factor: float
+    non_prompt_error: float
+    chi2: float
+    ndf: int
+    p_value: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def fit_prompt(data: hist.Hist, prompt: hist.Hist, non_prompt: hist.Hist) -> PromptFit:
+    """Fit the transverse mass of data by the sum of two templates, both scaled freely.
+
+    All three are 1D with Weight storage on the same axis; what lies beyond its edges takes no
+    part. The likelihood is that of weighted templates with their own statistics (H. Dembinski and
+    A. Abdelmotteleb, Eur. Phys. J. C 82 (2022) 1043), as iminuit has it.
+
+    Raises `FitFailed` if a template is empty or negative in a bin, if no minimum is found, or if
+    it lies where there are no prompt leptons.
+    """
+    pairs = {"data": data, "prompt": prompt, "non-prompt": non_prompt}
+    for name, histogram in pairs.items():
+        values = histogram.values()
+        if not values.sum() > 0:
+            raise FitFailed(f"prompt_fit: there are no {name} leptons in its region")
+        if np.any(values < 0):
+            edges = data.axes[0].edges[np.flatnonzero(values < 0)[0] :][:2]
+            raise FitFailed(
+                f"prompt_fit: the {name} leptons have a negative sum of weights for a transverse "
+                f"mass of {edges[0]:g} to {edges[1]:g} GeV: take wider bins in prompt_fit.edges"
+            )
+    cost = Template(
+        _moments(data),
+        data.axes[0].edges,
+        (_moments(prompt), _moments(non_prompt)),
+        name=("prompt", "non_prompt"),
+        method="da",
+    )
+    half = data.values().sum() / 2
+    fit = Minuit(cost, half, half)
+    fit.limits = (0, None)
+    fit.migrad()
+    fit.hesse()
+    if not (fit.valid and fit.accurate):
+        raise FitFailed("prompt_fit: no minimum was found; do the two templates differ?")
+    if fit.values["prompt"] <= fit.errors["prompt"] * 1e-3:
+        raise FitFailed("prompt_fit: no prompt leptons were found in data: nothing to subtract")
+    expected = {"prompt": prompt.values().sum(), "non_prompt": non_prompt.values().sum()}
+    ndf = cost.ndata - fit.nfit
+    return PromptFit(
+        factor=fit.values["prompt"] / expected["prompt"],
+        error=fit.errors["prompt"] / expected["prompt"],
+        non_prompt_factor=fit.values["non_prompt"] / expected["non_prompt"],
+        non_prompt_error=fit.errors["non_prompt"] / expected["non_prompt"],
+        chi2=fit.fval,
+        ndf=int(ndf),
+        p_value=float(chi2_distribution.sf(fit.fval, ndf)),
+    )
+
+
+def _moments(histogram: hist.Hist) -> NDArray[np.float64]:
+    """Sums of weights and of their squares, shape (bins, 2)."""
+    return np.stack([histogram.values(), histogram.variances()], axis=-1)

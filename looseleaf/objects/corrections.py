@@ -1,0 +1,122 @@
+"""Weights of simulated events from correctionlib files: pile-up, scale factors, any other."""
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import correctionlib
+import numpy as np
+from numpy.typing import NDArray
+
+from looseleaf.errors import ConfigError
+from looseleaf.objects.events import Branches, Selection
+from looseleaf.objects.expressions import Expression
+
+
+def read_correction(path: str | Path, name: str) -> str:
+    """One correction of a file, as the text of a correctionlib file of its own.
+
+    A file can hold megabytes of corrections, and every chunk of work takes its own along. Raises
+    `ConfigError` naming the file if it can't be read or holds no correction of that name.
+    """
+    try:
+        raw = Path(path).read_bytes()
+        value = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
+        known = {correction["name"]: correction for correction in value["corrections"]}
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise ConfigError(f"{path}: not a correctionlib file: {problem}") from None
+    if name not in known:
+        raise ConfigError(f"{path}: no correction {name!r}; there are {', '.join(sorted(known))}")
+    return json.dumps({"schema_version": 2, "corrections": [known[name]]})
+
+
+@lru_cache(maxsize=32)
+def _correction(text: str, name: str) -> Any:
+    return correctionlib.CorrectionSet.from_string(text)[name]
+
+
+class Corrections:
+    """The corrections that an analysis declares.
+
+    `declared` is the section `corrections` of an analysis by name: the `correction` of a file, an
+    expression over branches for each of its numeric `inputs`, a word for each of its text inputs
+    (`choices`), other words by `variations`, and in `of` whose weight it is: that of every `loose`
+    lepton, of the `tight` ones, or without `of` the event's. `texts` are what `read_correction`
+    gave, by name.
+
+    Raises `ConfigError` if inputs are missing, unknown or of the other kind.
+    """
+
+    def __init__(self, declared: Mapping[str, Mapping[str, Any]], texts: Mapping[str, str]) -> None:
+        self._declared, self._texts = declared, texts
+        for name, wanted in declared.items():
+            kinds = {v.name: v.type for v in _correction(texts[name], wanted["correction"]).inputs}
+            for key, is_text in (("inputs", False), ("choices", True)):
+                expected = {n for n, kind in kinds.items() if (kind == "string") == is_text}
+                given = set(wanted.get(key, {}))
+                if given != expected:
+                    raise ConfigError(
+                        f"corrections.{name}.{key}: {wanted['correction']!r} takes "
+                        f"{', '.join(sorted(expected)) or 'none'}, not "
+                        f"{', '.join(sorted(given)) or 'none'}"
+                    )
+
+    @classmethod
+    def from_files(cls, declared: Mapping[str, Mapping[str, Any]]) -> "Corrections":
+        """The declared corrections, read from the files that they name."""
+        texts = {
+            name: read_correction(wanted["file"], wanted["correction"])
+            for name, wanted in declared.items()
+        }
+        return cls(declared, texts)
+
+    def event_weight(self, events: Any, variation: str = "nominal") -> NDArray[np.float64]:
+        """The product of all corrections of events, in a variation; one for each event."""
+        weight = np.ones(len(events))
+        for name, wanted in self._declared.items():
+            if "of" not in wanted:
+                values = {
+                    key: Expression(text)(Branches(events))
+                    for key, text in wanted["inputs"].items()
+                }
+                weight *= self._evaluate(name, values, variation)
+        return weight
+
+    def lepton_weight(self, selection: Selection, of: str, variation: str) -> NDArray[np.float64]:
+        """The product of all corrections of loose or tight leptons; one for each selected."""
+        weight = np.ones(selection.size)
+        for name, wanted in self._declared.items():
+            if wanted.get("of") == of:
+                values = {key: selection.column(text) for key, text in wanted["inputs"].items()}
+                weight *= self._evaluate(name, values, variation)
+        return weight
+
+    def _evaluate(self, name: str, values: Mapping[str, Any], variation: str) -> Any:
+        wanted = self._declared[name]
+        sides = {f"{name}_{side}": words for side, words in wanted.get("variations", {}).items()}
+        choices = {**wanted.get("choices", {}), **sides.get(variation, {})}
+        correction = _correction(self._texts[name], wanted["correction"])
+        dtype = {"int": np.int64, "real": np.float64}
+        arguments = [
+            choices[v.name] if v.type == "string" else np.asarray(values[v.name], dtype[v.type])
+            for v in correction.inputs
+        ]
+        try:
+            return correction.evaluate(*arguments)
+        except (RuntimeError, IndexError, ValueError) as problem:
+            raise ConfigError(
+                f"corrections.{name}: {problem}; minimum() and maximum() in its inputs keep "
+                "them within its range"
+            ) from None
+
+
+def correction_variations(declared: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
+    """The names of the variations of declared corrections: `<correction>_<side>`."""
+    return [
+        f"{name}_{side}"
+        for name, wanted in declared.items()
+        for side in wanted.get("variations", {})
+    ]
