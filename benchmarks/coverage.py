@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from looseleaf.histograms import Ratio, divide
-from looseleaf.histograms.ratio import FEW, ONE_SIGMA
+from looseleaf.histograms.ratio import ONE_SIGMA
 
 AT_LEAST, EXACT, NOTHING = "at least", "68.27%", "-"
-# effective entries that pass, and fail, from which on the weighted interval is what it says
-MANY = 200
+# effective entries that pass, and fail: below the one the weighted interval covers at least what it
+# says, from the other on just that
+FEW, MANY = 10, 100
 # entries drawn at a time
 BATCH = 5_000_000
 

@@ -1,10 +1,12 @@
-"""Ratios against closed forms, scipy and the printed numbers of 2021; files against themselves."""
+"""Ratios against closed forms, scipy and the printed numbers of 2021; files and the notebook."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import correctionlib
 import hist
+import matplotlib as mpl
 import numpy as np
 import pytest
 import uproot
@@ -256,6 +258,38 @@ def test_cells_of_counts() -> None:
         "0.25",
         "1,000,000",
     ]
+
+
+def test_the_notebook_runs_from_the_files_of_a_map(
+    measured: tuple[Ratio, hist.Hist, hist.Hist],
+    repo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ratio, tight, loose = measured
+    results, here = tmp_path / "results/fakerate/muon", tmp_path / "notebooks"
+    results.mkdir(parents=True)
+    here.mkdir()
+    about = {"title": "Muons", "is_data": False, "lumi_ifb": 0.035}
+    write_uhi(results / "map.json", {"tight": tight, "loose": loose}, about)
+    write_correction(results / "map.correctionlib.json", "muon_fake_rate", "test", ratio, loose)
+    monkeypatch.chdir(here)
+    mpl.use("agg")
+    notebook = json.loads((repo / "notebooks/fake_rate.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [(cell["outputs"], cell["execution_count"]) for cell in cells] == [([], None)] * 6
+    names: dict[str, Any] = {}
+    for cell in cells:
+        # lines for Jupyter, not for Python
+        exec("".join(line for line in cell["source"] if not line.startswith("%")), names)
+    np.testing.assert_array_equal(names["ratio"].value, ratio.value)
+    assert {text.get_text() for text in names["picture"].axes[0].texts} >= set(
+        ratio_texts(ratio).ravel()
+    )
+    assert len(names["by_eta"].axes[0].containers) == 3
+    expected = tight.values().sum(axis=1) / loose.values().sum(axis=1)
+    np.testing.assert_allclose(names["by_pt"].value, expected)
+    assert names["rate"].evaluate("nominal", 27.5, 1.3) == pytest.approx(ratio.value[1, 1])
 
 
 @pytest.mark.parametrize(

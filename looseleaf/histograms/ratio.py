@@ -78,10 +78,11 @@ def divide(
       that much on average over the rate. For unweighted counts only;
     - `weighted`, the default with Weight storage: sigma^2 = ((1 - 2f) sum w_pass^2 + f^2 sum
       w_all^2) / (sum w_all)^2, the binomial error with weights that ROOT calls option "B" of
-      TH2::Divide. A subtraction of independent samples that adds to the variances stays covered.
-      Where less than ten effective entries pass, or fail, weights that none of them happened to
-      have are missing in the spread: there the interval is widened to the Clopper-Pearson
-      interval at the effective number of entries, and covers at least as much;
+      TH2::Divide, also of what is left of a subtraction that added to the variances. It covers
+      68.27% where a hundred effective entries or more pass, and fail; with fewer and widely spread
+      weights up to 3% less. Where fewer than ten do, their spread misses the weights that none of
+      them happened to have: there the interval is widened to Clopper-Pearson's at the effective
+      number of entries, and covers at least 68.27%, to half a percent;
     - `uncorrelated`: as if the two were independent, which overstates the error of a subset;
       what plain division prints.
 
