@@ -178,6 +178,11 @@ def test_entries_of_no_category_cannot_stand_for_a_missing_one() -> None:
             r"axis 0: \[0\. , 0\.5, 1\. \] in the numerator",
         ),
         (
+            (hist.axis.Variable([1, np.inf], name="x"),),
+            (hist.axis.Variable([2, np.inf], name="x"),),
+            r"axis x: \[ 1\., inf\] in the numerator",
+        ),
+        (
             (hist.axis.Integer(0, 2, name="n"),),
             (hist.axis.IntCategory([0, 1], name="n"),),
             r"axis n: \[0\., 1\., 2\.\] in the numerator, \[0, 1\] in the denominator",
@@ -208,6 +213,13 @@ def test_the_same_edges_by_another_computation() -> None:
     loose.fill([0.55, 0.55])
     tight.fill([0.55])
     assert divide(tight, loose).value[5] == 0.5
+
+
+def test_axes_without_an_entry() -> None:
+    axis = hist.axis.StrCategory([], name="flavour", growth=True)
+    assert divide(hist.Hist(axis, PT), hist.Hist(axis, PT)).value.shape == (0, 4)
+    overflowing = hist.Hist(hist.axis.Variable([2, np.inf], name="x"))
+    assert divide(overflowing, overflowing).empty.tolist() == [True]
 
 
 def test_storages_without_counts_or_squares_are_refused() -> None:

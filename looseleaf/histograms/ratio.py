@@ -188,7 +188,11 @@ def _same(edges: Sequence[float], others: Sequence[float]) -> bool:
     """Whether edges are equal, up to the rounding of how they were computed."""
     if len(edges) != len(others):
         return False
-    return np.allclose(edges, others, rtol=1e-12, atol=1e-9 * np.min(np.diff(others)))
+    # some edges are infinite
+    width = np.min(
+        np.diff(others), initial=np.max(np.abs(others), where=np.isfinite(others), initial=0)
+    )
+    return np.allclose(edges, others, rtol=1e-12, atol=1e-9 * width)
 
 
 def _short(edges: Sequence[Any]) -> str:
