@@ -14,13 +14,7 @@ from looseleaf.fakerate.processor import NOMINAL, POINT, POINTS, variations
 from looseleaf.fakerate.prompt import PromptFit, fit_prompt
 from looseleaf.files import read_json, write_json
 from looseleaf.histograms.ratio import Ratio, divide
-from looseleaf.histograms.store import (
-    ratio_histogram,
-    read_uhi,
-    write_correction,
-    write_root,
-    write_uhi,
-)
+from looseleaf.histograms.store import read_uhi, write_correction, write_root, write_uhi
 from looseleaf.objects.weights import scale_to_luminosity
 
 
@@ -191,7 +185,7 @@ def measure(
     maps = {
         "loose": loose,
         "tight": tight,
-        "ratio": ratio_histogram(ratio, loose),
+        "ratio": ratio.to_hist(),
         "ratio_lower": _plain(np.where(ratio.empty, 0.0, ratio.lower), loose),
         "ratio_upper": _plain(np.where(ratio.empty, 0.0, ratio.upper), loose),
         **{f"ratio_{name}": _plain(values, loose) for name, values in varied_rates.items()},

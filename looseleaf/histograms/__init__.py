@@ -1,1 +1,9 @@
-"""Ratios with intervals, histograms on disk, and the pictures of them."""
+"""Ratios with intervals, histograms on disk, and the pictures of them.
+
+What a notebook wants is here by name; the pictures are in `looseleaf.histograms.plots`.
+"""
+
+from looseleaf.histograms.ratio import Ratio, divide
+from looseleaf.histograms.store import read_uhi, write_correction, write_root, write_uhi
+
+__all__ = ["Ratio", "divide", "read_uhi", "write_correction", "write_root", "write_uhi"]

@@ -43,18 +43,6 @@ def write_root(path: str | Path, histograms: Mapping[str, hist.Hist]) -> None:
             root[name] = histogram
 
 
-def ratio_histogram(ratio: Ratio, like: hist.Hist) -> hist.Hist:
-    """A ratio as a histogram with Weight storage, for formats that hold one error a bin.
-
-    The variance is the square of half the interval; an empty bin holds 0 with variance 0.
-    """
-    out = hist.Hist(*like.axes, storage=hist.storage.Weight())
-    view = out.view()
-    view.value = np.where(ratio.empty, 0.0, ratio.value)
-    view.variance = np.where(ratio.empty, 0.0, (ratio.upper - ratio.lower) / 2) ** 2
-    return out
-
-
 def write_correction(
     path: str | Path,
     name: str,
