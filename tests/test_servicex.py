@@ -39,6 +39,8 @@ COLUMNS = [
     "Electron_pt",
     "HLT_Mu8|HLT_Mu8_TrkIsoVVL",
     "HLT_Mu17|HLT_NotThere",
+    # asked for twice, each time beside another
+    "HLT_Mu8|HLT_Mu17",
     "MET_pt|PFMET_pt",
 ]
 CUT = "(nMuon == 1) & (MET_pt < 15)"

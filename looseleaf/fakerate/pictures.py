@@ -22,7 +22,7 @@ def stored_ratio(maps: Mapping[str, hist.Hist], metadata: Mapping[str, Any]) -> 
         empty[tuple(index)] = True
     lower, upper = maps["ratio_lower"].values(), maps["ratio_upper"].values()
     parts = [np.where(empty, np.nan, part) for part in (value, lower, upper)]
-    return Ratio(*parts, empty, metadata["interval"])
+    return Ratio(*parts, empty, metadata["interval"], tuple(maps["ratio"].axes))
 
 
 def pictures(

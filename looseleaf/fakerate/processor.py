@@ -135,7 +135,7 @@ class FakeRateProcessor(ProcessorABC):
 
         def counted(**replaced: Any) -> _Counted:
             region = np.logical_and.reduce(list({**cuts, **replaced}.values()))
-            selection = Selection(events, region, denominator[region])
+            selection = Selection(events, region, denominator)
             pt, eta = selection.take(leptons.pt), selection.take(leptons.eta)
             trigger = self._trigger_weight(
                 [path[selection.event] for path in recorded], pt, events.metadata["data"]
@@ -283,9 +283,9 @@ class FakeRateProcessor(ProcessorABC):
         axis = hist.axis.StrCategory(steps, name="step", label="selection step")
         counts = hist.Hist(axis, storage=hist.storage.Int64())
         weighted = hist.Hist(axis, storage=hist.storage.Weight())
-        for step, mask in zip(steps, left, strict=True):
-            counts.fill(np.full(int(mask.sum()), step))
-            weighted.fill(np.full(int(mask.sum()), step), weight=weight[mask])
+        for index, mask in enumerate(left):
+            counts.view()[index] = mask.sum()
+            weighted.view()[index] = weight[mask].sum(), np.square(weight[mask]).sum()
         return {"cutflow": counts, "weighted_cutflow": weighted}
 
     def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:

@@ -33,13 +33,14 @@ class Branches:
 class Selection:
     """Leptons chosen from the events of a region, one entry for each.
 
-    `region` is a mask of events, `keep` a jagged mask of the leptons in those of the region.
+    `region` is a mask of events, `chosen` a jagged mask of all their leptons.
     """
 
-    def __init__(self, events: Any, region: NDArray[np.bool_], keep: Any) -> None:
-        self._events, self._region, self._keep = events, region, keep
-        self._of_event = np.repeat(np.arange(len(keep)), ak.to_numpy(ak.sum(keep, axis=1)))
-        self.event: NDArray[np.int64] = np.flatnonzero(region)[self._of_event]
+    def __init__(self, events: Any, region: NDArray[np.bool_], chosen: Any) -> None:
+        self._events = events
+        of_event = np.repeat(np.arange(len(region)), ak.to_numpy(ak.num(chosen, axis=1)))
+        self._index = np.flatnonzero(ak.to_numpy(ak.flatten(chosen)) & region[of_event])
+        self.event: NDArray[np.int64] = of_event[self._index]
 
     @property
     def size(self) -> int:
@@ -49,7 +50,7 @@ class Selection:
         """Values of all events, or of all leptons in them, for the chosen leptons."""
         if values.ndim == 1:
             return ak.to_numpy(values)[self.event]
-        return ak.to_numpy(ak.flatten(values[self._region][self._keep]))
+        return ak.to_numpy(ak.flatten(values))[self._index]
 
     def column(self, text: str) -> NDArray[np.float64]:
         """An expression over branches of the event (`PV_npvs`) or of the lepton (`Muon_pt`)."""

@@ -39,7 +39,6 @@ TRIGGERS = {
     "HLT_Ele23_CaloIdL_TrackIdL_IsoVL_PFJet30": ("Electron", 23, 0.90),
     "HLT_Ele32_WPTight_Gsf": ("Electron", 32, 0.90),
 }
-DATA_TRIGGERS = ("HLT_Mu8", "HLT_Mu17", "HLT_Mu8_TrkIsoVVL", "HLT_Mu17_TrkIsoVVL", "HLT_IsoMu24")
 DATA_RUN = 315257
 EVENTS_PER_LUMI = 500
 # of data; its events lie in all of them, so that a share of the sections is that of the luminosity
@@ -59,13 +58,17 @@ class Part:
 
 @dataclass(frozen=True)
 class SampleFile:
-    """What is to be written into one file; everything random follows from `entropy`."""
+    """What is to be written into one file; everything random follows from `entropy`.
+
+    Of data, only events are kept that a trigger path of `data_flavour` recorded.
+    """
 
     path: Path
     name: str
     block: str
     parts: tuple[Part, ...]
     is_data: bool
+    data_flavour: str
     first_event: int
     entropy: tuple[int, ...]
     step: int
@@ -116,8 +119,8 @@ FIELDS = ("event", "pt", "eta", "phi", "charge", "prompt")
 
 def branches(
     rng: np.random.Generator, events: Events, truth: physics.Truth
-) -> tuple[dict[str, Any], Array]:
-    """The branches of a batch of events, and which of them a single-muon path recorded."""
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The branches of a batch of events, and which of them a path of each flavour recorded."""
     out: dict[str, Any] = {}
     leading: dict[str, Array] = {}
     for flavour, origins in events.leptons.items():
@@ -156,7 +159,10 @@ def branches(
     out["PV_npvs"] = rng.poisson(32, events.size).astype(np.int32)
     for path, (flavour, threshold, efficiency) in TRIGGERS.items():
         out[path] = (leading[flavour] > threshold) & (rng.random(events.size) < efficiency)
-    recorded = np.any([out[path] for path in DATA_TRIGGERS], axis=0)
+    recorded = {
+        flavour: np.any([out[path] for path, (of, *_) in TRIGGERS.items() if of == flavour], axis=0)
+        for flavour in events.leptons
+    }
     return out, recorded
 
 
@@ -212,7 +218,8 @@ def write_file(file: SampleFile) -> FileRecord:
                     events.eft.ravel(), np.full(size, terms)
                 )
             if file.is_data:
-                columns = {name: value[recorded] for name, value in columns.items()}
+                kept = recorded[file.data_flavour]
+                columns = {name: value[kept] for name, value in columns.items()}
             if tree is None:
                 tree = root.mktree("Events", {n: ak.type(v).content for n, v in columns.items()})
             tree.extend(columns)
@@ -288,6 +295,7 @@ def plan(
                 block=block_name(das),
                 parts=parts,
                 is_data=dataset["data"],
+                data_flavour=sample.get("flavour", "Muon"),
                 first_event=first,
                 entropy=(*entropy, index),
                 step=settings["step"],
