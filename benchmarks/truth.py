@@ -5,9 +5,10 @@
 Runs the workflow for muons and electrons, each in simulation (no prompt leptons in the samples)
 and in pseudo-data of which most is W, Z and top pairs, taken away with the factor that the fit
 finds. `--events` is how many events are made of simulated QCD in the one case, of data in the
-other; `loose` are the effective entries of loose leptons. chi2 compares all bins of the map with the injected function; with prompt leptons the table
-also shows how much of the loose and tight leptons they are, the fitted factor, which is 1 in
-truth, and the p-value that the map would have without the subtraction.
+other, and `loose` the effective number of loose leptons. chi2 compares all bins of the map with
+the injected function; with prompt leptons the table also shows how much of the loose and tight
+leptons they are, the fitted factor, which is 1 in truth, and the p-value that the map would have
+without the subtraction.
 
 Exits with 1 if a map disagrees (p < 0.001).
 """
