@@ -1,0 +1,167 @@
+"""Asking: the backend that can answer a query, and its answer for every dataset that it names."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from looseleaf.das.catalogue import Catalogue
+from looseleaf.das.dasgoclient import Dasgoclient
+from looseleaf.das.dbs import Dbs
+from looseleaf.das.problems import NoCredential
+from looseleaf.das.query import Query
+from looseleaf.das.records import LumiRecord, Record
+from looseleaf.das.rucio import Rucio
+from looseleaf.errors import LookupFailed
+from looseleaf.records import FileRecord
+
+BACKENDS = ("dasgoclient", "dbs", "rucio", "catalogue")
+
+
+class Backend(Protocol):
+    """What answers queries.
+
+    `answers` are the fields it knows; `problem` says why it can't work here, or None; `records`
+    gives those of one dataset, for the field `dataset` those of all that match, or an empty list.
+    """
+
+    name: str
+    answers: frozenset[str]
+
+    def problem(self) -> str | None: ...
+
+    def records(self, field: str, dataset: str, status: str) -> list[Record]: ...
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Whom to ask and how.
+
+    `backend` is one of `BACKENDS` or `auto`, `host` where DBS stands, `timeout` in seconds for
+    one request, of which at most `parallel` are under way at a time and each is made at most
+    `tries` times; `catalogues` are local files.
+    """
+
+    backend: str = "auto"
+    instance: str = "prod/global"
+    host: str = "https://cmsweb.cern.ch:8443"
+    timeout: float = 60
+    tries: int = 4
+    parallel: int = 20
+    catalogues: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The records of a query by dataset, who gave them, and why the backends before it did not."""
+
+    query: Query
+    backend: str
+    instance: str
+    records: Mapping[str, Sequence[Record]]
+    passed_over: Mapping[str, str] = field(default_factory=dict)
+
+
+def backend_of(name: str, asking: Asking) -> Backend:
+    """The backend of a name."""
+    match name:
+        case "dasgoclient":
+            return Dasgoclient(asking.instance, asking.timeout, asking.tries)
+        case "dbs":
+            return Dbs(asking.host, asking.instance, asking.timeout, asking.tries, asking.parallel)
+        case "rucio":
+            return Rucio()
+        case _:
+            return Catalogue(asking.catalogues)
+
+
+def choose(asking: Asking, wanted: str) -> tuple[Backend, dict[str, str]]:
+    """The backend to ask for a field, and why those that `auto` passed over can't work.
+
+    Raises `NoCredential` if all that is missing is a proxy, else `LookupFailed`.
+    """
+    names = BACKENDS if asking.backend == "auto" else (asking.backend,)
+    passed_over: dict[str, str] = {}
+    for name in names:
+        backend = backend_of(name, asking)
+        if wanted not in backend.answers:
+            passed_over[name] = f"does not know {wanted}; it knows " + "; ".join(
+                sorted(backend.answers)
+            )
+            continue
+        problem = backend.problem()
+        if problem is None:
+            return backend, passed_over
+        passed_over[name] = problem
+    reasons = "\n".join(f"  {name}: {reason}" for name, reason in passed_over.items())
+    kind = NoCredential if "voms-proxy-init" in reasons else LookupFailed
+    if len(passed_over) == 1:
+        raise kind(f"the backend {reasons.strip()}")
+    raise kind(f"no backend can answer:\n{reasons}")
+
+
+def ask(query: Query, asking: Asking) -> Answer:
+    """Ask for everything that a query names; a pattern is expanded to its datasets first.
+
+    Raises `LookupFailed` if there is nothing: an empty answer is what services give for a name
+    that they don't know and for an expired proxy, so it never passes for a dataset without files.
+    """
+    if query.instance is not None:
+        asking = replace(asking, instance=query.instance)
+    backend, passed_over = choose(asking, query.field)
+    instance = {"catalogue": "local", "rucio": "rucio"}.get(backend.name, asking.instance)
+    if query.wild or query.field == "dataset":
+        matching = backend.records("dataset", query.dataset, query.status)
+        if not matching:
+            raise LookupFailed(
+                f"{backend.name} ({instance}) knows no dataset {query.dataset} with status "
+                f"{query.status}; is a part misspelt, or another instance or status meant?"
+            )
+        names = [record.name for record in matching]
+    else:
+        names = [query.dataset]
+    if query.field == "dataset":
+        return Answer(query, backend.name, instance, {query.dataset: matching}, passed_over)
+    found = records_of(backend, query.field, names, asking.parallel)
+    narrowed = {name: _narrowed(query, records) for name, records in found.items()}
+    for name, records in narrowed.items():
+        if not records:
+            raise LookupFailed(
+                f"dataset {name}: {backend.name} ({instance}) lists no {query.field} for "
+                f"it{_limits(query)}; does it exist there?"
+            )
+    return Answer(query, backend.name, instance, narrowed, passed_over)
+
+
+def records_of(
+    backend: Backend, wanted: str, datasets: Sequence[str], parallel: int
+) -> dict[str, list[Record]]:
+    """The records of each dataset by its whole name, `parallel` datasets at a time.
+
+    The first failure is raised, and what has not been asked by then isn't.
+    """
+    with ThreadPoolExecutor(min(parallel, len(datasets))) as threads:
+        waiting = [threads.submit(backend.records, wanted, name, "VALID") for name in datasets]
+        try:
+            return {name: future.result() for name, future in zip(datasets, waiting, strict=True)}
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _narrowed(query: Query, records: Sequence[Record]) -> list[Record]:
+    """The records of the block and the runs asked for."""
+    kept = list(records)
+    if query.block is not None and query.field == "file":
+        kept = [r for r in kept if isinstance(r, FileRecord) and r.block == query.block]
+    elif query.block is not None and query.field == "block":
+        kept = [r for r in kept if r.name == query.block]
+    if query.runs is not None:
+        kept = [r for r in kept if isinstance(r, LumiRecord) and {*r.runs} & {*query.runs}]
+    return kept
+
+
+def _limits(query: Query) -> str:
+    limits = [f"block {query.block}"] if query.block else []
+    limits += ["the runs asked for"] if query.runs is not None else []
+    return " in " + " and ".join(limits) if limits else ""
