@@ -147,14 +147,15 @@ def _check_proxy(proxy: Proxy, where: str, needed: timedelta) -> None:
     if not proxy.belongs_to(VO):
         has = ", ".join(proxy.groups) or "no VO at all"
         raise NoCredential(f"{where} is not of the VO {VO} but of {has}; type: {MAKE_ONE}")
-    for what, end in (("", proxy.expires), ("'s VOMS attributes", proxy.attributes_expire)):
+    attributes = f"the VOMS attributes of {where}"
+    for what, end in ((where, proxy.expires), (attributes, proxy.attributes_expire)):
         if end is None or end - now >= needed:
             continue
         if end <= now:
             ended = f"ran out {_hours(now - end)} ago"
         else:
             ended = f"will run out in {_hours(end - now)}, {_hours(needed)} are needed"
-        raise NoCredential(f"{where}{what} {ended}; type: {MAKE_ONE}")
+        raise NoCredential(f"{what} {ended}; type: {MAKE_ONE}")
 
 
 def _hours(span: timedelta) -> str:
