@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import urllib3
+import yaml
+from conftest import REPO, Snakemake
 from grid import EXPIRED, VOMS_TOOL, Authority, DbsHandler, DbsServer, dbs_row, need, serving
 
 from looseleaf.das import dbs as dbs_module
@@ -357,6 +359,57 @@ def test_a_failed_refresh_leaves_the_snapshot(
     with pytest.raises(ServiceFailed):
         lookup("/A/B/C", tmp_path / "out.json", asking=asking)
     assert (tmp_path / "out.json").read_bytes() == before
+
+
+@pytest.mark.chain
+def test_the_workflow_asks_once_and_again_when_told(
+    server: DbsServer, snakemake: Snakemake, tmp_path: Path
+) -> None:
+    names = ("/A/B/C", "/A/B/USER")
+    server.files["/A/B/USER"] = [dbs_row("/store/u.root", "/A/B/USER")]
+    process = {"process": "qcd", "xsec_pb": 1.0}
+    (tmp_path / "datasets.yaml").write_text(
+        yaml.safe_dump({f"D{index}": {"das": name, **process} for index, name in enumerate(names)})
+    )
+    analysis = yaml.safe_load((REPO / "config/analyses/muon.yaml").read_text())
+    analysis["datasets"] = {"measure": ["D0", "D1"]}
+    (tmp_path / "muon.yaml").write_text(yaml.safe_dump(analysis))
+    override = {
+        "datasets": ["datasets.yaml"],
+        "analyses": ["muon.yaml"],
+        "das": {"backend": "dbs", "host": server.url},
+    }
+
+    def das(*options: str) -> str:
+        run = snakemake("das", *options, override=override)
+        assert run.status == 0, run.text
+        return run.text
+
+    das()
+    assert sorted(parameters["dataset"] for _, parameters in server.asked) == sorted(names)
+    # how it is asked is no reason to ask again
+    override["das"]["timeout"] = 5
+    das()
+    assert len(server.asked) == 2
+    server.files["/A/B/C"].append(dbs_row("/store/new.root"))
+    before = (tmp_path / "results/das/D1.json").read_bytes()
+    text = das("--forcerun", "das_lookup")
+    assert len(server.asked) == 4
+    assert "das: /A/B/C since " in text
+    assert ": 1 added; see results/das/D0.json" in text
+    found = read_json(tmp_path / "results/das/D0.json")
+    assert found["changes"]["added"] == ["/store/new.root"]
+    assert found["summary"]["files"] == 3
+    # an unchanged list is left as it is, so that nothing after it runs again
+    assert (tmp_path / "results/das/D1.json").read_bytes() == before
+    # a failed refresh leaves the list that was there
+    server.faults = [500] * 2
+    run = snakemake("das", "--forcerun", "das_lookup", override=override)
+    assert run.status != 0
+    assert "the database is busy" in run.text
+    assert read_json(tmp_path / "results/das/D0.json") == found
+    for path in (tmp_path / "results").rglob("*.*"):
+        assert not path.is_file() or "x509up" not in path.read_text()
 
 
 # --- who asks
