@@ -77,19 +77,19 @@ class Authority:
         return self.folder / name
 
 
-class DbsServer(ThreadingHTTPServer):
-    """The DBS reader's part that looseleaf asks, over TLS, with faults on demand.
-
-    `files` by dataset, `blocks`, `lumis` by block hold rows in DBS's own keys. `faults` are taken
-    in turn, one a request: a status, a function of the handler, or None for none. `asked` lists
-    (api, parameters) of every request, `seen` the client certificates' subjects.
-    """
+class TlsServer(ThreadingHTTPServer):
+    """A server that wants a client's certificate, proxies included, unless `token` is given."""
 
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, authority: Authority, token: str | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), DbsHandler)
+    def __init__(
+        self,
+        handler: type[BaseHTTPRequestHandler],
+        authority: Authority,
+        token: str | None = None,
+    ) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(authority.folder / "host.pem", authority.folder / "host.key")
         if token is None:
@@ -97,16 +97,6 @@ class DbsServer(ThreadingHTTPServer):
             self.context.verify_mode = ssl.CERT_REQUIRED
             self.context.verify_flags |= ssl.VERIFY_ALLOW_PROXY_CERTS
         self.token = token
-        self.files: dict[str, list[dict[str, Any]]] = {}
-        self.blocks: dict[str, list[dict[str, Any]]] = {}
-        self.lumis: dict[str, list[dict[str, Any]]] = {}
-        self.faults: list[int | Callable[[DbsHandler], None] | None] = []
-        self.by_lines = False
-        self.hold: Callable[[], object] = lambda: None
-        self.asked: list[tuple[str, dict[str, str]]] = []
-        self.seen: set[str] = set()
-        self.at_once = self.most_at_once = 0
-        self.lock = threading.Lock()
 
     @property
     def url(self) -> str:
@@ -124,10 +114,49 @@ class DbsServer(ThreadingHTTPServer):
         """A client that breaks off or is refused is what some tests are about."""
 
 
-class DbsHandler(BaseHTTPRequestHandler):
+class DbsServer(TlsServer):
+    """The DBS reader's part that looseleaf asks, over TLS, with faults on demand.
+
+    `files` by dataset, `blocks`, `lumis` by block hold rows in DBS's own keys. `faults` are taken
+    in turn, one a request: a status, a function of the handler, or None for none. `asked` lists
+    (api, parameters) of every request, `seen` the client certificates' subjects.
+    """
+
+    def __init__(self, authority: Authority, token: str | None = None) -> None:
+        super().__init__(DbsHandler, authority, token)
+        self.files: dict[str, list[dict[str, Any]]] = {}
+        self.blocks: dict[str, list[dict[str, Any]]] = {}
+        self.lumis: dict[str, list[dict[str, Any]]] = {}
+        self.faults: list[int | Callable[[DbsHandler], None] | None] = []
+        self.by_lines = False
+        self.hold: Callable[[], object] = lambda: None
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.seen: set[str] = set()
+        self.at_once = self.most_at_once = 0
+        self.lock = threading.Lock()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Keeps connections open, answers whole, and is silent."""
+
     protocol_version = "HTTP/1.1"
     wbufsize = -1
     disable_nagle_algorithm = True
+
+    def answer(self, text: str, status: int = 200, **headers: str) -> None:
+        body = text.encode()
+        self.send_response(status)
+        headers = {key.replace("_", "-"): value for key, value in headers.items()}
+        for key, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class DbsHandler(Handler):
     server: DbsServer
 
     def do_GET(self) -> None:
@@ -190,18 +219,6 @@ class DbsHandler(BaseHTTPRequestHandler):
         if self.server.by_lines:
             return "".join(json.dumps(row) + "\n" for row in rows)
         return json.dumps(rows)
-
-    def answer(self, text: str, status: int = 200, **headers: str) -> None:
-        body = text.encode()
-        self.send_response(status)
-        headers = {key.replace("_", "-"): value for key, value in headers.items()}
-        for key, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
 
 def _like(name: str, parts: list[str]) -> bool:
