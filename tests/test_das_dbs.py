@@ -13,7 +13,7 @@ from conftest import REPO, Snakemake
 from grid import EXPIRED, VOMS_TOOL, Authority, DbsHandler, DbsServer, dbs_row, need, serving
 
 from looseleaf.das import dbs as dbs_module
-from looseleaf.das.ask import Asking, ask, backend_of, records_of
+from looseleaf.das.ask import Asking, ask, choose, records_of
 from looseleaf.das.lookup import lookup
 from looseleaf.das.problems import NoCredential, ServiceFailed, Transient
 from looseleaf.das.proxy import MAKE_ONE
@@ -252,7 +252,7 @@ def test_so_many_requests_at_a_time_and_no_more(server: DbsServer, asking: Askin
     server.files = {name: [dbs_row(f"/store{name}.root", name)] for name in names}
     # nobody is answered before four have asked
     server.hold = threading.Barrier(4, timeout=30).wait
-    found = records_of(backend_of("dbs", asking), "file", names, asking.parallel)
+    found = records_of(choose(asking, "file")[0], "file", names, asking.parallel)
     assert {name: [file.name for file in files] for name, files in found.items()} == {
         name: [f"/store{name}.root"] for name in names
     }
@@ -348,6 +348,19 @@ def test_a_refresh_says_what_changed(
     assert second["summary"]["files"] == 3
     told = capsys.readouterr().err
     assert f"since {first['time']}: 1 added, 1 removed, 1 invalidated, 1 altered; see" in told
+
+
+def test_auto_says_in_the_snapshot_who_could_not_work(
+    server: DbsServer, asking: Asking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    lookup("/A/B/C", tmp_path / "out.json", asking=replace(asking, backend="auto"))
+    found = read_json(tmp_path / "out.json")
+    assert found["backend"] == "dbs"
+    assert found["passed_over"] == {
+        "dasgoclient": "there is no dasgoclient on the PATH nor "
+        "/cvmfs/cms.cern.ch/common/dasgoclient"
+    }
 
 
 def test_a_failed_refresh_leaves_the_snapshot(

@@ -21,14 +21,15 @@ BACKENDS = ("dasgoclient", "dbs", "rucio", "catalogue")
 class Backend(Protocol):
     """What answers queries.
 
-    `answers` are the fields it knows; `problem` says why it can't work here, or None; `records`
-    gives those of one dataset, for the field `dataset` those of all that match, or an empty list.
+    `answers` are the fields it knows; `check`, called once before anything is asked, raises
+    `LookupFailed` if it can't work here; `records` gives those of one dataset, for the field
+    `dataset` those of all that match, or an empty list.
     """
 
     name: str
     answers: frozenset[str]
 
-    def problem(self) -> str | None: ...
+    def check(self) -> None: ...
 
     def records(self, field: str, dataset: str, status: str) -> list[Record]: ...
 
@@ -81,23 +82,24 @@ def choose(asking: Asking, wanted: str) -> tuple[Backend, dict[str, str]]:
     Raises `NoCredential` if all that is missing is a proxy, else `LookupFailed`.
     """
     names = BACKENDS if asking.backend == "auto" else (asking.backend,)
-    passed_over: dict[str, str] = {}
+    problems: dict[str, LookupFailed] = {}
     for name in names:
         backend = backend_of(name, asking)
-        if wanted not in backend.answers:
-            passed_over[name] = f"does not know {wanted}; it knows " + "; ".join(
-                sorted(backend.answers)
-            )
-            continue
-        problem = backend.problem()
-        if problem is None:
-            return backend, passed_over
-        passed_over[name] = problem
-    reasons = "\n".join(f"  {name}: {reason}" for name, reason in passed_over.items())
-    kind = NoCredential if "voms-proxy-init" in reasons else LookupFailed
-    if len(passed_over) == 1:
-        raise kind(f"the backend {reasons.strip()}")
-    raise kind(f"no backend can answer:\n{reasons}")
+        try:
+            if wanted not in backend.answers:
+                known = "; ".join(sorted(backend.answers))
+                raise LookupFailed(f"does not know {wanted}; it knows {known}")
+            backend.check()
+        except LookupFailed as problem:
+            problems[name] = problem
+        else:
+            return backend, {name: str(problem) for name, problem in problems.items()}
+    lacking = any(isinstance(problem, NoCredential) for problem in problems.values())
+    kind = NoCredential if lacking else LookupFailed
+    reasons = [f"{name}: {problem}" for name, problem in problems.items()]
+    if len(reasons) == 1:
+        raise kind(f"the backend {reasons[0]}")
+    raise kind("\n  ".join(["no backend can answer:", *reasons]))
 
 
 def ask(query: Query, asking: Asking) -> Answer:

@@ -5,6 +5,7 @@ import glob
 import os
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 
 from looseleaf.das.records import BlockRecord, DatasetRecord, Record, SummaryRecord
@@ -21,23 +22,29 @@ class Catalogue:
     def __init__(self, paths: Iterable[str | Path]) -> None:
         self.paths = [str(path) for path in paths]
 
-    def problem(self) -> str | None:
-        return None if self.paths else "no catalogue at all: das.catalogues is empty"
+    def check(self) -> None:
+        if not self.paths:
+            raise LookupFailed("no catalogue at all: das.catalogues is empty")
+
+    @cached_property
+    def _known(self) -> dict[str, list[FileRecord]]:
+        known: dict[str, list[FileRecord]] = {}
+        for path in self.paths:
+            known = {**read_catalogue(path), **known}
+        return known
 
     def records(self, field: str, dataset: str, status: str) -> list[Record]:
         """The records of a dataset, or for `dataset` those that match; a catalogue's are valid.
 
         Raises `LookupFailed` naming the catalogues and what they know instead.
         """
-        known: dict[str, list[FileRecord]] = {}
-        for path in self.paths:
-            known = {**read_catalogue(path), **known}
+        known = self._known
         if field == "dataset":
             return [DatasetRecord(name, "VALID") for name in known if fnmatchcase(name, dataset)]
         if dataset not in known:
             near = difflib.get_close_matches(dataset, known, n=3, cutoff=0.5)
             hint = "; the nearest that it knows: " + ", ".join(near) if near else ""
-            where = self.problem() or ", ".join(self.paths)
+            where = ", ".join(self.paths)
             raise LookupFailed(f"dataset {dataset} is not in the catalogue ({where}){hint}")
         files = known[dataset]
         if field == "file":

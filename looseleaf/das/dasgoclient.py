@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from looseleaf.das.records import (
     text,
     whole_number,
 )
+from looseleaf.errors import LookupFailed
 
 ON_CVMFS = "/cvmfs/cms.cern.ch/common/dasgoclient"
 FILE_KEYS = {"name": "name", "bytes": "size", "events": "nevents"}
@@ -58,14 +60,10 @@ class Dasgoclient:
     def _program(self) -> str | None:
         return shutil.which("dasgoclient") or (ON_CVMFS if Path(ON_CVMFS).is_file() else None)
 
-    def problem(self) -> str | None:
+    def check(self) -> None:
         if self._program is None:
-            return f"there is no dasgoclient on the PATH nor {ON_CVMFS}"
-        try:
-            assert self._credential
-        except NoCredential as problem:
-            return str(problem)
-        return None
+            raise LookupFailed(f"there is no dasgoclient on the PATH nor {ON_CVMFS}")
+        _ = self._credential
 
     def records(self, field: str, dataset: str, status: str) -> list[Record]:
         """The records of a dataset (for `dataset`: of those that match) from one run."""
@@ -115,6 +113,9 @@ def answer_of(
         said = complaint or next((s for s in [*errors.splitlines(), *lines] if s.strip()), "")
         reason = used.without_secrets(said.strip()[:300]) or "no reason given"
         raise _failure(status, f"{asked} ended with {status}: {reason}", output + errors)
+    for line in lines:
+        if line.startswith("WARNING"):
+            print(f"dasgoclient: {used.without_secrets(line)}", file=sys.stderr)
     rows = rows_of("\n".join(json_lines), asked)
     # -format json, which some set by an alias, has the list under `data`
     if len(rows) == 1 and "data" in rows[0]:
@@ -138,10 +139,7 @@ def _failure(status: int, message: str, said: str) -> Exception:
 
 def _of(field: str, rows: list[dict[str, Any]], status: str) -> list[Record]:
     source = "dasgoclient"
-    key = field.partition(",")[0]
-    parts = [row[key][0] for row in rows if row.get(key)]
-    if len(parts) < len(rows):
-        raise ServiceFailed(f"{source}: a record without {key}")
+    parts = [_part(row, field.partition(",")[0]) for row in rows]
     match field:
         case "file":
             return [file_record(part, FILE_KEYS, source) for part in parts]
@@ -174,12 +172,20 @@ def _of(field: str, rows: list[dict[str, Any]], status: str) -> list[Record]:
         case _:
             return [
                 LumiRecord(
-                    text(row["file"][0], "name", source),
-                    numbers(row["run"][0]["run_number"]),
-                    numbers(row["lumi"][0]["number"]),
+                    text(part, "name", source),
+                    numbers(_part(row, "run"), "run_number", source),
+                    numbers(_part(row, "lumi"), "number", source),
                 )
-                for row in rows
+                for part, row in zip(parts, rows, strict=True)
             ]
+
+
+def _part(row: dict[str, Any], key: str) -> dict[str, Any]:
+    """What a record says of a file, a run, ...: the first of a list."""
+    try:
+        return row[key][0]
+    except (KeyError, IndexError):
+        raise ServiceFailed(f"dasgoclient: a record without {key}") from None
 
 
 def _percent(text: str | None) -> float | None:

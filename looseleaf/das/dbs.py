@@ -49,16 +49,14 @@ class Dbs:
     def _credential(self) -> Credential:
         return credential()
 
-    def problem(self) -> str | None:
-        try:
-            assert self._credential
-        except NoCredential as problem:
-            return str(problem)
-        return None
+    def check(self) -> None:
+        # threads are to find it made
+        _ = self._pool
 
     @cached_property
     def _pool(self) -> urllib3.PoolManager:
         context = ssl.create_default_context(capath=certificates())
+        context.load_default_certs()
         headers = {"Accept": "application/json", "User-Agent": "looseleaf"}
         if self._credential.proxy:
             context.load_cert_chain(self._credential.proxy)
@@ -175,11 +173,10 @@ class Dbs:
         with ThreadPoolExecutor(self.parallel) as threads:
             answers = threads.map(lambda name: self._get("filelumis", block_name=name), blocks)
             rows = [row for answer in answers for row in answer]
-        sections: dict[tuple[str, int], set[int]] = {}
+        sections: dict[tuple[str, tuple[int, ...]], set[int]] = {}
         for row in rows:
-            key = (text(row, "logical_file_name", source), whole_number(row, "run_num", source))
-            sections.setdefault(key, set()).update(numbers(row.get("lumi_section_num")))
+            key = (text(row, "logical_file_name", source), numbers(row, "run_num", source))
+            sections.setdefault(key, set()).update(numbers(row, "lumi_section_num", source))
         return [
-            LumiRecord(file, (run,), tuple(sorted(lumis)))
-            for (file, run), lumis in sections.items()
+            LumiRecord(file, runs, tuple(sorted(lumis))) for (file, runs), lumis in sections.items()
         ]

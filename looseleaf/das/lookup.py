@@ -86,8 +86,8 @@ def lookup(
 
     `files` on this machine are described; else a backend is asked, the local `catalogues` unless
     `asking` says otherwise. The output records the query, the instance, the backend, the time,
-    the datasets that a pattern stands for and every file; invalid files are kept in it and left
-    out of what follows.
+    the datasets that a pattern stands for, why `auto` passed over other backends, and every
+    file; invalid files are kept in it and left out of what follows.
 
     Where an earlier snapshot of the dataset stands, the new one says what changed since; if
     nothing did, the earlier one stays, with the time at which the list was first seen.
@@ -108,6 +108,7 @@ def lookup(
             "instance": answer.instance,
             "backend": answer.backend,
             "datasets": list(answer.records),
+            "passed_over": dict(answer.passed_over),
         }
     check(dataset, records, source)
     valid = [record for record in records if record.valid]
@@ -149,7 +150,7 @@ def _since(
         return snapshot
     old = [FileRecord.from_json(file, str(output)) for file in before["files"]]
     changes = difference(old, records)
-    aside = ("time", "changes")
+    aside = ("time", "changes", "passed_over")
     if {k: v for k, v in before.items() if k not in aside} == {
         k: v for k, v in snapshot.items() if k not in aside
     }:

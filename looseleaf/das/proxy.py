@@ -135,7 +135,7 @@ def credential(
     try:
         proxy = read_proxy(pem)
         # the private key too has to be there and to belong to the first certificate
-        ssl.create_default_context().load_cert_chain(path)
+        ssl.create_default_context().load_cert_chain(path, password="")
     except (ValueError, TypeError, ssl.SSLError):
         raise NoCredential(f"{where} is damaged or no proxy at all; type: {MAKE_ONE}") from None
     _check_proxy(proxy, where, needed)

@@ -96,6 +96,10 @@ def file_record(row: Mapping[str, Any], keys: Mapping[str, str], source: str) ->
     )
 
 
-def numbers(value: Any) -> tuple[int, ...]:
+def numbers(row: Mapping[str, Any], key: str, source: str) -> tuple[int, ...]:
     """Runs or luminosity sections, which answers give as a number or as a list of them."""
-    return tuple(value) if isinstance(value, list) else (value,)
+    value = row.get(key)
+    found = value if isinstance(value, list) else [value]
+    if not all(isinstance(number, int) for number in found):
+        raise ServiceFailed(f"{source}: {key} is {value!r}, not a number or a list of them")
+    return tuple(found)

@@ -9,10 +9,10 @@ from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
-from looseleaf.das.problems import NoCredential, RucioFailed
-from looseleaf.das.proxy import credential
+from looseleaf.das.problems import RucioFailed
+from looseleaf.das.proxy import Credential, credential
 from looseleaf.das.records import BlockRecord, DatasetRecord, Record, SiteRecord, file_record
-from looseleaf.errors import LooseleafError
+from looseleaf.errors import LookupFailed, LooseleafError
 
 SCOPE = "cms"
 FILE_KEYS = {"name": "name", "bytes": "bytes", "events": "events"}
@@ -27,24 +27,23 @@ class Rucio:
     name = "rucio"
     answers = frozenset({"file", "dataset", "block", "site"})
 
-    def problem(self) -> str | None:
+    @cached_property
+    def _credential(self) -> Credential:
+        return credential(needed=NEEDED, tokens=False)
+
+    def check(self) -> None:
         if importlib.util.find_spec("rucio") is None:
-            return "the package rucio-clients is not installed (pip install rucio-clients)"
+            raise LookupFailed("rucio-clients is not installed; type: pip install rucio-clients")
         if not os.path.isfile(f"{os.environ.get('RUCIO_HOME', ON_CVMFS)}/etc/rucio.cfg"):
-            return f"there is no etc/rucio.cfg in RUCIO_HOME, nor in {ON_CVMFS}"
-        try:
-            credential(needed=NEEDED, tokens=False)
-        except NoCredential as problem:
-            return str(problem)
-        return None
+            raise LookupFailed(f"there is no etc/rucio.cfg in RUCIO_HOME, nor in {ON_CVMFS}")
+        _ = self._credential
 
     @cached_property
     def _client(self) -> Any:
         from coffea.dataset_tools.rucio_utils import get_rucio_client  # noqa: PLC0415 - optional
 
-        used = credential(needed=NEEDED, tokens=False)
-        with _told("Rucio"):
-            return get_rucio_client(proxy=used.proxy)
+        with _told("Rucio", self._credential):
+            return get_rucio_client(proxy=self._credential.proxy)
 
     def records(self, field: str, dataset: str, status: str) -> list[Record]:
         """The records of a dataset, for `dataset` of the containers that match.
@@ -54,7 +53,7 @@ class Rucio:
         from coffea.dataset_tools.rucio_utils import query_dataset  # noqa: PLC0415 - optional
 
         client = self._client
-        with _told(f"Rucio: {field} of {dataset}"):
+        with _told(f"Rucio: {field} of {dataset}", self._credential):
             match field:
                 case "file":
                     rows = list(client.list_files(SCOPE, dataset))
@@ -86,12 +85,13 @@ class Rucio:
 
 
 @contextmanager
-def _told(asked: str) -> Iterator[None]:
+def _told(asked: str, used: Credential) -> Iterator[None]:
     """Turn whatever the client raises into a `RucioFailed` saying what was asked."""
     try:
         yield
     except LooseleafError:
         raise
     except Exception as problem:
-        words = (str(problem).strip().splitlines() or ["no message"])[0]
+        said = used.without_secrets(str(problem)).strip()
+        words = (said.splitlines() or ["no message"])[0]
         raise RucioFailed(f"{asked}: {type(problem).__name__}: {words[:300]}") from None
