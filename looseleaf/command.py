@@ -87,12 +87,9 @@ def das(
             text = "\n".join(shapes.lines(answer)[: limit or None])
         else:
             data = shapes.objects(answer)[: limit or None]
-            wrap = shape == "json"
-            text = (
-                shapes.wrapped(answer, data, started, time.time())
-                if wrap
-                else shapes.json_lines(data)
-            )
+            text = shapes.json_lines(data)
+            if shape == "json":
+                text = shapes.wrapped(answer, data, started, time.time())
     except LooseleafError as problem:
         click.echo(f"error: {problem}", err=True)
         sys.exit(problem.status if isinstance(problem, LookupFailed) else 1)

@@ -8,13 +8,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 from grid import VOMS_TOOL, Authority, need
 
 from looseleaf.command import main
 from looseleaf.das import dasgoclient as dasgoclient_module
-from looseleaf.das.ask import Asking, ask
+from looseleaf.das.ask import BACKENDS, Asking, ask
 from looseleaf.das.dasgoclient import answer_of
 from looseleaf.das.notebook import das
 from looseleaf.das.problems import (
@@ -231,6 +233,28 @@ def test_how_the_command_ends(catalogue: Path, query: str, status: int, message:
     assert message in result.stderr
     # nothing that a program could take for an answer
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--host", "http://localhost"], "host 'http://localhost': should be an https:// address"),
+        (["--instance", "../x"], "instance '../x': should be like prod/global"),
+    ],
+)
+def test_a_wrong_place_to_ask(catalogue: Path, options: list[str], message: str) -> None:
+    result = looseleaf(catalogue, "file dataset=/A/B/C", *options)
+    assert result.exit_code == 17
+    assert message in result.stderr
+
+
+def test_the_backends_that_can_be_named(repo: Path) -> None:
+    known = ["auto", *BACKENDS]
+    option = next(o for o in main.commands["das"].params if o.name == "backend")
+    assert isinstance(option.type, click.Choice)
+    assert list(option.type.choices) == known
+    schema = yaml.safe_load((repo / "config/schemas/config.schema.yaml").read_text())
+    assert schema["properties"]["das"]["properties"]["backend"]["enum"] == known
 
 
 def test_without_a_proxy_it_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:

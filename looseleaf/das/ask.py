@@ -8,8 +8,8 @@ from typing import Protocol
 from looseleaf.das.catalogue import Catalogue
 from looseleaf.das.dasgoclient import Dasgoclient
 from looseleaf.das.dbs import Dbs
-from looseleaf.das.problems import NoCredential
-from looseleaf.das.query import Query
+from looseleaf.das.problems import NoCredential, QueryWrong
+from looseleaf.das.query import INSTANCE, Query
 from looseleaf.das.records import LumiRecord, Record
 from looseleaf.das.rucio import Rucio
 from looseleaf.errors import LookupFailed
@@ -41,6 +41,8 @@ class Asking:
     `backend` is one of `BACKENDS` or `auto`, `host` where DBS stands, `timeout` in seconds for
     one request, of which at most `parallel` are under way at a time and each is made at most
     `tries` times; `catalogues` are local files.
+
+    Raises `QueryWrong` for a host that isn't reached over TLS, or what can't be an instance.
     """
 
     backend: str = "auto"
@@ -50,6 +52,12 @@ class Asking:
     tries: int = 4
     parallel: int = 20
     catalogues: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not self.host.startswith("https://"):
+            raise QueryWrong(f"host {self.host!r}: should be an https:// address")
+        if not INSTANCE.fullmatch(self.instance):
+            raise QueryWrong(f"instance {self.instance!r}: should be like prod/global")
 
 
 @dataclass(frozen=True)
