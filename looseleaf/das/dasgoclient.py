@@ -1,5 +1,6 @@
 """The backend `dasgoclient`: CMS's own command, found on the PATH or on CVMFS."""
 
+import math
 import re
 import shutil
 import subprocess
@@ -80,10 +81,21 @@ class Dasgoclient:
 
     def _run(self, query: str) -> list[dict[str, Any]]:
         asked = f"dasgoclient {query!r}"
-        command = [str(self._program), "-query", query, "-json", f"-timeout={int(self.timeout)}"]
+        command = [
+            str(self._program),
+            "-query",
+            query,
+            "-json",
+            f"-timeout={math.ceil(self.timeout)}",
+        ]
         try:
             run = subprocess.run(
-                command, capture_output=True, text=True, timeout=self.timeout, check=False
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=self.timeout,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             raise Transient(f"{asked}: no answer within {self.timeout:g} s") from None
