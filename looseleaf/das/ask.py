@@ -118,7 +118,10 @@ def ask(query: Query, asking: Asking) -> Answer:
     """
     if query.instance is not None:
         asking = replace(asking, instance=query.instance)
-    backend, passed_over = choose(asking, query.field)
+    try:
+        backend, passed_over = choose(asking, query.field)
+    except LookupFailed as problem:
+        raise type(problem)(f"dataset {query.dataset}: {problem}") from None
     instance = {"catalogue": "local", "rucio": "rucio"}.get(backend.name, asking.instance)
     if query.wild or query.field == "dataset":
         matching = backend.records("dataset", query.dataset, query.status)
