@@ -17,6 +17,7 @@ rule das_lookup:
     conda:
         ENVIRONMENT
     resources:
+        das_request=1,
         asking=canonical({k: config["das"][k] for k in ("host", "timeout", "tries", "parallel")}),
     params:
         dataset=of_dataset("das", "files"),
