@@ -95,10 +95,12 @@ def dataset_catalogues(wildcards):
     return [config_file(path) for path in config["das"]["catalogues"]]
 
 
-def das_of(wildcards, key, locally):
-    """A setting of `das`, or what stands for it where a dataset needs no service."""
+def whom_to_ask(wildcards):
+    """The backend of a dataset's lookup, and its instance where there are several."""
     declared = SETTINGS.datasets[wildcards.dataset]
-    return locally if "sample" in declared or "files" in declared else config["das"][key]
+    if "sample" in declared or "files" in declared:
+        return canonical({"backend": "catalogue"})
+    return canonical({key: config["das"][key] for key in ("backend", "instance")})
 
 
 def fakerate_truth(analysis):

@@ -21,8 +21,7 @@ rule das_lookup:
         asking=canonical({k: config["das"][k] for k in ("host", "timeout", "tries", "parallel")}),
     params:
         dataset=of_dataset("das", "files"),
-        backend=lambda w: das_of(w, "backend", "catalogue"),
-        instance=lambda w: das_of(w, "instance", "local"),
+        whom=whom_to_ask,
         files_root=lambda w: (
             config["das"]["files_root"] if "files" in SETTINGS.datasets[w.dataset] else ""
         ),
