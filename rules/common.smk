@@ -110,9 +110,17 @@ def dataset_catalogues(wildcards):
     declared = SETTINGS.datasets[wildcards.dataset]
     if "sample" in declared:
         return [PATHS.catalogue.format(dataset=wildcards.dataset)]
-    if "files" in declared:
+    if "files" in declared or config["das"]["backend"] not in ("catalogue", "auto"):
         return []
     return [config_file(path) for path in config["das"]["catalogues"]]
+
+
+def whom_to_ask(wildcards):
+    """The backend of a dataset's lookup, and its instance where there are several."""
+    declared = SETTINGS.datasets[wildcards.dataset]
+    if "sample" in declared or "files" in declared:
+        return canonical({"backend": "catalogue"})
+    return canonical({key: config["das"][key] for key in ("backend", "instance")})
 
 
 def fakerate_truth(analysis):
