@@ -16,6 +16,7 @@ import jsonschema
 import yaml
 
 from looseleaf.errors import ConfigError
+from looseleaf.fakerate import names
 from looseleaf.objects.columns import analysis_columns, used_points
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
@@ -250,6 +251,8 @@ def _points_of_maps(
                 f"{file}: maps.{collection}: {name!r} is a map of "
                 f"{measured['lepton']['collection']}s"
             )
+        if measured["eta"] != "absolute":
+            raise ConfigError(f"{file}: maps.{collection}: {name!r} is no map of |eta|")
         roles[collection] = {
             "loose": measured["denominator"],
             "tight": measured["tight"],
@@ -264,9 +267,9 @@ def _check_analysis(
     points: WorkingPoints,
     file: str,
 ) -> None:
-    names = list(dataset_names(analysis))
-    for name in names:
-        if names.count(name) > 1:
+    listed = list(dataset_names(analysis))
+    for name in listed:
+        if listed.count(name) > 1:
             raise ConfigError(f"{file}: datasets: {name!r} stands in more than one group")
         if name not in datasets:
             near = difflib.get_close_matches(name, datasets, n=1)
@@ -278,13 +281,13 @@ def _check_analysis(
         if normalised and not datasets[name]["data"] and "xsec_pb" not in datasets[name]:
             raise ConfigError(f"{file}: datasets: {name!r} needs an xsec_pb to be normalised")
     for name, observable in analysis.get("observables", {}).items():
-        edges = observable["edges"]
-        if sorted(set(edges)) != edges:
-            raise ConfigError(f"{file}: observables.{name}: {edges} should increase strictly")
+        _check_rising(observable["edges"], f"{file}: observables.{name}")
     if analysis["kind"] == "topcoffea":
         _check_eft(analysis, datasets, file)
     if analysis["kind"] == "fakerate":
         _check_fakerate(analysis, datasets, points, file)
+    if analysis["kind"] == "application":
+        _check_flavours(analysis, file)
     try:
         for name in dataset_names(analysis):
             analysis_columns(analysis, datasets[name], points)
@@ -317,12 +320,60 @@ def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: s
                 )
 
 
+def _check_rising(edges: list[float], where: str) -> None:
+    if sorted(set(edges)) != edges:
+        raise ConfigError(f"{where}: {edges} should increase strictly")
+
+
+def _check_names(analysis: Mapping[str, Any], file: str) -> None:
+    """Refuse names of a user's that the program uses itself: one would replace the other."""
+    taken = {
+        "cuts": (*names.STEPS, names.TRIGGER_STEP),
+        "observables": (*names.SPECTRA, *names.RESULTS),
+        "corrections": names.VARIATIONS,
+    }
+    for section, reserved in taken.items():
+        for name in analysis.get(section, {}):
+            if name in reserved:
+                raise ConfigError(f"{file}: {section}: {name!r} has a meaning; choose another name")
+
+
+def _check_flavours(analysis: Mapping[str, Any], file: str) -> None:
+    """Refuse channels that count leptons of which there is no map: there would be none of them."""
+    expressions = {f"channels.{name}": text for name, text in analysis["channels"].items()}
+    for name, observable in analysis["observables"].items():
+        expressions[f"observables.{name}"] = observable["expression"]
+    for where, text in expressions.items():
+        for quantity, collection in (("n_mu", "Muon"), ("n_ele", "Electron")):
+            if quantity in Expression(text).names and collection not in analysis["maps"]:
+                raise ConfigError(f"{file}: {where}: {quantity} needs maps.{collection}")
+
+
+def _check_triggers(analysis: Mapping[str, Any], file: str) -> None:
+    prescaled = [trigger for trigger in analysis["triggers"] if trigger.get("prescale", 1) != 1]
+    if prescaled and analysis["weights"] == "counts":
+        raise ConfigError(f"{file}: triggers: a prescale needs weights: xsec")
+    ranges = sorted(
+        (trigger.get("pt_min", 0), trigger.get("pt_max", float("inf")))
+        for trigger in analysis["triggers"]
+    )
+    for start, end in ranges:
+        if start >= end:
+            raise ConfigError(f"{file}: triggers: nothing lies from {start} to {end} GeV")
+    for (_, end), (start, _) in pairwise(ranges):
+        if start < end:
+            raise ConfigError(f"{file}: triggers: the pt ranges overlap at {start} GeV")
+        if start > end:
+            raise ConfigError(
+                f"{file}: triggers: leptons from {end} to {start} GeV would count nowhere"
+            )
+
+
 def _check_fakerate(
     analysis: Mapping[str, Any], datasets: Mapping[str, Any], points: WorkingPoints, file: str
 ) -> None:
     for axis, edges in analysis["binning"].items():
-        if sorted(set(edges)) != edges:
-            raise ConfigError(f"{file}: binning.{axis}: {edges} should increase strictly")
+        _check_rising(edges, f"{file}: binning.{axis}")
     if analysis["weights"] == "xsec" and analysis["interval"] in ("clopper-pearson", "wilson"):
         raise ConfigError(
             f"{file}: interval: {analysis['interval']!r} is for unweighted counts; with "
@@ -344,16 +395,12 @@ def _check_fakerate(
             f"{file}: tight: {analysis['tight']!r} lacks the cut {sorted(below - tight)[0]!r} of "
             f"{analysis['denominator']!r}: what is tight has to be loose too"
         )
-    prescaled = [trigger for trigger in analysis["triggers"] if trigger.get("prescale", 1) != 1]
-    if prescaled and analysis["weights"] == "counts":
-        raise ConfigError(f"{file}: triggers: a prescale needs weights: xsec")
-    ranges = sorted(
-        (trigger.get("pt_min", 0), trigger.get("pt_max", float("inf")))
-        for trigger in analysis["triggers"]
-    )
-    for (_, end), (start, _) in pairwise(ranges):
-        if start < end:
-            raise ConfigError(f"{file}: triggers: the pt ranges overlap at {start} GeV")
+    _check_names(analysis, file)
+    _check_triggers(analysis, file)
+    if analysis["eta"] == "signed" and "abs_eta" in analysis.get("systematics", {}).get("tilt", {}):
+        raise ConfigError(f"{file}: systematics.tilt.abs_eta: needs eta: absolute")
+    if analysis["weights"] == "counts" and "corrections" in analysis:
+        raise ConfigError(f"{file}: corrections: they need weights: xsec")
 
 
 def _check_prompt(analysis: Mapping[str, Any], file: str) -> None:
@@ -362,14 +409,14 @@ def _check_prompt(analysis: Mapping[str, Any], file: str) -> None:
         needed = [group for group in ("subtract", "non_prompt") if not groups.get(group)]
         if needed:
             raise ConfigError(f"{file}: prompt_fit: needs datasets.{needed[0]} for its templates")
-        edges = analysis["prompt_fit"]["edges"]
-        if sorted(set(edges)) != edges:
-            raise ConfigError(f"{file}: prompt_fit.edges: {edges} should increase strictly")
+        _check_rising(analysis["prompt_fit"]["edges"], f"{file}: prompt_fit.edges")
     prompt = analysis.get("systematics", {}).get("prompt")
     if prompt is not None and not groups.get("subtract"):
         raise ConfigError(f"{file}: systematics.prompt: there is no datasets.subtract to vary")
     if prompt == "fit" and "prompt_fit" not in analysis:
         raise ConfigError(f"{file}: systematics.prompt: 'fit' needs a prompt_fit")
+    if isinstance(prompt, dict) and prompt["up"] < prompt["down"]:
+        raise ConfigError(f"{file}: systematics.prompt: up should be more than down")
 
 
 def _check_datasets(datasets: Mapping[str, Any], config: Mapping[str, Any]) -> None:

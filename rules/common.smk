@@ -68,7 +68,7 @@ def processing_of(name, without):
     kept = {k: v for k, v in SETTINGS.analyses[name].items() if k not in without}
     varied = kept.get("systematics", {})
     kept["systematics"] = {k: v for k, v in varied.items() if k == "away_jet_pt"}
-    return canonical(kept)
+    return json.dumps(kept)
 
 
 def lumi_masks(analysis):

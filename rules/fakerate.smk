@@ -4,7 +4,7 @@
 
 # what comes after the events: they are processed with the rest of an analysis
 MEASURE_KEYS = ("title", "datasets", "lumi_ifb", "interval")
-CLOSURE_KEYS = ("title", "lumi_ifb", "unblind")
+CLOSURE_KEYS = ("title", "lumi_ifb")
 
 
 for analysis in FAKERATE:

@@ -267,6 +267,33 @@ DATA = "config/analyses/muon_data.yaml"
             lambda a: a.update(corrections={"pu": {"file": "x", "correction": "y", "inputs": {}}}),
             "corrections.pu.file: there is no file 'x'",
         ),
+        (
+            lambda a: a.update(cuts={"met": "MET_pt < 9"}),
+            "cuts: 'met' has a meaning",
+        ),
+        (
+            lambda a: a["observables"].update(prompt_fit=a["observables"]["npvs"]),
+            "observables: 'prompt_fit' has a meaning",
+        ),
+        (
+            lambda a: a.update(
+                corrections={"stat": {"file": MUON, "correction": "y", "inputs": {}}}
+            ),
+            "corrections: 'stat' has a meaning",
+        ),
+        (
+            lambda a: a["triggers"][1].update(pt_min=30),
+            "triggers: leptons from 25 to 30 GeV would count nowhere",
+        ),
+        (
+            lambda a: a["triggers"][1].update(pt_max=20),
+            "triggers: nothing lies from 25 to 20 GeV",
+        ),
+        (
+            lambda a: a["systematics"].update(prompt={"up": 0.7, "down": 1.3}),
+            "systematics.prompt: up should be more than down",
+        ),
+        (lambda a: a.update(eta="signed"), "tilt.abs_eta: needs eta: absolute"),
         (lambda a: a["systematics"].update(tilt={"pt": 2}), "tilt.pt: 2 should be less than 1"),
     ],
 )
@@ -284,6 +311,7 @@ def test_a_fake_rate_analysis_that_does_not_fit_together(
             "datasets: 'SingleMuon' is data; here simulation is expected",
         ),
         (lambda a: a.pop("unblind"), "the key 'unblind' is missing"),
+        (lambda a: a["channels"].update(e="n_ele == 1"), "channels.e: n_ele needs maps.Electron"),
         (lambda a: a["datasets"].pop("prompt"), "datasets: "),
     ],
 )
@@ -291,6 +319,12 @@ def test_an_application_to_data_that_does_not_fit_together(
     refused: Refusal, change: Callable[[dict[str, Any]], Any], message: str
 ) -> None:
     assert message in refused(file="config/analyses/validation.yaml", edit=change)
+
+
+def test_a_signed_map_is_not_applied(refused: Refusal) -> None:
+    maps = {"Muon": "seed2021"}
+    message = refused(file=CLOSURE, edit=lambda a: a.update(maps=maps))
+    assert message.endswith("maps.Muon: 'seed2021' is no map of |eta|")
 
 
 def test_only_data_has_a_luminosity_mask(refused: Refusal) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from coffea.processor import ProcessorABC
 from numpy.typing import NDArray
 
+from looseleaf.fakerate.names import NOMINAL, POINT, POINTS, STEPS, TRIGGER_STEP, VARIATION
 from looseleaf.objects.corrections import Corrections, correction_variations
 from looseleaf.objects.events import (
     Selection,
@@ -24,10 +25,6 @@ from looseleaf.objects.events import (
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 
-STEPS = ("all", "certified", "one loose lepton", "no other lepton", "away jet", "met", "mt")
-
-VARIATION, NOMINAL = "variation", "nominal"
-POINT, POINTS = "point", ("loose", "tight")
 # distributions of these are always made, each without the cut on it
 SPECTRUM = (30, 0, 150)
 
@@ -194,8 +191,9 @@ class FakeRateProcessor(ProcessorABC):
 
         triggered = np.zeros(len(events), bool)
         triggered[nominal.selection.event[nominal.trigger > 0]] = True
-        out |= self._cutflow([*cuts.values(), triggered], event_weight[NOMINAL])
-        return out | self._expectation(nominal, weigh(nominal)[0])
+        of_loose, _ = weigh(nominal)
+        out |= self._cutflow([*cuts.values(), triggered], event_weight[NOMINAL], of_loose)
+        return out | self._expectation(nominal, of_loose)
 
     def _event_weight(self, events: Any, variation: str) -> NDArray[np.float64]:
         if events.metadata["data"]:
@@ -275,8 +273,9 @@ class FakeRateProcessor(ProcessorABC):
             out[name].fill(found.x, found.y, weight=value)
         return out
 
-    def _cutflow(self, cuts: Sequence[Any], weight: Any) -> dict[str, hist.Hist]:
-        steps = [*STEPS, *self._analysis.get("cuts", {}), "trigger"]
+    def _cutflow(self, cuts: Sequence[Any], weight: Any, of_loose: Any) -> dict[str, hist.Hist]:
+        """Events by step, and their weights; the last step has those of the leptons counted."""
+        steps = [*STEPS, *self._analysis.get("cuts", {}), TRIGGER_STEP]
         left = [np.ones(len(weight), bool)]
         for cut in cuts:
             left.append(left[-1] & cut)
@@ -286,6 +285,7 @@ class FakeRateProcessor(ProcessorABC):
         for index, mask in enumerate(left):
             counts.view()[index] = mask.sum()
             weighted.view()[index] = weight[mask].sum(), np.square(weight[mask]).sum()
+        weighted.view()[-1] = of_loose.sum(), np.square(of_loose).sum()
         return {"cutflow": counts, "weighted_cutflow": weighted}
 
     def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:

@@ -93,6 +93,11 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
     found = None if None in lumis else united(lumis)
     golden = metadata.get("lumi_mask")
     good = found if golden is None or found is None else common(found, golden)
+    if found and not good:
+        raise DataFileError(
+            f"dataset {dataset}: its lumi_mask certifies none of its luminosity sections (runs "
+            f"{', '.join(list(found)[:5])}): is it that of another year?"
+        )
     eft = [entry["eft_sums_in"] for entry in value["files"] if entry["eft_sums_in"] is not None]
     return Fileset(
         dataset=dataset,
