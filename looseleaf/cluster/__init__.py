@@ -58,8 +58,6 @@ def client_for(site: Mapping[str, Any], workers: int, logs: Path) -> Iterator[Si
         "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
         # a batch system that starts nothing must not make a job wait for ever
         "distributed.scheduler.no-workers-timeout": "30 minutes",
-        # an exception of a processor is told once, by us, and not by each worker
-        "logging.distributed": "error",
         **site.get("dask", {}),
     }
     plugin = OurCode([archive(), *(_wheel(path) for path in site.get("wheels", []))])

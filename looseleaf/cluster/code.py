@@ -8,6 +8,7 @@ This module therefore imports nothing else of the package.
 import hashlib
 import importlib
 import io
+import logging
 import os
 import shutil
 import sys
@@ -68,6 +69,11 @@ def archive() -> bytes:
     return content.getvalue()
 
 
+def _not_of_a_task(record: logging.LogRecord) -> bool:
+    # what a task raised is told by the submitter, once, and not by every worker that ran one
+    return not str(record.msg).startswith("Compute Failed")
+
+
 class OurCode(WorkerPlugin):
     """Unpacks archives (ours and further wheels) on a worker, ahead of what is installed there.
 
@@ -88,6 +94,7 @@ class OurCode(WorkerPlugin):
             return
         place = Path(worker.local_directory) / f"code-{self.code}"
         self.problem = difference(self._versions, versions())
+        logging.getLogger("distributed.worker").addFilter(_not_of_a_task)
         if str(place) in sys.path[:1]:
             return
         shutil.rmtree(place, ignore_errors=True)
