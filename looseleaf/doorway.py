@@ -60,9 +60,16 @@ def _snakemakes() -> list[psutil.Process]:
 
 def _end_with(processes: list[psutil.Process]) -> None:
     """End this process when one of those has: what it did would come to nobody."""
-    while all(process.is_running() for process in processes):
+    while all(_lives(process) for process in processes):
         time.sleep(LOOK_EVERY_S)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def explain(problem: OSError) -> str | None:

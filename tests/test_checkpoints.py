@@ -85,7 +85,7 @@ def test_a_failed_run_goes_on_with_what_is_missing(
 ) -> None:
     broken = job.journal.with_suffix(".broken")
     broken.touch()
-    with pytest.raises(ProcessingFailed, match="dataset w, .*the user's mistake"):
+    with pytest.raises(ProcessingFailed, match=r"dataset w, .*the user's mistake"):
         job.run(filesets, fails_in="w")
     kept = job.kept
     assert kept
@@ -227,7 +227,8 @@ def test_the_identity_of_a_processor_changes_with_its_code(tmp_path: Path) -> No
     def identity(text: str) -> str:
         path.write_text(text)
         spec = importlib.util.spec_from_file_location("edited_processor", path)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules["edited_processor"] = module
         spec.loader.exec_module(module)

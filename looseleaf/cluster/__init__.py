@@ -10,7 +10,7 @@ from typing import Any
 import dask
 from distributed import Client, LocalCluster
 
-from looseleaf.cluster.code import OurCode, archive
+from looseleaf.cluster.code import OurCode, OurCodeOnScheduler, archive
 from looseleaf.cluster.condor import batch_cluster, last_words
 from looseleaf.errors import ConfigError
 
@@ -60,9 +60,12 @@ def client_for(site: Mapping[str, Any], workers: int, logs: Path) -> Iterator[Si
         "distributed.scheduler.no-workers-timeout": "30 minutes",
         **site.get("dask", {}),
     }
-    plugin = OurCode([archive(), *(_wheel(path) for path in site.get("wheels", []))])
+    archives = [archive(), *(_wheel(path) for path in site.get("wheels", []))]
+    plugin = OurCode(archives)
     with dask.config.set(settings), ExitStack() as stack:
         cluster, client = _started(site, workers, logs, stack)
+        if cluster is None:
+            client.register_plugin(OurCodeOnScheduler(archives))
         client.register_plugin(plugin)
         print(f"dask dashboard: {client.dashboard_link}", file=sys.stderr, flush=True)
         yield Site(client, plugin.code, logs, cluster)

@@ -5,6 +5,7 @@ value, so that a worker needs neither this package nor a file system shared with
 This module therefore imports nothing else of the package.
 """
 
+import atexit
 import hashlib
 import importlib
 import io
@@ -13,13 +14,14 @@ import os
 import shutil
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import cloudpickle
-from distributed import WorkerPlugin
+from distributed import SchedulerPlugin, WorkerPlugin
 
 PACKAGE = "looseleaf"
 # what numbers may depend on, or what has to be the same at both ends of a connection
@@ -95,17 +97,36 @@ class OurCode(WorkerPlugin):
         place = Path(worker.local_directory) / f"code-{self.code}"
         self.problem = difference(self._versions, versions())
         logging.getLogger("distributed.worker").addFilter(_not_of_a_task)
-        if str(place) in sys.path[:1]:
-            return
-        shutil.rmtree(place, ignore_errors=True)
-        for content in self._archives:
-            with zipfile.ZipFile(io.BytesIO(content)) as zipped:
-                zipped.extractall(place)
-        sys.path.insert(0, str(place))
-        # a worker that outlives jobs may have imported an earlier state of the package
-        for module in [m for m in sys.modules if m == PACKAGE or m.startswith(f"{PACKAGE}.")]:
-            del sys.modules[module]
-        importlib.invalidate_caches()
+        _put_first(self._archives, place)
+
+
+class OurCodeOnScheduler(SchedulerPlugin):
+    """Unpacks the same archives where a scheduler runs that we didn't start: it reads our tasks."""
+
+    name = "looseleaf-code"
+
+    def __init__(self, archives: Sequence[bytes]) -> None:
+        self._archives = list(archives)
+
+    async def start(self, scheduler: Any) -> None:
+        place = Path(mkdtemp(prefix="looseleaf-"))
+        atexit.register(shutil.rmtree, place, ignore_errors=True)
+        _put_first(self._archives, place)
+
+
+def _put_first(archives: Iterable[bytes], place: Path) -> None:
+    """Unpack archives, and have this process import from there before anywhere else."""
+    if str(place) in sys.path[:1]:
+        return
+    shutil.rmtree(place, ignore_errors=True)
+    for content in archives:
+        with zipfile.ZipFile(io.BytesIO(content)) as zipped:
+            zipped.extractall(place)
+    sys.path.insert(0, str(place))
+    # a process that outlives jobs may have imported an earlier state of the package
+    for module in [m for m in sys.modules if m == PACKAGE or m.startswith(f"{PACKAGE}.")]:
+        del sys.modules[module]
+    importlib.invalidate_caches()
 
 
 # a class of an importable module would be sent by name

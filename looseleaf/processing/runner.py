@@ -364,7 +364,8 @@ def _computed(
                 payload = _payload(future, task, site)
             except ReadingFailed as problem:
                 if tries == limits.tries:
-                    raise ReadingFailed(f"{problem} (tried {tries} times)") from None
+                    often = f" (tried {tries} times)" if tries > 1 else ""
+                    raise ReadingFailed(f"{problem}{often}") from None
                 print(f"once more: {problem}", file=sys.stderr, flush=True)
                 again = site.client.submit(
                     worker_task, task, fileset.metadata, tries=tries + 1, pure=False, **fixed
