@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from socket import gethostname
 from tempfile import mkdtemp
 from typing import Any
 
@@ -88,11 +89,11 @@ class OurCode(WorkerPlugin):
     def __init__(self, archives: Sequence[bytes]) -> None:
         self._archives = list(archives)
         self.code = hashlib.sha256(b"".join(self._archives)).hexdigest()[:12]
-        self._submitter, self._versions = os.getpid(), versions()
+        self._submitter, self._versions = _process(), versions()
         self.problem: str | None = None
 
     def setup(self, worker: Any) -> None:
-        if os.getpid() == self._submitter and worker.nanny is None:
+        if _process() == self._submitter:
             return
         place = Path(worker.local_directory) / f"code-{self.code}"
         self.problem = difference(self._versions, versions())
@@ -106,12 +107,18 @@ class OurCodeOnScheduler(SchedulerPlugin):
     name = "looseleaf-code"
 
     def __init__(self, archives: Sequence[bytes]) -> None:
-        self._archives = list(archives)
+        self._archives, self._submitter = list(archives), _process()
 
     async def start(self, scheduler: Any) -> None:
+        if _process() == self._submitter:
+            return
         place = Path(mkdtemp(prefix="looseleaf-"))
         atexit.register(shutil.rmtree, place, ignore_errors=True)
         _put_first(self._archives, place)
+
+
+def _process() -> tuple[str, int]:
+    return gethostname(), os.getpid()
 
 
 def _put_first(archives: Iterable[bytes], place: Path) -> None:
