@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,3 +116,11 @@ def worker_python(folder: Path) -> Path:
     # a folder that is named like this is searched, but its own .pth files are not read
     (place / "packages.pth").write_text(f"{SITE_PACKAGES}\n")
     return folder / "bin/python"
+
+
+def shipped_processors(folder: Path) -> str:
+    """The tests' processors as a wheel, for workers that don't have them."""
+    path = folder / "processors-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.write(Path(__file__).with_name("processors.py"), "processors.py")
+    return str(path)

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pool import worker_python
+from pool import shipped_processors, worker_python
 from processors import Kill, Link, MuonPt, Traced, devour, die
 from samples import qcd, skimmed
 
@@ -191,14 +190,6 @@ def dask_scheduler(folder: Path, python: Path, **environment: str) -> Iterator[t
 
 def attached(address: str) -> dict[str, Any]:
     return {"kind": "scheduler", "address": address, "redirectors": []}
-
-
-def shipped_processors(folder: Path) -> str:
-    """The tests' processors as a wheel, for workers that don't have them."""
-    path = folder / "processors-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as wheel:
-        wheel.write(Path(__file__).with_name("processors.py"), "processors.py")
-    return str(path)
 
 
 def test_a_scheduler_and_a_worker_without_our_code_and_then_killed(
