@@ -26,7 +26,7 @@ class Pool:
     folder: Path
 
     def start(self, folder: Path, *command: str, **more: int) -> subprocess.Popen[str]:
-        """Start a command as the pool's user; end it through the pool, not by this process."""
+        """Start a command as the pool's user, in a folder that it may write to."""
         folder.mkdir(exist_ok=True)
         folder.chmod(0o777)
         return subprocess.Popen(
@@ -80,33 +80,32 @@ class Pool:
 
 @contextmanager
 def running_pool(folder: Path) -> Iterator[Pool]:
-    """A pool for the length of a block; skips the test where there can be none.
+    """A pool for the length of a block, whose user may write below `folder`.
 
-    With LOOSELEAF_POOL its root is made there, once, and stays for the next run.
+    Its root is at LOOSELEAF_POOL, made there if need be. Skips the test where there can be none.
     """
-    if os.geteuid() != 0:
-        pytest.skip("an HTCondor pool takes root")
-    kept = os.environ.get("LOOSELEAF_POOL")
-    root = Path(kept) if kept else folder / "root"
-    work = folder / "work"
-    work.mkdir()
-    work.chmod(0o777)
+    where = os.environ.get("LOOSELEAF_POOL")
+    if where is None or os.geteuid() != 0:
+        pytest.skip(
+            "no HTCondor pool: as root, where apt works, name a folder for its root, to be made "
+            "with 500 MB, in LOOSELEAF_POOL"
+        )
+    root = Path(where)
+    folder.chmod(0o777)
     if not root.is_dir():
         _script("build", root)
-    paths = dict.fromkeys([str(REPO), sys.base_prefix, sys.prefix, str(work)])
-    _script("start", root, *paths)
+    _script("start", root, *dict.fromkeys([str(REPO), sys.base_prefix, sys.prefix, str(folder)]))
     try:
-        yield Pool(root, work)
+        yield Pool(root, folder)
     finally:
-        _script("stop" if kept else "clean", root)
+        _script("stop", root)
 
 
 def _script(verb: str, root: Path, *paths: str) -> None:
-    result = subprocess.run(
-        [SCRIPT, verb, str(root), *paths], capture_output=True, text=True, check=False
-    )
-    if result.returncode != 0:
-        (pytest.skip if verb == "build" else pytest.fail)(result.stderr.strip())
+    command = [SCRIPT, verb, str(root), *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        (pytest.skip if verb == "build" else pytest.fail)(done.stderr.strip())
 
 
 def worker_python(folder: Path) -> Path:
