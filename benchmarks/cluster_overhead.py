@@ -54,7 +54,7 @@ def sample_files(folder: Path, number: int) -> Fileset:
     generator = np.random.default_rng(7)
     first = folder / "0.root"
     with uproot.recreate(first) as file:
-        file["Events"] = {
+        columns = {
             "run": np.ones(EVENTS, np.uint32),
             "luminosityBlock": np.ones(EVENTS, np.uint32),
             "event": np.arange(EVENTS, dtype=np.uint64),
@@ -62,6 +62,8 @@ def sample_files(folder: Path, number: int) -> Fileset:
             "MET_phi": np.zeros(EVENTS, np.float32),
             "MET_pt": generator.exponential(30, EVENTS).astype(np.float32),
         }
+        file.mktree("Events", {name: column.dtype for name, column in columns.items()})
+        file["Events"].extend(columns)
     with uproot.open(first) as file:
         uuid = str(file.file.uuid)
     for index in range(1, number):

@@ -58,9 +58,9 @@ class Pool:
             "htcondor",
             "--directory",
             str(folder),
+            *arguments,
             "--configfile",
             str(folder / "override.yaml"),
-            *arguments,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )

@@ -19,6 +19,8 @@ from looseleaf.processing.fileset import chunks_of, from_manifest
 from looseleaf.processing.runner import process_task
 
 MUON = [f"Muon_{field}" for field in ("pt", "eta", "phi", "mass", "charge")]
+# as tests/pool.sh calls its user
+PHYSICIST = "physicist"
 COLUMNS = ["run", "luminosityBlock", "event", "genWeight", *MUON]
 
 pytestmark = pytest.mark.chain
@@ -170,8 +172,7 @@ def vacated(pool: Pool, jobs: list[str]) -> None:
 
 
 def killed(pool: Pool, jobs: list[str]) -> None:
-    # in brackets, as pkill's own command line should not fit
-    pool.run("pkill", "-KILL", "-n", "-f", "[m]ultiprocessing.spawn")
+    pool.run("pkill", "-KILL", "-u", PHYSICIST, "-n", "-f", "multiprocessing.spawn")
 
 
 @pytest.mark.parametrize("fault", [removed, all_removed, held, vacated, killed])
@@ -199,7 +200,7 @@ def test_a_job_that_is_killed_leaves_none_behind_and_resumes(
     jobs = job.busy()
     # one worker's job is held and would wait for ever
     pool.run("condor_hold", jobs[0])
-    pool.run("pkill", "-KILL", "-f", "[p]ool_job.py .*killed_job")
+    pool.run("pkill", "-KILL", "-u", PHYSICIST, "-f", "pool_job.py .*killed_job")
     job.process.communicate()
     assert pool.empty_within(30)
     job.process = job.start()
@@ -227,17 +228,17 @@ def test_workers_that_never_start_are_told_with_their_logs(
 
 def test_snakemake_that_is_killed_and_run_again(pool: Pool, python: Path) -> None:
     folder = prepared(pool, "killed_snakemake", python, samples={"scale": 0.1})
-    arguments = ("--default-resources", "dask_workers=2")
-    run = pool.snakemake(folder, *arguments, "fakerate")
+    arguments = ("fakerate", "--default-resources", "dask_workers=2")
+    run = pool.snakemake(folder, *arguments)
     kept = folder / "results/fakerate/muon/checkpoints"
     eventually(lambda: kept.is_dir() and len(list(kept.glob("*.result"))) > 3, 200)
-    pool.run("pkill", "-KILL", "-o", "-f", "[s]nakemake .*killed_snakemake")
+    pool.run("pkill", "-KILL", "-u", PHYSICIST, "-o", "-f", "snakemake .*killed_snakemake")
     run.communicate(timeout=60)
     assert pool.empty_within(40)
     before = len(list(kept.glob("*.result")))
     with pool.snakemake(folder, "--unlock") as run:
         run.communicate(timeout=60)
-    with pool.snakemake(folder, *arguments, "fakerate") as run:
+    with pool.snakemake(folder, *arguments) as run:
         text, _ = run.communicate(timeout=300)
     assert run.returncode == 0, text
     log = text + "".join(path.read_text() for path in folder.rglob("*.log"))

@@ -82,6 +82,12 @@ def test_results_are_those_of_plain_arrays(
         assert ledger["processed"]["events"] == ledger["expected"]["events"] == total
         assert ledger["processed"]["files"] == len(fileset.files)
         assert result.accumulator["events"] == {fileset.dataset: total}
+        assert sum(worker["chunks"] for worker in ledger["workers"].values()) == len(
+            ledger["chunks"]
+        )
+        # a worker that has imported coffea takes some hundred MB
+        peaks = [worker["peak_rss_bytes"] for worker in ledger["workers"].values()]
+        assert all(100e6 < peak < 4e9 for peak in peaks)
     assert results["w"].ledger["original"]["events"] == 3001
     assert results["empty"].ledger["empty_files"] == [filesets[2].files[0].name]
     assert results["empty"].ledger["processed"]["chunks"] == 1
@@ -270,6 +276,16 @@ def test_attaching_to_a_scheduler_leaves_it_running(site: Site, tmp_path: Path) 
     with client_for(settings, 1, tmp_path) as attached:
         assert attached.client.submit(sum, [1, 2]).result() == 3
     assert site.client.submit(sum, [2, 2]).result() == 4
+
+
+def test_coffea_casa_takes_the_users_scheduler_if_it_answers(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = site.client.scheduler.address
+    monkeypatch.setattr("looseleaf.cluster.COFFEA_CASA_SCHEDULER", address)
+    with client_for({"kind": "coffea-casa", "redirectors": []}, 1, tmp_path) as attached:
+        assert attached.client.scheduler.address == address
+        assert attached.cluster is None
 
 
 def test_a_cluster_package_that_is_not_installed_is_named(

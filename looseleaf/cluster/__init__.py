@@ -65,7 +65,7 @@ def client_for(site: Mapping[str, Any], workers: int, logs: Path) -> Iterator[Si
     with dask.config.set(settings), ExitStack() as stack:
         cluster, client = _started(site, workers, logs, stack)
         if cluster is None:
-            client.register_plugin(OurCodeOnScheduler(archives))
+            client.register_plugin(OurCodeOnScheduler(archives, plugin.code))
         client.register_plugin(plugin)
         print(f"dask dashboard: {client.dashboard_link}", file=sys.stderr, flush=True)
         yield Site(client, plugin.code, logs, cluster)

@@ -104,10 +104,11 @@ class OurCode(WorkerPlugin):
 class OurCodeOnScheduler(SchedulerPlugin):
     """Unpacks the same archives where a scheduler runs that we didn't start: it reads our tasks."""
 
-    name = "looseleaf-code"
+    idempotent = True
 
-    def __init__(self, archives: Sequence[bytes]) -> None:
+    def __init__(self, archives: Sequence[bytes], code: str) -> None:
         self._archives, self._submitter = list(archives), _process()
+        self.name = f"{OurCode.name}-{code}"
 
     async def start(self, scheduler: Any) -> None:
         if _process() == self._submitter:

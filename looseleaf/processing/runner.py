@@ -251,27 +251,31 @@ def _told(chunk: Chunk, problem: Exception) -> ProcessingFailed:
     return ProcessingFailed(f"{where}: {what}")
 
 
-def _payload(future: distributed.Future, task: Sequence[Chunk], site: Site) -> bytes:
+def _payload(outcome: Any, task: Sequence[Chunk], site: Site) -> bytes:
+    """The packed result of a task, or what Dask says of it, raised in words for the user."""
     first, last = task[0], task[-1]
     where = (
         f"dataset {first.dataset}, {first.file.name} entries {first.start}- to {last.file.name} "
         f"entries -{last.stop}"
     )
-    try:
-        payload: bytes = future.result()
-    except (distributed.KilledWorker, NoWorkerError) as problem:
-        raise ProcessingFailed(
-            f"{where}: the workers died of it or never came "
-            f"({type(problem).__name__}); do they have enough memory? a smaller "
-            f"processing.chunksize takes less\n{site.last_words()}".rstrip()
-        ) from None
-    except distributed.CancelledError:
-        raise ProcessingFailed(
-            "the Dask scheduler has gone; run again: what was finished is kept"
-        ) from None
-    if not is_whole(payload):
-        raise ProcessingFailed(f"{where}: the result was damaged on its way")
-    return payload
+    problem = outcome[1] if isinstance(outcome, tuple) else outcome
+    match problem:
+        case bytes() if is_whole(problem):
+            return problem
+        case bytes():
+            raise ProcessingFailed(f"{where}: the result was damaged on its way")
+        case distributed.KilledWorker() | NoWorkerError():
+            raise ProcessingFailed(
+                f"{where}: the workers died of it or never came "
+                f"({type(problem).__name__}); do they have enough memory? a smaller "
+                f"processing.chunksize takes less\n{site.last_words()}".rstrip()
+            )
+        case distributed.CancelledError():
+            raise ProcessingFailed(
+                "the Dask scheduler has gone; run again: what was finished is kept"
+            )
+        case _:
+            raise problem
 
 
 def run(
@@ -354,14 +358,15 @@ def _computed(
     )
     # by key: a future that were held here would keep its result on the workers
     running = {future.key: (index, 1) for future, index in zip(futures, wanted, strict=True)}
-    finished = distributed.as_completed(futures)
+    # results come as they are, without a round trip through this thread for each
+    finished = distributed.as_completed(futures, with_results=True, raise_errors=False)
     del futures
     try:
-        for future in finished:
+        for future, outcome in finished:
             index, tries = running.pop(future.key)
             fileset, task = work[index]
             try:
-                payload = _payload(future, task, site)
+                payload = _payload(outcome, task, site)
             except ReadingFailed as problem:
                 if tries == limits.tries:
                     often = f" (tried {tries} times)" if tries > 1 else ""
