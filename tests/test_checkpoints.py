@@ -15,6 +15,7 @@ from processors import MuonPt, Traced
 from samples import qcd, sample, skimmed
 
 from looseleaf.cluster import Site, client_for
+from looseleaf.errors import Shortfall
 from looseleaf.processing.checkpoints import processor_identity
 from looseleaf.processing.fileset import Fileset, chunks_of, cut, from_manifest, tasks_of
 from looseleaf.processing.runner import Limits, Processed, ProcessingFailed, run
@@ -175,6 +176,15 @@ def test_a_damaged_result_is_made_again(job: Job, filesets: list[Fileset]) -> No
     assert 0 < len(job.done) < chunks_in(filesets[0])
     assert bits(first) == bits(second)
     assert path.stat().st_size > len(content) // 2
+
+
+def test_what_falls_short_is_read_again(job: Job, filesets: list[Fileset]) -> None:
+    file = filesets[0].files[0]
+    wrong = replace(file, sum_of_weights=file.sum_of_weights + 1)
+    with pytest.raises(Shortfall, match="the manifest says"):
+        job.run([filesets[1], replace(filesets[0], files=(wrong,))])
+    job.run([filesets[0], filesets[1]])
+    assert len(job.done) == chunks_in(filesets[0])
 
 
 def test_files_are_grouped_by_what_they_are_and_not_by_their_number(

@@ -21,7 +21,7 @@ from distributed.scheduler import NoWorkerError
 from looseleaf.cluster import Site
 from looseleaf.cluster.code import mismatch
 from looseleaf.cost import Stopwatch
-from looseleaf.errors import DataFileError, LooseleafError
+from looseleaf.errors import DataFileError, LooseleafError, Shortfall
 from looseleaf.nanoaod import TREE, EventsFile, open_file, reading
 from looseleaf.processing.checkpoints import (
     Checkpoints,
@@ -326,13 +326,16 @@ def run(
                 )
                 records[name] += done
                 upcoming += 1
-    results = {
-        fileset.dataset: Processed(
-            accumulator=processor.postprocess(merged[fileset.dataset]),
-            ledger=ledger_of(fileset, records[fileset.dataset]),
-        )
-        for fileset in filesets
-    }
+    results = {}
+    for fileset in filesets:
+        name = fileset.dataset
+        try:
+            ledger = ledger_of(fileset, records[name])
+        except Shortfall:
+            # what was read may have been wrong: the next run reads it again
+            kept.prune({k for k, (f, _) in zip(keys, work, strict=True) if f is not fileset})
+            raise
+        results[name] = Processed(processor.postprocess(merged[name]), ledger)
     kept.prune(set(keys))
     return results
 
