@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -54,8 +54,13 @@ def doorway(log: str) -> Iterator[None]:
 
 def _snakemakes() -> list[psutil.Process]:
     """The processes of snakemake that this one was started by."""
-    parents = psutil.Process().parents()
-    return [parent for parent in parents if "snakemake" in " ".join(parent.cmdline())]
+    found = []
+    for parent in psutil.Process().parents():
+        # what belongs to another user may not be looked at, and isn't ours to wait for
+        with suppress(psutil.Error):
+            if "snakemake" in " ".join(parent.cmdline()):
+                found.append(parent)
+    return found
 
 
 def _end_with(processes: list[psutil.Process]) -> None:
