@@ -37,6 +37,14 @@ class Paths:
     def ledger(self, kind: str, analysis: str) -> str:
         return f"{self.root}/{kind}/{analysis}/{{dataset}}.ledger.json"
 
+    def tasks(self, kind: str, analysis: str) -> str:
+        """The table of what each chunk of an analysis cost, and where."""
+        return f"{self.root}/{kind}/{analysis}/tasks.csv"
+
+    def performance(self, kind: str, analysis: str) -> str:
+        """Dask's own report of an analysis' processing."""
+        return f"{self.root}/{kind}/{analysis}/performance.html"
+
     def fakerate(self, name: str, analysis: str = "{analysis}") -> str:
         return f"{self.root}/fakerate/{analysis}/{name}"
 

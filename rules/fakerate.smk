@@ -20,6 +20,8 @@ for analysis in FAKERATE:
         output:
             processed=by_dataset(analysis, PATHS.processed("fakerate", analysis)),
             ledgers=by_dataset(analysis, PATHS.ledger("fakerate", analysis)),
+            tasks=PATHS.tasks("fakerate", analysis),
+            performance=PATHS.performance("fakerate", analysis),
         log:
             PATHS.log(f"fakerate_process/{analysis}"),
         benchmark:
@@ -30,8 +32,7 @@ for analysis in FAKERATE:
         resources:
             dask_cluster=1,
             site=canonical(SETTINGS.site),
-            chunksize=config["processing"]["chunksize"],
-            task_events=config["processing"]["task_events"],
+            limits=canonical(config["processing"]),
         params:
             analysis=as_is(processing_of(analysis, without=MEASURE_KEYS)),
             points=as_is(canonical(SETTINGS.points_of(analysis))),
@@ -105,6 +106,8 @@ for analysis in APPLICATION:
         output:
             processed=by_dataset(analysis, PATHS.processed("fakerate", analysis)),
             ledgers=by_dataset(analysis, PATHS.ledger("fakerate", analysis)),
+            tasks=PATHS.tasks("fakerate", analysis),
+            performance=PATHS.performance("fakerate", analysis),
         log:
             PATHS.log(f"fakerate_apply/{analysis}"),
         benchmark:
@@ -115,8 +118,7 @@ for analysis in APPLICATION:
         resources:
             dask_cluster=1,
             site=canonical(SETTINGS.site),
-            chunksize=config["processing"]["chunksize"],
-            task_events=config["processing"]["task_events"],
+            limits=canonical(config["processing"]),
         params:
             analysis=as_is(analysis_of(analysis, without=CLOSURE_KEYS)),
             points=as_is(canonical(SETTINGS.points_of(analysis))),

@@ -16,6 +16,8 @@ for analysis in TOPCOFFEA:
         output:
             processed=by_dataset(analysis, PATHS.processed("topcoffea", analysis)),
             ledgers=by_dataset(analysis, PATHS.ledger("topcoffea", analysis)),
+            tasks=PATHS.tasks("topcoffea", analysis),
+            performance=PATHS.performance("topcoffea", analysis),
         log:
             PATHS.log(f"topcoffea_process/{analysis}"),
         benchmark:
@@ -26,8 +28,7 @@ for analysis in TOPCOFFEA:
         resources:
             dask_cluster=1,
             site=canonical(SETTINGS.site),
-            chunksize=config["processing"]["chunksize"],
-            task_events=config["processing"]["task_events"],
+            limits=canonical(config["processing"]),
         params:
             analysis=as_is(analysis_of(analysis, without=TOPCOFFEA_COMBINE_KEYS, ordered=False)),
             points=as_is(canonical(SETTINGS.points_of(analysis))),

@@ -49,6 +49,20 @@ def test_real_configuration_loads(main_config: dict[str, Any], repo: Path) -> No
     ]
 
 
+def test_every_site_loads(main_config: dict[str, Any], repo: Path) -> None:
+    kinds = {
+        path.stem: load({**main_config, "site": path.stem}, repo).site["kind"]
+        for path in (repo / "config/sites").iterdir()
+    }
+    assert kinds == {
+        "local": "local",
+        "htcondor": "htcondor",
+        "lxplus": "htcondor",
+        "coffea-casa": "coffea-casa",
+        "scheduler": "scheduler",
+    }
+
+
 @pytest.fixture
 def refused(main_config: dict[str, Any], repo: Path, tmp_path: Path) -> Refusal:
     """The message with which a changed configuration is refused.

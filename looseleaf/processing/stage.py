@@ -1,33 +1,42 @@
 """A stage's processing job: datasets in, histograms and ledgers by dataset out."""
 
-from collections.abc import Callable, Mapping
+import csv
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hist
 from coffea.processor import ProcessorABC
+from distributed import performance_report
 
 from looseleaf.cluster import client_for
-from looseleaf.files import write_json
+from looseleaf.files import whole, write_json
 from looseleaf.histograms.store import write_uhi
 from looseleaf.objects.luminosity import check_golden
 from looseleaf.processing.fileset import from_manifest
-from looseleaf.processing.runner import run
+from looseleaf.processing.runner import Limits, run
+
+TASK_COLUMNS = (
+    "dataset", "file", "start", "stop", "events", "worker", "tries", "bytes_read", "read_s",
+    "process_s", "peak_rss_bytes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Running:
     """Where and how processors run; none of it changes what comes out.
 
-    `site` is a file of config/sites, `chunksize` the entries read at a time, `task_events` what a
-    worker sums up before it reports.
+    `site` is a file of config/sites. `tasks` and `performance` are paths to be written: a table
+    of what each chunk cost where, and Dask's own report. Beside them stand the folders
+    `checkpoints`, the results of finished tasks, and `workers`, the output of workers' jobs.
     """
 
     site: Mapping[str, Any]
     workers: int
-    chunksize: int
-    task_events: int
+    limits: Limits
+    tasks: str
+    performance: str
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,27 @@ def process_datasets(
         from_manifest(name, files.manifest, (metadata or {}).get(name, {}))
         for name, files in datasets.items()
     ]
-    with client_for(running.site, running.workers) as client:
-        results = run(processor, filesets, client, running.chunksize, running.task_events, label)
+    folder = Path(running.tasks).parent
+    with (
+        client_for(running.site, running.workers, folder / "workers") as site,
+        whole(running.performance) as part,
+        performance_report(filename=str(part)),
+    ):
+        results = run(processor, filesets, site, running.limits, label, folder / "checkpoints")
     for name, result in results.items():
         write_uhi(datasets[name].histograms, plain(result.accumulator), {"dataset": name})
         write_json(datasets[name].ledger, result.ledger)
+    _write_tasks(running.tasks, (result.ledger for result in results.values()))
+
+
+def _write_tasks(path: str, ledgers: Iterable[Mapping[str, Any]]) -> None:
+    """One line for each chunk; `process_s` is what remains of its time after `read_s`."""
+    with whole(path) as part, open(part, "w", newline="") as stream:
+        table = csv.DictWriter(stream, TASK_COLUMNS, extrasaction="ignore")
+        table.writeheader()
+        for ledger in ledgers:
+            for chunk in ledger["chunks"]:
+                cost = chunk["cost"]
+                process_s = round(max(0.0, cost["wall_s"] - chunk["read_s"]), 4)
+                more = {"dataset": ledger["dataset"], "process_s": process_s}
+                table.writerow({**cost, **chunk, **more})
