@@ -32,7 +32,8 @@ class Paths:
         return f"{self.root}/servicex/{{dataset}}.json"
 
     def processed(self, kind: str, analysis: str, dataset: str = "{dataset}") -> str:
-        return f"{self.root}/{kind}/{analysis}/{dataset}.json"
+        ending = "h5" if kind == "topcoffea" else "json"
+        return f"{self.root}/{kind}/{analysis}/{dataset}.{ending}"
 
     def ledger(self, kind: str, analysis: str) -> str:
         return f"{self.root}/{kind}/{analysis}/{{dataset}}.ledger.json"

@@ -44,7 +44,7 @@ rule topcoffea_combine:
         processed=lambda w: by_dataset(w.analysis, PATHS.processed("topcoffea", w.analysis)),
         ledgers=lambda w: by_dataset(w.analysis, PATHS.ledger("topcoffea", w.analysis)),
     output:
-        histograms=PATHS.topcoffea("histograms.json"),
+        histograms=PATHS.topcoffea("histograms.h5"),
         yields=PATHS.topcoffea("yields.json"),
     log:
         PATHS.log("topcoffea_combine/{analysis}"),
@@ -66,6 +66,6 @@ rule topcoffea:
     """Stage target: the yields and histograms of all topcoffea analyses."""
     input:
         expand(
-            [PATHS.topcoffea("yields.json"), PATHS.topcoffea("histograms.json")],
+            [PATHS.topcoffea("yields.json"), PATHS.topcoffea("histograms.h5")],
             analysis=TOPCOFFEA,
         ),

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import hist
 from coffea.processor import ProcessorABC
 
 from looseleaf.cluster import client_for
@@ -43,12 +42,12 @@ def process_datasets(
     running: Running,
     label: str,
     metadata: Mapping[str, Mapping[str, Any]] | None = None,
-    plain: Callable[[Mapping[str, Any]], Mapping[str, hist.Hist]] = dict,
+    write: Callable[[str, Mapping[str, Any], Mapping[str, Any]], None] = write_uhi,
 ) -> None:
     """Process datasets on one cluster, and write each one's histograms and ledger.
 
-    `metadata` by dataset goes to the processor with every chunk; `plain` turns an accumulator
-    into the histograms to be written. They are written unnormalised, so that another cross
+    `metadata` by dataset goes to the processor with every chunk; `write` puts an
+    accumulator and metadata into a file. It is written unnormalised, so that another cross
     section or luminosity doesn't need another pass over the events.
     """
     filesets = [
@@ -58,5 +57,5 @@ def process_datasets(
     with client_for(running.site, running.workers) as client:
         results = run(processor, filesets, client, running.chunksize, running.task_events, label)
     for name, result in results.items():
-        write_uhi(datasets[name].histograms, plain(result.accumulator), {"dataset": name})
+        write(datasets[name].histograms, result.accumulator, {"dataset": name})
         write_json(datasets[name].ledger, result.ledger)

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from looseleaf.files import read_json, write_json
-from looseleaf.histograms.store import read_uhi, write_uhi
 from looseleaf.objects.weights import scale_to_luminosity
 from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.processor import CHANNEL
-from looseleaf.topcoffea.store import eft_histograms, flat
+from looseleaf.topcoffea.store import eft_histograms, read_histograms, write_histograms
 
 
 def combine(
@@ -24,7 +23,7 @@ def combine(
 ) -> None:
     """Normalise the datasets, add them by process, and tabulate the yields.
 
-    Written are the histograms as `<process>.<observable>.sums` (and `.squares`) and the yields by
+    Written are the histograms as `<process>.<observable>` and the yields by
     channel, process and EFT point: value and statistical uncertainty.
 
     An EFT sample is normalised to its sum of Standard Model weights, as its cross section is the
@@ -38,7 +37,7 @@ def combine(
             sum_of_weights = original["eft_sums"][0] if original["eft_sums"] else 0.0
         factor = scale_to_luminosity(name, dataset, analysis["lumi_ifb"], sum_of_weights)
         mine = total.setdefault(dataset["process"], {})
-        for observable, filled in eft_histograms(read_uhi(processed[name])[0]).items():
+        for observable, filled in eft_histograms(read_histograms(processed[name])[0]).items():
             scaled = filled.scaled(factor)
             mine[observable] = mine[observable] + scaled if observable in mine else scaled
     named = {
@@ -46,9 +45,9 @@ def combine(
         for process, observables in total.items()
         for observable, filled in observables.items()
     }
-    write_uhi(
+    write_histograms(
         histograms,
-        flat(named),
+        named,
         {"analysis": analysis["name"], "lumi_ifb": analysis["lumi_ifb"]},
     )
     first = next(iter(analysis["observables"]))

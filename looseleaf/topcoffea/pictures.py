@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from looseleaf.histograms import plots
-from looseleaf.histograms.store import read_uhi
-from looseleaf.topcoffea.store import eft_histograms
+from looseleaf.topcoffea.store import eft_histograms, read_histograms
 
 
 def pictures(
     analysis: Mapping[str, Any], histograms: str | Path, folder: str | Path, label: str
 ) -> None:
     """Each observable in each channel: backgrounds stacked, the signal at the EFT points."""
-    found = eft_histograms(read_uhi(histograms)[0])
+    found = eft_histograms(read_histograms(histograms)[0])
     processes = list(dict.fromkeys(name.partition(".")[0] for name in found))
     signals = set(analysis["signal"])
     for observable in analysis["observables"]:

@@ -6,7 +6,7 @@ from typing import Any
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.stage import DatasetFiles, Running, process_datasets
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
-from looseleaf.topcoffea.store import flat
+from looseleaf.topcoffea.store import write_histograms
 
 
 def coefficients_of(datasets: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -24,8 +24,8 @@ def process(
 ) -> None:
     """Process every dataset of a topcoffea analysis on one cluster.
 
-    `declared` holds the datasets' declarations, `datasets` their files. Written are
-    `<observable>.sums` and `<observable>.squares`, whose last axis names the terms.
+    `declared` holds the datasets' declarations, `datasets` their files. Written is,
+    for each dataset, a file of the observables' EFT histograms and the cutflow.
     """
     processor = TopCoffeaProcessor(analysis, WorkingPoints(points), coefficients_of(declared))
     process_datasets(
@@ -34,5 +34,5 @@ def process(
         running,
         f"topcoffea {analysis['name']}",
         {name: {"wc_names": value.get("wc_names", [])} for name, value in declared.items()},
-        flat,
+        write_histograms,
     )
