@@ -19,10 +19,21 @@ from looseleaf.errors import ConfigError
 from looseleaf.objects.columns import analysis_columns, used_points
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.topcoffea.channels import channels_of
+from looseleaf.topcoffea.samples import read_samples
 
 SCHEMAS = Path("config/schemas")
 # what stands beside the datasets' own files in an analysis' folder
-RESERVED = ("map", "truth", "closure", "closure_histograms", "histograms", "yields")
+RESERVED = (
+    "map",
+    "truth",
+    "closure",
+    "closure_histograms",
+    "histograms",
+    "yields",
+    "workspace",
+    "datacards",
+)
 KINDS = ("fakerate", "application", "topcoffea")
 
 
@@ -184,8 +195,11 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
     datasets: dict[str, dict[str, Any]] = {}
     for name in config["datasets"]:
         path = find(name, base, f"{main}: datasets")
-        declared = read_yaml(path)
-        check(declared, _schema(base, "datasets"), str(path))
+        if path.suffix in (".cfg", ".json"):
+            declared = read_samples(path)
+        else:
+            declared = read_yaml(path)
+            check(declared, _schema(base, "datasets"), str(path))
         for dataset, value in declared.items():
             if dataset in datasets:
                 raise ConfigError(f"{path}: dataset {dataset!r} was already declared elsewhere")
@@ -204,8 +218,7 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
         check(analysis, _schema(base, kind), str(path))
         if analysis["name"] in analyses:
             raise ConfigError(f"{path}: name: the analysis {analysis['name']!r} exists already")
-        if kind == "application":
-            analysis["working_points"] = _points_of_maps(analysis, analyses, str(path))
+        analysis |= _working_points(analysis, analyses, str(path))
         _check_analysis(analysis, datasets, working_points, str(path))
         analyses[analysis["name"]] = analysis
     _check_datasets(datasets, config)
@@ -215,24 +228,31 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
     return Settings(config, datasets, analyses, working_points, site_settings)
 
 
-def _points_of_maps(
+def maps_applied(analysis: Mapping[str, Any]) -> Mapping[str, str]:
+    """The fake-rate analyses whose maps an analysis applies, by collection."""
+    return analysis.get("nonprompt", analysis).get("maps", {})
+
+
+def _working_points(
     analysis: Mapping[str, Any], analyses: Mapping[str, Any], file: str
-) -> dict[str, dict[str, str]]:
-    """The loose and tight points of the maps that an analysis applies, by collection."""
-    roles = {}
-    for collection, name in analysis["maps"].items():
+) -> dict[str, dict[str, dict[str, str]]]:
+    """`working_points`, by collection the loose and tight points: those of the maps that an
+    analysis applies, or its leptons' own for both; nothing for a measurement."""
+    roles = {
+        collection: {"loose": point, "tight": point}
+        for collection, point in analysis.get("leptons", {}).items()
+    }
+    for collection, name in maps_applied(analysis).items():
+        key = f"nonprompt.maps.{collection}" if "nonprompt" in analysis else f"maps.{collection}"
         measured = analyses.get(name)
         if measured is None or measured["kind"] != "fakerate":
-            raise ConfigError(
-                f"{file}: maps.{collection}: {name!r} is no fake-rate analysis listed before it"
-            )
+            raise ConfigError(f"{file}: {key}: {name!r} is no fake-rate analysis listed before it")
         if measured["lepton"]["collection"] != collection:
             raise ConfigError(
-                f"{file}: maps.{collection}: {name!r} is a map of "
-                f"{measured['lepton']['collection']}s"
+                f"{file}: {key}: {name!r} is a map of {measured['lepton']['collection']}s"
             )
         roles[collection] = {"loose": measured["denominator"], "tight": measured["tight"]}
-    return roles
+    return {"working_points": roles} if roles else {}
 
 
 def _check_analysis(
@@ -246,7 +266,10 @@ def _check_analysis(
             near = difflib.get_close_matches(name, datasets, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"{file}: datasets: {name!r} is not declared{hint}")
-        if datasets[name]["data"] and analysis["kind"] != "fakerate":
+        of_data = name in analysis["datasets"].get("data", [])
+        if of_data and not datasets[name]["data"]:
+            raise ConfigError(f"{file}: datasets.data: {name!r} is simulation")
+        if datasets[name]["data"] and not of_data and analysis["kind"] != "fakerate":
             raise ConfigError(f"{file}: datasets: {name!r} is data; here simulation is expected")
         normalised = analysis.get("weights", "xsec") == "xsec"
         if normalised and not datasets[name]["data"] and "xsec_pb" not in datasets[name]:
@@ -267,7 +290,11 @@ def _check_analysis(
 
 
 def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: str) -> None:
-    mine = [datasets[name] for name in dataset_names(analysis)]
+    try:
+        channels_of(analysis)
+    except ConfigError as problem:
+        raise ConfigError(f"{file}: {problem}") from None
+    mine = [datasets[name] for name in analysis["datasets"]["simulation"]]
     processes = {dataset["process"] for dataset in mine}
     for name in analysis["signal"]:
         if name not in processes:
@@ -276,13 +303,82 @@ def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: s
                 + ", ".join(sorted(processes))
             )
     known = {name for dataset in mine for name in dataset.get("wc_names", [])}
-    for label, point in analysis["points"].items():
-        for name in point:
+    named = {"coefficients": analysis.get("coefficients", [])}
+    named |= {f"points.{label}": point for label, point in analysis["points"].items()}
+    named["datacards.coefficients"] = analysis.get("datacards", {}).get("coefficients", [])
+    named["scan"] = analysis.get("scan", {})
+    for key, names in named.items():
+        for name in names:
             if name not in known:
                 raise ConfigError(
-                    f"{file}: points.{label}: {name!r} is no Wilson coefficient of its datasets; "
+                    f"{file}: {key}: {name!r} is no Wilson coefficient of its datasets; "
                     f"there are {', '.join(sorted(known)) or 'none'}"
                 )
+            if name not in analysis.get("coefficients", known):
+                raise ConfigError(f"{file}: {key}: {name!r} isn't in the analysis' coefficients")
+    _check_years(analysis, datasets, file)
+    _check_systematics(analysis, datasets, processes, file)
+    observable = analysis.get("datacards", {}).get(
+        "observable", next(iter(analysis["observables"]))
+    )
+    if observable not in analysis["observables"]:
+        raise ConfigError(f"{file}: datacards.observable: {observable!r} is no observable")
+    for key in ("nonprompt", "flips", "unblind"):
+        if analysis.get(key) and "data" not in analysis["datasets"]:
+            raise ConfigError(f"{file}: {key}: takes data: name some in datasets.data")
+
+
+def _check_years(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: str) -> None:
+    systematics = analysis.get("systematics", {})
+    by_year = [
+        f"systematics.{kind}.{name}"
+        for kind, of_kind in systematics.items()
+        for name, value in of_kind.items()
+        if not value.get("correlated", True)
+    ]
+    if isinstance(analysis["lumi_ifb"], Mapping):
+        by_year.append("lumi_ifb")
+    for name in dataset_names(analysis) if by_year else ():
+        year = datasets[name].get("year")
+        if year is None:
+            raise ConfigError(f"{file}: {by_year[0]}: goes by year, but {name!r} declares none")
+        if isinstance(analysis["lumi_ifb"], Mapping) and year not in analysis["lumi_ifb"]:
+            there = ", ".join(analysis["lumi_ifb"])
+            raise ConfigError(
+                f"{file}: datasets: {name!r} is of the year {year}, lumi_ifb has {there}"
+            )
+
+
+def _check_systematics(
+    analysis: Mapping[str, Any], datasets: Mapping[str, Any], processes: set[str], file: str
+) -> None:
+    seen: dict[str, str] = {}
+    for kind, of_kind in analysis.get("systematics", {}).items():
+        for name, value in of_kind.items():
+            key = f"{file}: systematics.{kind}.{name}"
+            if name in seen:
+                raise ConfigError(f"{key}: there is a systematics.{seen[name]}.{name} already")
+            seen[name] = kind
+            for process in value.get("processes", []):
+                if process not in processes:
+                    raise ConfigError(
+                        f"{key}.processes: {process!r} is no process of its datasets; there are "
+                        + ", ".join(sorted(processes))
+                    )
+            if kind != "theory":
+                continue
+            for dataset in analysis["datasets"]["simulation"]:
+                declared = datasets[dataset]
+                if declared["process"] not in value.get("processes", [declared["process"]]):
+                    continue
+                for direction in ("Up", "Down"):
+                    wanted = value["sums"] + direction
+                    if wanted not in declared.get("sums_of_weights", {}):
+                        where = declared.get("listed", {}).get("file", file)
+                        raise ConfigError(
+                            f"{where}: {dataset}: no sum of weights {wanted!r}, which "
+                            f"systematics.theory.{name} of {analysis['name']} is normalised with"
+                        )
 
 
 def _check_fakerate(

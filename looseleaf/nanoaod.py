@@ -85,11 +85,13 @@ def reading(url: str) -> Iterator[None]:
 
 
 def choose_branches(url: str, present: Iterable[str], wanted: Iterable[str]) -> list[str]:
-    """The branches of a file that answer a list of columns, `A|B` meaning whichever are there.
+    """The branches of a file that answer a list of columns, `A|B` meaning whichever are there,
+    each once.
 
     Raises `DataFileError` naming the file and every column that it lacks.
     """
     there = set(present)
+    wanted = list(wanted)
     missing = [column for column in wanted if first_present(column, there) is None]
     if missing:
         names = ", ".join(column.replace("|", " or ") for column in missing)
@@ -97,7 +99,8 @@ def choose_branches(url: str, present: Iterable[str], wanted: Iterable[str]) -> 
             f"{url}: the {TREE} tree lacks {names}; drop what needs it from the analysis, "
             "or use files of a NanoAOD version that has it"
         )
-    return [name for column in wanted for name in column.split("|") if name in there]
+    # two columns may have an alternative in common: written twice, it would get another name
+    return list(dict.fromkeys(n for column in wanted for n in column.split("|") if n in there))
 
 
 def _brief(problem: Exception) -> str:

@@ -24,6 +24,11 @@ class Paths:
         return f"{self.samples}/catalogue.json"
 
     @property
+    def listed(self) -> str:
+        """The files of a sample that is declared in upstream's form."""
+        return f"{self.root}/topcoffea/samples/{{dataset}}.json"
+
+    @property
     def das(self) -> str:
         return f"{self.root}/das/{{dataset}}.json"
 
@@ -43,6 +48,9 @@ class Paths:
 
     def topcoffea(self, name: str, analysis: str = "{analysis}") -> str:
         return f"{self.root}/topcoffea/{analysis}/{name}"
+
+    def datacard(self, analysis: str, channel: str, ending: str) -> str:
+        return f"{self.root}/topcoffea/{analysis}/datacards/{channel}.{ending}"
 
     def picture(self, name: str, analysis: str = "{analysis}") -> str:
         return f"{self.root}/histograms/{analysis}/{name}"

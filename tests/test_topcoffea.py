@@ -18,11 +18,17 @@ from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
 from looseleaf.processing.runner import ProcessingFailed, process_task
 from looseleaf.topcoffea.combine import combine
+from looseleaf.topcoffea.efthist import EFTHist
+from looseleaf.topcoffea.process import metadata_of
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
 from looseleaf.topcoffea.store import read_histograms, write_histograms
 
 POINTS = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
 ANALYSIS: dict[str, Any] = yaml.safe_load((REPO / "config/analyses/tth_eft.yaml").read_text())
+ANALYSIS["working_points"] = {
+    collection: {"loose": point, "tight": point}
+    for collection, point in ANALYSIS["leptons"].items()
+}
 NAMES = ["ctG", "ctp"]
 DATASETS = {
     "e": sample("eft", 6000, wc_names=NAMES, xsec_pb=0.2),
@@ -38,13 +44,17 @@ def filesets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fileset]:
     for name, dataset in DATASETS.items():
         columns = sorted(analysis_columns(ANALYSIS, dataset, POINTS))
         manifest = skimmed(folder, name, DATASETS, columns, "nMuon + nElectron >= 1")
-        found[name] = from_manifest(name, manifest, {"wc_names": dataset.get("wc_names", [])})
+        found[name] = from_manifest(name, manifest, metadata_of(dataset))
     return found
 
 
 def accumulated(fileset: Fileset, coefficients: list[str] = NAMES) -> dict[str, Any]:
     processor = TopCoffeaProcessor(ANALYSIS, POINTS, coefficients)
     return process_task(processor, chunks_of(fileset, 1700), fileset.metadata)[0]
+
+
+def nominal(filled: EFTHist) -> EFTHist:
+    return filled.select(region="signal", systematic="nominal")
 
 
 def by_hand(fileset: Fileset) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -98,7 +108,7 @@ def by_hand(fileset: Fileset) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def test_channels_and_weights_are_those_of_plain_arrays(
     filesets: dict[str, Fileset], name: str
 ) -> None:
-    found = accumulated(filesets[name])["ht"].at(POINT)
+    found = nominal(accumulated(filesets[name])["ht"]).at(POINT)
     edges = ANALYSIS["observables"]["ht"]["edges"]
     seen = 0
     for channel, (ht, weight) in by_hand(filesets[name]).items():
@@ -124,7 +134,7 @@ def test_coefficients_that_do_not_fit_their_list(filesets: dict[str, Fileset]) -
     fileset = filesets["e"]
     processor = TopCoffeaProcessor(ANALYSIS, POINTS, ["ctG"])
     with pytest.raises(ProcessingFailed, match=r"an event has 6 EFTfitCoefficients; .* make 3"):
-        process_task(processor, chunks_of(fileset, 1700), {"dataset": "e", "wc_names": ["ctG"]})
+        process_task(processor, chunks_of(fileset, 1700), {**fileset.metadata, "wc_names": ["ctG"]})
 
 
 def combined(filesets: dict[str, Fileset], folder: Path, **original: Any) -> dict[str, Any]:
@@ -135,7 +145,9 @@ def combined(filesets: dict[str, Fileset], folder: Path, **original: Any) -> dic
         write_histograms(processed[name], accumulated(fileset), {})
         write_json(ledgers[name], {"original": {**fileset.original, **original}})
     analysis = {**ANALYSIS, "lumi_ifb": 3.0, "points": {"SM": {}, "p": POINT}}
-    combine(analysis, DATASETS, processed, ledgers, folder / "h.h5", folder / "y.json")
+    combine(
+        analysis, DATASETS, processed, ledgers, folder / "h.h5", folder / "y.json", folder / "y.txt"
+    )
     return read_json(folder / "y.json")["channels"]
 
 

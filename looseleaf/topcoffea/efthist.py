@@ -690,6 +690,17 @@ class EFTHist:
                 out.axes = NamedAxesTuple(axes)
         return out
 
+    def with_category(self, name: str, label: str) -> "EFTHist":
+        """The same with a growing category axis before the others, of which it is `label`."""
+        out = self._like([hist.axis.StrCategory([label], name=name, growth=True), *self.axes])
+        for key, cell in self._cells.items():
+            out._accumulate((0, *key), cell)
+        return out
+
+    def categories(self, name: str) -> list[Any]:
+        """The categories of an axis."""
+        return list(self.axes[self._position(name)])
+
     def _position(self, name: str) -> int:
         names = [axis.name for axis in self.axes]
         if name not in names:

@@ -26,8 +26,9 @@ def write_histograms(
     with whole(path) as part, h5py.File(part, "w") as file:
         file.attrs["format"] = FORMAT
         file.create_dataset("metadata", data=json.dumps(dict(metadata), allow_nan=False))
+        folder = file.create_group("histograms", track_order=True)
         for name, histogram in histograms.items():
-            group = file.create_group(f"histograms/{name}", track_order=True)
+            group = folder.create_group(name)
             if isinstance(histogram, EFTHist):
                 histogram.write(group)
             else:
