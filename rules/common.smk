@@ -64,6 +64,17 @@ def analysis_of(name, without=(), ordered=True):
     return json.dumps(kept) if ordered else canonical(kept)
 
 
+# what comes after the events are processed
+TOPCOFFEA_COMBINE_KEYS = ("title", "lumi_ifb", "signal", "normalise", "datacards", "unblind", "scan")
+
+
+def processing_of(analysis):
+    """An analysis as its processing sees it; squares at points depend on the points."""
+    exact = SETTINGS.analyses[analysis].get("squares", "exact") == "exact"
+    without = (*TOPCOFFEA_COMBINE_KEYS, *(("points",) if exact else ()))
+    return analysis_of(analysis, without=without)
+
+
 def declared_for(analysis, *keys):
     """The given keys of the datasets that an analysis reads, in its order, as one string."""
     return canonical(

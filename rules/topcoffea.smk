@@ -2,17 +2,6 @@
 # histograms and ledgers by dataset, then the normalised histograms, the yields and the datacards.
 
 
-# what comes after the events are processed
-TOPCOFFEA_COMBINE_KEYS = ("title", "lumi_ifb", "signal", "normalise", "datacards", "unblind", "scan")
-
-
-def processing_of(analysis):
-    """An analysis as its processing sees it; squares at points depend on the points."""
-    exact = SETTINGS.analyses[analysis].get("squares", "exact") == "exact"
-    without = (*TOPCOFFEA_COMBINE_KEYS, *(("points",) if exact else ()))
-    return analysis_of(analysis, without=without)
-
-
 rule topcoffea_samples:
     """Write down the files of a sample that a JSON file of upstream's form lists."""
     input:
