@@ -218,7 +218,8 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
         check(analysis, _schema(base, kind), str(path))
         if analysis["name"] in analyses:
             raise ConfigError(f"{path}: name: the analysis {analysis['name']!r} exists already")
-        analysis |= _working_points(analysis, analyses, str(path))
+        if roles := working_points_of(analysis, analyses, str(path)):
+            analysis["working_points"] = roles
         _check_analysis(analysis, datasets, working_points, str(path))
         analyses[analysis["name"]] = analysis
     _check_datasets(datasets, config)
@@ -233,11 +234,11 @@ def maps_applied(analysis: Mapping[str, Any]) -> Mapping[str, str]:
     return analysis.get("nonprompt", analysis).get("maps", {})
 
 
-def _working_points(
+def working_points_of(
     analysis: Mapping[str, Any], analyses: Mapping[str, Any], file: str
-) -> dict[str, dict[str, dict[str, str]]]:
-    """`working_points`, by collection the loose and tight points: those of the maps that an
-    analysis applies, or its leptons' own for both; nothing for a measurement."""
+) -> dict[str, dict[str, str]]:
+    """The loose and tight points by collection: those of the maps that an analysis applies, or
+    its leptons' own for both; nothing for a measurement."""
     roles = {
         collection: {"loose": point, "tight": point}
         for collection, point in analysis.get("leptons", {}).items()
@@ -252,7 +253,7 @@ def _working_points(
                 f"{file}: {key}: {name!r} is a map of {measured['lepton']['collection']}s"
             )
         roles[collection] = {"loose": measured["denominator"], "tight": measured["tight"]}
-    return {"working_points": roles} if roles else {}
+    return roles
 
 
 def _check_analysis(

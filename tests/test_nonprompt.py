@@ -6,24 +6,29 @@ from pathlib import Path
 from typing import Any
 
 import awkward as ak
+import hist
 import numpy as np
 import pytest
 import uproot
 import yaml
 from coffea.nanoevents import NanoEventsFactory
+from coffea.processor import IterativeExecutor, Runner
 from conftest import REPO
 from samples import TRUTH, sample, skimmed
 
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json, write_json
+from looseleaf.histograms.store import write_uhi
+from looseleaf.nanoaod import choose_branches
 from looseleaf.objects.columns import analysis_columns
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.rates import RateMap
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
-from looseleaf.processing.runner import SkimmedNanoAOD, process_task
+from looseleaf.processing.runner import ProcessingFailed, SkimmedNanoAOD, process_task
 from looseleaf.topcoffea.combine import combine
 from looseleaf.topcoffea.flips import FlipMap
-from looseleaf.topcoffea.process import metadata_of, processor_of
+from looseleaf.topcoffea.notebook import configured
+from looseleaf.topcoffea.process import metadata_of
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
 from looseleaf.topcoffea.store import read_histograms, write_histograms
 
@@ -348,15 +353,45 @@ def test_flip_maps_that_are_none(tmp_path: Path) -> None:
         FlipMap.from_file(tmp_path / "none.json", "flips")
 
 
-def test_three_lines_of_a_notebook(filesets: dict[str, Fileset]) -> None:
-    files = {"t": {"files": {file.url: "Events" for file in filesets["t"].files}}}
-    analysis = {key: value for key, value in ANALYSIS.items() if key not in ("nonprompt", "flips")}
+def test_three_lines_of_a_notebook(filesets: dict[str, Fileset], tmp_path: Path) -> None:
+    listed = {"xsec": 88.0, "year": "2018", "treeName": "Events", "histAxisName": "tt",
+              "WCnames": [], "files": [file.url for file in filesets["t"].files],
+              "nEvents": 6000, "nSumOfWeights": 1.0, "isData": False}  # fmt: skip
+    (tmp_path / "t.json").write_text(json.dumps(listed))
+    (tmp_path / "samples.cfg").write_text("t.json")
+    channels = {"2l": "n_lep == 2"}
+    settings = {**ANALYSIS, "channels": channels}
+    (tmp_path / "analysis.yaml").write_text(yaml.safe_dump(settings))
+    measured = [REPO / f"config/analyses/{name}.yaml" for name in ("muon", "electron")]
+    maps = {}
+    for name, one in MAPS.items():
+        axes = [hist.axis.Variable(edges, name=n) for edges, n in zip(EDGES, "pe", strict=True)]
+        ratio = hist.Hist(*axes, storage=hist.storage.Weight())
+        ratio.view().value, ratio.view().variance = one.rate, one.sigma**2
+        maps[name] = str(tmp_path / f"{name}.json")
+        write_uhi(maps[name], {"ratio": ratio}, {})
     # configuration -> dictionary -> processor
-    processor = processor_of(analysis, DECLARED, {"t": DATASETS["t"]})
-    (url,) = files["t"]["files"]
-    events = NanoEventsFactory.from_root(
-        {url: "Events"}, schemaclass=SkimmedNanoAOD, mode="virtual",
-        metadata={"dataset": "t", **metadata_of(DATASETS["t"])},
-    ).events()  # fmt: skip
-    out = processor.process(events)
-    assert out["ht"].at().sum(flow=True).value != 0
+    fileset, processor = configured(
+        tmp_path / "analysis.yaml", tmp_path / "samples.cfg", REPO / "config/working_points.yaml",
+        measured, maps,
+    )  # fmt: skip
+    out = Runner(IterativeExecutor(status=False), schema=SkimmedNanoAOD)(fileset, processor)
+    expected = accumulated(filesets["t"], channels=channels)["ht"]
+    np.testing.assert_allclose(out["ht"].values(flow=True), expected.values(flow=True), rtol=1e-9)
+    assert out["cutflow"]["all"] == 6000
+
+
+def test_coefficients_and_their_list_come_together(filesets: dict[str, Fileset]) -> None:
+    metadata = {**filesets["t"].metadata, "wc_names": ["c"]}
+    processor = TopCoffeaProcessor(ANALYSIS, POINTS, ["c"], maps=MAPS)
+    with pytest.raises(ProcessingFailed, match="dataset t: has no EFTfitCoefficients"):
+        process_task(processor, chunks_of(filesets["t"], 6000), metadata)
+
+
+def test_a_branch_that_two_columns_ask_for_is_kept_once() -> None:
+    assert choose_branches("f", ["A", "B", "C"], ["A|B", "A", "C"]) == ["A", "B", "C"]
+
+
+def test_paths_that_the_events_do_not_have(filesets: dict[str, Fileset]) -> None:
+    with pytest.raises(ProcessingFailed, match="none of HLT_X is among the events' HLT paths"):
+        accumulated(filesets["t"], triggers=[{"paths": ["HLT_X"]}])

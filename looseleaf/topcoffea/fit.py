@@ -8,17 +8,22 @@ import numpy as np
 import pyhf
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.special import xlogy
 
 from looseleaf.topcoffea.templates import factors
 
 # the largest value that a coefficient is tried at
 LARGEST = 100.0
+# -2 ln L where a bin's expectation is no number of events
+IMPOSSIBLE = 1e10
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The best point: values and errors by coefficient, and twice the negative logarithm of the
-    likelihood there. Errors are of the likelihood's curvature, with the nuisances profiled."""
+    """The best point: values and errors by coefficient, and -2 ln L there up to a constant.
+
+    Errors are of the likelihood's curvature, with the nuisances profiled.
+    """
 
     values: dict[str, float]
     errors: dict[str, float]
@@ -47,7 +52,8 @@ class EFTModel:
         parts = factors(self.coefficients, [0.0] * len(coefficients))
         slices = {name: self.model.config.par_slice(name) for name in order}
         self._parts = {name: slices[name].start for name in parts if name in slices}
-        taken = set(self._parts.values())
+        held = self.model.config.suggested_fixed()
+        taken = {*self._parts.values(), *(i for i, fixed in enumerate(held) if fixed)}
         self._nuisances = [i for i in range(self.model.config.npars) if i not in taken]
         self._init = np.array(self.model.config.suggested_init(), np.float64)
         bounds = self.model.config.suggested_bounds()
@@ -103,13 +109,18 @@ class EFTModel:
         return np.concatenate(columns, axis=1) if columns else np.zeros((number, 0))
 
     def twice_nll(self, values: NDArray[np.float64], data: NDArray[np.float64]) -> float:
-        """-2 ln L at the free coefficients, then the nuisances."""
+        """-2 ln L at the free coefficients, then the nuisances, up to a constant of the data."""
         free = len(self._free)
         point = self._fixed | dict(zip(self._free, values[:free], strict=True))
         parameters = self.parameters(point, values[free:])
-        if (np.asarray(self.model.expected_data(parameters, include_auxdata=False)) <= 0).any():
-            return 1e10
-        return -2.0 * float(np.asarray(self.model.logpdf(parameters, data))[0])
+        expected = np.asarray(self.model.expected_data(parameters, include_auxdata=False))
+        # quadratics of sums with negative weights may fall below zero far from any sensible point
+        if ((expected < 0) | ((expected == 0) & (data[: len(expected)] > 0))).any():
+            return IMPOSSIBLE
+        main, auxiliary = np.split(data, [len(expected)])
+        # the factorial of the counts is left out
+        total = float(np.sum(xlogy(main, expected) - expected))
+        return -2.0 * (total + float(self.model.constraint_logpdf(auxiliary, parameters)))
 
     def fit(
         self, data: NDArray[np.float64] | None = None, start: Mapping[str, float] | None = None
@@ -120,7 +131,7 @@ class EFTModel:
         begin = np.array([*first, *self._init[self._nuisances]])
         best = minimize(
             self.twice_nll, begin, args=(data,), method="L-BFGS-B", bounds=self._bounds,
-            options={"ftol": 1e-12, "gtol": 1e-7},
+            options={"ftol": 1e-10, "gtol": 1e-6},
         )  # fmt: skip
         covariance = np.linalg.pinv(self._curvature(best.x, data) / 2)
         errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))

@@ -243,11 +243,13 @@ class TopCoffeaProcessor(ProcessorABC):
 
     def _weights(self, events: Any) -> tuple[Weights, NDArray[Any] | None]:
         """Each event's weight, and the terms of an EFT sample, whose weight they carry."""
-        names = events.metadata["wc_names"]
+        names, dataset = events.metadata["wc_names"], events.metadata["dataset"]
+        if bool(names) != (EFT_COEFFICIENTS in events.fields):
+            there = "has no" if names else "declares no wc_names for its"
+            raise DataFileError(f"dataset {dataset}: {there} {EFT_COEFFICIENTS}")
         if not names:
             return weights(events), None
         expected = len(quadratic_terms(names))
-        dataset = events.metadata["dataset"]
         counts = ak.to_numpy(ak.num(events[EFT_COEFFICIENTS], axis=1))
         if len(counts) and (counts != expected).any():
             raise DataFileError(

@@ -110,16 +110,21 @@ def _refuse(path: Path, key: str, wrong: bool, why: str) -> None:
         raise ConfigError(f"{path}: {key}: {why}")
 
 
+def url_of(dataset: Mapping[str, Any], name: str) -> str:
+    """Where a file of a listed sample stands: its name behind the redirector."""
+    redirector = dataset["listed"]["redirector"]
+    return f"{redirector.rstrip('/')}/{name}" if redirector else name
+
+
 def write_sample_catalogue(dataset: Mapping[str, Any], output: str | Path) -> None:
     """The files of a listed sample as a catalogue, for the lookup.
 
     What stands on this machine is opened for its events and checksum; of what stands behind a
     redirector neither is known before it is read.
     """
-    listed = dataset["listed"]
     records = []
-    for name in read_json(listed["file"])["files"]:
-        url = f"{listed['redirector'].rstrip('/')}/{name}" if listed["redirector"] else name
+    for name in read_json(dataset["listed"]["file"])["files"]:
+        url = url_of(dataset, name)
         local = Path(url)
         if "://" not in url and local.is_file():
             records.append(describe(local, name, block_name(dataset["das"])))

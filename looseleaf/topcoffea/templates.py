@@ -53,6 +53,13 @@ def parts_of(coefficients: Sequence[str]) -> list[str]:
     return ["sm", *single, *(f"mixed_{a}_{b}" for a, b in combinations(coefficients, 2))]
 
 
+def coefficients_of(workspace: Mapping[str, Any]) -> list[str]:
+    """The coefficients of a workspace, by the names of its parts."""
+    (measurement,) = workspace["measurements"]
+    parts = [parameter["name"] for parameter in measurement["config"]["parameters"]]
+    return [part.removeprefix("lin_") for part in parts if part.startswith("lin_")]
+
+
 def factors(coefficients: Sequence[str], point: Sequence[float]) -> dict[str, float]:
     """What each part is multiplied with at a point, given in the order of the coefficients."""
     c = dict(zip(coefficients, point, strict=True))
