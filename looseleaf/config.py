@@ -34,6 +34,8 @@ RESERVED = (
     "workspace",
     "datacards",
 )
+# coefficients up to which squared weights are kept at every point: 715 numbers a bin for 9
+MOST_EXACT = 9
 KINDS = ("fakerate", "application", "topcoffea")
 
 
@@ -221,6 +223,8 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
         if roles := working_points_of(analysis, analyses, str(path)):
             analysis["working_points"] = roles
         _check_analysis(analysis, datasets, working_points, str(path))
+        if kind == "topcoffea":
+            analysis.setdefault("squares", _squares_for(analysis, datasets))
         analyses[analysis["name"]] = analysis
     _check_datasets(datasets, config)
     site_path = find(f"config/sites/{config['site']}.yaml", base, f"{main}: site")
@@ -290,7 +294,18 @@ def _check_analysis(
         raise ConfigError(f"{file}: {problem}") from None
 
 
+def _squares_for(analysis: Mapping[str, Any], datasets: Mapping[str, Any]) -> str:
+    """Exact squares where they are no more than a few hundred numbers a bin."""
+    mine = (datasets[name].get("wc_names", []) for name in dataset_names(analysis))
+    names = analysis.get("coefficients", {name for names in mine for name in names})
+    return "exact" if len(names) <= MOST_EXACT else "points"
+
+
 def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: str) -> None:
+    if ("leptons" in analysis) == ("nonprompt" in analysis):
+        raise ConfigError(
+            f"{file}: leptons: give them, or maps in nonprompt, which say what counts"
+        )
     try:
         channels_of(analysis)
     except ConfigError as problem:

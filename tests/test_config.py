@@ -351,6 +351,8 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
             {"systematics": {"shape": {"a": {"weight": {"up": "n_mu", "down": "n_taus"}}}}},
             "systematics.shape.a.weight.down: 'n_taus' speaks of 'n_taus'",
         ),
+        ({"lumi_ifb": -1}, "lumi_ifb: -1 should be more than 0"),
+        ({"leptons": {"Muon": "loose"}}, "leptons: give them, or maps in nonprompt"),
         ({"cuts": {"2lss": "lep0_pt > 25"}}, "channels.2l.lep_chan_lst: 2lss_1b: no cut"),
         (
             {"nonprompt": {"maps": {"Muon": "electron"}, "cap": 0.8}},
@@ -397,3 +399,14 @@ def test_year_that_the_luminosities_do_not_have(
 def test_unknown_year(refused: Refusal) -> None:
     message = refused(file=DEMO, edit=lambda d: d["ttH_EFT"].update(year="2019"))
     assert "ttH_EFT.year: '2019' is not one of 2016APV, 2016" in message
+
+
+def test_squares_are_exact_for_few_coefficients(
+    main_config: dict[str, Any], repo: Path, tmp_path: Path
+) -> None:
+    assert load(main_config, repo).analyses["tth_eft"]["squares"] == "exact"
+    datasets = yaml.safe_load((repo / DEMO).read_text())
+    datasets["ttH_EFT"]["wc_names"] += [f"c{index}" for index in range(7)]
+    (tmp_path / "demo.yaml").write_text(yaml.safe_dump(datasets))
+    config = {**main_config, "datasets": [str(tmp_path / "demo.yaml")]}
+    assert load(config, repo).analyses["tth_eft"]["squares"] == "points"

@@ -440,3 +440,12 @@ def test_without_squares_there_are_no_variances() -> None:
     filled.fill(np.array([0.5]), eft=np.array([[1.0, 2.0, 3.0]]))
     assert filled.at({"a": 1}).values() == [6]
     assert filled.at({"a": 1}).storage_type is hist.storage.Double
+
+
+def test_numbered_categories_are_selected_too() -> None:
+    axis = hist.axis.IntCategory([7, 3, 5], name="k", overflow=False)
+    filled = EFTHist(axis, X, coefficients=[])
+    filled.fill(np.array([3, 5, 5, 7]), np.full(4, 0.5))
+    assert filled.select(k=5).at().values() == [2]
+    some = filled.select(k=[5, 3]).at()
+    assert (list(some.axes[0]), some.values()[:, 0].tolist()) == ([5, 3], [2, 1])

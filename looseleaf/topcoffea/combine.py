@@ -12,10 +12,10 @@ from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.weights import scale_to_luminosity
 from looseleaf.topcoffea.channels import FLIPS, NONPROMPT, SIGNAL
 from looseleaf.topcoffea.efthist import EFTHist
-from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, REGION, SYSTEMATIC
+from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, REGION, SYSTEMATIC
 from looseleaf.topcoffea.store import eft_histograms, read_histograms, write_histograms
 
-PROCESS, DATA = "process", "data"
+DATA = "data"
 # a sum that a sample file states and one that was made of its events, in single precision
 SUM_TOLERANCE = 1e-4
 # an observable's variations of one dataset, normalised
@@ -116,13 +116,10 @@ def _by_process(
     """The variations of one dataset by process: itself, or its part of a prediction."""
     out: dict[str, Varied] = {}
     systematics = analysis.get("systematics", {})
-    for systematic in filled.categories(SYSTEMATIC) or [NOMINAL]:
-        one = (
-            filled.select(**{SYSTEMATIC: systematic})
-            if systematic in filled.categories(SYSTEMATIC)
-            else filled.project(*(axis.name for axis in filled.axes if axis.name != SYSTEMATIC))
+    for systematic in filled.categories(SYSTEMATIC):
+        scaled = filled.select(**{SYSTEMATIC: systematic}).scaled(
+            factors.get(systematic, factors[NOMINAL])
         )
-        scaled = one.scaled(factors.get(systematic, factors[NOMINAL]))
         label = _decorrelated(systematic, dataset, systematics)
         own = DATA if dataset["data"] else dataset["process"]
         out.setdefault(own, {})[label] = scaled.select(**{REGION: SIGNAL})
@@ -169,14 +166,16 @@ def _decorrelated(
 
 def _added(by_process: Mapping[str, list[Varied]]) -> EFTHist:
     """All processes and variations; a dataset that lacks one counts with its nominal weights."""
-    total: EFTHist | None = None
+    total: Any = None
     for process, parts in by_process.items():
         for label in dict.fromkeys(label for varied in parts for label in varied):
             for varied in parts:
                 one = varied.get(label, varied[NOMINAL])
                 tagged = one.with_category(SYSTEMATIC, label).with_category(PROCESS, process)
-                total = tagged if total is None else total + tagged
-    assert total is not None
+                if total is None:
+                    total = tagged
+                else:
+                    total += tagged
     return total
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from looseleaf.errors import DataFileError
 from looseleaf.files import whole, write_json
 from looseleaf.histograms.store import write_root
-from looseleaf.topcoffea.channels import NONPROMPT
+from looseleaf.topcoffea.channels import FLIPS, NONPROMPT
 from looseleaf.topcoffea.combine import DATA, up_and_down
 from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.store import read_histograms
@@ -78,7 +78,7 @@ def channel_model(
 
 def _applies(systematic: Mapping[str, Any], template: Template) -> bool:
     # a prediction from data has no cross section nor luminosity
-    simulated = template.process not in (NONPROMPT, "flips")
+    simulated = template.process not in (NONPROMPT, FLIPS)
     return template.process in systematic.get("processes", [template.process]) and simulated
 
 

@@ -148,7 +148,6 @@ class EFTHist:
         self.coefficients = names
         self.axes: Any = NamedAxesTuple(axes)
         self._exact = squares is True
-        # in a list of its own, so that two equal points count once
         self._points = None if isinstance(squares, bool) else _distinct(self.points(squares))
         self._cells: dict[tuple[int, ...], _Cell] = {}
 

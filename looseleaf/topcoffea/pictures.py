@@ -1,6 +1,6 @@
 """The pictures of a topcoffea analysis, from its normalised histograms alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from looseleaf.histograms import plots
 from looseleaf.topcoffea.channels import channels_of
-from looseleaf.topcoffea.combine import DATA, PROCESS
+from looseleaf.topcoffea.combine import DATA
 from looseleaf.topcoffea.efthist import EFTHist
-from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, SYSTEMATIC
+from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, SYSTEMATIC
 from looseleaf.topcoffea.store import eft_histograms, read_histograms
 
 SCAN_POINTS = 201
@@ -57,7 +57,7 @@ def stack(
     data = sm.pop(DATA, None)
     signals = [process for process in sm if process in analysis["signal"]]
     order = [*(process for process in sm if process not in signals), *signals]
-    total = sum_of(sm)
+    total = _total([sm[process] for process in order])
     known = np.where(total.values() > 0, total.values(), np.nan)
     edges = total.axes[0].edges
     with mpl.rc_context(mplhep.style.CMS):
@@ -78,7 +78,8 @@ def stack(
         for label, point in analysis["points"].items():
             if not point:
                 continue
-            values = sum_of({p: by_process(filled, point)[p] for p in sm}).values()
+            there = by_process(filled, point)
+            values = _total([there[process] for process in order]).values()
             line = ax.stairs(values, edges, linewidth=2, label=label, baseline=None)
             below.stairs(
                 values / known, edges, linewidth=2, baseline=None, color=line.get_edgecolor()
@@ -99,8 +100,7 @@ def stack(
         return fig, ax
 
 
-def sum_of(processes: Mapping[str, hist.Hist]) -> hist.Hist:
-    histograms = list(processes.values())
+def _total(histograms: Sequence[hist.Hist]) -> hist.Hist:
     return sum(histograms[1:], start=histograms[0])
 
 

@@ -20,7 +20,7 @@ from looseleaf.topcoffea.channels import FLIPS, NONPROMPT, SIGNAL, channels_of
 from looseleaf.topcoffea.efthist import EFTHist, quadratic_terms
 from looseleaf.topcoffea.flips import FlipMap
 
-CHANNEL, REGION, SYSTEMATIC = "channel", "region", "systematic"
+PROCESS, CHANNEL, REGION, SYSTEMATIC = "process", "channel", "region", "systematic"
 NOMINAL = "nominal"
 # genPartFlav of a prompt lepton, and of one from a prompt tau
 PROMPT = (1, 15)
@@ -123,7 +123,7 @@ class TopCoffeaProcessor(ProcessorABC):
         return EFTHist(
             hist.axis.StrCategory(list(self._channels), name=CHANNEL, overflow=False),
             hist.axis.StrCategory([SIGNAL, NONPROMPT, FLIPS], name=REGION, overflow=False),
-            hist.axis.StrCategory([], name=SYSTEMATIC, growth=True),
+            hist.axis.StrCategory([NOMINAL], name=SYSTEMATIC, growth=True),
             hist.axis.Variable(observable["edges"], name=name, label=observable["label"]),
             coefficients=self._coefficients,
             squares=self._squares,

@@ -23,9 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from looseleaf.topcoffea.efthist import EFTHist, quadratic_terms
-from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, SYSTEMATIC
+from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, SYSTEMATIC
 
-PROCESS = "process"
 # a coefficient whose every part is less than this of the Standard Model, in every bin, is left out
 NEGLIGIBLE = 1e-4
 
