@@ -8,10 +8,12 @@ import hist
 import numpy as np
 import pytest
 import uproot
+from scipy.stats import poisson
 
 from looseleaf.topcoffea.datacards import write_datacards
 from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.fit import EFTModel
+from looseleaf.topcoffea.pictures import pictures, stack, twice_delta_nll
 from looseleaf.topcoffea.store import write_histograms
 from looseleaf.topcoffea.templates import factors, kept_coefficients, parts_of, templates_of
 
@@ -175,3 +177,41 @@ def test_toys_find_the_injected_coefficient(tmp_path: Path) -> None:
     pulls = np.array([(fit.values["a"] - 0.5) / fit.errors["a"] for fit in fits])
     assert abs(pulls.mean()) < 3 / np.sqrt(number)
     assert abs(pulls.std() - 1) < 3 / np.sqrt(2 * number)
+
+
+def test_curve_is_the_likelihood_of_the_counts() -> None:
+    nominal = filled().select(systematic="nominal")
+    scan = np.array([-1.0, 0.0, 0.4])
+    found = twice_delta_nll(nominal, "a", scan)
+    expected = []
+    for value in scan:
+        at, sm = nominal.at({"a": value}), nominal.at()
+        m, n = (h.values(flow=True).sum(axis=0).ravel() for h in (at, sm))
+        m, n = m[n > 0], n[n > 0]
+        expected.append(-2 * (poisson.logpmf(n.round(), m) - poisson.logpmf(n.round(), n)).sum())
+    # whole numbers stand in for Asimov data, which have fractions
+    np.testing.assert_allclose(found, expected, rtol=0.05, atol=1e-9)
+    assert found[1] == 0
+    assert found.min() == 0
+
+
+def test_pictures_show_processes_points_and_data(tmp_path: Path) -> None:
+    whole = filled()
+    data = whole.grouped("process", {"data": ["tt"]})
+    analysis = {
+        **ANALYSIS,
+        "lumi_ifb": {"2017": 41.5, "2018": 59.8},
+        "channels": {"one": "n_lep == 2", "two": "n_lep == 3"},
+        "points": {"SM": {}, "a = 1": {"a": 1.0}},
+        "scan": {"a": [-1, 1]},
+    }
+    grown = whole + data.select(process="data").with_category("process", "data")
+    for unblind in (False, True):
+        one = grown.select(channel="one", systematic="nominal")
+        _, ax = stack({**analysis, "unblind": unblind}, one, "x", "one")
+        labels = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert sorted(labels) == sorted(["tt", "ttH", "a = 1", *(["Data"] if unblind else [])])
+    write_histograms(tmp_path / "h.h5", {"x": grown}, {})
+    pictures(analysis, tmp_path / "h.h5", tmp_path, "Private work")
+    drawn = sorted(path.name for path in tmp_path.glob("*.p*"))
+    assert drawn == [f"{n}.{end}" for n in ("curve_a", "one_x", "two_x") for end in ("pdf", "png")]
