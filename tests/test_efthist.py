@@ -367,6 +367,16 @@ def test_squares_of_more_events_than_a_tile_holds() -> None:
     np.testing.assert_allclose(total.view(flow=True).variance, expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("squares", [True, False, [{}, POINT]])
+def test_frozen_histograms_stay_what_they_are_at_a_point(squares: Any) -> None:
+    filled, _ = random_fill(16, squares=squares)
+    still = filled.frozen(POINT)
+    for point in ({}, POINT):
+        np.testing.assert_allclose(still.at(point).values(), filled.at(POINT).values(), rtol=1e-9)
+        if squares:
+            same(still.at(point), filled.at(POINT))
+
+
 def test_projection_and_grouping() -> None:
     filled, _ = random_fill(13)
     whole = filled.at(POINT)

@@ -28,7 +28,7 @@ from looseleaf.processing.runner import ProcessingFailed, SkimmedNanoAOD, proces
 from looseleaf.topcoffea.combine import combine
 from looseleaf.topcoffea.flips import FlipMap
 from looseleaf.topcoffea.notebook import configured
-from looseleaf.topcoffea.process import metadata_of
+from looseleaf.topcoffea.process import metadata_of, squares_of
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
 from looseleaf.topcoffea.store import read_histograms, write_histograms
 
@@ -39,6 +39,7 @@ ANALYSIS: dict[str, Any] = {
     "name": "regions",
     "kind": "topcoffea",
     "lumi_ifb": 2.0,
+    "unblind": True,
     "working_points": ROLES,
     "nonprompt": {"maps": {"Muon": "muon", "Electron": "electron"}, "cap": 0.8},
     "flips": {"correction": "flips"},
@@ -83,9 +84,9 @@ def filesets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fileset]:
     return found
 
 
-def accumulated(fileset: Fileset, **changes: Any) -> dict[str, Any]:
+def accumulated(fileset: Fileset, squares: Any = True, **changes: Any) -> dict[str, Any]:
     flips = FlipMap(json.dumps(FLIPS), "flips")
-    processor = TopCoffeaProcessor({**ANALYSIS, **changes}, POINTS, ["c"], maps=MAPS, flips=flips)
+    processor = TopCoffeaProcessor({**ANALYSIS, **changes}, POINTS, ["c"], squares, MAPS, flips)
     return process_task(processor, chunks_of(fileset, 2500), fileset.metadata)[0]
 
 
@@ -287,8 +288,28 @@ def test_prediction_is_data_less_prompt_simulation(
         assert table[channel]["flips"]["SM"]["value"] == pytest.approx(flips, rel=1e-6)
         assert table[channel]["data"]["SM"]["value"] == len(hands["d"][channel, "signal"])
         assert f"{found['value']:.2f} +- {found['error']:.2f}" in text
+    run_combine(processed, {**ANALYSIS, "unblind": False}, {n: DATASETS[n] for n in ("t", "d")})
+    assert "data" not in read_json(processed / "y.json")["channels"]["3l"]
     one = combined.select(process="ttbar", channel="3l", systematic="nominal").project()
     assert one.values()[0] == pytest.approx(factor * hands["t"]["3l", "signal"].sum(), rel=1e-6)
+
+
+def test_squares_at_points_give_the_same_yields_and_errors(
+    filesets: dict[str, Fileset], processed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    analysis = {**ANALYSIS, "squares": "points", "points": {"SM": {}, "c = 1": {"c": 1.0}}}
+    run_combine(processed, {**analysis, "squares": "exact"}, DATASETS)
+    exact = read_json(processed / "y.json")
+    folder = tmp_path_factory.mktemp("points")
+    for name, fileset in filesets.items():
+        found = accumulated(fileset, squares_of(analysis, ["c"]))
+        write_histograms(folder / f"{name}.h5", found, {})
+        write_json(folder / f"{name}.ledger.json", {"original": fileset.original})
+    run_combine(folder, analysis, DATASETS)
+    for channel, processes in read_json(folder / "y.json")["channels"].items():
+        for process, at in processes.items():
+            for point, value in at.items():
+                assert value == pytest.approx(exact["channels"][channel][process][point])
 
 
 def test_years_vary_by_themselves(processed: Path) -> None:
@@ -315,6 +336,8 @@ def test_years_vary_by_themselves(processed: Path) -> None:
     assert total["trigger_2017Up"] == pytest.approx(1.2 * t["nominal"] + u["nominal"])
     assert total["trigger_2018Down"] == pytest.approx(t["nominal"] + 0.9 * u["nominal"])
     assert "jesUp" not in total
+    # the rates move the prediction alone
+    assert total.get("nonprompt_rateUp", 0) == 0
 
 
 def test_sums_of_weights_are_held_against_the_sample_file(

@@ -12,7 +12,7 @@ from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.weights import scale_to_luminosity
 from looseleaf.topcoffea.channels import FLIPS, NONPROMPT, SIGNAL
 from looseleaf.topcoffea.efthist import EFTHist
-from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, REGION, SYSTEMATIC
+from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, RATES, REGION, SYSTEMATIC
 from looseleaf.topcoffea.store import eft_histograms, read_histograms, write_histograms
 
 DATA = "data"
@@ -116,20 +116,23 @@ def _by_process(
     """The variations of one dataset by process: itself, or its part of a prediction."""
     out: dict[str, Varied] = {}
     systematics = analysis.get("systematics", {})
+    own = DATA if dataset["data"] else dataset["process"]
     for systematic in filled.categories(SYSTEMATIC):
         scaled = filled.select(**{SYSTEMATIC: systematic}).scaled(
             factors.get(systematic, factors[NOMINAL])
         )
         label = _decorrelated(systematic, dataset, systematics)
-        own = DATA if dataset["data"] else dataset["process"]
-        out.setdefault(own, {})[label] = scaled.select(**{REGION: SIGNAL})
+        # the rates weigh events of the application region alone
+        of_rates = systematic in (f"{RATES}Up", f"{RATES}Down")
+        if not of_rates:
+            out.setdefault(own, {})[label] = scaled.select(**{REGION: SIGNAL})
         if "nonprompt" in analysis:
             region = scaled.select(**{REGION: NONPROMPT})
             if not dataset["data"]:
                 # prompt leptons are taken out as the Standard Model has them
-                region = region.remapped([]).remapped(region.coefficients).scaled(-1.0)
+                region = region.frozen().scaled(-1.0)
             out.setdefault(NONPROMPT, {})[label] = region
-        if "flips" in analysis and dataset["data"]:
+        if "flips" in analysis and dataset["data"] and not of_rates:
             out.setdefault(FLIPS, {})[label] = scaled.select(**{REGION: FLIPS})
     nominal = out[own][NOMINAL]
     for name, rate in systematics.get("rate", {}).items():
@@ -180,13 +183,18 @@ def _added(by_process: Mapping[str, list[Varied]]) -> EFTHist:
 
 
 def yields_of(analysis: Mapping[str, Any], filled: EFTHist) -> dict[str, Any]:
-    """Events by channel, process and EFT point, what lies beyond the axis included."""
+    """Events by channel, process and EFT point, what lies beyond the axis included.
+
+    Data is shown where the analysis says `unblind`.
+    """
     nominal = filled.select(**{SYSTEMATIC: NOMINAL}).project(PROCESS, CHANNEL)
     processes, channels = nominal.categories(PROCESS), nominal.categories(CHANNEL)
-    out: dict[str, Any] = {c: {p: {} for p in processes} for c in channels}
+    shown = [p for p in processes if p != DATA or analysis.get("unblind", False)]
+    out: dict[str, Any] = {c: {p: {} for p in shown} for c in channels}
     for label, point in analysis["points"].items():
         view = nominal.at(point).view()
-        for i, process in enumerate(processes):
+        for process in shown:
+            i = processes.index(process)
             for j, channel in enumerate(channels):
                 out[channel][process][label] = {
                     "value": float(view.value[i, j]),

@@ -471,6 +471,15 @@ class EFTHist:
         where = self.points(points)
         if self._exact:
             return self._evaluated(where, flow, quartic=True)
+        columns = self._square_columns_at(where)
+        out = self._empty(len(where), flow)
+        for key, cell in self._cells.items():
+            chosen = self._bins(cell.squares, flow)[:, columns]
+            out[key] = chosen.T.reshape(out[key].shape)
+        return self._ordered(out, flow)
+
+    def _square_columns_at(self, where: Array) -> NDArray[np.int64]:
+        """Which of the points of `squares` each point is; LookupError for one that is none."""
         same = (where[:, None, :] == self._square_points).all(axis=2)
         if not same.any(axis=1).all():
             first = where[~same.any(axis=1)][0]
@@ -479,11 +488,7 @@ class EFTHist:
                 f"no squared weights were kept at {point}: list the point in `squares` when the "
                 "histogram is made, or evaluate without variances"
             )
-        out = self._empty(len(where), flow)
-        for key, cell in self._cells.items():
-            chosen = self._bins(cell.squares, flow)[:, same.argmax(axis=1)]
-            out[key] = chosen.T.reshape(out[key].shape)
-        return self._ordered(out, flow)
+        return same.argmax(axis=1)
 
     def _evaluated(self, where: Array, flow: bool, quartic: bool = False) -> NDArray[np.float64]:
         out = self._empty(len(where), flow)
@@ -606,6 +611,22 @@ class EFTHist:
         for key, cell in self._cells.items():
             squares = None if cell.squares is None else cell.squares * factor**2
             out._cells[key] = _Cell(cell.sums * factor, squares)
+        return out
+
+    def frozen(self, point: Point | None = None) -> "EFTHist":
+        """The histogram at a point, as one of events that the coefficients don't move.
+
+        Raises LookupError as `at` does.
+        """
+        where = self.points(point)
+        out = self._like()
+        for key, cell in self._cells.items():
+            new = out._cells[key] = out._new_cell()
+            new.sums[:, 0] = cell.sums @ monomials(where)[:, 0]
+            if self._exact:
+                new.squares[:, 0] = cell.squares @ _quartic_monomials(where)[:, 0]
+            elif self._points is not None:
+                new.squares[...] = cell.squares[:, self._square_columns_at(where)]
         return out
 
     def remapped(self, coefficients: Sequence[str]) -> "EFTHist":
