@@ -118,7 +118,7 @@ def leptons_of(fileset: Fileset) -> tuple[ak.Array, ak.Array]:
         one["electron"] = ak.full_like(one.charge, name == "Electron")
         if "genPartFlav" not in one.fields:
             one["genPartFlav"] = ak.full_like(one.charge, 1)
-        keep = ["charge", "tight", "rate", "flip", "electron", "genPartFlav"]
+        keep = ["pt", "eta", "phi", "charge", "tight", "rate", "flip", "electron", "genPartFlav"]
         found.append(ak.zip({field: one[field] for field in keep})[good])
     return e, ak.concatenate(found, axis=1)
 
@@ -189,6 +189,26 @@ def test_other_jet_energies_and_weights(filesets: dict[str, Fileset]) -> None:
     expected = (by_number * (1 + 0.1 * np.arange(15))).sum()
     one = found.select(channel="2l_em", region="signal", systematic="sfUp").project()
     assert one.values()[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_masses_and_leptons_by_their_order(filesets: dict[str, Fileset]) -> None:
+    # the sum of a quantity over events is a histogram weighted with it
+    shape = {"q": {"weight": {"up": "m_z", "down": "lep0_charge * lep1_pt"}}}
+    found = accumulated(filesets["t"], systematics={"shape": shape})["ht"]
+    e, leptons = leptons_of(filesets["t"])
+    leptons = leptons[ak.argsort(leptons.pt, axis=1, ascending=False)]
+    good = ak.all(leptons.genPartFlav == 1, axis=1) & ak.all(leptons.tight, axis=1)
+    weight = ak.to_numpy(e.genWeight).astype(float)
+    two = ak.to_numpy(good & (ak.num(leptons) == 2) & (ak.sum(leptons.electron, axis=1) == 0))
+    a, b = leptons[two][:, 0], leptons[two][:, 1]
+    mass = np.sqrt(2 * a.pt * b.pt * (np.cosh(a.eta - b.eta) - np.cos(a.phi - b.phi)))
+    mass = ak.to_numpy(ak.where(a.charge != b.charge, mass, 0.0))
+    one = found.select(channel="2l_mm", region="signal", systematic="qUp").project().values()
+    assert (mass > 0).sum() > 100
+    assert one[0] == pytest.approx((weight[two] * mass).sum(), rel=1e-4)
+    product = ak.to_numpy(a.charge * b.pt)
+    one = found.select(channel="2l_mm", region="signal", systematic="qDown").project().values()
+    assert one[0] == pytest.approx((weight[two] * product).sum(), rel=1e-4)
 
 
 def with_theory(fileset: Fileset, path: Path) -> Path:
