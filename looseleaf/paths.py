@@ -25,7 +25,7 @@ class Paths:
 
     @property
     def listed(self) -> str:
-        """The files of a sample that is declared in upstream's form."""
+        """The files of a sample that is declared in TopEFT's form."""
         return f"{self.root}/topcoffea/samples/{{dataset}}.json"
 
     @property

@@ -3,7 +3,7 @@
 
 
 rule topcoffea_samples:
-    """Write down the files of a sample that a JSON file of upstream's form lists."""
+    """Write down the files of a sample that a JSON file of TopEFT's form lists."""
     input:
         lambda w: SETTINGS.datasets[w.dataset]["listed"]["file"],
     output:

@@ -128,7 +128,7 @@ def test_full_size_lookup(snakemake: Snakemake, repo: Path, full_catalogue: Path
 
 
 def listed(folder: Path, samples: int, files: int, first: str) -> str:
-    """A cfg file of upstream's form that lists `files` files in `samples` samples."""
+    """A cfg file of TopEFT's form that lists `files` files in `samples` samples."""
     names = []
     for index in range(samples):
         name = first if index == 0 else f"background_{index}"

@@ -1,4 +1,4 @@
-"""Samples in upstream's form: read as they are, refused with file and key."""
+"""Samples in TopEFT's form: read as they are, refused with file and key."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Channels as they are declared: a cut as an expression, or upstream's blocks of lists.
+"""Channels as they are declared: a cut as an expression, or TopEFT's blocks of lists.
 
 A block multiplies out: its lepton channels (a name and the names of cuts), flavours and numbers
 of jets each make channels of their own. Application regions say what an event's leptons are:
@@ -21,7 +21,7 @@ from looseleaf.errors import ConfigError
 SIGNAL, NONPROMPT, FLIPS = "signal", "nonprompt", "flips"
 REGION = re.compile(r"is(?P<kind>[SA]R)_(?P<number>[1-4])l(?P<sign>SS_OS|SS|OS)?")
 JETS = re.compile(r"(?P<relation>[=<>])(?P<number>\d+)")
-# upstream's > and < include the number: after =4, =5, =6 comes >7
+# TopEFT's > and < include the number: after =4, =5, =6 comes >7
 RELATIONS = {"=": ("==", ""), ">": (">=", "ge"), "<": ("<=", "le")}
 FLAVOUR = re.compile(r"[eml]+")
 

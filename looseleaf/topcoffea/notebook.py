@@ -30,7 +30,7 @@ def configured(
     measured: Sequence[str | Path] = (),
     maps: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], TopCoffeaProcessor]:
-    """The fileset that coffea's Runner takes, and the processor, for samples in upstream's form.
+    """The fileset that coffea's Runner takes, and the processor, for samples in TopEFT's form.
 
     An analysis with a `nonprompt` takes the fake-rate analyses that it names, `measured`, and
     their map files by collection, `maps`. Raises `ConfigError` naming file and key for samples or

@@ -1,4 +1,4 @@
-"""Samples as upstream lists them: a JSON file for each, and cfg files that list those.
+"""Samples as TopEFT lists them: a JSON file for each, and cfg files that list those.
 
 They are read while the graph is parsed, so nothing heavy is imported here.
 """
