@@ -24,6 +24,11 @@ class Paths:
         return f"{self.samples}/catalogue.json"
 
     @property
+    def listed(self) -> str:
+        """The files of a sample that is declared in TopEFT's form."""
+        return f"{self.root}/topcoffea/samples/{{dataset}}.json"
+
+    @property
     def das(self) -> str:
         return f"{self.root}/das/{{dataset}}.json"
 
@@ -32,7 +37,8 @@ class Paths:
         return f"{self.root}/servicex/{{dataset}}.json"
 
     def processed(self, kind: str, analysis: str, dataset: str = "{dataset}") -> str:
-        return f"{self.root}/{kind}/{analysis}/{dataset}.json"
+        ending = "h5" if kind == "topcoffea" else "json"
+        return f"{self.root}/{kind}/{analysis}/{dataset}.{ending}"
 
     def ledger(self, kind: str, analysis: str) -> str:
         return f"{self.root}/{kind}/{analysis}/{{dataset}}.ledger.json"
@@ -50,6 +56,9 @@ class Paths:
 
     def topcoffea(self, name: str, analysis: str = "{analysis}") -> str:
         return f"{self.root}/topcoffea/{analysis}/{name}"
+
+    def datacard(self, analysis: str, channel: str, ending: str) -> str:
+        return f"{self.root}/topcoffea/{analysis}/datacards/{channel}.{ending}"
 
     def picture(self, name: str, analysis: str = "{analysis}") -> str:
         return f"{self.root}/histograms/{analysis}/{name}"

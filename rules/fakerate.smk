@@ -34,7 +34,7 @@ for analysis in FAKERATE:
             site=canonical(SETTINGS.site),
             limits=canonical(config["processing"]),
         params:
-            analysis=as_is(processing_of(analysis, without=MEASURE_KEYS)),
+            analysis=as_is(fakerate_processing_of(analysis, without=MEASURE_KEYS)),
             points=as_is(canonical(SETTINGS.points_of(analysis))),
             datasets=declared_for(analysis, "data", "lumi_mask"),
             code=code_hash("looseleaf.fakerate.process"),

@@ -52,7 +52,7 @@ def test_every_target_of_the_contract_stands(demo: Path) -> None:
                 assert (results / "histograms" / analysis / f"{name}.{ending}").is_file()
     for name in ("samples/WJetsToLNu/WJetsToLNu_0.root", "das/WJetsToLNu.json",
                  "servicex/WJetsToLNu.json", "fakerate/muon/QCD_Pt-15to20.json",
-                 "fakerate/muon/QCD_Pt-15to20.ledger.json", "topcoffea/tth_eft/ttH_EFT.json",
+                 "fakerate/muon/QCD_Pt-15to20.ledger.json", "topcoffea/tth_eft/ttH_EFT.h5",
                  "fakerate/closure/closure.json",
                  "histograms/closure/closure_2lss_met.png",
                  "histograms/muon_data/prompt_fit.png", "histograms/muon_data/rate_npvs.png",

@@ -7,7 +7,7 @@ import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
-from looseleaf.errors import ConfigError
+from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 
@@ -92,9 +92,14 @@ def met(events: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def fired(events: Any, paths: Sequence[str]) -> NDArray[np.bool_]:
-    """Whether any of the HLT paths that the file has fired."""
+    """Whether any of the HLT paths that the file has fired.
+
+    Raises `DataFileError` if it has none of them.
+    """
     fields = events.HLT.fields if "HLT" in events.fields else []
     there = [path.removeprefix("HLT_") for path in paths if path.removeprefix("HLT_") in fields]
+    if not there:
+        raise DataFileError(f"none of {', '.join(paths)} is among the events' HLT paths")
     return np.any([ak.to_numpy(events.HLT[path]) for path in there], axis=0)
 
 

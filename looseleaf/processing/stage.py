@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hist
 from coffea.processor import ProcessorABC
 from distributed import performance_report
 
@@ -53,7 +52,7 @@ def event_metadata(analysis: Mapping[str, Any], dataset: Mapping[str, Any]) -> d
 
     Both are as declared in the configuration. Raises `DataFileError` if the mask is none.
     """
-    out = {"data": dataset["data"], "aliases": analysis["branches"]}
+    out = {"data": dataset.get("data", False), "aliases": analysis.get("branches", {})}
     if "lumi_mask" in dataset:
         path = dataset["lumi_mask"]
         out["lumi_mask"] = check_golden(Path(path).read_text(), path)
@@ -66,12 +65,12 @@ def process_datasets(
     running: Running,
     label: str,
     metadata: Mapping[str, Mapping[str, Any]] | None = None,
-    plain: Callable[[Mapping[str, Any]], Mapping[str, hist.Hist]] = dict,
+    write: Callable[[str, Mapping[str, Any], Mapping[str, Any]], None] = write_uhi,
 ) -> None:
     """Process datasets on one cluster, and write each one's histograms and ledger.
 
-    `metadata` by dataset goes to the processor with every chunk; `plain` turns an accumulator
-    into the histograms to be written. They are written unnormalised, so that another cross
+    `metadata` by dataset goes to the processor with every chunk; `write` puts an
+    accumulator and metadata into a file. It is written unnormalised, so that another cross
     section or luminosity doesn't need another pass over the events.
     """
     filesets = [
@@ -86,7 +85,7 @@ def process_datasets(
     ):
         results = run(processor, filesets, site, running.limits, label, folder / "checkpoints")
     for name, result in results.items():
-        write_uhi(datasets[name].histograms, plain(result.accumulator), {"dataset": name})
+        write(datasets[name].histograms, result.accumulator, {"dataset": name})
         write_json(datasets[name].ledger, result.ledger)
     _write_tasks(running.tasks, (result.ledger for result in results.values()))
 
