@@ -69,7 +69,9 @@ def fakerate_processing_of(name, without):
     kept = {k: v for k, v in SETTINGS.analyses[name].items() if k not in without}
     varied = kept.get("systematics", {})
     kept["systematics"] = {k: v for k, v in varied.items() if k == "away_jet_pt"}
-    return json.dumps(kept)
+    # pairs, since the cutflow keeps their order
+    kept["cuts"] = list(kept.get("cuts", {}).items())
+    return canonical(kept)
 
 
 def lumi_masks(analysis):

@@ -64,7 +64,7 @@ class _Counted:
 class FakeRateProcessor(ProcessorABC):
     """Loose and tight leptons by pT [GeV] and |eta|, where leptons are non-prompt.
 
-    `analysis` is a fake-rate analysis of the configuration, `points` the declared working points,
+    `analysis` is a fake-rate analysis of the configuration (its `cuts` may be pairs), `points` the declared working points,
     `corrections` its weights of simulated events. The measurement region is: a certified section,
     exactly one lepton of the point `loose`, none of those in `veto`, an away jet, small missing
     momentum and transverse mass, and the analysis' own cuts. In such an event the leptons of
@@ -91,6 +91,7 @@ class FakeRateProcessor(ProcessorABC):
     ) -> None:
         self._analysis, self._points, self._truth = analysis, points, truth
         self._corrections = corrections
+        self._cuts = dict(analysis.get("cuts", {}))
         self._collection = analysis["lepton"]["collection"]
 
     def _axes(self) -> list[hist.axis.AxesMixin]:
@@ -126,7 +127,7 @@ class FakeRateProcessor(ProcessorABC):
             "away jet": away_pt > analysis["away_jet"]["pt_min"],
             "met": self._below(met_pt, analysis["region"]["met_max"]),
             "mt": self._below(mt[denominator], analysis["region"]["mt_max"]),
-            **{name: passing(events, cut) for name, cut in analysis.get("cuts", {}).items()},
+            **{name: passing(events, cut) for name, cut in self._cuts.items()},
         }
         recorded = [fired(events, trigger["paths"]) for trigger in analysis["triggers"]]
 
@@ -275,7 +276,7 @@ class FakeRateProcessor(ProcessorABC):
 
     def _cutflow(self, cuts: Sequence[Any], weight: Any, of_loose: Any) -> dict[str, hist.Hist]:
         """Events by step, and their weights; the last step has those of the leptons counted."""
-        steps = [*STEPS, *self._analysis.get("cuts", {}), TRIGGER_STEP]
+        steps = [*STEPS, *self._cuts, TRIGGER_STEP]
         left = [np.ones(len(weight), bool)]
         for cut in cuts:
             left.append(left[-1] & cut)
