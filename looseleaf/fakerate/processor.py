@@ -64,9 +64,10 @@ class _Counted:
 class FakeRateProcessor(ProcessorABC):
     """Loose and tight leptons by pT [GeV] and |eta|, where leptons are non-prompt.
 
-    `analysis` is a fake-rate analysis of the configuration (its `cuts` may be pairs), `points` the declared working points,
-    `corrections` its weights of simulated events. The measurement region is: a certified section,
-    exactly one lepton of the point `loose`, none of those in `veto`, an away jet, small missing
+    `analysis` is a fake-rate analysis of the configuration, whose `cuts` may be pairs, `points` the
+    declared working points, `corrections` its weights of simulated events. The measurement region
+    is: a certified section, exactly one lepton of the point `loose`, none of those in `veto`, an
+    away jet, small missing
     momentum and transverse mass, and the analysis' own cuts. In such an event the leptons of
     `denominator` go into the histogram `loose`, those of them that are also `tight` into `tight`;
     both have a first axis for the variations.
