@@ -16,7 +16,7 @@ import jsonschema
 import yaml
 
 from looseleaf.errors import ConfigError
-from looseleaf.fakerate import names
+from looseleaf.objects import names
 from looseleaf.objects.columns import analysis_columns, used_points
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints

@@ -11,12 +11,12 @@ import numpy as np
 from scipy.stats import chi2 as chi2_distribution
 
 from looseleaf.errors import DataFileError
-from looseleaf.fakerate.names import NOMINAL, POINT, POINTS
 from looseleaf.fakerate.processor import variations
 from looseleaf.fakerate.prompt import PromptFit, fit_prompt
 from looseleaf.files import read_json, write_json
 from looseleaf.histograms.ratio import Ratio, divide
 from looseleaf.histograms.store import read_uhi, write_correction, write_root, write_uhi
+from looseleaf.objects.names import NOMINAL, POINT, POINTS
 from looseleaf.objects.weights import scale_to_luminosity
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from coffea.processor import ProcessorABC
 from numpy.typing import NDArray
 
-from looseleaf.fakerate.names import NOMINAL, POINT, POINTS, STEPS, TRIGGER_STEP, VARIATION
 from looseleaf.objects.corrections import Corrections, correction_variations
 from looseleaf.objects.events import (
     Selection,
@@ -24,6 +23,7 @@ from looseleaf.objects.events import (
 )
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
+from looseleaf.objects.names import NOMINAL, POINT, POINTS, STEPS, TRIGGER_STEP, VARIATION
 
 # distributions of these are always made, each without the cut on it
 SPECTRUM = (30, 0, 150)
