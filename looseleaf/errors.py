@@ -14,7 +14,12 @@ class DataFileError(LooseleafError):
 
 
 class LookupFailed(LooseleafError):
-    """A dataset's files could not be found."""
+    """A dataset's files could not be found; `status` is what the command `looseleaf das` ends with.
+
+    The numbers are dasgoclient's where it has one.
+    """
+
+    status = 1
 
 
 class Shortfall(LooseleafError):

@@ -1,5 +1,6 @@
 """Opening NanoAOD files, with errors that name the file and what is the matter with it."""
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,13 @@ from looseleaf.errors import DataFileError
 from looseleaf.objects.branches import first_present
 
 TREE = "Events"
+# XRootD's own settings wait for half an hour; another address may be next on the list. What the
+# user has set wins. They are read when its library is loaded.
+XROOTD_PATIENCE = {
+    "XRD_CONNECTIONWINDOW": "20",
+    "XRD_CONNECTIONRETRY": "2",
+    "XRD_REQUESTTIMEOUT": "120",
+}
 
 
 @dataclass(frozen=True)
@@ -40,10 +48,18 @@ class EventsFile:
 
 def open_file(url: str) -> EventsFile:
     """Open a NanoAOD file; `DataFileError` if it isn't there, is cut off or has no Events tree."""
+    if url.startswith("root://"):
+        for setting, seconds in XROOTD_PATIENCE.items():
+            os.environ.setdefault(setting, seconds)
     try:
         directory = uproot.open(url)
     except FileNotFoundError:
         raise DataFileError(f"{url}: no such file; was it moved or deleted?") from None
+    except ImportError:
+        raise DataFileError(
+            f"{url}: reading it needs a package that is not installed; for root:// type: "
+            "pip install xrootd fsspec-xrootd"
+        ) from None
     except Exception as problem:
         raise DataFileError(f"{url}: can't be opened as a ROOT file: {_brief(problem)}") from None
     try:

@@ -110,9 +110,15 @@ def dataset_catalogues(wildcards):
     declared = SETTINGS.datasets[wildcards.dataset]
     if "sample" in declared:
         return [PATHS.catalogue.format(dataset=wildcards.dataset)]
-    if "files" in declared:
+    if "files" in declared or config["das"]["backend"] not in ("catalogue", "auto"):
         return []
     return [config_file(path) for path in config["das"]["catalogues"]]
+
+
+def das_of(wildcards, key, locally):
+    """A setting of `das`, or what stands for it where a dataset needs no service."""
+    declared = SETTINGS.datasets[wildcards.dataset]
+    return locally if "sample" in declared or "files" in declared else config["das"][key]
 
 
 def fakerate_truth(analysis):

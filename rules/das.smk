@@ -1,5 +1,7 @@
-# Requires: catalogues (of demo samples, or named in the configuration), or files on disk.
-# Makes: for each dataset the list of its files.
+# Requires: a service (DBS, DAS, Rucio), catalogues (of demo samples, or named in the
+# configuration), or files on disk.
+# Makes: for each dataset the list of its files. An existing list is asked for again only by
+# --forcerun das_lookup (or if what is asked for changes), and then says what has changed.
 
 
 rule das_lookup:
@@ -7,15 +9,19 @@ rule das_lookup:
     input:
         catalogues=dataset_catalogues,
     output:
-        PATHS.das,
+        update(PATHS.das),
     log:
         PATHS.log("das_lookup/{dataset}"),
     benchmark:
         PATHS.benchmark("das_lookup/{dataset}")
     conda:
         ENVIRONMENT
+    resources:
+        asking=canonical({k: config["das"][k] for k in ("host", "timeout", "tries", "parallel")}),
     params:
         dataset=of_dataset("das", "files"),
+        backend=lambda w: das_of(w, "backend", "catalogue"),
+        instance=lambda w: das_of(w, "instance", "local"),
         files_root=lambda w: (
             config["das"]["files_root"] if "files" in SETTINGS.datasets[w.dataset] else ""
         ),

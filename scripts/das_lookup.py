@@ -3,6 +3,7 @@ import json
 from looseleaf.doorway import doorway
 
 with doorway(snakemake.log[0]):
+    from looseleaf.das.ask import Asking
     from looseleaf.das.lookup import lookup
 
     dataset = json.loads(snakemake.params.dataset)
@@ -12,4 +13,9 @@ with doorway(snakemake.log[0]):
         snakemake.input.catalogues,
         dataset.get("files", []),
         snakemake.params.files_root,
+        Asking(
+            backend=snakemake.params.backend,
+            instance=snakemake.params.instance,
+            **json.loads(snakemake.resources.asking),
+        ),
     )

@@ -353,7 +353,7 @@ def refusal(run: Run, target: Path) -> str:
 def test_dataset_that_the_catalogue_does_not_know(snakemake: Snakemake, tmp_path: Path) -> None:
     override = small(tmp_path, sample=None)
     text = refusal(snakemake("das", override=override), tmp_path / "results/das/small.json")
-    assert "error: dataset /small/looseleaf-v1/NANOAODSIM is not in the catalogue" in text
+    assert "error: dataset /small/looseleaf-v1/NANOAODSIM: the backend catalogue: no cat" in text
     assert "das.catalogues is empty" in text
 
 

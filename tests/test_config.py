@@ -130,6 +130,37 @@ def test_choice_lists_what_is_allowed(refused: Refusal) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("backend", "dass", "'dass' is not one of auto, dasgoclient, dbs, rucio, catalogue"),
+        ("host", "http://cmsweb.cern.ch", "should be an https:// address without a path"),
+        ("host", "https://me:secret@cmsweb.cern.ch", "should be an https:// address without"),
+        ("instance", "global", "'global' should be an instance of DBS such as prod/global"),
+        ("instance", "prod/../x", "should be an instance of DBS such as prod/global"),
+        ("timeout", 0, "0 should be more than 0"),
+        ("parallel", 0, "0 should be at least 1"),
+    ],
+)
+def test_how_das_is_asked(refused: Refusal, key: str, value: object, message: str) -> None:
+    told = refused(lambda c: c["das"].update({key: value}))
+    assert told.startswith(f"configuration: das.{key}: ")
+    assert message in told
+
+
+@pytest.mark.parametrize("place", ["xcache", "root://", "mirror/", "/with space"])
+def test_a_place_that_files_cannot_be_read_from(
+    main_config: dict[str, Any], repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    place: str,
+) -> None:  # fmt: skip
+    site = tmp_path / "config/sites/mine.yaml"
+    site.parent.mkdir(parents=True)
+    site.write_text(yaml.safe_dump({"kind": "local", "redirectors": [place]}))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"mine\.yaml: redirectors\.0: .* should be an address"):
+        load({**main_config, "site": "mine"}, repo)
+
+
 def test_malformed_das_name(refused: Refusal) -> None:
     message = refused(file=DEMO, edit=lambda d: d["TTTo2L2Nu"].update(das="TTTo2L2Nu"))
     assert "TTTo2L2Nu.das: 'TTTo2L2Nu' should be a dataset name as DAS knows it" in message

@@ -70,7 +70,7 @@ def test_no_catalogue_at_all(tmp_path: Path) -> None:
 
 
 def test_empty_answer_is_an_error(tmp_path: Path) -> None:
-    assert "lists no files for it" in refused(tmp_path)
+    assert "lists no file for it" in refused(tmp_path)
 
 
 def test_a_file_twice(tmp_path: Path) -> None:

@@ -156,6 +156,71 @@ def test_same_request_is_used_again_and_another_is_not(tmp_path: Path) -> None:
     assert result.stat().st_size == healed["files"][0]["bytes"] > 100
 
 
+def asked(tmp_path: Path, *records: FileRecord, cut: str | None = CUT) -> dict[str, Any]:
+    """The manifest of a transform of these files, which stand in `tmp_path`."""
+    das = das_file(tmp_path, *records)
+    wanted = request_from_das(das, COLUMNS, cut, "root-file", "test", [])
+    transform(wanted, tmp_path / "volume", "sub", tmp_path / "out.json", 1, "q")
+    return read_json(tmp_path / "out.json")
+
+
+def inodes(manifest: dict[str, Any]) -> list[int]:
+    folder = Path(manifest["folder"])
+    return [(folder / file["output"]).stat().st_ino for file in manifest["files"]]
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> list[FileRecord]:
+    """The records of three files of a dataset."""
+    skimmed(tmp_path, "q", {"q": qcd(900, files=3)}, COLUMNS, None)
+    value = read_json(tmp_path / "q.das.json")
+    return [FileRecord.from_json(file, "q") for file in value["files"]]
+
+
+def test_a_new_file_costs_one_file(tmp_path: Path, three: list[FileRecord]) -> None:
+    before = asked(tmp_path, *three[:2])
+    after = asked(tmp_path, *three)
+    assert after["request_id"] != before["request_id"]
+    assert [file["source"] for file in after["files"]] == [record.name for record in three]
+    assert after["files"][:2] == before["files"]
+    assert inodes(after)[:2] == inodes(before)
+    assert after["totals"]["events_in"] == 900
+    # taken away again, the first request is the one that stands
+    assert asked(tmp_path, *three[:2]) == before
+    # another selection is other work
+    assert set(inodes(asked(tmp_path, *three, cut=None))) & set(inodes(after)) == set()
+
+
+def test_an_altered_file_is_made_again(tmp_path: Path, three: list[FileRecord]) -> None:
+    before = asked(tmp_path, *three)
+    other = tmp_path / "samples/q/other.root"
+    Path(str(three[1].url)).rename(other)
+    skimmed(tmp_path / "again", "q", {"q": qcd(1200, files=3)}, COLUMNS, None)
+    value = read_json(tmp_path / "again/q.das.json")["files"][1]
+    altered = replace(FileRecord.from_json(value, "q"), name=three[1].name)
+    after = asked(tmp_path, three[0], altered, three[2])
+    assert [file["events_in"] for file in after["files"]] == [300, 400, 300]
+    same = [old == new for old, new in zip(inodes(before), inodes(after), strict=True)]
+    assert same == [True, False, True]
+
+
+def test_a_broken_off_request_goes_on_where_it_was(tmp_path: Path, three: list[FileRecord]) -> None:
+    gone = Path(str(three[2].url))
+    aside = gone.rename(tmp_path / "aside.root")
+    with pytest.raises(DataFileError, match="no such file; was it moved"):
+        asked(tmp_path, *three)
+    assert not (tmp_path / "out.json").exists()
+    (folder,) = [
+        path for path in (tmp_path / "volume/sub").iterdir() if len(list(path.glob("*.root"))) == 2
+    ]
+    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.root")}
+    aside.rename(gone)
+    manifest = asked(tmp_path, *three)
+    assert Path(manifest["folder"]) == folder
+    assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
+    assert manifest["totals"]["events_in"] == 900
+
+
 def request(das: Path, **more: object) -> Request:
     plain = request_from_das(das, ("run", "event"), None, "root-file", "1", [])
     return replace(plain, **more)

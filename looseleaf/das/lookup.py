@@ -1,55 +1,23 @@
-"""Looking a dataset up in local catalogues, and writing down what was found."""
+"""The stage's work: looking a dataset up, and writing down what was found as a snapshot."""
 
-import difflib
-import glob
-import os
+import re
+import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from looseleaf.das.ask import Answer, Asking, ask
+from looseleaf.das.catalogue import from_files, total
+from looseleaf.das.query import parse
 from looseleaf.errors import LookupFailed
-from looseleaf.files import write_json
-from looseleaf.records import FileRecord, block_name, describe, read_catalogue
+from looseleaf.files import read_json, write_json
+from looseleaf.records import FileRecord
 
 FORMAT = "looseleaf-das/1"
-
-
-def from_catalogues(dataset: str, catalogues: Iterable[str | Path]) -> list[FileRecord]:
-    """The files of a dataset (its DAS name) in the first catalogue that knows it.
-
-    Raises `LookupFailed` naming the catalogues and what they know instead.
-    """
-    known: list[str] = []
-    asked = [str(path) for path in catalogues]
-    for path in asked:
-        datasets = read_catalogue(path)
-        if dataset in datasets:
-            return datasets[dataset]
-        known.extend(datasets)
-    where = ", ".join(asked) or "no catalogue at all: das.catalogues is empty"
-    near = difflib.get_close_matches(dataset, known, n=3, cutoff=0.5)
-    hint = "; the nearest that it knows: " + ", ".join(near) if near else ""
-    raise LookupFailed(f"dataset {dataset} is not in the catalogue ({where}){hint}")
-
-
-def from_files(dataset: str, patterns: Sequence[str], root: str | Path) -> list[FileRecord]:
-    """Records of files on this machine, `patterns` being paths or globs relative to `root`.
-
-    Every file is opened, for its events, and read once, for its checksum. A pattern that matches
-    nothing is a `LookupFailed`.
-    """
-    paths: list[Path] = []
-    for pattern in patterns:
-        found = sorted(glob.glob(str(Path(root) / pattern)))
-        if not found:
-            raise LookupFailed(
-                f"dataset {dataset}: no file matches {Path(root) / pattern}; "
-                "paths are relative to das.files_root"
-            )
-        paths += [Path(name) for name in found if Path(name) not in paths]
-    block = block_name(dataset)
-    return [describe(path, os.path.relpath(path, root), block) for path in paths]
+CHANGES = ("added", "removed", "invalidated", "altered")
 
 
 def check(dataset: str, records: Sequence[FileRecord], source: str) -> None:
@@ -62,12 +30,48 @@ def check(dataset: str, records: Sequence[FileRecord], source: str) -> None:
     hollow = [record.name for record in records if record.valid and record.bytes == 0]
     if hollow:
         raise LookupFailed(f"dataset {dataset}: {source} says that {hollow[0]} has 0 bytes")
+    if not any(record.valid for record in records):
+        raise LookupFailed(f"dataset {dataset}: {source} marks all of its files as invalid")
 
 
-def total(numbers: Iterable[int | None]) -> int | None:
-    """The sum, or None where one of the numbers is unknown."""
-    known = list(numbers)
-    return None if None in known else sum(known)
+def check_kindred(pattern: str, datasets: Sequence[str]) -> None:
+    """Refuse a pattern whose datasets can't be one: they would be weighted or counted wrongly.
+
+    They may be parts (extensions of a simulation, eras of a year of data) of one primary dataset
+    and tier; not another campaign or year, and not two versions of the same.
+    """
+    parts = [name.strip("/").split("/") for name in datasets]
+    # Run2018A of data is of the year 2018; the era of simulation is its campaign
+    campaigns = [re.sub(r"^(Run\d{4})[A-Z]$", r"\1", part[1].split("-")[0]) for part in parts]
+    unversioned = [re.sub(r"-v\d+$", "", part[1]) for part in parts]
+    differing = {
+        "primary datasets": {part[0] for part in parts},
+        "tiers": {part[2] for part in parts},
+        "campaigns or years": set(campaigns),
+    }
+    problem = next((what for what, found in differing.items() if len(found) > 1), None)
+    if problem is None and len(set(unversioned)) < len(unversioned):
+        problem = "versions of the same dataset"
+    if problem is not None:
+        raise LookupFailed(
+            f"dataset {pattern} matches different {problem}, which can't be processed as one; "
+            "declare them apart in config/datasets:\n  " + "\n  ".join(datasets)
+        )
+
+
+def difference(before: Sequence[FileRecord], after: Sequence[FileRecord]) -> dict[str, list[str]]:
+    """The names of the files that a refresh added, removed, marked as invalid or altered."""
+    old = {record.name: record for record in before}
+    new = {record.name: record for record in after}
+    both = [name for name in new if name in old]
+    return {
+        "added": [n for n in new if new[n].valid and (n not in old or not old[n].valid)],
+        "removed": [name for name in old if name not in new],
+        "invalidated": [n for n in both if old[n].valid and not new[n].valid],
+        "altered": [
+            n for n in both if old[n] != replace(new[n], valid=old[n].valid) and new[n].valid
+        ],
+    }
 
 
 def lookup(
@@ -76,35 +80,82 @@ def lookup(
     catalogues: Sequence[str | Path] = (),
     files: Sequence[str] = (),
     files_root: str | Path = ".",
+    asking: Asking | None = None,
 ) -> None:
     """Find a dataset's files and write them down as the target of the stage.
 
-    The output records the query, the backend, the time and every file; invalid files are kept in
-    it and left out of what follows.
+    `files` on this machine are described; else a backend is asked, the local `catalogues` unless
+    `asking` says otherwise. The output records the query, the instance, the backend, the time,
+    the datasets that a pattern stands for, why `auto` passed over other backends, and every
+    file; invalid files are kept in it and left out of what follows.
+
+    Where an earlier snapshot of the dataset stands, the new one says what changed since; if
+    nothing did, the earlier one stays, with the time at which the list was first seen.
+
+    Raises `LookupFailed`, with the dataset and what is the matter.
     """
+    asking = replace(asking or Asking("catalogue"), catalogues=[str(path) for path in catalogues])
+    query = f"file dataset={dataset}"
     if files:
         records = from_files(dataset, files, files_root)
-        backend, source = "files", f"the folder {files_root}"
+        source = f"the folder {files_root}"
+        told: dict[str, Any] = {"instance": "local", "backend": "files", "datasets": [dataset]}
     else:
-        records = from_catalogues(dataset, catalogues)
-        backend, source = "catalogue", "the catalogue"
+        answer = ask(parse(query), asking)
+        records = _files_of(dataset, answer)
+        source = f"the backend {answer.backend}"
+        told = {
+            "instance": answer.instance,
+            "backend": answer.backend,
+            "datasets": list(answer.records),
+            "passed_over": dict(answer.passed_over),
+        }
     check(dataset, records, source)
     valid = [record for record in records if record.valid]
-    write_json(
-        output,
-        {
-            "format": FORMAT,
-            "dataset": dataset,
-            "query": f"file dataset={dataset}",
-            "instance": "local",
-            "backend": backend,
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "summary": {
-                "files": len(valid),
-                "invalid_files": len(records) - len(valid),
-                "events": total(record.events for record in valid),
-                "bytes": total(record.bytes for record in valid),
-            },
-            "files": [record.to_json() for record in records],
+    snapshot = {
+        "format": FORMAT,
+        "dataset": dataset,
+        "query": query,
+        **told,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "summary": {
+            "files": len(valid),
+            "invalid_files": len(records) - len(valid),
+            "events": total(record.events for record in valid),
+            "bytes": total(record.bytes for record in valid),
         },
-    )
+        "files": [record.to_json() for record in records],
+    }
+    write_json(output, _since(Path(output), snapshot, records))
+
+
+def _files_of(dataset: str, answer: Answer) -> list[FileRecord]:
+    check_kindred(dataset, list(answer.records))
+    return [
+        record
+        for found in answer.records.values()
+        for record in found
+        if isinstance(record, FileRecord)
+    ]
+
+
+def _since(
+    output: Path, snapshot: Mapping[str, Any], records: Sequence[FileRecord]
+) -> Mapping[str, Any]:
+    """The snapshot with its changes against the one at `output`, or that one if there are none."""
+    if not output.is_file():
+        return snapshot
+    before = read_json(output)
+    if before["dataset"] != snapshot["dataset"]:
+        return snapshot
+    old = [FileRecord.from_json(file, str(output)) for file in before["files"]]
+    changes = difference(old, records)
+    aside = ("time", "changes", "passed_over")
+    if {k: v for k, v in before.items() if k not in aside} == {
+        k: v for k, v in snapshot.items() if k not in aside
+    }:
+        return before
+    counts = ", ".join(f"{len(changes[kind])} {kind}" for kind in CHANGES if changes[kind])
+    told = f"{snapshot['dataset']} since {before['time']}: {counts or 'the same files'}"
+    print(f"das: {told}; see {output}", file=sys.stderr)
+    return {**snapshot, "changes": {"since": before["time"], **changes}}

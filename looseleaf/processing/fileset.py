@@ -16,11 +16,13 @@ from looseleaf.records import MANIFEST_FORMAT
 class EventsSource:
     """A file to read: where it stands, who it is, and what must be found in it.
 
-    `sum_of_weights` is that of genWeight over the file's events, their number in data.
+    `sum_of_weights` is that of genWeight over the file's events, their number in data;
+    `source_url` is where the transform read the file called `name`.
     """
 
     name: str
     url: str
+    source_url: str
     uuid: str
     events: int
     sum_of_weights: float
@@ -81,6 +83,7 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
             EventsSource(
                 name=entry["source"],
                 url=str(path),
+                source_url=entry["source_url"],
                 uuid=entry["uuid"],
                 events=entry["events_out"],
                 sum_of_weights=entry["sum_of_weights_out"],

@@ -78,6 +78,7 @@ def ledger_of(
             "events": sum(record.events for record in ordered),
             "sum_of_weights": math.fsum(record.sum_of_weights for record in ordered),
         },
+        "sources": {file.name: file.source_url for file in fileset.files},
         "empty_files": [file.name for file in fileset.files if file.events == 0],
         "chunks": [asdict(record) for record in ordered],
     }

@@ -3,10 +3,10 @@
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from looseleaf.errors import ConfigError, LookupFailed
+from looseleaf.errors import ConfigError, DataFileError, LookupFailed
 from looseleaf.files import digest, read_json
 from looseleaf.records import FileRecord
 
@@ -58,10 +58,24 @@ class Request:
 
 
 def urls_of(record: FileRecord, redirectors: Sequence[str]) -> tuple[str, ...]:
-    """Where to read a file: the place its record states, or the site's redirectors in turn."""
+    """Where to read a file: the place its record states, or the site's `redirectors` in turn.
+
+    A redirector is what stands before a logical name: a host (root://xcache/), a host and the
+    folder of its site (root://eoscms.cern.ch//eos/cms), or a folder of this machine (/mirror).
+
+    Raises `DataFileError` for a name that would leave that folder.
+    """
     if record.url is not None:
         return (record.url,)
-    return tuple(redirector.rstrip("/") + "/" + record.name for redirector in redirectors)
+    if not record.name.startswith("/") or ".." in PurePosixPath(record.name).parts:
+        raise DataFileError(f"{record.name}: should be a logical name, /store/... without '..'")
+    return tuple(_below(redirector.rstrip("/"), record.name) for redirector in redirectors)
+
+
+def _below(redirector: str, name: str) -> str:
+    """XRootD wants two slashes between a host and a path."""
+    host_only = "://" in redirector and "/" not in redirector.partition("://")[2]
+    return f"{redirector}/{name}" if host_only else f"{redirector}{name}"
 
 
 def request_from_das(

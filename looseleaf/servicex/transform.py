@@ -46,10 +46,13 @@ class FileResult:
     `eft_sums` the sums of the EFT coefficients, where the file has them. `*_in` speak of all
     events of the original file, which is what normalisation needs, `*_out` of those written.
     `lumi_sections` are those of the original file, in data.
+    `source_url` is where the file was read from, `passed_over` what was the matter with the
+    addresses before it.
     """
 
     source: str
     source_url: str
+    passed_over: list[str]
     source_uuid: str
     output: str
     bytes: int
@@ -99,22 +102,22 @@ def _mask(cut: Expression, arrays: ak.Array) -> np.ndarray:
 def transform_file(task: FileTask) -> FileResult:
     """Carry out a request on one file; the result stands whole at `task.output` or not at all.
 
-    The URLs are tried in turn until one opens. Raises `DataFileError` if none does, if the file
-    lacks a branch, can't be read to its end, or has another size, number of events or, on this
-    machine, checksum than the catalogue says.
+    The URLs are tried in turn until one gives the whole file. Raises `DataFileError` if none
+    does, if the file lacks a branch, can't be read to its end, or has another size, number of
+    events or, on this machine, checksum than the catalogue says.
     """
     if not task.urls:
         raise DataFileError(f"{task.name}: nowhere to read it from: the site has no redirectors")
-    problems = []
+    problems: list[str] = []
     for url in task.urls:
         try:
-            return _transform(task, url)
+            return _transform(task, url, problems)
         except DataFileError as problem:
             problems.append(str(problem))
     raise DataFileError("; ".join(problems))
 
 
-def _transform(task: FileTask, url: str) -> FileResult:
+def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
     watch = Stopwatch()
     cut = Expression(task.cut) if task.cut is not None else None
     output = Path(task.output)
@@ -150,6 +153,7 @@ def _transform(task: FileTask, url: str) -> FileResult:
     return FileResult(
         source=task.name,
         source_url=url,
+        passed_over=passed_over,
         source_uuid=known,
         output=output.name,
         bytes=output.stat().st_size,

@@ -1,0 +1,93 @@
+"""The backends without a service: local catalogues, and files on this machine."""
+
+import difflib
+import glob
+import os
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+
+from looseleaf.das.records import BlockRecord, DatasetRecord, Record, SummaryRecord
+from looseleaf.errors import LookupFailed
+from looseleaf.records import FileRecord, block_name, describe, read_catalogue
+
+
+class Catalogue:
+    """Looks in catalogues on this machine; the first that knows a dataset answers."""
+
+    name = "catalogue"
+    answers = frozenset({"file", "dataset", "block", "summary"})
+
+    def __init__(self, paths: Iterable[str | Path]) -> None:
+        self.paths = [str(path) for path in paths]
+
+    def check(self) -> None:
+        if not self.paths:
+            raise LookupFailed("no catalogue at all: das.catalogues is empty")
+
+    @cached_property
+    def _known(self) -> dict[str, list[FileRecord]]:
+        known: dict[str, list[FileRecord]] = {}
+        for path in self.paths:
+            known = {**read_catalogue(path), **known}
+        return known
+
+    def records(self, field: str, dataset: str, status: str) -> list[Record]:
+        """The records of a dataset, or for `dataset` those that match; a catalogue's are valid.
+
+        Raises `LookupFailed` naming the catalogues and what they know instead.
+        """
+        known = self._known
+        if field == "dataset":
+            return [DatasetRecord(name, "VALID") for name in known if fnmatchcase(name, dataset)]
+        if dataset not in known:
+            near = difflib.get_close_matches(dataset, known, n=3, cutoff=0.5)
+            hint = "; the nearest that it knows: " + ", ".join(near) if near else ""
+            where = ", ".join(self.paths)
+            raise LookupFailed(f"dataset {dataset} is not in the catalogue ({where}){hint}")
+        files = known[dataset]
+        if field == "file":
+            return [*files]
+        valid = [file for file in files if file.valid]
+        blocks = {file.block for file in valid if file.block is not None}
+        if field == "summary":
+            return [
+                SummaryRecord(
+                    files=len(valid),
+                    events=total(file.events for file in valid),
+                    blocks=len(blocks),
+                    lumis=None,
+                    bytes=total(file.bytes for file in valid),
+                )
+            ]
+        return [
+            BlockRecord(block, total(file.bytes for file in mine), len(mine))
+            for block in sorted(blocks)
+            for mine in [[file for file in valid if file.block == block]]
+        ]
+
+
+def total(numbers: Iterable[int | None]) -> int | None:
+    """The sum, or None where one of the numbers is unknown."""
+    known = list(numbers)
+    return None if None in known else sum(known)
+
+
+def from_files(dataset: str, patterns: Sequence[str], root: str | Path) -> list[FileRecord]:
+    """Records of files on this machine, `patterns` being paths or globs relative to `root`.
+
+    Every file is opened, for its events, and read once, for its checksum. A pattern that matches
+    nothing is a `LookupFailed`.
+    """
+    paths: list[Path] = []
+    for pattern in patterns:
+        found = sorted(glob.glob(str(Path(root) / pattern)))
+        if not found:
+            raise LookupFailed(
+                f"dataset {dataset}: no file matches {Path(root) / pattern}; "
+                "paths are relative to das.files_root"
+            )
+        paths += [Path(name) for name in found if Path(name) not in paths]
+    block = block_name(dataset)
+    return [describe(path, os.path.relpath(path, root), block) for path in paths]

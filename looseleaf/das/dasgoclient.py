@@ -1,0 +1,208 @@
+"""The backend `dasgoclient`: CMS's own command, found on the PATH or on CVMFS."""
+
+import math
+import re
+import shutil
+import subprocess
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from looseleaf.das.answers import rows_of
+from looseleaf.das.problems import NoCredential, RucioFailed, ServiceFailed, Transient
+from looseleaf.das.proxy import MAKE_ONE, Credential, credential
+from looseleaf.das.query import FIELDS
+from looseleaf.das.records import (
+    BlockRecord,
+    DatasetRecord,
+    LumiRecord,
+    Record,
+    SiteRecord,
+    SummaryRecord,
+    file_record,
+    numbers,
+    text,
+    whole_number,
+)
+from looseleaf.errors import LookupFailed
+
+ON_CVMFS = "/cvmfs/cms.cern.ch/common/dasgoclient"
+FILE_KEYS = {"name": "name", "bytes": "size", "events": "nevents"}
+TRANSIENT = re.compile(
+    r"\b(429|502|503|504)\b|time-?d? ?out|deadline exceeded|connection (refused|reset)|\bEOF\b",
+    re.IGNORECASE,
+)
+BACKOFF = 0.5
+
+
+class Dasgoclient:
+    """Runs dasgoclient once for each dataset.
+
+    A run that takes longer than `timeout` seconds is ended; that and failures that look like an
+    overloaded service are tried again, `tries` times in all, with growing pauses.
+    """
+
+    name = "dasgoclient"
+    answers = frozenset(FIELDS)
+
+    def __init__(self, instance: str, timeout: float, tries: int) -> None:
+        self.instance = instance
+        self.timeout = timeout
+        self.tries = tries
+
+    @cached_property
+    def _credential(self) -> Credential:
+        return credential()
+
+    @cached_property
+    def _program(self) -> str | None:
+        return shutil.which("dasgoclient") or (ON_CVMFS if Path(ON_CVMFS).is_file() else None)
+
+    def check(self) -> None:
+        if self._program is None:
+            raise LookupFailed(f"there is no dasgoclient on the PATH nor {ON_CVMFS}")
+        _ = self._credential
+
+    def records(self, field: str, dataset: str, status: str) -> list[Record]:
+        """The records of a dataset (for `dataset`: of those that match) from one run."""
+        query = f"{field} dataset={dataset} instance={self.instance}"
+        if field == "dataset":
+            query += f" status={status}"
+        patiently = Retrying(
+            retry=retry_if_exception_type(Transient),
+            stop=stop_after_attempt(self.tries),
+            wait=wait_exponential(BACKOFF),
+            reraise=True,
+        )
+        return _of(field, patiently(self._run, query), status)
+
+    def _run(self, query: str) -> list[dict[str, Any]]:
+        asked = f"dasgoclient {query!r}"
+        command = [
+            str(self._program),
+            "-query",
+            query,
+            "-json",
+            f"-timeout={math.ceil(self.timeout)}",
+        ]
+        try:
+            run = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=self.timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise Transient(f"{asked}: no answer within {self.timeout:g} s") from None
+        except OSError as problem:
+            raise ServiceFailed(f"{asked}: can't be run: {problem.strerror}") from None
+        return answer_of(run.stdout, run.stderr, run.returncode, asked, self._credential)
+
+
+def answer_of(
+    output: str, errors: str, status: int, asked: str, used: Credential
+) -> list[dict[str, Any]]:
+    """The records that dasgoclient printed.
+
+    It may say that it failed by its status, by a line `ERROR: ...` after whole JSON, or by an
+    `error` in a record; an empty answer is for the caller to judge.
+
+    Raises `NoCredential`, `ServiceFailed` or `Transient`.
+    """
+    lines = output.splitlines()
+    json_lines = [line for line in lines if not line.startswith(("ERROR", "WARNING"))]
+    complaint = next((line for line in lines if line.startswith("ERROR")), "")
+    if complaint and status == 0:
+        code = re.search(r"exit with code: (\d+)", complaint)
+        status = int(code[1]) if code else 1
+    if status != 0:
+        # the reason is before a trace of what the program was doing
+        said = complaint or next((s for s in [*errors.splitlines(), *lines] if s.strip()), "")
+        reason = used.without_secrets(said.strip()[:300]) or "no reason given"
+        raise _failure(status, f"{asked} ended with {status}: {reason}", output + errors)
+    for line in lines:
+        if line.startswith("WARNING"):
+            print(f"dasgoclient: {used.without_secrets(line)}", file=sys.stderr)
+    rows = rows_of("\n".join(json_lines), asked)
+    # -format json, which some set by an alias, has the list under `data`
+    if len(rows) == 1 and "data" in rows[0]:
+        rows = rows[0]["data"]
+    for row in rows:
+        for value in row.values():
+            part = value[0] if isinstance(value, list) and value else value
+            if isinstance(part, dict) and part.get("error"):
+                reason = used.without_secrets(str(part["error"]))[:300]
+                raise _failure(1, f"{asked}: {reason}", reason)
+    return rows
+
+
+def _failure(status: int, message: str, said: str) -> Exception:
+    if status == 15:
+        return NoCredential(f"{message}; type: {MAKE_ONE}")
+    if status in (1, 2, 4) and TRANSIENT.search(said):
+        return Transient(message)
+    return RucioFailed(message) if status == 4 else ServiceFailed(message)
+
+
+def _of(field: str, rows: list[dict[str, Any]], status: str) -> list[Record]:
+    source = "dasgoclient"
+    parts = [_part(row, field.partition(",")[0]) for row in rows]
+    match field:
+        case "file":
+            return [file_record(part, FILE_KEYS, source) for part in parts]
+        case "dataset":
+            names = dict.fromkeys(text(part, "name", source) for part in parts)
+            return [DatasetRecord(name, status) for name in names]
+        case "block":
+            return [
+                BlockRecord(
+                    text(part, "name", source),
+                    whole_number(part, "size", source),
+                    whole_number(part, "nfiles", source),
+                )
+                for part in parts
+            ]
+        case "site":
+            return [
+                SiteRecord(text(part, "name", source), _percent(part.get("dataset_fraction")))
+                for part in parts
+            ]
+        case "summary":
+            keys = ("nfiles", "nevents", "nblocks", "nlumis")
+            return [
+                SummaryRecord(
+                    *(whole_number(part, k, source) for k in keys),
+                    whole_number(part, "file_size" if "file_size" in part else "size", source),
+                )
+                for part in parts
+            ]
+        case _:
+            return [
+                LumiRecord(
+                    text(part, "name", source),
+                    numbers(_part(row, "run"), "run_number", source),
+                    numbers(_part(row, "lumi"), "number", source),
+                )
+                for part, row in zip(parts, rows, strict=True)
+            ]
+
+
+def _part(row: dict[str, Any], key: str) -> dict[str, Any]:
+    """What a record says of a file, a run, ...: the first of a list."""
+    try:
+        return row[key][0]
+    except (KeyError, IndexError):
+        raise ServiceFailed(f"dasgoclient: a record without {key}") from None
+
+
+def _percent(text: str | None) -> float | None:
+    """A share as dasgoclient writes it: "12.34%"."""
+    try:
+        return float(str(text).removesuffix("%"))
+    except ValueError:
+        return None

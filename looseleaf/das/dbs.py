@@ -1,0 +1,182 @@
+"""The backend `dbs`: the DBS reader over HTTPS, with a proxy or a token and no other program."""
+
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+
+import urllib3
+
+from looseleaf.das.answers import rows_of
+from looseleaf.das.problems import NoCredential, ServiceFailed, Transient
+from looseleaf.das.proxy import MAKE_ONE, Credential, certificates, credential
+from looseleaf.das.records import (
+    BlockRecord,
+    DatasetRecord,
+    LumiRecord,
+    Record,
+    SummaryRecord,
+    file_record,
+    numbers,
+    text,
+    whole_number,
+)
+
+FILE_KEYS = {"name": "logical_file_name", "bytes": "file_size", "events": "event_count"}
+# overloaded, or a part behind the front end is restarting
+TRANSIENT = (429, 502, 503, 504)
+BACKOFF = 0.5
+
+
+class Dbs:
+    """Asks the DBS reader of an instance (prod/global) at a host (https://...).
+
+    Failed connections, time-outs, broken-off answers and the statuses in `TRANSIENT` are asked
+    again, `tries` times in all, with growing pauses; everything else fails at once. `timeout` in
+    seconds. At most `parallel` connections are open at a time.
+    """
+
+    name = "dbs"
+    answers = frozenset({"file", "dataset", "block", "summary", "file,run,lumi"})
+
+    def __init__(self, host: str, instance: str, timeout: float, tries: int, parallel: int) -> None:
+        self.base = f"{host.rstrip('/')}/dbs/{instance}/DBSReader"
+        self.timeout = timeout
+        self.tries = tries
+        self.parallel = parallel
+
+    @cached_property
+    def _credential(self) -> Credential:
+        return credential()
+
+    def check(self) -> None:
+        # threads are to find it made
+        _ = self._pool
+
+    @cached_property
+    def _pool(self) -> urllib3.PoolManager:
+        context = ssl.create_default_context(capath=certificates())
+        context.load_default_certs()
+        headers = {"Accept": "application/json", "User-Agent": "looseleaf"}
+        if self._credential.proxy:
+            context.load_cert_chain(self._credential.proxy)
+        else:
+            headers["Authorization"] = f"Bearer {self._credential.token}"
+        return urllib3.PoolManager(
+            maxsize=self.parallel,
+            block=True,
+            ssl_context=context,
+            headers=headers,
+            timeout=self.timeout,
+            retries=urllib3.Retry(
+                self.tries - 1,
+                # no other host gets the credential, and TLS refuses for good
+                redirect=False,
+                other=0,
+                backoff_factor=BACKOFF,
+                status_forcelist=TRANSIENT,
+                raise_on_status=False,
+            ),
+        )
+
+    def _get(self, api: str, **parameters: str) -> list[dict[str, Any]]:
+        asked = f"DBS {api} of {next(iter(parameters.values()))}"
+        try:
+            answer = self._pool.request("GET", f"{self.base}/{api}/", fields=parameters)
+        except urllib3.exceptions.HTTPError as problem:
+            raise self._told(problem, asked) from None
+        body = answer.data.decode(errors="replace")
+        if answer.status != 200:
+            raise self._refused(answer.status, body, asked)
+        rows = rows_of(body, asked)
+        if len(rows) == 1 and "error" in rows[0]:
+            raise self._refused(answer.status, body, asked)
+        return rows
+
+    def _refused(self, status: int, body: str, asked: str) -> Exception:
+        """The exception for an answer that isn't the one asked for, in DBS's own words."""
+        try:
+            told = rows_of(body, asked)[0]
+            error = told.get("error")
+            words = error.get("reason") if isinstance(error, dict) else error
+            reason = str(told.get("message") or words or "")
+        except (ServiceFailed, IndexError):
+            reason = body.strip()[:200]
+        reason = self._credential.without_secrets(reason)
+        if status in (401, 403):
+            return NoCredential(
+                f"{asked}: {self.base} does not accept who asks ({status}: {reason}); is the "
+                f"proxy or token of the VO cms? type: {MAKE_ONE}"
+            )
+        if 300 <= status < 400:
+            return ServiceFailed(
+                f"{asked}: {self.base} sends elsewhere ({status}), as it does for a login page; "
+                "das.host should be the address for X.509, https://cmsweb.cern.ch:8443"
+            )
+        kind = Transient if status in TRANSIENT else ServiceFailed
+        tried = f" after {self.tries} tries" if kind is Transient else ""
+        return kind(f"{asked}: {self.base} answered {status}{tried}: {reason or 'no reason given'}")
+
+    def _told(self, problem: Exception, asked: str) -> Exception:
+        """The exception for an answer that never came."""
+        cause = getattr(problem, "reason", None) or problem
+        words = self._credential.without_secrets(str(cause))
+        if "CERTIFICATE_VERIFY_FAILED" in words:
+            return ServiceFailed(
+                f"{asked}: the certificate of {self.base} can't be trusted: its authority is not "
+                "among those in X509_CERT_DIR, /etc/grid-security/certificates or the system's; "
+                f"name the folder with CERN's in X509_CERT_DIR ({words})"
+            )
+        if isinstance(cause, urllib3.exceptions.SSLError) or "alert" in words:
+            return NoCredential(
+                f"{asked}: {self.base} refused the proxy: is it from an authority that it "
+                f"trusts? ({words}); type: {MAKE_ONE}"
+            )
+        return Transient(f"{asked}: no answer from {self.base} in {self.tries} tries: {words}")
+
+    def records(self, field: str, dataset: str, status: str) -> list[Record]:
+        """The records of a dataset (for `dataset`: of those that match) in one call.
+
+        `file,run,lumi` takes a call for each block besides.
+        """
+        source = f"DBS {self.base}"
+        match field:
+            case "file":
+                rows = self._get("files", dataset=dataset, detail="True")
+                return [file_record(row, FILE_KEYS, source) for row in rows]
+            case "dataset":
+                rows = self._get("datasets", dataset=dataset, dataset_access_type=status)
+                return [DatasetRecord(text(row, "dataset", source), status) for row in rows]
+            case "block":
+                rows = self._get("blocks", dataset=dataset, detail="True")
+                return [
+                    BlockRecord(
+                        text(row, "block_name", source),
+                        whole_number(row, "block_size", source),
+                        whole_number(row, "file_count", source),
+                    )
+                    for row in rows
+                ]
+            case "summary":
+                rows = self._get("filesummaries", dataset=dataset, validFileOnly="1")
+                keys = ("num_file", "num_event", "num_block", "num_lumi", "file_size")
+                found = [
+                    SummaryRecord(*(whole_number(row, key, source) for key in keys)) for row in rows
+                ]
+                # DBS sums up what it doesn't know to nothing
+                return [record for record in found if record.files]
+            case _:
+                return self._lumis(dataset, source)
+
+    def _lumis(self, dataset: str, source: str) -> list[Record]:
+        blocks = [record.name for record in self.records("block", dataset, "")]
+        with ThreadPoolExecutor(self.parallel) as threads:
+            answers = threads.map(lambda name: self._get("filelumis", block_name=name), blocks)
+            rows = [row for answer in answers for row in answer]
+        sections: dict[tuple[str, tuple[int, ...]], set[int]] = {}
+        for row in rows:
+            key = (text(row, "logical_file_name", source), numbers(row, "run_num", source))
+            sections.setdefault(key, set()).update(numbers(row, "lumi_section_num", source))
+        return [
+            LumiRecord(file, runs, tuple(sorted(lumis))) for (file, runs), lumis in sections.items()
+        ]

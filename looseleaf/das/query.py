@@ -1,0 +1,175 @@
+"""The common part of DAS's query language, as physicists type it.
+
+file dataset=/A/B/C | grep file.name, file.size>1000 | sum(file.size)
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from looseleaf.das.problems import QueryWrong
+
+# what can be asked for, and the DAS name of what identifies each record
+FIELDS = {
+    "file": "file.name",
+    "dataset": "dataset.name",
+    "block": "block.name",
+    "site": "site.name",
+    "summary": "summary",
+    "file,run,lumi": "file.name",
+}
+CONDITIONS = ("dataset", "block", "run", "status", "instance")
+FUNCTIONS = ("sum", "count", "min", "max", "avg", "median")
+DATASET = re.compile(r"/[\w.*-]+/[\w.*-]+/[\w.*-]+")
+BLOCK = re.compile(r"(/[\w.-]+/[\w.-]+/[\w.-]+)#[\w-]+")
+INSTANCE = re.compile(r"[a-z]+[0-9]*/[a-z0-9]+")
+_CONDITION = re.compile(r"(\w+)\s*(=|\bin\b|\bbetween\b)\s*(\[[^\]]*\]|[^\s\[\]|]+)\s*")
+_SELECTION = re.compile(r"([a-z]+(?:\.\w+)?)\s*(?:(>=|<=|!=|=|>|<)\s*(\S+))?")
+_FUNCTION = re.compile(r"(\w+)\s*\(\s*([a-z]+(?:\.\w+)?)\s*\)")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One item of a `grep`: a key to show, or, with a relation, a condition to be kept."""
+
+    key: str
+    relation: str | None = None
+    value: str | None = None
+
+
+@dataclass(frozen=True)
+class Function:
+    """An aggregation over all records, such as sum(file.size)."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query taken apart. `runs` is None or the run numbers asked for."""
+
+    text: str
+    field: str
+    dataset: str
+    block: str | None = None
+    runs: tuple[int, ...] | range | None = None
+    status: str = "VALID"
+    instance: str | None = None
+    grep: tuple[Selection, ...] = ()
+    functions: tuple[Function, ...] = ()
+
+    @property
+    def wild(self) -> bool:
+        """Whether the dataset is a pattern."""
+        return "*" in self.dataset
+
+    def to_json(self) -> dict[str, Any]:
+        """The query as dasgoclient echoes it."""
+        spec = {"dataset": self.dataset, "block": self.block, "status": self.status}
+        return {
+            "fields": self.field.split(","),
+            "spec": {key: value for key, value in spec.items() if value is not None},
+            "instance": self.instance,
+        }
+
+
+def parse(text: str) -> Query:
+    """Take a query apart; `QueryWrong` shows what can't be understood and what is known."""
+    head, *pipes = [part.strip() for part in text.split("|")]
+    field, conditions = _head(head, text)
+    grep: list[Selection] = []
+    functions: list[Function] = []
+    for pipe in pipes:
+        if pipe.startswith("grep "):
+            grep += [_selection(item.strip(), text) for item in pipe[5:].split(",")]
+        else:
+            functions += [_function(item.strip(), text) for item in pipe.split(",")]
+    block = conditions.get("block")
+    if block is not None and not BLOCK.fullmatch(block):
+        raise _wrong(text, f"block={block}", "a block is /primary/processed/tier#id")
+    dataset = conditions.get("dataset") or (block or "").partition("#")[0]
+    if not DATASET.fullmatch(dataset):
+        raise _wrong(
+            text, f"dataset={dataset}", "a dataset is /primary/processed/tier, * for any characters"
+        )
+    if block is not None and field not in ("file", "block"):
+        raise _wrong(text, f"block={block}", f"a {field} is asked for by dataset=")
+    if block is not None and block.partition("#")[0] != dataset:
+        raise _wrong(text, f"block={block}", "it is no block of the dataset asked for")
+    instance = conditions.get("instance")
+    if instance is not None and not INSTANCE.fullmatch(instance):
+        raise _wrong(text, f"instance={instance}", "an instance is like prod/global or prod/phys03")
+    runs = conditions.get("run")
+    if runs is not None and field != "file,run,lumi":
+        raise _wrong(text, "run", "only file,run,lumi can be narrowed to runs")
+    return Query(
+        text=text,
+        field=field,
+        dataset=dataset,
+        block=block,
+        runs=runs,
+        status=conditions.get("status", "VALID"),
+        instance=instance,
+        grep=tuple(grep),
+        functions=tuple(functions),
+    )
+
+
+def _head(head: str, text: str) -> tuple[str, dict[str, Any]]:
+    first = re.match(r"[a-z]+(?:\s*,\s*[a-z]+)*(?=\s+\w|$)", head)
+    # "dataset=/A/B/C" alone asks for what it names
+    found = _CONDITION.match(head)
+    if found is not None:
+        field, rest = found[1], head
+    elif first is not None:
+        field, rest = re.sub(r"\s", "", first[0]), head[first.end() :].strip()
+    else:
+        field, rest = head.split(" ", maxsplit=1)[0], ""
+    if field not in FIELDS:
+        raise _wrong(text, field, f"what can be asked for is {'; '.join(FIELDS)}")
+    conditions: dict[str, Any] = {}
+    while rest:
+        found = _CONDITION.match(rest)
+        if found is None:
+            raise _wrong(text, rest, "conditions are key=value, run in [1,2], run between [1,9]")
+        key, relation, value = found.groups()
+        if key not in CONDITIONS:
+            raise _wrong(text, key, f"known conditions are {', '.join(CONDITIONS)}")
+        if key in conditions:
+            raise _wrong(text, key, "it is given twice")
+        conditions[key] = _runs(relation, value, text) if key == "run" else value
+        if key != "run" and relation != "=":
+            raise _wrong(text, f"{key} {relation}", "lists and ranges are for run")
+        rest = rest[found.end() :]
+    return field, conditions
+
+
+def _runs(relation: str, value: str, text: str) -> tuple[int, ...] | range:
+    numbers = [part.strip() for part in value.strip("[]").split(",")]
+    if not all(number.isdecimal() for number in numbers):
+        raise _wrong(text, f"run {relation} {value}", "runs are numbers")
+    runs = tuple(int(number) for number in numbers)
+    if relation == "between":
+        if len(runs) != 2 or runs[0] > runs[1]:
+            raise _wrong(text, f"run between {value}", "a range is [first, last]")
+        return range(runs[0], runs[1] + 1)
+    return runs
+
+
+def _selection(item: str, text: str) -> Selection:
+    found = _SELECTION.fullmatch(item)
+    if found is None:
+        raise _wrong(text, item, "grep takes keys such as file.name and conditions on them")
+    return Selection(*found.groups())
+
+
+def _function(item: str, text: str) -> Function:
+    found = _FUNCTION.fullmatch(item)
+    if found is None or found[1] not in FUNCTIONS:
+        raise _wrong(text, item, f"after | comes grep, or one of {', '.join(FUNCTIONS)} of (a key)")
+    return Function(found[1], found[2])
+
+
+def _wrong(text: str, part: str, hint: str) -> QueryWrong:
+    return QueryWrong(f"query {text!r}: {part!r}: {hint}")

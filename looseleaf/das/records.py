@@ -1,0 +1,105 @@
+"""What can be known of a dataset: the records that every backend fills, beside the files'."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from looseleaf.das.problems import ServiceFailed
+from looseleaf.records import FileRecord
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """A dataset that a pattern matches, and its status (VALID, PRODUCTION, ...) if known."""
+
+    name: str
+    status: str | None = None
+
+
+@dataclass(frozen=True)
+class BlockRecord:
+    """A block of a dataset; what the source doesn't know is None."""
+
+    name: str
+    bytes: int | None = None
+    files: int | None = None
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """A site and which share of a dataset's files it has, in percent; None if not known."""
+
+    name: str
+    dataset_percent: float | None = None
+
+
+@dataclass(frozen=True)
+class SummaryRecord:
+    """Totals of a dataset; what the source doesn't know is None."""
+
+    files: int | None
+    events: int | None
+    blocks: int | None
+    lumis: int | None
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class LumiRecord:
+    """The luminosity sections of a file in the runs given."""
+
+    file: str
+    runs: tuple[int, ...]
+    lumis: tuple[int, ...]
+
+
+Record = FileRecord | DatasetRecord | BlockRecord | SiteRecord | SummaryRecord | LumiRecord
+
+
+def whole_number(row: Mapping[str, Any], key: str, source: str) -> int | None:
+    """A count in an answer, None where it is null or absent; `ServiceFailed` if it is no count."""
+    value = row.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise ServiceFailed(f"{source}: {key} is {value!r}, not a whole number")
+    if value < 0:
+        raise ServiceFailed(f"{source}: {key} is {value!r}")
+    return int(value)
+
+
+def text(row: Mapping[str, Any], key: str, source: str) -> str:
+    """A name in an answer; `ServiceFailed` if it is missing."""
+    value = row.get(key)
+    if not isinstance(value, str) or not value:
+        raise ServiceFailed(f"{source}: a record without {key}: {str(dict(row))[:200]}")
+    return value
+
+
+def file_record(row: Mapping[str, Any], keys: Mapping[str, str], source: str) -> FileRecord:
+    """The record of a file in an answer; `keys` are the source's names of our fields."""
+    name = text(row, keys["name"], source)
+    where = f"{source}: {name}"
+    checksum = str(row.get("adler32") or "").lower().removeprefix("0x")
+    try:
+        checksum = f"{int(checksum, 16):08x}"
+    except ValueError:
+        # "NOTSET" among others
+        checksum = ""
+    return FileRecord(
+        name=name,
+        bytes=whole_number(row, keys["bytes"], where),
+        events=whole_number(row, keys["events"], where),
+        adler32=checksum or None,
+        block=row.get("block_name"),
+        valid=bool(row.get("is_file_valid", 1)),
+    )
+
+
+def numbers(row: Mapping[str, Any], key: str, source: str) -> tuple[int, ...]:
+    """Runs or luminosity sections, which answers give as a number or as a list of them."""
+    value = row.get(key)
+    found = value if isinstance(value, list) else [value]
+    if not all(isinstance(number, int) for number in found):
+        raise ServiceFailed(f"{source}: {key} is {value!r}, not a number or a list of them")
+    return tuple(found)

@@ -1,0 +1,97 @@
+"""The backend `rucio`: files, replicas and sites, by the client of coffea's dataset tools."""
+
+import importlib.util
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cached_property
+from typing import Any
+
+from looseleaf.das.problems import RucioFailed
+from looseleaf.das.proxy import Credential, credential
+from looseleaf.das.records import BlockRecord, DatasetRecord, Record, SiteRecord, file_record
+from looseleaf.errors import LookupFailed, LooseleafError
+
+SCOPE = "cms"
+FILE_KEYS = {"name": "name", "bytes": "bytes", "events": "events"}
+# coffea asks for as much
+NEEDED = timedelta(hours=1)
+ON_CVMFS = "/cvmfs/cms.cern.ch/rucio/current"
+
+
+class Rucio:
+    """Asks CMS's Rucio, whose address stands in the configuration below RUCIO_HOME."""
+
+    name = "rucio"
+    answers = frozenset({"file", "dataset", "block", "site"})
+
+    @cached_property
+    def _credential(self) -> Credential:
+        return credential(needed=NEEDED, tokens=False)
+
+    def check(self) -> None:
+        if importlib.util.find_spec("rucio") is None:
+            raise LookupFailed("rucio-clients is not installed; type: pip install rucio-clients")
+        if not os.path.isfile(f"{os.environ.get('RUCIO_HOME', ON_CVMFS)}/etc/rucio.cfg"):
+            raise LookupFailed(f"there is no etc/rucio.cfg in RUCIO_HOME, nor in {ON_CVMFS}")
+        _ = self._credential
+
+    @cached_property
+    def _client(self) -> Any:
+        from coffea.dataset_tools.rucio_utils import get_rucio_client  # noqa: PLC0415 - optional
+
+        with _told("Rucio", self._credential):
+            return get_rucio_client(proxy=self._credential.proxy)
+
+    def records(self, field: str, dataset: str, status: str) -> list[Record]:
+        """The records of a dataset, for `dataset` of the containers that match.
+
+        Rucio knows no numbers of events and no invalid files.
+        """
+        from coffea.dataset_tools.rucio_utils import query_dataset  # noqa: PLC0415 - optional
+
+        client = self._client
+        with _told(f"Rucio: {field} of {dataset}", self._credential):
+            match field:
+                case "file":
+                    rows = list(client.list_files(SCOPE, dataset))
+                    return [file_record(row, FILE_KEYS, "Rucio") for row in rows]
+                case "dataset":
+                    names = query_dataset(dataset, client=client, scope=SCOPE)
+                    return [DatasetRecord(name) for name in names]
+                case "block":
+                    rows = list(client.list_content(SCOPE, dataset))
+                    return [BlockRecord(row["name"]) for row in rows]
+                case _:
+                    return self._sites(dataset)
+
+    def _sites(self, dataset: str) -> list[Record]:
+        """The sites of a dataset by the share of its files that they have whole."""
+        files = {row["name"] for row in self._client.list_files(SCOPE, dataset)}
+        replicas = self._client.list_replicas([{"scope": SCOPE, "name": dataset}], all_states=True)
+        held = Counter(
+            site
+            for row in replicas
+            if row["name"] in files
+            for site, state in row["states"].items()
+            if state == "AVAILABLE"
+        )
+        return [
+            SiteRecord(site, round(100 * count / len(files), 2))
+            for site, count in held.most_common()
+        ]
+
+
+@contextmanager
+def _told(asked: str, used: Credential) -> Iterator[None]:
+    """Turn whatever the client raises into a `RucioFailed` saying what was asked."""
+    try:
+        yield
+    except LooseleafError:
+        raise
+    except Exception as problem:
+        said = used.without_secrets(str(problem)).strip()
+        words = (said.splitlines() or ["no message"])[0]
+        raise RucioFailed(f"{asked}: {type(problem).__name__}: {words[:300]}") from None
