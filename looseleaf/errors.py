@@ -13,6 +13,10 @@ class DataFileError(LooseleafError):
     """A data file can't be used; the message names the file and what is the matter with it."""
 
 
+class ReadFailed(DataFileError):
+    """A file elsewhere can't be read just now: another try, or another address, may do."""
+
+
 class LookupFailed(LooseleafError):
     """A dataset's files could not be found; `status` is what the command `looseleaf das` ends with.
 

@@ -22,7 +22,7 @@ from looseleaf.servicex.request import (
     Source,
     request_folder,
 )
-from looseleaf.servicex.transform import FileResult, FileTask, transform_file
+from looseleaf.servicex.transform import FileResult, FileTask, TreeQuery, transform_file
 
 LONGEST_NAME = 200
 
@@ -90,8 +90,8 @@ def _run(request: Request, folder: Path, workers: int, label: str) -> list[FileR
             expected_bytes=source.record.bytes,
             expected_events=source.record.events,
             expected_adler32=source.record.adler32,
-            columns=request.columns,
-            cut=request.cut,
+            queries=(TreeQuery(columns=request.columns, cut=request.cut),),
+            format=request.format,
             output=str(folder / output_name(source)),
         )
         for source in request.sources
