@@ -28,3 +28,7 @@ class LookupFailed(LooseleafError):
 
 class Shortfall(LooseleafError):
     """Less was processed than expected; the message names what is missing."""
+
+
+class ServiceFailed(LooseleafError):
+    """A ServiceX refused a request, or can't be reached; the message says which and why."""

@@ -18,7 +18,7 @@ from looseleaf.errors import ConfigError, DataFileError, LookupFailed
 from looseleaf.files import adler32, read_json, write_json
 from looseleaf.processing.fileset import from_manifest
 from looseleaf.records import FileRecord
-from looseleaf.servicex.embedded import output_name, transform
+from looseleaf.servicex.embedded import transform
 from looseleaf.servicex.request import (
     Request,
     Source,
@@ -27,6 +27,7 @@ from looseleaf.servicex.request import (
     urls_of,
 )
 from looseleaf.servicex.transform import FileTask, TreeQuery, transform_file
+from looseleaf.servicex.volume import output_name
 
 COLUMNS = [
     "run",

@@ -50,7 +50,7 @@ class FileTask:
     """One input file of a request, and where its result goes.
 
     What the result says of the original file (events, sums of weights) is counted while the first
-    of `queries` is carried out.
+    of `queries` is carried out, or, where the file is itself a skim, in its tree `original`.
     """
 
     name: str
@@ -61,6 +61,7 @@ class FileTask:
     queries: tuple[TreeQuery, ...]
     output: str
     format: str = "root-file"
+    original: str | None = None
 
 
 @dataclass(frozen=True)
@@ -141,11 +142,17 @@ def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
     with open_events(url, task.queries[0].tree) as file, whole(output) as part:
         entries = file.tree.num_entries
         _agrees(url, "bytes", file.size, task.expected_bytes)
-        _agrees(url, "events", entries, task.expected_events)
+        sums = Sums()
+        counted = sums if task.original is None else _counted(file, task.original, url)
+        _agrees(
+            url,
+            "events",
+            entries if task.original is None else counted.events_in,
+            task.expected_events,
+        )
         if task.expected_adler32 is not None and "://" not in url:
             _agrees(url, "as its adler32", adler32(url), task.expected_adler32)
         identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{task.output}:{file.uuid}")
-        sums = Sums()
         with create(part, task.format, identity) as result:
             for query in task.queries:
                 _keep(query, file, url, result, sums if query is task.queries[0] else None)
@@ -153,13 +160,13 @@ def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
                 raise DataFileError(
                     f"{url}: {sums.events_in} of its {entries} events could be read"
                 )
-            lumis = None if sums.weighted or file.tree.name != TREE else _sections(file, url)
+            lumis = None if counted.weighted else _sections(file, url, task.original or TREE)
             result.describe(
                 {
                     "source": task.name,
-                    "events": sums.events_in,
-                    "sum_of_weights": sums.weights_in,
-                    "eft_sums": sums.eft_in,
+                    "events": counted.events_in,
+                    "sum_of_weights": counted.weights_in,
+                    "eft_sums": counted.eft_in,
                     "lumi_sections": lumis,
                 }
             )
@@ -173,11 +180,11 @@ def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
         bytes=output.stat().st_size,
         adler32=adler32(output),
         uuid=str(identity),
-        events_in=sums.events_in,
+        events_in=counted.events_in,
         events_out=sums.events_out,
-        sum_of_weights_in=sums.weights_in,
+        sum_of_weights_in=counted.weights_in,
         sum_of_weights_out=sums.weights_out,
-        eft_sums_in=sums.eft_in,
+        eft_sums_in=counted.eft_in,
         lumi_sections=lumis,
         cost=watch.cost(sums.events_in, read).to_json(),
     )
@@ -239,9 +246,22 @@ def _agrees(url: str, what: str, found: int | str, expected: int | str | None) -
         )
 
 
-def _sections(file: EventsFile, url: str) -> Sections:
-    """The luminosity sections of a file, also those in which no event was recorded."""
-    name = LUMINOSITY_BLOCKS if LUMINOSITY_BLOCKS in file.directory else TREE
+def _counted(file: EventsFile, name: str, url: str) -> "Sums":
+    """The sums of all events in a tree."""
+    if name not in file.directory:
+        raise DataFileError(f"{url}: no {name} tree: nothing says what the original file held")
+    tree, sums = file.directory[name], Sums()
+    for arrays in steps(tree, url, tree.keys(recursive=False)):
+        sums.add(arrays, None)
+    return sums
+
+
+def _sections(file: EventsFile, url: str, events: str) -> Sections | None:
+    """The luminosity sections of a file, also those in which no event was recorded; None in a file
+    that is not NanoAOD."""
+    name = next((n for n in (LUMINOSITY_BLOCKS, events) if n in file.directory), None)
+    if name is None or not {"run", "luminosityBlock"} <= set(file.directory[name].keys()):
+        return None
     with reading(url):
         found = file.directory[name].arrays(["run", "luminosityBlock"], library="np")
     return sections(found["run"], found["luminosityBlock"])

@@ -1,7 +1,6 @@
 """The queue: files of requests handed to worker processes, tried again, canceled, written down."""
 
 import errno
-import re
 import shutil
 import sys
 import threading
@@ -9,10 +8,8 @@ import traceback
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha1
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from looseleaf.errors import LooseleafError, ReadFailed
 from looseleaf.files import write_json
@@ -20,12 +17,12 @@ from looseleaf.servicex.formats import SUFFIXES
 from looseleaf.servicex.request import MANIFEST, request_folder
 from looseleaf.servicex.service.python import PythonTask, run_python
 from looseleaf.servicex.service.queries import check
-from looseleaf.servicex.service.state import BAD_DATASET, COMPLETE, RUNNING, FileRow, State
+from looseleaf.servicex.service.state import COMPLETE, RUNNING, FileRow, State
 from looseleaf.servicex.service.workers import Worker, WorkerDied
 from looseleaf.servicex.transform import FileTask, transform_file
+from looseleaf.servicex.volume import result_name
 
 SERVICE_MANIFEST_FORMAT = "looseleaf-servicex/1"
-LONGEST_NAME = 200
 # failures of the machine or the network that may be over a moment later
 TRANSIENT = {errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET}
 
@@ -38,24 +35,6 @@ class Limits:
     backoff: float = 1.0
     seconds: int = 3600
     memory: int = 4 << 30
-
-
-def output_names(paths: Sequence[str], suffix: str) -> list[str]:
-    """Names for results: no two the same, nothing in them that a client or a file system changes.
-
-    Each is the last of a file's path that fits, after a hash where not all of it does.
-    """
-    names: list[str] = []
-    for path in paths:
-        first = path.split(",")[0]
-        stem = re.sub(r"[^A-Za-z0-9._-]", "_", urlsplit(first).path.strip("/"))
-        stem = stem.removesuffix(".root").lstrip(".") or "result"
-        longest = LONGEST_NAME - len(suffix)
-        name = stem + suffix
-        if len(stem) > longest or name in names:
-            name = f"{sha1(path.encode()).hexdigest()}_{stem[-(longest - 41) :]}{suffix}"
-        names.append(name)
-    return names
 
 
 class Engine:
@@ -100,12 +79,9 @@ class Engine:
     ) -> str:
         """Take in a request; its id."""
         request_id = str(uuid.uuid4())
-        if status != BAD_DATASET:
-            self.folder(request_id).mkdir(parents=True)
-        names = output_names(paths, SUFFIXES[str(request["format"])])
-        self.state.submit(
-            {"id": request_id, **request}, list(zip(paths, names, strict=True)), status
-        )
+        suffix = SUFFIXES[str(request["format"])]
+        files = [(path, result_name(path, suffix)) for path in paths]
+        self.state.submit({"id": request_id, **request}, files, status)
         with self._work:
             self._work.notify_all()
         return request_id

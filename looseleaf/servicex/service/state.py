@@ -13,11 +13,13 @@ from typing import Any
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS requests (
-    number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, title TEXT, did TEXT NOT NULL,
-    selection TEXT NOT NULL, codegen TEXT NOT NULL, destination TEXT NOT NULL,
-    format TEXT NOT NULL, status TEXT NOT NULL, submitted TEXT NOT NULL, finished TEXT);
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, title TEXT,
+    did TEXT NOT NULL, selection TEXT NOT NULL, codegen TEXT NOT NULL,
+    destination TEXT NOT NULL, format TEXT NOT NULL, status TEXT NOT NULL,
+    submitted TEXT NOT NULL, finished TEXT);
 CREATE TABLE IF NOT EXISTS files (
-    number INTEGER PRIMARY KEY, request TEXT NOT NULL REFERENCES requests(id) ON DELETE CASCADE,
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    request TEXT NOT NULL REFERENCES requests(id) ON DELETE CASCADE,
     paths TEXT NOT NULL, output TEXT NOT NULL, status TEXT NOT NULL DEFAULT 'waiting',
     tries INTEGER NOT NULL DEFAULT 0, not_before REAL NOT NULL DEFAULT 0,
     created TEXT, result TEXT, error TEXT);
