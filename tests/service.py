@@ -89,12 +89,13 @@ class Service:
         """The request's status once it has ended."""
 
         async def wait() -> Any:
-            adapter = self.adapter
+            adapter, pause = self.adapter, 0.05
             while True:
                 status = await adapter.get_transform_status(request_id)
                 if status.status not in ("Running", "Submitted"):
                     return status
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.5, 0.2)
 
         return run(asyncio.wait_for(wait(), 120))
 

@@ -45,7 +45,7 @@ class Engine:
     ) -> None:
         self.state, self.limits = state, limits
         self._volume, self._subdir = volume, subdir
-        self._work = threading.Condition()
+        self._work, self._finishing = threading.Condition(), threading.Lock()
         self._stopping = False
         self._busy: dict[int, Worker] = {}
         self._workers = [Worker() for _ in range(workers)]
@@ -188,14 +188,16 @@ class Engine:
         self._finish_if_done(row.request)
 
     def _finish_if_done(self, request_id: str) -> None:
-        request = self.state.request(request_id)
-        if request is None or request["status"] != RUNNING:
-            return
-        if {"waiting", "running"} & set(request["files"]):
-            return
-        self._clear_parts(request_id)
-        write_json(self.folder(request_id) / MANIFEST, self._manifest(request))
-        self.state.finish(request_id, COMPLETE)
+        # two last files may be done at once
+        with self._finishing:
+            request = self.state.request(request_id)
+            if request is None or request["status"] != RUNNING:
+                return
+            if {"waiting", "running"} & set(request["files"]):
+                return
+            self._clear_parts(request_id)
+            write_json(self.folder(request_id) / MANIFEST, self._manifest(request))
+            self.state.finish(request_id, COMPLETE)
 
     def _manifest(self, request: dict[str, Any]) -> dict[str, Any]:
         return {

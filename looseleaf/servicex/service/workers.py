@@ -12,6 +12,9 @@ from looseleaf.errors import LooseleafError
 
 # a fresh interpreter, which shares neither memory nor open files with the service
 CONTEXT = get_context("spawn")
+# glibc gives memory back and takes it again for every basket unless it is told not to; read when a
+# process starts
+ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_MMAP_THRESHOLD_": "1073741824"}
 
 
 class WorkerDied(LooseleafError):
@@ -25,6 +28,8 @@ class Worker:
         self._start()
 
     def _start(self) -> None:
+        for setting, size in ALLOCATOR.items():
+            os.environ.setdefault(setting, size)
         self._connection, theirs = CONTEXT.Pipe()
         self._process = CONTEXT.Process(target=_work, args=(theirs,), daemon=True)
         self._process.start()
