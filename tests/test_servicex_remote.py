@@ -1,5 +1,6 @@
 """The remote backend: a ServiceX's results are those of the embedded backend, also after kills."""
 
+import base64
 import os
 import random
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import uproot
 import yaml
+from conftest import Snakemake
 from samples import qcd, sample, skimmed
 from service import Service, run
 
@@ -254,3 +256,34 @@ def test_a_kill_while_files_are_written(
     assert content(read_json(tmp_path / "out.json")) == undisturbed(wanted(das), tmp_path)
     # taken up, not asked for twice
     assert len(run(service.adapter.get_transforms())) == 1
+
+
+def test_interrupting_the_client_cancels(service: Service, das: Path, tmp_path: Path) -> None:
+    # the only way to a request that is surely not done yet: its workers have something else to do
+    body = "def run_query(path):\n    import time; time.sleep(600)"
+    busy = [wanted(das).sources[0].urls[0], wanted(das).sources[1].urls[0]]
+    source = base64.b64encode(body.encode()).decode()
+    service.submit(file_list=busy, codegen="python", selection=source)
+    asking = client(das, tmp_path, service)
+    while len(run(service.adapter.get_transforms())) < 2:
+        assert asking.poll() is None
+    asking.send_signal(signal.SIGINT)
+    assert asking.wait(60) != 0
+    assert run(service.adapter.get_transforms())[1].status == "Canceled"
+
+
+def test_the_workflow_asks_a_remote_servicex(
+    service: Service, snakemake: Snakemake, tmp_path: Path
+) -> None:
+    (tmp_path / "servicex.yaml").write_text(service.client_config.read_text())
+    skim = {"backend": "remote", "mount": str(service.volume / "transforms")}
+    override = {"samples": {"scale": 0.01}, "servicex": skim}
+    target = "results/servicex/WJetsToLNu.json"
+    done = snakemake("--cores", "1", target, override=override)
+    assert done.status == 0, done.text
+    manifest = read_json(tmp_path / target)
+    assert manifest["backend"] == "remote"
+    assert manifest["totals"]["events_in"] > manifest["totals"]["events_out"] > 0
+    # who carries it out is no reason to make it again
+    again = snakemake("-n", target, override={"samples": {"scale": 0.01}})
+    assert "Nothing to be done" in again.text

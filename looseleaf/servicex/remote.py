@@ -24,7 +24,9 @@ from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.progress import Progress
 from looseleaf.servicex.request import Request, Source
 from looseleaf.servicex.transform import (
+    ALWAYS,
     LUMINOSITY_BLOCKS,
+    WEIGHT,
     FileResult,
     FileTask,
     TreeQuery,
@@ -106,9 +108,9 @@ def transform(
     """Have a ServiceX carry out a request; its results stand as those of the embedded backend.
 
     A request that is complete is used again, also in part, as there. One that a killed run had
-    submitted is taken up. Raises `ServiceFailed` if the service refuses or is away,
-    `Shortfall` for files that it has no result of, `DataFileError` for a result that can't be
-    right.
+    submitted is taken up; Ctrl-C cancels it. Raises `ServiceFailed` if the service refuses or is
+    away, `Shortfall` for files that it has no result of, `DataFileError` for a result that can't
+    be right.
     """
     folder, manifest = prepared(request, volume, subdir)
     if manifest is None:
@@ -133,8 +135,16 @@ async def _carried_out(
     progress: Progress,
 ) -> list[FileResult]:
     """The results of the files that are `left` of a request."""
-    request_id = await _submitted(request, left, folder, adapter, endpoint)
-    status = await _ended(request_id, adapter, progress)
+    try:
+        request_id = await _submitted(request, left, folder, adapter, endpoint)
+        status = await _ended(request_id, adapter, progress)
+    except asyncio.CancelledError:
+        # Ctrl-C: nobody waits for it any more
+        titles = _titles(request, left, endpoint)
+        for other in await adapter.get_transforms():
+            if other.title in titles and other.status not in ENDED:
+                await adapter.cancel_transform(other.request_id)
+        raise
     if status.status != Status.complete:
         raise ServiceFailed(f"{adapter.url}: request {request_id} ended as {status.status.value}")
     listed = await _asked(adapter, lambda: adapter.get_transformation_results(request_id))
@@ -177,15 +187,14 @@ def _query(request: Request) -> str:
     can be normalised, what the original file held of weights and luminosity sections."""
     names = [name for column in request.columns for name in column.split("|")]
     counters = [f"n{name.partition('_')[0]}" for name in names]
-    always = ["run", "luminosityBlock", "event", "genWeight"]
-    original = ["run", "luminosityBlock", "genWeight"]
+    original = ["run", "luminosityBlock", WEIGHT]
     if EFT_COEFFICIENTS in names:
         original += [EFT_COEFFICIENTS, f"n{EFT_COEFFICIENTS}"]
     return json.dumps(
         [
             {
                 "treename": {TREE: TREE},
-                "filter_name": sorted({*names, *counters, *always}),
+                "filter_name": sorted({*names, *counters, *ALWAYS}),
                 "cut": request.cut,
             },
             {"treename": {TREE: ORIGINAL_TREE}, "filter_name": original},
@@ -196,6 +205,19 @@ def _query(request: Request) -> str:
             },
         ]
     )
+
+
+def _destination(endpoint: Endpoint) -> ResultDestination:
+    mounted = endpoint.mount is not None
+    return ResultDestination.volume if mounted else ResultDestination.object_store
+
+
+def _titles(request: Request, left: tuple[Source, ...], endpoint: Endpoint) -> list[str]:
+    """What the request for the files that are left is called, and one for all files."""
+    destination = _destination(endpoint).value
+    return [
+        f"looseleaf {asked.id} {destination}" for asked in (replace(request, sources=left), request)
+    ]
 
 
 def _given_up(folder: Path) -> list[str]:
@@ -216,13 +238,7 @@ async def _submitted(
     The title says whose request it is: it is the service that remembers, also if this process was
     killed before it heard the answer.
     """
-    destination = (
-        ResultDestination.object_store if endpoint.mount is None else ResultDestination.volume
-    )
-    titles = [
-        f"looseleaf {asked.id} {destination.value}"
-        for asked in (replace(request, sources=left), request)
-    ]
+    titles, destination = _titles(request, left, endpoint), _destination(endpoint)
     given_up = _given_up(folder)
     asked = TransformRequest(
         title=titles[0],

@@ -22,7 +22,8 @@ STEP = 100_000
 # one entry for each luminosity section, as NanoAOD has it
 LUMINOSITY_BLOCKS = "LuminosityBlocks"
 # what coffea's NanoAODSchema and every normalisation need, whatever else is asked for
-ALWAYS = ("run", "luminosityBlock", "event", "genWeight")
+WEIGHT = "genWeight"
+ALWAYS = ("run", "luminosityBlock", "event", WEIGHT)
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ def _keep(
     names = {name for part in (cut, *computed.values()) if part is not None for name in part.names}
     extra = choose_branches(url, present, sorted(names))
     if sums is not None:
-        extra += [name for name in ALWAYS[-1:] if name in present]
+        extra += [WEIGHT] if WEIGHT in present else []
     for arrays in steps(tree, url, list(dict.fromkeys([*branches, *extra]))):
         mask = None if cut is None else _mask(cut, arrays)
         if sums is not None:
@@ -288,10 +289,8 @@ class Sums:
     def add(self, arrays: ak.Array, mask: np.ndarray | None) -> None:
         size = len(arrays)
         kept = slice(None) if mask is None else mask
-        self.weighted = "genWeight" in arrays.fields
-        weights = (
-            ak.to_numpy(arrays["genWeight"]).astype(np.float64) if self.weighted else np.ones(size)
-        )
+        self.weighted = WEIGHT in arrays.fields
+        weights = ak.to_numpy(arrays[WEIGHT]).astype(np.float64) if self.weighted else np.ones(size)
         if not np.isfinite(weights).all():
             raise DataFileError("genWeight is not a number in some events")
         self.events_in += size

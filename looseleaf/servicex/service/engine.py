@@ -121,7 +121,7 @@ class Engine:
             except Exception:
                 # a defect of ours: the file is given up, the service goes on
                 traceback.print_exc(file=sys.stderr)
-                self._failed(row, "the service failed; its log says how")
+                self._done(row, None, "the service failed; its log says how")
             finally:
                 with self._work:
                     del self._busy[row.number]
@@ -142,7 +142,7 @@ class Engine:
                     row.number, self.limits.backoff * 2 ** (row.tries - 1), str(problem)
                 )
             else:
-                self._failed(row, _told(problem))
+                self._done(row, None, _told(problem))
             return
         self._done(row, asdict(result), None)
 
@@ -176,9 +176,6 @@ class Engine:
         return isinstance(problem, (WorkerDied, ReadFailed)) or (
             isinstance(problem, OSError) and problem.errno in TRANSIENT
         )
-
-    def _failed(self, row: FileRow, error: str) -> None:
-        self._done(row, None, error)
 
     def _done(self, row: FileRow, result: dict[str, Any] | None, error: str | None) -> None:
         if not self.state.done(row.number, result, error):

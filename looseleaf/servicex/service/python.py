@@ -18,7 +18,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import awkward as ak
-import numpy as np
 
 from looseleaf.cost import Stopwatch
 from looseleaf.errors import ConfigError, DataFileError
@@ -26,7 +25,7 @@ from looseleaf.files import adler32, whole
 from looseleaf.nanoaod import TREE, open_events
 from looseleaf.servicex.formats import create
 from looseleaf.servicex.service.queries import FUNCTION
-from looseleaf.servicex.transform import FileResult, Sums, collections_of, steps
+from looseleaf.servicex.transform import WEIGHT, FileResult, Sums, collections_of, steps
 
 LIBRARY_PATH = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
 
@@ -117,8 +116,8 @@ def _carry_out(task: dict[str, Any]) -> dict[str, Any]:
         try:
             with open_events(url) as file:
                 known, sums = file.uuid, Sums()
-                weights = [name for name in ("genWeight",) if name in file.tree]
-                for arrays in steps(file.tree, url, weights or file.tree.keys()[:1]):
+                there = file.tree.keys(recursive=False)
+                for arrays in steps(file.tree, url, [WEIGHT] if WEIGHT in there else there[:1]):
                     sums.add(arrays, None)
             break
         except DataFileError as problem:
@@ -141,7 +140,7 @@ def _carry_out(task: dict[str, Any]) -> dict[str, Any]:
         "uuid": str(identity),
         "events_in": sums.events_in,
         "events_out": len(next(iter(trees.values()))),
-        "sum_of_weights_in": float(np.float64(sums.weights_in)),
+        "sum_of_weights_in": sums.weights_in,
     }
 
 

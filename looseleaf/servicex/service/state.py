@@ -202,12 +202,17 @@ class State:
             )
             return changed.rowcount == 1
 
+    @staticmethod
+    def _finish(db: sqlite3.Connection, request_id: str, status: str) -> None:
+        db.execute(
+            "UPDATE requests SET status = ?, finished = ? WHERE id = ? AND status = ?",
+            (status, stamp(now()), request_id, RUNNING),
+        )
+
     def finish(self, request_id: str, status: str) -> None:
+        """End a request, unless it has ended."""
         with self._change() as db:
-            db.execute(
-                "UPDATE requests SET status = ?, finished = ? WHERE id = ? AND status = ?",
-                (status, stamp(now()), request_id, RUNNING),
-            )
+            self._finish(db, request_id, status)
 
     def cancel(self, request_id: str) -> list[int]:
         """Cancel what is not done yet; the numbers of the files that were under way."""
@@ -220,15 +225,8 @@ class State:
                 "WHERE request = ? AND status IN ('waiting', 'running')",
                 (request_id,),
             )
-            self.finish_in(db, request_id)
+            self._finish(db, request_id, CANCELED)
         return [row[0] for row in under_way]
-
-    @staticmethod
-    def finish_in(db: sqlite3.Connection, request_id: str) -> None:
-        db.execute(
-            "UPDATE requests SET status = ?, finished = ? WHERE id = ? AND status = ?",
-            (CANCELED, stamp(now()), request_id, RUNNING),
-        )
 
     def delete(self, request_id: str) -> None:
         with self._change() as db:

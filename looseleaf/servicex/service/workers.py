@@ -63,10 +63,6 @@ class Worker:
         self._start()
         return problem
 
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
-
     def kill(self) -> None:
         """End the process, whatever it is doing, and what it has started."""
         pid = self._process.pid
