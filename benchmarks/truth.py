@@ -5,9 +5,10 @@
 Runs the workflow for muons and electrons, each in simulation (no prompt leptons in the samples)
 and in pseudo-data of which most is W, Z and top pairs, taken away with the factor that the fit
 finds. `--events` is how many events are made of simulated QCD in the one case, of data in the
-other. chi2 compares all bins of the map with the injected function; with prompt leptons the table
-also shows how much of the loose and tight leptons they are, the fitted factor, which is 1 in
-truth, and the p-value that the map would have without the subtraction.
+other, and `loose` the effective number of loose leptons. chi2 compares all bins of the map with
+the injected function; with prompt leptons the table also shows how much of the loose and tight
+leptons they are, the fitted factor, which is 1 in truth, and the p-value that the map would have
+without the subtraction.
 
 Exits with 1 if a map disagrees (p < 0.001).
 """
@@ -89,7 +90,8 @@ def case(flavour: str, prompt: bool, events: int, cores: int) -> dict[str, Any]:
         )  # fmt: skip
         found = json.loads((folder / target).read_text())
         maps, metadata = read_uhi(folder / f"results/fakerate/{name}/map.json")
-    row = {**found, "loose": maps["loose"].values().sum(), "fit": metadata["prompt_fit"]}
+    total = maps["loose"].sum()
+    row = {**found, "loose": total.value**2 / total.variance, "fit": metadata["prompt_fit"]}
     if prompt:
         for point in ("loose", "tight"):
             parts = [maps[f"{g}.{point}.pt"].values().sum() for g in ("subtract", "measure")]

@@ -16,13 +16,27 @@ import jsonschema
 import yaml
 
 from looseleaf.errors import ConfigError
+from looseleaf.fakerate import names
 from looseleaf.objects.columns import analysis_columns, used_points
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.topcoffea.channels import channels_of
+from looseleaf.topcoffea.samples import read_samples
 
 SCHEMAS = Path("config/schemas")
 # what stands beside the datasets' own files in an analysis' folder
-RESERVED = ("map", "truth", "closure", "closure_histograms", "histograms", "yields")
+RESERVED = (
+    "map",
+    "truth",
+    "closure",
+    "closure_histograms",
+    "histograms",
+    "yields",
+    "workspace",
+    "datacards",
+)
+# coefficients up to which squared weights are kept at every point: 715 numbers a bin for 9
+MOST_EXACT = 9
 KINDS = ("fakerate", "application", "topcoffea")
 
 
@@ -184,18 +198,7 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
             Expression(config["servicex"]["cut"])
         except ConfigError as problem:
             raise ConfigError(f"{main}: servicex.cut: {problem}") from None
-    datasets: dict[str, dict[str, Any]] = {}
-    for name in config["datasets"]:
-        path = find(name, base, f"{main}: datasets")
-        declared = read_yaml(path)
-        check(declared, _schema(base, "datasets"), str(path))
-        for dataset, value in declared.items():
-            if dataset in datasets:
-                raise ConfigError(f"{path}: dataset {dataset!r} was already declared elsewhere")
-            datasets[dataset] = {"data": False, **value}
-            if "lumi_mask" in value:
-                mask = find(value["lumi_mask"], base, f"{path}: {dataset}.lumi_mask")
-                datasets[dataset]["lumi_mask"] = str(mask)
+    datasets = _datasets(config, base, main)
     points_path = find(config["working_points"], base, f"{main}: working_points")
     points = read_yaml(points_path)
     check(points, _schema(base, "working_points"), str(points_path))
@@ -203,6 +206,41 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
     branches_path = find(config["branches"], base, f"{main}: branches")
     branches = read_yaml(branches_path) or {}
     check(branches, _schema(base, "branches"), str(branches_path))
+    analyses = _analyses(config, base, main, datasets, working_points, branches)
+    _check_datasets(datasets, config)
+    site_path = find(f"config/sites/{config['site']}.yaml", base, f"{main}: site")
+    site_settings = read_yaml(site_path)
+    check(site_settings, _schema(base, "site"), str(site_path))
+    return Settings(config, datasets, analyses, working_points, branches, site_settings)
+
+
+def _datasets(config: Mapping[str, Any], base: Path, main: str) -> dict[str, dict[str, Any]]:
+    datasets: dict[str, dict[str, Any]] = {}
+    for name in config["datasets"]:
+        path = find(name, base, f"{main}: datasets")
+        if path.suffix in (".cfg", ".json"):
+            declared = read_samples(path)
+        else:
+            declared = read_yaml(path)
+            check(declared, _schema(base, "datasets"), str(path))
+        for dataset, value in declared.items():
+            if dataset in datasets:
+                raise ConfigError(f"{path}: dataset {dataset!r} was already declared elsewhere")
+            datasets[dataset] = {"data": False, **value}
+            if "lumi_mask" in value:
+                mask = find(value["lumi_mask"], base, f"{path}: {dataset}.lumi_mask")
+                datasets[dataset]["lumi_mask"] = str(mask)
+    return datasets
+
+
+def _analyses(
+    config: Mapping[str, Any],
+    base: Path,
+    main: str,
+    datasets: Mapping[str, Any],
+    points: WorkingPoints,
+    branches: Mapping[str, Any],
+) -> dict[str, dict[str, Any]]:
     analyses: dict[str, dict[str, Any]] = {}
     for name in config["analyses"]:
         path = find(name, base, f"{main}: analyses")
@@ -213,43 +251,50 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
         check(analysis, _schema(base, kind), str(path))
         if analysis["name"] in analyses:
             raise ConfigError(f"{path}: name: the analysis {analysis['name']!r} exists already")
-        if kind == "application":
-            analysis["working_points"] = _points_of_maps(analysis, analyses, str(path))
+        if roles := working_points_of(analysis, analyses, str(path)):
+            analysis["working_points"] = roles
         for key, correction in analysis.get("corrections", {}).items():
             where = f"{path}: corrections.{key}.file"
             correction["file"] = str(find(correction["file"], base, where))
-        _check_analysis(analysis, datasets, working_points, str(path))
+        _check_analysis(analysis, datasets, points, str(path))
         read = set().union(
             *[
-                analysis_columns(analysis, datasets[dataset], working_points)
+                analysis_columns(analysis, datasets[dataset], points)
                 for dataset in dataset_names(analysis)
             ]
         )
         analysis["branches"] = {name: branches[name] for name in sorted(read & set(branches))}
+        if kind == "topcoffea":
+            analysis.setdefault("squares", _squares_for(analysis, datasets))
         analyses[analysis["name"]] = analysis
-    _check_datasets(datasets, config)
-    site_path = find(f"config/sites/{config['site']}.yaml", base, f"{main}: site")
-    site_settings = read_yaml(site_path)
-    check(site_settings, _schema(base, "site"), str(site_path))
-    return Settings(config, datasets, analyses, working_points, branches, site_settings)
+    return analyses
 
 
-def _points_of_maps(
+def maps_applied(analysis: Mapping[str, Any]) -> Mapping[str, str]:
+    """The fake-rate analyses whose maps an analysis applies, by collection."""
+    return analysis.get("nonprompt", analysis).get("maps", {})
+
+
+def working_points_of(
     analysis: Mapping[str, Any], analyses: Mapping[str, Any], file: str
 ) -> dict[str, dict[str, str]]:
-    """Loose and tight points, and the momentum, of the maps that are applied, by collection."""
-    roles = {}
-    for collection, name in analysis["maps"].items():
+    """Loose and tight points, and the momentum at which leptons count, by collection: those of the
+    maps that an analysis applies, or its leptons' own; nothing for a measurement."""
+    roles = {
+        collection: {"loose": point, "tight": point, "momentum": "raw"}
+        for collection, point in analysis.get("leptons", {}).items()
+    }
+    for collection, name in maps_applied(analysis).items():
+        key = f"nonprompt.maps.{collection}" if "nonprompt" in analysis else f"maps.{collection}"
         measured = analyses.get(name)
         if measured is None or measured["kind"] != "fakerate":
-            raise ConfigError(
-                f"{file}: maps.{collection}: {name!r} is no fake-rate analysis listed before it"
-            )
+            raise ConfigError(f"{file}: {key}: {name!r} is no fake-rate analysis listed before it")
         if measured["lepton"]["collection"] != collection:
             raise ConfigError(
-                f"{file}: maps.{collection}: {name!r} is a map of "
-                f"{measured['lepton']['collection']}s"
+                f"{file}: {key}: {name!r} is a map of {measured['lepton']['collection']}s"
             )
+        if measured["eta"] != "absolute":
+            raise ConfigError(f"{file}: maps.{collection}: {name!r} is no map of |eta|")
         roles[collection] = {
             "loose": measured["denominator"],
             "tight": measured["tight"],
@@ -264,27 +309,30 @@ def _check_analysis(
     points: WorkingPoints,
     file: str,
 ) -> None:
-    names = list(dataset_names(analysis))
-    for name in names:
-        if names.count(name) > 1:
+    listed = list(dataset_names(analysis))
+    for name in listed:
+        if listed.count(name) > 1:
             raise ConfigError(f"{file}: datasets: {name!r} stands in more than one group")
         if name not in datasets:
             near = difflib.get_close_matches(name, datasets, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"{file}: datasets: {name!r} is not declared{hint}")
+        of_data = name in analysis["datasets"].get("data", [])
+        if of_data and not datasets[name]["data"]:
+            raise ConfigError(f"{file}: datasets.data: {name!r} is simulation")
         if datasets[name]["data"] and name not in _may_be_data(analysis):
             raise ConfigError(f"{file}: datasets: {name!r} is data; here simulation is expected")
         normalised = analysis.get("weights", "xsec") == "xsec"
         if normalised and not datasets[name]["data"] and "xsec_pb" not in datasets[name]:
             raise ConfigError(f"{file}: datasets: {name!r} needs an xsec_pb to be normalised")
     for name, observable in analysis.get("observables", {}).items():
-        edges = observable["edges"]
-        if sorted(set(edges)) != edges:
-            raise ConfigError(f"{file}: observables.{name}: {edges} should increase strictly")
+        _check_rising(observable["edges"], f"{file}: observables.{name}")
     if analysis["kind"] == "topcoffea":
         _check_eft(analysis, datasets, file)
     if analysis["kind"] == "fakerate":
         _check_fakerate(analysis, datasets, points, file)
+    if analysis["kind"] == "application":
+        _check_flavours(analysis, file)
     try:
         for name in dataset_names(analysis):
             analysis_columns(analysis, datasets[name], points)
@@ -294,12 +342,29 @@ def _check_analysis(
 
 def _may_be_data(analysis: Mapping[str, Any]) -> list[str]:
     """The datasets of an analysis that needn't be simulation."""
-    group = {"fakerate": "measure", "application": "observe"}.get(analysis["kind"])
+    group = {"fakerate": "measure", "application": "observe", "topcoffea": "data"}.get(
+        analysis["kind"]
+    )
     return analysis["datasets"].get(group, [])
 
 
+def _squares_for(analysis: Mapping[str, Any], datasets: Mapping[str, Any]) -> str:
+    """Exact squares where they are no more than a few hundred numbers a bin."""
+    mine = (datasets[name].get("wc_names", []) for name in dataset_names(analysis))
+    names = analysis.get("coefficients", {name for names in mine for name in names})
+    return "exact" if len(names) <= MOST_EXACT else "points"
+
+
 def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: str) -> None:
-    mine = [datasets[name] for name in dataset_names(analysis)]
+    if ("leptons" in analysis) == ("nonprompt" in analysis):
+        raise ConfigError(
+            f"{file}: leptons: give them, or maps in nonprompt, which say what counts"
+        )
+    try:
+        channels_of(analysis)
+    except ConfigError as problem:
+        raise ConfigError(f"{file}: {problem}") from None
+    mine = [datasets[name] for name in analysis["datasets"]["simulation"]]
     processes = {dataset["process"] for dataset in mine}
     for name in analysis["signal"]:
         if name not in processes:
@@ -308,21 +373,138 @@ def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: s
                 + ", ".join(sorted(processes))
             )
     known = {name for dataset in mine for name in dataset.get("wc_names", [])}
-    for label, point in analysis["points"].items():
-        for name in point:
+    named = {"coefficients": analysis.get("coefficients", [])}
+    named |= {f"points.{label}": point for label, point in analysis["points"].items()}
+    named["datacards.coefficients"] = analysis.get("datacards", {}).get("coefficients", [])
+    named["scan"] = analysis.get("scan", {})
+    for key, wanted in named.items():
+        for name in wanted:
             if name not in known:
                 raise ConfigError(
-                    f"{file}: points.{label}: {name!r} is no Wilson coefficient of its datasets; "
+                    f"{file}: {key}: {name!r} is no Wilson coefficient of its datasets; "
                     f"there are {', '.join(sorted(known)) or 'none'}"
                 )
+            if name not in analysis.get("coefficients", known):
+                raise ConfigError(f"{file}: {key}: {name!r} isn't in the analysis' coefficients")
+    _check_years(analysis, datasets, file)
+    _check_systematics(analysis, datasets, processes, file)
+    observable = analysis.get("datacards", {}).get(
+        "observable", next(iter(analysis["observables"]))
+    )
+    if observable not in analysis["observables"]:
+        raise ConfigError(f"{file}: datacards.observable: {observable!r} is no observable")
+    for key in ("nonprompt", "flips", "unblind"):
+        if analysis.get(key) and "data" not in analysis["datasets"]:
+            raise ConfigError(f"{file}: {key}: takes data: name some in datasets.data")
+
+
+def _check_years(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: str) -> None:
+    systematics = analysis.get("systematics", {})
+    by_year = [
+        f"systematics.{kind}.{name}"
+        for kind, of_kind in systematics.items()
+        for name, value in of_kind.items()
+        if not value.get("correlated", True)
+    ]
+    if isinstance(analysis["lumi_ifb"], Mapping):
+        by_year.append("lumi_ifb")
+    for name in dataset_names(analysis) if by_year else ():
+        year = datasets[name].get("year")
+        if year is None:
+            raise ConfigError(f"{file}: {by_year[0]}: goes by year, but {name!r} declares none")
+        if isinstance(analysis["lumi_ifb"], Mapping) and year not in analysis["lumi_ifb"]:
+            there = ", ".join(analysis["lumi_ifb"])
+            raise ConfigError(
+                f"{file}: datasets: {name!r} is of the year {year}, lumi_ifb has {there}"
+            )
+
+
+def _check_systematics(
+    analysis: Mapping[str, Any], datasets: Mapping[str, Any], processes: set[str], file: str
+) -> None:
+    seen: dict[str, str] = {}
+    for kind, of_kind in analysis.get("systematics", {}).items():
+        for name, value in of_kind.items():
+            key = f"{file}: systematics.{kind}.{name}"
+            if name in seen:
+                raise ConfigError(f"{key}: there is a systematics.{seen[name]}.{name} already")
+            seen[name] = kind
+            for process in value.get("processes", []):
+                if process not in processes:
+                    raise ConfigError(
+                        f"{key}.processes: {process!r} is no process of its datasets; there are "
+                        + ", ".join(sorted(processes))
+                    )
+            if kind != "theory":
+                continue
+            for dataset in analysis["datasets"]["simulation"]:
+                declared = datasets[dataset]
+                if declared["process"] not in value.get("processes", [declared["process"]]):
+                    continue
+                for direction in ("Up", "Down"):
+                    wanted = value["sums"] + direction
+                    if wanted not in declared.get("sums_of_weights", {}):
+                        where = declared.get("listed", {}).get("file", file)
+                        raise ConfigError(
+                            f"{where}: {dataset}: no sum of weights {wanted!r}, which "
+                            f"systematics.theory.{name} of {analysis['name']} is normalised with"
+                        )
+
+
+def _check_rising(edges: list[float], where: str) -> None:
+    if sorted(set(edges)) != edges:
+        raise ConfigError(f"{where}: {edges} should increase strictly")
+
+
+def _check_names(analysis: Mapping[str, Any], file: str) -> None:
+    """Refuse names of a user's that the program uses itself: one would replace the other."""
+    taken = {
+        "cuts": (*names.STEPS, names.TRIGGER_STEP),
+        "observables": (*names.SPECTRA, *names.RESULTS),
+        "corrections": names.VARIATIONS,
+    }
+    for section, reserved in taken.items():
+        for name in analysis.get(section, {}):
+            if name in reserved:
+                raise ConfigError(f"{file}: {section}: {name!r} has a meaning; choose another name")
+
+
+def _check_flavours(analysis: Mapping[str, Any], file: str) -> None:
+    """Refuse channels that count leptons of which there is no map: there would be none of them."""
+    expressions = {f"channels.{name}": text for name, text in analysis["channels"].items()}
+    for name, observable in analysis["observables"].items():
+        expressions[f"observables.{name}"] = observable["expression"]
+    for where, text in expressions.items():
+        for quantity, collection in (("n_mu", "Muon"), ("n_ele", "Electron")):
+            if quantity in Expression(text).names and collection not in analysis["maps"]:
+                raise ConfigError(f"{file}: {where}: {quantity} needs maps.{collection}")
+
+
+def _check_triggers(analysis: Mapping[str, Any], file: str) -> None:
+    prescaled = [trigger for trigger in analysis["triggers"] if trigger.get("prescale", 1) != 1]
+    if prescaled and analysis["weights"] == "counts":
+        raise ConfigError(f"{file}: triggers: a prescale needs weights: xsec")
+    ranges = sorted(
+        (trigger.get("pt_min", 0), trigger.get("pt_max", float("inf")))
+        for trigger in analysis["triggers"]
+    )
+    for start, end in ranges:
+        if start >= end:
+            raise ConfigError(f"{file}: triggers: nothing lies from {start} to {end} GeV")
+    for (_, end), (start, _) in pairwise(ranges):
+        if start < end:
+            raise ConfigError(f"{file}: triggers: the pt ranges overlap at {start} GeV")
+        if start > end:
+            raise ConfigError(
+                f"{file}: triggers: leptons from {end} to {start} GeV would count nowhere"
+            )
 
 
 def _check_fakerate(
     analysis: Mapping[str, Any], datasets: Mapping[str, Any], points: WorkingPoints, file: str
 ) -> None:
     for axis, edges in analysis["binning"].items():
-        if sorted(set(edges)) != edges:
-            raise ConfigError(f"{file}: binning.{axis}: {edges} should increase strictly")
+        _check_rising(edges, f"{file}: binning.{axis}")
     if analysis["weights"] == "xsec" and analysis["interval"] in ("clopper-pearson", "wilson"):
         raise ConfigError(
             f"{file}: interval: {analysis['interval']!r} is for unweighted counts; with "
@@ -344,16 +526,12 @@ def _check_fakerate(
             f"{file}: tight: {analysis['tight']!r} lacks the cut {sorted(below - tight)[0]!r} of "
             f"{analysis['denominator']!r}: what is tight has to be loose too"
         )
-    prescaled = [trigger for trigger in analysis["triggers"] if trigger.get("prescale", 1) != 1]
-    if prescaled and analysis["weights"] == "counts":
-        raise ConfigError(f"{file}: triggers: a prescale needs weights: xsec")
-    ranges = sorted(
-        (trigger.get("pt_min", 0), trigger.get("pt_max", float("inf")))
-        for trigger in analysis["triggers"]
-    )
-    for (_, end), (start, _) in pairwise(ranges):
-        if start < end:
-            raise ConfigError(f"{file}: triggers: the pt ranges overlap at {start} GeV")
+    _check_names(analysis, file)
+    _check_triggers(analysis, file)
+    if analysis["eta"] == "signed" and "abs_eta" in analysis.get("systematics", {}).get("tilt", {}):
+        raise ConfigError(f"{file}: systematics.tilt.abs_eta: needs eta: absolute")
+    if analysis["weights"] == "counts" and "corrections" in analysis:
+        raise ConfigError(f"{file}: corrections: they need weights: xsec")
 
 
 def _check_prompt(analysis: Mapping[str, Any], file: str) -> None:
@@ -362,14 +540,14 @@ def _check_prompt(analysis: Mapping[str, Any], file: str) -> None:
         needed = [group for group in ("subtract", "non_prompt") if not groups.get(group)]
         if needed:
             raise ConfigError(f"{file}: prompt_fit: needs datasets.{needed[0]} for its templates")
-        edges = analysis["prompt_fit"]["edges"]
-        if sorted(set(edges)) != edges:
-            raise ConfigError(f"{file}: prompt_fit.edges: {edges} should increase strictly")
+        _check_rising(analysis["prompt_fit"]["edges"], f"{file}: prompt_fit.edges")
     prompt = analysis.get("systematics", {}).get("prompt")
     if prompt is not None and not groups.get("subtract"):
         raise ConfigError(f"{file}: systematics.prompt: there is no datasets.subtract to vary")
     if prompt == "fit" and "prompt_fit" not in analysis:
         raise ConfigError(f"{file}: systematics.prompt: 'fit' needs a prompt_fit")
+    if isinstance(prompt, dict) and prompt["up"] < prompt["down"]:
+        raise ConfigError(f"{file}: systematics.prompt: up should be more than down")
 
 
 def _check_datasets(datasets: Mapping[str, Any], config: Mapping[str, Any]) -> None:

@@ -1,14 +1,21 @@
 """What every script of the workflow does around its one call: logging and readable errors."""
 
 import errno
+import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 from looseleaf.errors import LooseleafError
+
+LOOK_EVERY_S = 2.0
 
 
 @contextmanager
@@ -23,6 +30,7 @@ def doorway(log: str) -> Iterator[None]:
     # a process that starts workers has them import its main module again, which would run the
     # stage once more in each of them; a main module without a file is left alone
     vars(sys.modules["__main__"]).pop("__file__", None)
+    threading.Thread(target=_end_with, args=[_snakemakes()], daemon=True).start()
     started = time.monotonic()
     try:
         yield
@@ -42,6 +50,31 @@ def doorway(log: str) -> Iterator[None]:
     except OSError as problem:
         print(f"(the log {log} could not be written: {problem.strerror})", file=sys.stderr)
     raise SystemExit(1)
+
+
+def _snakemakes() -> list[psutil.Process]:
+    """The processes of snakemake that this one was started by."""
+    found = []
+    for parent in psutil.Process().parents():
+        # what belongs to another user may not be looked at, and isn't ours to wait for
+        with suppress(psutil.Error):
+            if "snakemake" in " ".join(parent.cmdline()):
+                found.append(parent)
+    return found
+
+
+def _end_with(processes: list[psutil.Process]) -> None:
+    """End this process when one of those has: what it did would come to nobody."""
+    while all(_lives(process) for process in processes):
+        time.sleep(LOOK_EVERY_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def explain(problem: OSError) -> str | None:

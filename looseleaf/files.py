@@ -14,11 +14,12 @@ from looseleaf.errors import DataFileError
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def whole(path: str | Path, durable: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` if the block succeeds.
 
     The temporary name ends like the final one, so that writers which go by the ending
     (matplotlib, uproot) do the same for both. On an exception nothing stands at either name.
+    Without `durable`, a crash of the machine may leave a file with a wrong content.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,8 +28,9 @@ def whole(path: str | Path) -> Iterator[Path]:
     part = Path(name)
     try:
         yield part
-        with open(part, "rb") as written:
-            os.fsync(written.fileno())
+        if durable:
+            with open(part, "rb") as written:
+                os.fsync(written.fileno())
         umask = os.umask(0)
         os.umask(umask)
         part.chmod(0o666 & ~umask)

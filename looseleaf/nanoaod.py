@@ -107,6 +107,7 @@ def choose_branches(url: str, present: Iterable[str], wanted: Iterable[str]) -> 
     Raises `DataFileError` naming the file and every column that it lacks.
     """
     there = set(present)
+    wanted = list(wanted)
     missing = [column for column in wanted if first_present(column, there) is None]
     if missing:
         names = ", ".join(column.replace("|", " or ") for column in missing)
@@ -114,6 +115,7 @@ def choose_branches(url: str, present: Iterable[str], wanted: Iterable[str]) -> 
             f"{url}: the {TREE} tree lacks {names}; drop what needs it from the analysis, "
             "or use files of a NanoAOD version that has it"
         )
+    # two columns may have an alternative in common: written twice, it would get another name
     chosen = [name for column in wanted for name in column.split("|") if name in there]
     return list(dict.fromkeys(chosen))
 

@@ -24,6 +24,11 @@ class Paths:
         return f"{self.samples}/catalogue.json"
 
     @property
+    def listed(self) -> str:
+        """The files of a sample that is declared in TopEFT's form."""
+        return f"{self.root}/topcoffea/samples/{{dataset}}.json"
+
+    @property
     def das(self) -> str:
         return f"{self.root}/das/{{dataset}}.json"
 
@@ -32,16 +37,28 @@ class Paths:
         return f"{self.root}/servicex/{{dataset}}.json"
 
     def processed(self, kind: str, analysis: str, dataset: str = "{dataset}") -> str:
-        return f"{self.root}/{kind}/{analysis}/{dataset}.json"
+        ending = "h5" if kind == "topcoffea" else "json"
+        return f"{self.root}/{kind}/{analysis}/{dataset}.{ending}"
 
     def ledger(self, kind: str, analysis: str) -> str:
         return f"{self.root}/{kind}/{analysis}/{{dataset}}.ledger.json"
+
+    def tasks(self, kind: str, analysis: str) -> str:
+        """The table of what each chunk of an analysis cost, and where."""
+        return f"{self.root}/{kind}/{analysis}/tasks.csv"
+
+    def performance(self, kind: str, analysis: str) -> str:
+        """Dask's own report of an analysis' processing."""
+        return f"{self.root}/{kind}/{analysis}/performance.html"
 
     def fakerate(self, name: str, analysis: str = "{analysis}") -> str:
         return f"{self.root}/fakerate/{analysis}/{name}"
 
     def topcoffea(self, name: str, analysis: str = "{analysis}") -> str:
         return f"{self.root}/topcoffea/{analysis}/{name}"
+
+    def datacard(self, analysis: str, channel: str, ending: str) -> str:
+        return f"{self.root}/topcoffea/{analysis}/datacards/{channel}.{ending}"
 
     def picture(self, name: str, analysis: str = "{analysis}") -> str:
         return f"{self.root}/histograms/{analysis}/{name}"

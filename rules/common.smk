@@ -6,10 +6,11 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from looseleaf.codehash import code_hash
-from looseleaf.config import find, load
+from looseleaf.config import find, load, maps_applied
 from looseleaf.errors import LooseleafError
 from looseleaf.files import canonical, write_json
 from looseleaf.paths import Paths
+from looseleaf.topcoffea.channels import channels_of
 
 try:
     SETTINGS = load(config, Path(workflow.basedir))
@@ -63,11 +64,13 @@ def analysis_of(name, without=(), ordered=True):
     return json.dumps(kept) if ordered else canonical(kept)
 
 
-def processing_of(name, without):
+def fakerate_processing_of(name, without):
     """A fake-rate analysis without what comes after its events, as one string."""
     kept = {k: v for k, v in SETTINGS.analyses[name].items() if k not in without}
     varied = kept.get("systematics", {})
     kept["systematics"] = {k: v for k, v in varied.items() if k == "away_jet_pt"}
+    # pairs, since the cutflow keeps their order
+    kept["cuts"] = list(kept.get("cuts", {}).items())
     return canonical(kept)
 
 
@@ -81,6 +84,25 @@ def correction_files(analysis):
     """The correctionlib files that weigh an analysis' simulated events, each once."""
     declared = SETTINGS.analyses[analysis].get("corrections", {})
     return list(dict.fromkeys(correction["file"] for correction in declared.values()))
+
+
+# what comes after the events are processed
+TOPCOFFEA_COMBINE_KEYS = (
+    "title",
+    "lumi_ifb",
+    "signal",
+    "normalise",
+    "datacards",
+    "unblind",
+    "scan",
+)
+
+
+def topcoffea_processing_of(analysis):
+    """An analysis as its processing sees it; squares at points depend on the points."""
+    exact = SETTINGS.analyses[analysis].get("squares", "exact") == "exact"
+    without = (*TOPCOFFEA_COMBINE_KEYS, *(("points",) if exact else ()))
+    return analysis_of(analysis, without=without)
 
 
 def declared_for(analysis, *keys):
@@ -110,15 +132,19 @@ def dataset_catalogues(wildcards):
     declared = SETTINGS.datasets[wildcards.dataset]
     if "sample" in declared:
         return [PATHS.catalogue.format(dataset=wildcards.dataset)]
+    if "listed" in declared:
+        return [PATHS.listed.format(dataset=wildcards.dataset)]
     if "files" in declared or config["das"]["backend"] not in ("catalogue", "auto"):
         return []
     return [config_file(path) for path in config["das"]["catalogues"]]
 
 
-def das_of(wildcards, key, locally):
-    """A setting of `das`, or what stands for it where a dataset needs no service."""
+def whom_to_ask(wildcards):
+    """The backend of a dataset's lookup, and its instance where there are several."""
     declared = SETTINGS.datasets[wildcards.dataset]
-    return locally if "sample" in declared or "files" in declared else config["das"][key]
+    if "sample" in declared or "files" in declared:
+        return canonical({"backend": "catalogue"})
+    return canonical({key: config["das"][key] for key in ("backend", "instance")})
 
 
 def fakerate_truth(analysis):
@@ -130,9 +156,14 @@ def fakerate_truth(analysis):
 
 def maps_of(analysis):
     """The map files that an analysis applies, by collection in its order."""
-    return [
-        PATHS.fakerate("map.json", name) for name in SETTINGS.analyses[analysis]["maps"].values()
-    ]
+    applied = maps_applied(SETTINGS.analyses[analysis])
+    return [PATHS.fakerate("map.json", name) for name in applied.values()]
+
+
+def flips_of(analysis):
+    """The correctionlib file of charge flips, where an analysis names one."""
+    flips = SETTINGS.analyses[analysis].get("flips")
+    return config_file(flips["file"]) if flips else []
 
 
 def fakerate_picture_names(analysis):
@@ -152,9 +183,16 @@ def closure_picture_names(analysis):
     return [f"closure_{c}_{o}" for c in declared["channels"] for o in declared["observables"]]
 
 
+def channel_names(analysis):
+    """The channels of a topcoffea analysis, multiplied out."""
+    return list(channels_of(SETTINGS.analyses[analysis]))
+
+
 def eft_picture_names(analysis):
+    """A stack for each channel and observable, and a curve for each coefficient to scan."""
     declared = SETTINGS.analyses[analysis]
-    return [f"{c}_{o}" for c in declared["channels"] for o in declared["observables"]]
+    stacks = [f"{c}_{o}" for c in channel_names(analysis) for o in declared["observables"]]
+    return [*stacks, *(f"curve_{name}" for name in declared.get("scan", {}))]
 
 
 def pictures_of(names, analysis="{analysis}"):
@@ -173,6 +211,7 @@ def job_records():
         *expand(PATHS.benchmark("fakerate_closure/{analysis}"), analysis=APPLICATION),
         *expand(PATHS.benchmark("topcoffea_process/{analysis}"), analysis=TOPCOFFEA),
         *expand(PATHS.benchmark("topcoffea_combine/{analysis}"), analysis=TOPCOFFEA),
+        *expand(PATHS.benchmark("topcoffea_datacards/{analysis}"), analysis=TOPCOFFEA),
         *expand(PATHS.benchmark("histograms_fakerate/{analysis}"), analysis=FAKERATE),
         *expand(PATHS.benchmark("histograms_closure/{analysis}"), analysis=APPLICATION),
         *expand(PATHS.benchmark("histograms_topcoffea/{analysis}"), analysis=TOPCOFFEA),

@@ -17,11 +17,11 @@ rule das_lookup:
     conda:
         ENVIRONMENT
     resources:
+        das_request=1,
         asking=canonical({k: config["das"][k] for k in ("host", "timeout", "tries", "parallel")}),
     params:
         dataset=of_dataset("das", "files"),
-        backend=lambda w: das_of(w, "backend", "catalogue"),
-        instance=lambda w: das_of(w, "instance", "local"),
+        whom=whom_to_ask,
         files_root=lambda w: (
             config["das"]["files_root"] if "files" in SETTINGS.datasets[w.dataset] else ""
         ),

@@ -4,7 +4,7 @@
 
 # what comes after the events: they are processed with the rest of an analysis
 MEASURE_KEYS = ("title", "datasets", "lumi_ifb", "interval")
-CLOSURE_KEYS = ("title", "lumi_ifb", "unblind")
+CLOSURE_KEYS = ("title", "lumi_ifb")
 
 
 for analysis in FAKERATE:
@@ -20,6 +20,8 @@ for analysis in FAKERATE:
         output:
             processed=by_dataset(analysis, PATHS.processed("fakerate", analysis)),
             ledgers=by_dataset(analysis, PATHS.ledger("fakerate", analysis)),
+            tasks=PATHS.tasks("fakerate", analysis),
+            performance=PATHS.performance("fakerate", analysis),
         log:
             PATHS.log(f"fakerate_process/{analysis}"),
         benchmark:
@@ -30,10 +32,9 @@ for analysis in FAKERATE:
         resources:
             dask_cluster=1,
             site=canonical(SETTINGS.site),
-            chunksize=config["processing"]["chunksize"],
-            task_events=config["processing"]["task_events"],
+            limits=canonical(config["processing"]),
         params:
-            analysis=as_is(processing_of(analysis, without=MEASURE_KEYS)),
+            analysis=as_is(fakerate_processing_of(analysis, without=MEASURE_KEYS)),
             points=as_is(canonical(SETTINGS.points_of(analysis))),
             datasets=declared_for(analysis, "data", "lumi_mask"),
             code=code_hash("looseleaf.fakerate.process"),
@@ -105,6 +106,8 @@ for analysis in APPLICATION:
         output:
             processed=by_dataset(analysis, PATHS.processed("fakerate", analysis)),
             ledgers=by_dataset(analysis, PATHS.ledger("fakerate", analysis)),
+            tasks=PATHS.tasks("fakerate", analysis),
+            performance=PATHS.performance("fakerate", analysis),
         log:
             PATHS.log(f"fakerate_apply/{analysis}"),
         benchmark:
@@ -115,8 +118,7 @@ for analysis in APPLICATION:
         resources:
             dask_cluster=1,
             site=canonical(SETTINGS.site),
-            chunksize=config["processing"]["chunksize"],
-            task_events=config["processing"]["task_events"],
+            limits=canonical(config["processing"]),
         params:
             analysis=as_is(analysis_of(analysis, without=CLOSURE_KEYS)),
             points=as_is(canonical(SETTINGS.points_of(analysis))),

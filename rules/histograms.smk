@@ -65,7 +65,7 @@ for analysis in TOPCOFFEA:
         name:
             f"histograms_topcoffea_{analysis}"
         input:
-            histograms=PATHS.topcoffea("histograms.json", analysis),
+            histograms=PATHS.topcoffea("histograms.h5", analysis),
         output:
             report(
                 pictures_of(eft_picture_names(analysis), analysis),

@@ -13,9 +13,5 @@ with doorway(snakemake.log[0]):
         snakemake.input.catalogues,
         dataset.get("files", []),
         snakemake.params.files_root,
-        Asking(
-            backend=snakemake.params.backend,
-            instance=snakemake.params.instance,
-            **json.loads(snakemake.resources.asking),
-        ),
+        Asking(**json.loads(snakemake.params.whom), **json.loads(snakemake.resources.asking)),
     )

@@ -2,6 +2,7 @@
 
 import json
 
+from looseleaf.processing.runner import Limits
 from looseleaf.processing.stage import DatasetFiles, Running
 
 
@@ -10,8 +11,9 @@ def running(snakemake):
     return Running(
         json.loads(snakemake.resources.site),
         snakemake.resources.get("dask_workers", snakemake.threads),
-        snakemake.resources.chunksize,
-        snakemake.resources.task_events,
+        Limits(**json.loads(snakemake.resources.limits)),
+        snakemake.output.tasks,
+        snakemake.output.performance,
     )
 
 

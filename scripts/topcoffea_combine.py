@@ -13,4 +13,5 @@ with doorway(snakemake.log[0]):
         dict(zip(datasets, snakemake.input.ledgers, strict=True)),
         snakemake.output.histograms,
         snakemake.output.yields,
+        snakemake.output.table,
     )

@@ -7,11 +7,15 @@ with doorway(snakemake.log[0]):
 
     from looseleaf.topcoffea.process import process
 
+    analysis = json.loads(snakemake.params.analysis)
     declared = dict(json.loads(snakemake.params.datasets))
+    collections = analysis.get("nonprompt", {}).get("maps", {})
     process(
-        json.loads(snakemake.params.analysis),
+        analysis,
         json.loads(snakemake.params.points),
         declared,
         dataset_files(snakemake, declared),
         running(snakemake),
+        dict(zip(collections, snakemake.input.maps, strict=True)),
+        snakemake.input.get("flips") or None,
     )

@@ -2,10 +2,15 @@
 
 import os
 import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import awkward as ak
 import hist
+import numpy as np
 from coffea.processor import ProcessorABC
 
 
@@ -36,3 +41,76 @@ class MuonPt(ProcessorABC):
 
     def postprocess(self, accumulator: Any) -> Any:
         return accumulator
+
+
+class Traced(MuonPt):
+    """Muon pT; leaves a line in the file `journal` for each chunk that it was given.
+
+    It fails on the dataset `fails_in` as long as there is a file named like the journal but
+    `.broken`, waits for the file `gate`, and one of all workers does `act`, once.
+    """
+
+    def __init__(
+        self,
+        journal: Path,
+        fails_in: str | None = None,
+        gate: Path | None = None,
+        act: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.journal, self.fails_in, self.gate, self.act = journal, fails_in, gate, act
+
+    def process(self, events: Any) -> dict[str, Any]:
+        entries = f"{events.metadata['dataset']} {events.event[0] if len(events) else 'none'}\n"
+        with open(self.journal, "a") as stream:
+            stream.write(entries)
+        if self.act is not None and first_of_all(self.journal.with_suffix(".act")):
+            self.act()
+        broken = self.journal.with_suffix(".broken")
+        if self.fails_in == events.metadata["dataset"] and broken.exists():
+            raise ZeroDivisionError("the user's mistake")
+        while self.gate is not None and not self.gate.exists():
+            time.sleep(0.05)
+        return super().process(events)
+
+
+def first_of_all(path: Path) -> bool:
+    """Whether no one else made this file before."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Kills a process of this machine, such as the scheduler's."""
+
+    process: int
+
+    def __call__(self) -> None:
+        os.kill(self.process, signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Link:
+    """Makes a file appear."""
+
+    target: str
+    path: str
+
+    def __call__(self) -> None:
+        os.symlink(self.target, self.path)
+
+
+def devour() -> None:
+    """Takes memory until the worker is stopped for it."""
+    held = []
+    while True:
+        held.append(np.ones(4_000_000))
+        time.sleep(0.02)

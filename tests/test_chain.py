@@ -1,5 +1,6 @@
 """The workflow itself, end to end: the demo, what a change reruns, and what goes wrong."""
 
+import csv
 import json
 import os
 import pty
@@ -51,7 +52,7 @@ def test_every_target_of_the_contract_stands(demo: Path) -> None:
                 assert (results / "histograms" / analysis / f"{name}.{ending}").is_file()
     for name in ("samples/WJetsToLNu/WJetsToLNu_0.root", "das/WJetsToLNu.json",
                  "servicex/WJetsToLNu.json", "fakerate/muon/QCD_Pt-15to20.json",
-                 "fakerate/muon/QCD_Pt-15to20.ledger.json", "topcoffea/tth_eft/ttH_EFT.json",
+                 "fakerate/muon/QCD_Pt-15to20.ledger.json", "topcoffea/tth_eft/ttH_EFT.h5",
                  "fakerate/closure/closure.json",
                  "histograms/closure/closure_2lss_met.png",
                  "histograms/muon_data/prompt_fit.png", "histograms/muon_data/rate_npvs.png",
@@ -174,6 +175,19 @@ def test_ledgers_account_for_every_event_and_weight(demo: Path) -> None:
         for file in dataset["files"]:
             total += uproot.open(file["url"])["Runs/genEventSumw"].array()[0]
         assert ledger["original"]["sum_of_weights"] == pytest.approx(total, rel=1e-9)
+
+
+def test_the_table_of_tasks_has_a_line_for_each_chunk(demo: Path) -> None:
+    for folder in (demo / "results/fakerate/muon", demo / "results/topcoffea/tth_eft"):
+        with open(folder / "tasks.csv") as stream:
+            rows = list(csv.DictReader(stream))
+        ledgers = [json.loads(path.read_text()) for path in folder.glob("*.ledger.json")]
+        assert len(rows) == sum(len(ledger["chunks"]) for ledger in ledgers)
+        for name in ("events", "bytes_read"):
+            spent = sum(chunk["cost"][name] for ledger in ledgers for chunk in ledger["chunks"])
+            assert sum(int(row[name]) for row in rows) == spent
+        assert all(float(row["read_s"]) > 0 for row in rows if int(row["events"]))
+        assert "Dask Performance Report" in (folder / "performance.html").read_text()
 
 
 def test_cutflow_begins_with_every_event_that_was_read(demo: Path) -> None:

@@ -49,6 +49,20 @@ def test_real_configuration_loads(main_config: dict[str, Any], repo: Path) -> No
     ]
 
 
+def test_every_site_loads(main_config: dict[str, Any], repo: Path) -> None:
+    kinds = {
+        path.stem: load({**main_config, "site": path.stem}, repo).site["kind"]
+        for path in (repo / "config/sites").iterdir()
+    }
+    assert kinds == {
+        "local": "local",
+        "htcondor": "htcondor",
+        "lxplus": "htcondor",
+        "coffea-casa": "coffea-casa",
+        "scheduler": "scheduler",
+    }
+
+
 @pytest.fixture
 def refused(main_config: dict[str, Any], repo: Path, tmp_path: Path) -> Refusal:
     """The message with which a changed configuration is refused.
@@ -267,6 +281,33 @@ DATA = "config/analyses/muon_data.yaml"
             lambda a: a.update(corrections={"pu": {"file": "x", "correction": "y", "inputs": {}}}),
             "corrections.pu.file: there is no file 'x'",
         ),
+        (
+            lambda a: a.update(cuts={"met": "MET_pt < 9"}),
+            "cuts: 'met' has a meaning",
+        ),
+        (
+            lambda a: a["observables"].update(prompt_fit=a["observables"]["npvs"]),
+            "observables: 'prompt_fit' has a meaning",
+        ),
+        (
+            lambda a: a.update(
+                corrections={"stat": {"file": MUON, "correction": "y", "inputs": {}}}
+            ),
+            "corrections: 'stat' has a meaning",
+        ),
+        (
+            lambda a: a["triggers"][1].update(pt_min=30),
+            "triggers: leptons from 25 to 30 GeV would count nowhere",
+        ),
+        (
+            lambda a: a["triggers"][1].update(pt_max=20),
+            "triggers: nothing lies from 25 to 20 GeV",
+        ),
+        (
+            lambda a: a["systematics"].update(prompt={"up": 0.7, "down": 1.3}),
+            "systematics.prompt: up should be more than down",
+        ),
+        (lambda a: a.update(eta="signed"), "tilt.abs_eta: needs eta: absolute"),
         (lambda a: a["systematics"].update(tilt={"pt": 2}), "tilt.pt: 2 should be less than 1"),
     ],
 )
@@ -284,6 +325,7 @@ def test_a_fake_rate_analysis_that_does_not_fit_together(
             "datasets: 'SingleMuon' is data; here simulation is expected",
         ),
         (lambda a: a.pop("unblind"), "the key 'unblind' is missing"),
+        (lambda a: a["channels"].update(e="n_ele == 1"), "channels.e: n_ele needs maps.Electron"),
         (lambda a: a["datasets"].pop("prompt"), "datasets: "),
     ],
 )
@@ -291,6 +333,12 @@ def test_an_application_to_data_that_does_not_fit_together(
     refused: Refusal, change: Callable[[dict[str, Any]], Any], message: str
 ) -> None:
     assert message in refused(file="config/analyses/validation.yaml", edit=change)
+
+
+def test_a_signed_map_is_not_applied(refused: Refusal) -> None:
+    maps = {"Muon": "seed2021"}
+    message = refused(file=CLOSURE, edit=lambda a: a.update(maps=maps))
+    assert message.endswith("maps.Muon: 'seed2021' is no map of |eta|")
 
 
 def test_only_data_has_a_luminosity_mask(refused: Refusal) -> None:
@@ -403,3 +451,118 @@ def test_settings_can_be_written_down(main_config: dict[str, Any], repo: Path) -
     value = settings.to_json()
     assert value["working_points"]["Muon"]["loose"]["cuts"] == ["miniPFRelIso_all < 0.4"]
     assert value["site"]["kind"] == "local"
+
+
+THQ = "config/analyses/thq.yaml"
+
+
+@pytest.fixture
+def refused_thq(refused: Refusal) -> Callable[..., str]:
+    """`refused` with the analysis of tHq, which applies maps, among the analyses."""
+
+    def message(edit: Callable[[dict[str, Any]], Any], file: str = THQ) -> str:
+        return refused(lambda c: c["analyses"].append(THQ), file, edit)
+
+    return message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"coefficients": ["ctW"]}, "coefficients: 'ctW' is no Wilson coefficient of its datasets"),
+        ({"coefficients": ["cptb"]}, "points.ctp = 5: 'ctp' isn't in the analysis' coefficients"),
+        ({"scan": {"ctW": [-1, 1]}}, "scan: 'ctW' is no Wilson coefficient"),
+        (
+            {"datacards": {"coefficients": ["x"]}},
+            "datacards.coefficients: 'x' is no Wilson coefficient",
+        ),
+        ({"datacards": {"observable": "y"}}, "datacards.observable: 'y' is no observable"),
+        ({"lumi_ifb": {"2018": 1.0}}, "lumi_ifb: goes by year, but 'tHq_EFT' declares none"),
+        (
+            {"systematics": {"rate": {"a": {"value": 1.1, "correlated": False}}}},
+            "systematics.rate.a: goes by year, but 'tHq_EFT' declares none",
+        ),
+        (
+            {"systematics": {"rate": {"a": {"value": 1.1, "processes": ["qcd"]}}}},
+            "systematics.rate.a.processes: 'qcd' is no process of its datasets",
+        ),
+        (
+            {
+                "systematics": {
+                    "rate": {"a": {"value": 1.1}},
+                    "shape": {"a": {"weight": {"up": "2", "down": "1"}}},
+                }
+            },
+            "systematics.shape.a: there is a systematics.rate.a already",
+        ),
+        (
+            {
+                "systematics": {
+                    "theory": {"ISR": {"branch": "PSWeight", "up": 0, "down": 2, "sums": "ISR"}}
+                }
+            },
+            "tHq_EFT: no sum of weights 'ISRUp', which systematics.theory.ISR of thq",
+        ),
+        (
+            {"systematics": {"shape": {"a": {"weight": {"up": "n_mu", "down": "n_taus"}}}}},
+            "systematics.shape.a.weight.down: 'n_taus' speaks of 'n_taus'",
+        ),
+        ({"lumi_ifb": -1}, "lumi_ifb: -1 should be more than 0"),
+        ({"leptons": {"Muon": "loose"}}, "leptons: give them, or maps in nonprompt"),
+        ({"cuts": {"2lss": "lep0_pt > 25"}}, "channels.2l.lep_chan_lst: 2lss_1b: no cut"),
+        (
+            {"nonprompt": {"maps": {"Muon": "electron"}, "cap": 0.8}},
+            "nonprompt.maps.Muon: 'electron' is a map of Electrons",
+        ),
+        (
+            {"datasets": {"simulation": ["tHq_EFT", "ttH_EFT"]}},
+            "nonprompt: takes data: name some in datasets.data",
+        ),
+        (
+            {"datasets": {"simulation": ["tHq_EFT"], "data": ["ttH_EFT"]}},
+            "datasets.data: 'ttH_EFT' is simulation",
+        ),
+    ],
+)
+def test_what_is_wrong_with_an_eft_analysis(
+    refused_thq: Callable[..., str], changes: dict[str, Any], message: str
+) -> None:
+    found = refused_thq(lambda a: a.update(changes))
+    assert "thq.yaml: " in found
+    assert message in found
+
+
+def test_year_that_the_luminosities_do_not_have(
+    main_config: dict[str, Any], repo: Path, tmp_path: Path
+) -> None:
+    datasets = yaml.safe_load((repo / DEMO).read_text())
+    for name in ("tHq_EFT", "ttH_EFT", "TTTo2L2Nu", "MultiLepton"):
+        datasets[name]["year"] = "2017"
+    (tmp_path / "demo.yaml").write_text(yaml.safe_dump(datasets))
+    analysis = yaml.safe_load((repo / THQ).read_text())
+    (tmp_path / "thq.yaml").write_text(
+        yaml.safe_dump({**analysis, "lumi_ifb": {"2018": 1.0}}, sort_keys=False)
+    )
+    config = {
+        **main_config,
+        "datasets": [str(tmp_path / "demo.yaml")],
+        "analyses": [MUON, "config/analyses/electron.yaml", str(tmp_path / "thq.yaml")],
+    }
+    with pytest.raises(ConfigError, match="'tHq_EFT' is of the year 2017, lumi_ifb has 2018"):
+        load(config, repo)
+
+
+def test_unknown_year(refused: Refusal) -> None:
+    message = refused(file=DEMO, edit=lambda d: d["ttH_EFT"].update(year="2019"))
+    assert "ttH_EFT.year: '2019' is not one of 2016APV, 2016" in message
+
+
+def test_squares_are_exact_for_few_coefficients(
+    main_config: dict[str, Any], repo: Path, tmp_path: Path
+) -> None:
+    assert load(main_config, repo).analyses["tth_eft"]["squares"] == "exact"
+    datasets = yaml.safe_load((repo / DEMO).read_text())
+    datasets["ttH_EFT"]["wc_names"] += [f"c{index}" for index in range(7)]
+    (tmp_path / "demo.yaml").write_text(yaml.safe_dump(datasets))
+    config = {**main_config, "datasets": [str(tmp_path / "demo.yaml")]}
+    assert load(config, repo).analyses["tth_eft"]["squares"] == "points"

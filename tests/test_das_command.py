@@ -35,6 +35,7 @@ from looseleaf.das.records import (
     SiteRecord,
     SummaryRecord,
 )
+from looseleaf.das.shapes import lines
 from looseleaf.errors import LookupFailed
 from looseleaf.records import FileRecord, write_catalogue
 
@@ -141,6 +142,7 @@ def looseleaf(catalogue: Path, query: str, *options: str) -> Result:
         ("file dataset=/A/B/C | grep file.size!=100, file.nevents", ["null"]),
         ("file dataset=/A/B/C | grep file.size>999", []),
         ("file dataset=/A/B/C | sum(file.size)", ["sum(file.size): 350"]),
+        ("file dataset=/A/B/C | grep file.size>999 | sum(file.size)", ["sum(file.size): 0"]),
         (
             "file dataset=/A*/B/C | grep file.is_file_valid=1 | sum(file.size)",
             ["sum(file.size): 350"],
@@ -223,6 +225,7 @@ def test_so_many_and_no_more(catalogue: Path) -> None:
         ("file dataset=/A/B/C | grep file.bytes", 17, "known keys are file.name, file.size"),
         ("file dataset=/A/B/C | sum(file.nevents)", 17, "it is unknown in 1 of 2 records"),
         ("file dataset=/A/B/C | sum(file.name)", 17, "sum(file.name): no numbers"),
+        ("file dataset=/A/B/C | grep file.size>999 | max(file.size)", 17, "no record is left"),
         ("file dataset=/A/B/C | grep file.size>x", 17, "'x' is no number"),
         ("site dataset=/A/B/C", 1, "the backend catalogue: does not know site"),
     ],
@@ -416,6 +419,9 @@ def test_other_queries_of_dasgoclient(standin: StandIn) -> None:
         SiteRecord("T2_CH_CERN", 99.5),
         SiteRecord("T1_US_FNAL_Tape", None),
     ]
+    for least, sites in (("9", ["T2_CH_CERN"]), ("100%", [])):
+        query = f"site dataset=/A/B/C | grep site.name, site.dataset_fraction>={least}"
+        assert lines(ask(parse(query), ASKING)) == sites
     standin.prints(
         '[{"file":[{"name":"/store/a.root"}],"lumi":[{"number":[2,1]}],"run":[{"run_number":7}]} ,'
         '\n{"file":[{"name":"/store/b.root"}],"lumi":[{"number":[3]}],"run":[{"run_number":[7,8]}]}]'

@@ -350,6 +350,17 @@ def test_a_refresh_says_what_changed(
     assert f"since {first['time']}: 1 added, 1 removed, 1 invalidated, 1 altered; see" in told
 
 
+@pytest.mark.parametrize("there", ["", "[]", '{"format": "another"}', '{"cut": "off'])
+def test_what_is_no_snapshot_is_replaced(
+    server: DbsServer, asking: Asking, tmp_path: Path, there: str
+) -> None:
+    (tmp_path / "out.json").write_text(there)
+    lookup("/A/B/C", tmp_path / "out.json", asking=asking)
+    found = read_json(tmp_path / "out.json")
+    assert found["summary"]["files"] == 2
+    assert "changes" not in found
+
+
 def test_auto_says_in_the_snapshot_who_could_not_work(
     server: DbsServer, asking: Asking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

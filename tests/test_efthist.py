@@ -1,11 +1,24 @@
-"""EFT histograms against closed forms and the reference numbers of the specification."""
+"""EFT histograms against closed forms, numpy.polyfit and the reference numbers."""
 
+import json
+import pickle
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import h5py
 import hist
 import numpy as np
 import pytest
 
-from looseleaf.topcoffea.efthist import EFTHist, quadratic_terms, quartic_terms, remapped
-from looseleaf.topcoffea.store import eft_histograms, flat
+from looseleaf.topcoffea.efthist import (
+    EFTHist,
+    combine_scaling,
+    monomials,
+    quadratic_terms,
+    quartic_terms,
+    remapped,
+)
 
 X = hist.axis.Regular(1, 0, 1, name="x")
 
@@ -38,11 +51,14 @@ def test_squared_weights_of_weighted_events() -> None:
     assert one_bin(["c"], [1, 2, 3], events=4, weight=2).at({"c": 1}).variances() == [576]
 
 
-@pytest.mark.parametrize(("number", "quadratic", "quartic"), [(0, 1, 1), (1, 3, 5), (2, 6, 15)])
+@pytest.mark.parametrize(
+    ("number", "quadratic", "quartic"),
+    [(0, 1, 1), (1, 3, 5), (2, 6, 15), (9, 55, 715), (22, 276, 14950), (26, 378, 27405)],
+)
 def test_numbers_of_terms(number: int, quadratic: int, quartic: int) -> None:
     names = [f"c{index}" for index in range(number)]
     assert len(quadratic_terms(names)) == quadratic
-    assert len(quartic_terms(names)) == quartic
+    assert len(quartic_terms(names)) == quartic == comb(number + 4, 4)
 
 
 def test_order_of_terms_is_lower_triangular() -> None:
@@ -56,7 +72,14 @@ def test_order_of_terms_is_lower_triangular() -> None:
     ]
 
 
-def random_fill(seed: int, events: int = 500):
+def test_combine_scaling() -> None:
+    assert combine_scaling([1, 2, 3]).tolist() == [1, 1, 3]
+    assert combine_scaling([[2, 2, 6], [0, 0, 0]]).tolist() == [[1, 0.5, 3], [0, 0, 0]]
+    with pytest.raises(ValueError, match="no Standard Model events, but events beyond it"):
+        combine_scaling([0, 0, 1])
+
+
+def random_fill(seed: int, events: int = 500, squares: Any = True):
     """A histogram of random events over a channel and x, with the events themselves."""
     rng = np.random.default_rng(seed)
     x, terms = rng.uniform(-0.2, 1.2, events), rng.normal(size=(events, 10)).astype(np.float32)
@@ -65,6 +88,7 @@ def random_fill(seed: int, events: int = 500):
         hist.axis.StrCategory(["ee", "mm"], name="channel", overflow=False),
         hist.axis.Regular(4, 0, 1, name="x"),
         coefficients=["a", "b", "c"],
+        squares=squares,
     ).fill(channel, x, weight=weight, eft=terms)
     return filled, (channel, x, weight, terms)
 
@@ -74,23 +98,127 @@ POINT = {"a": 0.7, "b": -1.3, "c": 2.1}
 
 def at_events(terms: np.ndarray, point: dict[str, float]) -> np.ndarray:
     c = [1, point["a"], point["b"], point["c"]]
-    monomials = np.array([c[i] * c[j] for i in range(4) for j in range(i + 1)])
-    return terms.astype(float) @ monomials
+    products = np.array([c[i] * c[j] for i in range(4) for j in range(i + 1)])
+    return terms.astype(float) @ products
+
+
+def same(found: hist.Hist, expected: hist.Hist) -> None:
+    assert tuple(found.axes) == tuple(expected.axes)
+    for part in ("values", "variances"):
+        np.testing.assert_allclose(
+            getattr(found, part)(flow=True),
+            getattr(expected, part)(flow=True),
+            rtol=1e-9,
+            atol=1e-9,
+        )
 
 
 def test_evaluated_histogram_is_the_histogram_of_evaluated_events() -> None:
     filled, (channel, x, weight, terms) = random_fill(1)
     expected = hist.Hist(*filled.axes, storage=hist.storage.Weight())
     expected.fill(channel, x, weight=weight * at_events(terms, POINT))
-    found = filled.at(POINT)
     # flow included: a fifth of the events lies beyond the axis
     assert expected.view(flow=True).value[:, [0, -1]].any()
-    np.testing.assert_allclose(
-        found.values(flow=True), expected.values(flow=True), rtol=1e-9, atol=1e-9
+    same(filled.at(POINT), expected)
+
+
+AXES = {
+    "variable": (hist.axis.Variable([0, 0.1, 0.5, 1], name="v"), np.float64),
+    "no flow": (hist.axis.Regular(5, 0.2, 0.7, name="v", flow=False), np.float64),
+    "overflow alone": (hist.axis.Regular(5, 0.2, 0.7, name="v", underflow=False), np.float64),
+    "circular": (hist.axis.Regular(4, 0, 0.3, name="v", circular=True), np.float64),
+    "logarithmic": (
+        hist.axis.Regular(4, 0.01, 0.9, name="v", transform=hist.axis.transform.log),
+        np.float64,
+    ),
+    "integer": (hist.axis.Integer(1, 4, name="v"), np.int64),
+    "boolean": (hist.axis.Boolean(name="v"), np.bool_),
+    "numbered categories": (hist.axis.IntCategory([3, 1], name="v"), np.int64),
+    "growing numbered categories": (hist.axis.IntCategory([], name="v", growth=True), np.int64),
+    "growing": (hist.axis.Regular(2, 0.4, 0.5, name="v", growth=True), np.float64),
+    "growing integer": (hist.axis.Integer(2, 3, name="v", growth=True), np.int64),
+    "named categories": (hist.axis.StrCategory(["3"], name="v"), np.str_),
+    "closed categories": (hist.axis.StrCategory(["3"], name="v", overflow=False), np.str_),
+    "growing categories": (hist.axis.StrCategory([], name="v", growth=True), np.str_),
+}
+
+
+@pytest.mark.parametrize("kind", AXES)
+@pytest.mark.parametrize("first", [True, False])
+def test_axes_of_any_kind(kind: str, first: bool) -> None:
+    axis, dtype = AXES[kind]
+    rng = np.random.default_rng(3)
+    values = rng.uniform(0, 1, 300)
+    if dtype != np.float64:
+        values = (values * 6).astype(np.int64).astype(dtype)
+    other, terms = rng.uniform(-0.2, 1.2, 300), rng.normal(size=(300, 10))
+    axes = [axis, X] if first else [X, axis]
+    filled = EFTHist(*axes, coefficients=["a", "b", "c"])
+    expected = hist.Hist(*axes, storage=hist.storage.Weight())
+    # in two fills, so that an axis that grows has something to move
+    for part in (slice(0, 100), slice(100, 300)):
+        both = [values[part], other[part]] if first else [other[part], values[part]]
+        filled.fill(*both, eft=terms[part])
+        expected.fill(*both, weight=at_events(terms[part], POINT))
+    same(filled.at(POINT), expected)
+    assert filled.values([POINT])[0].shape == expected.values().shape
+    np.testing.assert_allclose(filled.values([POINT])[0], expected.values(), rtol=1e-9, atol=1e-9)
+
+
+def test_edges_and_what_is_no_number_are_where_boost_histogram_puts_them() -> None:
+    edges = np.array([-3, -1e-9, 0, 1e-12, 0.1, 0.3, 7, 1000])
+    near = [edges, np.nextafter(edges, -np.inf), np.nextafter(edges, np.inf)]
+    values = np.concatenate([*near, [np.nan, np.inf, -np.inf], np.linspace(-4, 1001, 5000)])
+    axis = hist.axis.Variable(edges, name="v")
+    filled = EFTHist(axis, coefficients=[]).fill(values).at()
+    assert filled == hist.Hist(axis, storage=hist.storage.Weight()).fill(values)
+
+
+def test_no_axes_and_many() -> None:
+    terms = np.random.default_rng(4).normal(size=(50, 10))
+    total = EFTHist(coefficients=["a", "b", "c"]).fill(eft=terms)
+    np.testing.assert_allclose(total.at(POINT).values(), at_events(terms, POINT).sum())
+    axes = [hist.axis.Regular(2, 0, 1, name=name) for name in "pqrs"]
+    axes.insert(2, hist.axis.StrCategory([], name="k", growth=True))
+    values = [np.linspace(0, 1, 50)] * 2 + ["one"] + [np.linspace(1, 0, 50)] * 2
+    filled = EFTHist(*axes, coefficients=["a", "b", "c"]).fill(*values, eft=terms)
+    expected = hist.Hist(*axes, storage=hist.storage.Weight())
+    expected.fill(*values, weight=at_events(terms, POINT))
+    same(filled.at(POINT), expected)
+
+
+def test_axes_are_filled_by_name_too() -> None:
+    filled, (channel, x, weight, terms) = random_fill(5)
+    named = EFTHist(*filled.axes, coefficients=["a", "b", "c"])
+    assert named.fill(channel, x=x, weight=weight, eft=terms) == filled
+    with pytest.raises(ValueError, match="one value is expected for each of the axes channel, x"):
+        named.fill(channel, y=x)
+    with pytest.raises(ValueError, match="arrays of one length are expected, not of"):
+        named.fill("ee", x[:3], eft=terms)
+
+
+def test_categories_that_were_not_filled_take_no_memory() -> None:
+    names = [f"channel {index}" for index in range(1000)]
+    filled = EFTHist(
+        hist.axis.StrCategory(names, name="channel"),
+        hist.axis.Regular(100, 0, 1, name="x"),
+        coefficients=["a", "b", "c"],
+        squares=False,
     )
-    np.testing.assert_allclose(
-        found.variances(flow=True), expected.variances(flow=True), rtol=1e-9, atol=1e-9
-    )
+    filled.fill("channel 7", np.array([0.5]), eft=np.ones((1, 10)))
+    assert filled.nbytes == 102 * 10 * 8
+
+
+def test_rows_choose_events_without_a_copy() -> None:
+    filled, (channel, x, weight, terms) = random_fill(6)
+    kept = np.flatnonzero(x > 0.5)
+    by_rows = EFTHist(*filled.axes, coefficients=["a", "b", "c"])
+    by_rows.fill(channel[kept], x[kept], weight=weight[kept], eft=terms, rows=kept)
+    by_copy = EFTHist(*filled.axes, coefficients=["a", "b", "c"])
+    by_copy.fill(channel[kept], x[kept], weight=weight[kept], eft=terms[kept])
+    assert by_rows == by_copy
+    with pytest.raises(ValueError, match="rows should lie within the 500 rows of eft"):
+        by_rows.fill("ee", 0.5, eft=terms, rows=[500])
 
 
 def test_bins_are_parabolas() -> None:
@@ -103,11 +231,45 @@ def test_bins_are_parabolas() -> None:
     np.testing.assert_allclose(left, 4 * (f(1) + f(-1) - 2 * f(0)), atol=1e-10)
 
 
+def test_polynomials_fitted_to_scans_are_the_terms() -> None:
+    filled, _ = random_fill(11)
+    scan = np.linspace(-2, 2, 9)
+    points = [{"b": value} for value in scan]
+    terms = filled.terms()[0]
+    names = quadratic_terms(["a", "b", "c"])
+    wanted = [names.index(term) for term in (("b", "b"), ("b", "sm"), ("sm", "sm"))]
+    fitted = np.polyfit(scan, filled.values(points)[:, 0], 2)
+    np.testing.assert_allclose(fitted, terms[:, wanted].T, atol=1e-9)
+    quartic = np.polyfit(scan, filled.variances(points)[:, 0], 4)
+    at = filled.at({"b": 1.5}).variances()[0]
+    np.testing.assert_allclose([np.polyval(q, 1.5) for q in quartic.T], at, rtol=1e-9)
+
+
+def test_many_points_are_one_point_at_a_time() -> None:
+    filled, _ = random_fill(12)
+    scan = np.random.default_rng(1).normal(size=(3000, 3))
+    values, variances = filled.values(scan), filled.variances(scan, flow=True)
+    assert values.shape == (3000, 2, 4)
+    assert variances.shape == (3000, 2, 6)
+    for index in (0, 1500, 2999):
+        single = filled.at(dict(zip("abc", scan[index], strict=True)))
+        np.testing.assert_allclose(values[index], single.values(), rtol=1e-12)
+        np.testing.assert_allclose(variances[index], single.variances(flow=True), rtol=1e-12)
+    with pytest.raises(ValueError, match=r"the shape \(points, 3\), not \(3000, 2\)"):
+        filled.values(scan[:, :2])
+
+
+def test_monomials_are_in_the_order_of_the_terms() -> None:
+    assert monomials(np.array([[2.0, 3.0]]))[:, 0].tolist() == [1, 2, 4, 3, 6, 9]
+
+
 def test_plain_events_do_not_depend_on_the_coefficients() -> None:
-    filled = EFTHist(X, coefficients=["a"]).fill(np.array([0.5, 0.5]), weight=np.array([2.0, 3.0]))
-    for point in ({}, {"a": 17.0}):
-        assert filled.at(point).values() == [5]
-        assert filled.at(point).variances() == [13]
+    for squares in (True, [{}, {"a": 17.0}]):
+        filled = EFTHist(X, coefficients=["a"], squares=squares)
+        filled.fill(np.array([0.5, 0.5]), weight=np.array([2.0, 3.0]))
+        for point in ({}, {"a": 17.0}):
+            assert filled.at(point).values() == [5]
+            assert filled.at(point).variances() == [13]
 
 
 def test_unknown_coefficient_is_named() -> None:
@@ -120,17 +282,32 @@ def test_wrong_number_of_terms_is_refused() -> None:
         EFTHist(X, coefficients=["a", "b"]).fill(np.array([0.5]), eft=np.ones((1, 3)))
 
 
+@pytest.mark.parametrize("names", [["a", "a"], ["sm"]])
+def test_coefficients_that_can_not_be_told_apart(names: list[str]) -> None:
+    with pytest.raises(ValueError, match="coefficients should differ, and none be 'sm'"):
+        EFTHist(X, coefficients=names)
+
+
 def test_remapping() -> None:
     assert remapped(np.array([[1, 2, 3]]), ["a"], ["b", "a"]).tolist() == [[1, 0, 0, 2, 0, 3]]
     assert remapped(np.array([[1, 2, 3, 4, 5, 6]]), ["a", "b"], ["b"]).tolist() == [[1, 4, 6]]
 
 
-def test_remapped_events_evaluate_to_the_same() -> None:
-    _, (_, _, _, terms) = random_fill(4)
-    other = remapped(terms, ["a", "b", "c"], ["c", "a", "x", "b"])
-    filled = EFTHist(X, coefficients=["c", "a", "x", "b"]).fill(np.full(500, 0.5), eft=other)
-    expected = at_events(terms, POINT).sum()
-    np.testing.assert_allclose(filled.at({**POINT, "x": 5.0}).values(), [expected], rtol=1e-6)
+OTHER = ["c", "a", "x"]
+
+
+@pytest.mark.parametrize("squares", [True, [{"a": 0.7, "c": 2.1}, {}]])
+def test_remapped_histograms_and_fills_are_those_of_remapped_events(squares: Any) -> None:
+    filled, (channel, x, weight, terms) = random_fill(4, squares=squares)
+    point = {"a": 0.7, "c": 2.1}
+    moved = filled.remapped(OTHER)
+    by_events = EFTHist(*filled.axes, coefficients=OTHER, squares=squares)
+    by_events.fill(channel, x, weight=weight, eft=remapped(terms, ["a", "b", "c"], OTHER))
+    directly = EFTHist(*filled.axes, coefficients=OTHER, squares=squares)
+    directly.fill(channel, x, weight=weight, eft=terms, coefficients=["a", "b", "c"])
+    for found in (moved, by_events, directly):
+        same(found.at(point), filled.at(point))
+        assert found.coefficients == ("c", "a", "x")
 
 
 def test_addition_and_scaling() -> None:
@@ -141,6 +318,26 @@ def test_addition_and_scaling() -> None:
     np.testing.assert_allclose(total.variances(), 9 * (a.variances() + b.variances()), rtol=1e-9)
     with pytest.raises(ValueError, match="coefficients differ: a, b, c and a"):
         first + EFTHist(*first.axes, coefficients=["a"])
+    with pytest.raises(ValueError, match="axes differ"):
+        first + EFTHist(first.axes[0], X, coefficients=["a", "b", "c"])
+
+
+def test_axes_that_grow_add_up_whatever_came_first() -> None:
+    def grown(names: str, values: list[int]) -> EFTHist:
+        filled = EFTHist(
+            hist.axis.StrCategory([], name="k", growth=True),
+            hist.axis.Integer(0, 1, name="n", growth=True),
+            coefficients=["a"],
+        )
+        for name, value in zip(names, values, strict=True):
+            filled.fill(name, value, eft=np.array([[1.0, value, 2.0]]))
+        return filled
+
+    first, second = grown("pq", [3, 1]), grown("rqp", [-2, 1, 5])
+    total = (first + second).at({"a": 2.0})
+    together = grown("pqrqp", [3, 1, -2, 1, 5]).at({"a": 2.0})
+    same(total, together)
+    assert total["q", hist.loc(1)].value == 2 * (1 + 2 + 8)
 
 
 def test_adding_leaves_the_summands_alone() -> None:
@@ -150,14 +347,102 @@ def test_adding_leaves_the_summands_alone() -> None:
     np.testing.assert_array_equal(first.at(POINT).values(), before)
 
 
-def test_plain_histograms_bring_it_back() -> None:
-    filled, _ = random_fill(9)
-    plain = flat({"ttH.x": filled})
-    assert sorted(plain) == ["ttH.x.squares", "ttH.x.sums"]
-    assert list(plain["ttH.x.sums"].axes["term"])[:3] == ["sm*sm", "a*sm", "a*a"]
-    back = eft_histograms(plain)["ttH.x"]
-    assert back.coefficients == ("a", "b", "c")
-    assert back.at(POINT) == filled.at(POINT)
+def test_squares_at_points_are_exact_there_and_refused_elsewhere() -> None:
+    exact, _ = random_fill(9)
+    cheap, _ = random_fill(9, squares=[{}, POINT])
+    same(cheap.at(POINT), exact.at(POINT))
+    same(cheap.at(), exact.at())
+    with pytest.raises(LookupError, match=r"no squared weights were kept at \{'a': 1\.0"):
+        cheap.at({"a": 1.0})
+    assert cheap.at({"a": 1.0}, variances=False).storage_type is hist.storage.Double
+    assert cheap.nbytes == 12 * (10 + 2) * 8
+    # what only one of the two knows can't be added up
+    assert (exact + cheap).at(POINT).storage_type is hist.storage.Double
+
+
+def test_squares_of_more_events_than_a_tile_holds() -> None:
+    filled, (_, _, weight, terms) = random_fill(10, events=10_000)
+    total = filled.project().at(POINT)
+    expected = ((weight * at_events(terms, POINT)) ** 2).sum()
+    np.testing.assert_allclose(total.view(flow=True).variance, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("squares", [True, False, [{}, POINT]])
+def test_frozen_histograms_stay_what_they_are_at_a_point(squares: Any) -> None:
+    filled, _ = random_fill(16, squares=squares)
+    still = filled.frozen(POINT)
+    for point in ({}, POINT):
+        np.testing.assert_allclose(still.at(point).values(), filled.at(POINT).values(), rtol=1e-9)
+        if squares:
+            same(still.at(point), filled.at(POINT))
+
+
+def test_projection_and_grouping() -> None:
+    filled, _ = random_fill(13)
+    whole = filled.at(POINT)
+    same(filled.project("x").at(POINT), whole.project("x"))
+    same(filled.project("channel").at(POINT), whole.project("channel"))
+    same(filled.project("x", "channel").at(POINT), whole.project("x", "channel"))
+    same(filled.select(channel="mm").at(POINT), whole["mm", :])
+    both = filled.grouped("channel", {"ll": ["ee", "mm"], "muons": ["mm"]}).at(POINT)
+    np.testing.assert_allclose(both["ll", :].values(), whole.project("x").values(), rtol=1e-9)
+    np.testing.assert_allclose(both["muons", :].values(), whole["mm", :].values(), rtol=1e-9)
+    with pytest.raises(LookupError, match="no category 'em' on the axis 'channel'"):
+        filled.select(channel="em")
+    with pytest.raises(LookupError, match="no axis 'y'; there are channel, x"):
+        filled.project("y")
+
+
+def test_projection_of_several_dense_axes_in_another_order() -> None:
+    axes = [hist.axis.Regular(n, 0, 1, name=name) for n, name in ((2, "p"), (3, "q"), (4, "r"))]
+    rng = np.random.default_rng(14)
+    filled = EFTHist(*axes, coefficients=["a", "b", "c"])
+    filled.fill(*rng.uniform(-0.1, 1.1, (3, 200)), eft=rng.normal(size=(200, 10)))
+    same(filled.project("r", "p").at(POINT), filled.at(POINT).project("r", "p"))
+
+
+@pytest.mark.parametrize("squares", [True, False, [{}, POINT]])
+def test_files_bring_it_back(tmp_path: Path, squares: Any) -> None:
+    filled, _ = random_fill(9, squares=squares)
+    with h5py.File(tmp_path / "h.h5", "w") as file:
+        filled.write(file.create_group("h"))
+    with h5py.File(tmp_path / "h.h5") as file:
+        assert EFTHist.read(file["h"]) == filled
+    assert pickle.loads(pickle.dumps(filled)) == filled
+
+
+@pytest.mark.parametrize("kind", AXES)
+def test_files_bring_every_kind_of_axis_back(tmp_path: Path, kind: str) -> None:
+    axis, dtype = AXES[kind]
+    filled = EFTHist(axis, coefficients=["a"]).fill(np.array([3]).astype(dtype))
+    with h5py.File(tmp_path / "h.h5", "w") as file:
+        filled.write(file.create_group("h"))
+        again = EFTHist.read(file["h"])
+    assert again.axes[0].traits == filled.axes[0].traits
+    # UHI keeps a transformed axis by its edges
+    np.testing.assert_allclose(again.axes[0].edges, filled.axes[0].edges, rtol=1e-12)
+    assert again.axes[0].name == "v"
+
+
+def test_a_file_can_be_read_without_looseleaf(tmp_path: Path) -> None:
+    filled, _ = random_fill(15)
+    with h5py.File(tmp_path / "h.h5", "w") as file:
+        filled.write(file)
+    with h5py.File(tmp_path / "h.h5") as file:
+        names = json.loads(file.attrs["coefficients"])
+        point = {"sm": 1.0, **{name: POINT[name] for name in names}}
+        products = [
+            np.prod([point[name] for name in term.decode().split("*")]) for term in file["terms"]
+        ]
+        found = file["sums"][...] @ products
+        axes = json.loads(file["axes"][()])
+    assert [axis["metadata"]["name"] for axis in axes] == ["channel", "x"]
+    np.testing.assert_allclose(found, filled.at(POINT).values(flow=True), rtol=1e-12)
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "h.h5", "w") as file, pytest.raises(ValueError, match="no EFT hist"):
+        EFTHist.read(file)
 
 
 def test_without_squares_there_are_no_variances() -> None:
@@ -165,3 +450,12 @@ def test_without_squares_there_are_no_variances() -> None:
     filled.fill(np.array([0.5]), eft=np.array([[1.0, 2.0, 3.0]]))
     assert filled.at({"a": 1}).values() == [6]
     assert filled.at({"a": 1}).storage_type is hist.storage.Double
+
+
+def test_numbered_categories_are_selected_too() -> None:
+    axis = hist.axis.IntCategory([7, 3, 5], name="k", overflow=False)
+    filled = EFTHist(axis, X, coefficients=[])
+    filled.fill(np.array([3, 5, 5, 7]), np.full(4, 0.5))
+    assert filled.select(k=5).at().values() == [2]
+    some = filled.select(k=[5, 3]).at()
+    assert (list(some.axes[0]), some.values()[:, 0].tolist()) == ([5, 3], [2, 1])

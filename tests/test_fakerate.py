@@ -53,6 +53,13 @@ def result(fileset: Fileset, is_data: bool = False, **changes: Any) -> dict[str,
 
 def region(fileset: Fileset, away_pt: float, npvs: int = -1) -> dict[str, np.ndarray]:
     """Branches of the loose muons in the region of config/analyses/muon.yaml, and `is_tight`."""
+    muons = region_muons(fileset, away_pt)
+    inside = (muons["met"] < 20) & (muons["mt"] < 20) & (muons["npvs"] > npvs)
+    return {name: values[inside] for name, values in muons.items()}
+
+
+def region_muons(fileset: Fileset, away_pt: float) -> dict[str, np.ndarray]:
+    """The same without the cuts on missing momentum and transverse mass."""
     found: dict[str, list[np.ndarray]] = {}
     for file in fileset.files:
         e = uproot.open(file.url)["Events"].arrays()
@@ -68,8 +75,7 @@ def region(fileset: Fileset, away_pt: float, npvs: int = -1) -> dict[str, np.nda
             & (e.Electron_lostHits == 0) & (e.Electron_tightCharge == 2)
             & (e.Electron_miniPFRelIso_all < 0.4) & e.Electron_mvaFall17V2noIso_WPL
         )  # fmt: skip
-        kept = (ak.sum(loose, axis=1) == 1) & ~ak.any(electron, axis=1) & (e.MET_pt < 20)
-        kept = kept & (e.PV_npvs > npvs)
+        kept = (ak.sum(loose, axis=1) == 1) & ~ak.any(electron, axis=1)
         e, loose = e[kept], loose[kept]
         pt, eta, phi = (e[f"Muon_{name}"][loose][:, 0] for name in ("pt", "eta", "phi"))
         mt = np.sqrt(2 * pt * e.MET_pt * (1 - np.cos(phi - e.MET_phi)))
@@ -79,12 +85,13 @@ def region(fileset: Fileset, away_pt: float, npvs: int = -1) -> dict[str, np.nda
         away = ak.any(away & (e.Jet_pt > away_pt), axis=1)
         low = (pt < 25) & (e.HLT_Mu8 | e.HLT_Mu8_TrkIsoVVL)
         high = (pt >= 25) & (e.HLT_Mu17 | e.HLT_Mu17_TrkIsoVVL)
-        kept = away & (mt < 20) & (low | high)
+        kept = away & (low | high)
         tight = e.Muon_tightId[loose][:, 0] & (e.Muon_miniPFRelIso_all[loose][:, 0] < 0.16)
         found.setdefault("is_tight", []).append(ak.to_numpy(tight[kept]))
         for name in ("pt", "eta", "jetRelIso", "jetPtRelv2", "miniPFRelIso_all"):
             found.setdefault(name, []).append(ak.to_numpy(e[f"Muon_{name}"][loose][:, 0][kept]))
-        found.setdefault("npvs", []).append(ak.to_numpy(e.PV_npvs[kept]))
+        for name, values in (("npvs", e.PV_npvs), ("met", e.MET_pt), ("mt", mt)):
+            found.setdefault(name, []).append(ak.to_numpy(values[kept]))
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
@@ -130,7 +137,7 @@ def test_a_cut_on_a_counter(filesets: Mapping[str, Fileset]) -> None:
 @pytest.mark.parametrize(
     ("cut", "message"),
     [
-        ("Tau_pt > 3", "a cut speaks of 'Tau_pt', which is no branch of these events"),
+        ("Tau_pt > 3", "an expression speaks of 'Tau_pt', which is no branch of these events"),
         ("Muon_pt > 3", "the cut 'Muon_pt > 3' should give a yes or no for each event"),
         ("MET_pt * 2", "the cut 'MET_pt \\* 2' should give a yes or no for each event"),
     ],
@@ -275,6 +282,78 @@ def pileup_file(path: Path) -> Path:
     return path
 
 
+def test_the_region_of_the_fit_is_that_of_plain_arrays(filesets: Mapping[str, Fileset]) -> None:
+    wanted = {"pt_min": 15, "met_min": 8, "edges": [0, 10, 30, 200]}
+    region = {"met_max": 1, "mt_max": 1}
+    found = result(filesets["q"], prompt_fit=wanted, region=region)["prompt_fit"]
+    muons = region_muons(filesets["q"], 25)
+    chosen = muons["is_tight"] & (muons["pt"] > 15) & (muons["met"] > 8)
+    expected = np.histogram(muons["mt"][chosen], wanted["edges"])[0]
+    assert expected.sum() > 50
+    np.testing.assert_array_equal(found.values(), expected)
+
+
+def test_the_fit_scales_what_is_subtracted_and_its_error_varies_it(
+    filesets: Mapping[str, Fileset], tmp_path: Path
+) -> None:
+    # data: three times the non-prompt leptons and half the prompt ones that simulation says
+    edges = [0, 20, 40, 60, 200]
+    analysis = {
+        **MUON,
+        "lumi_ifb": 1.0,
+        "datasets": {"measure": ["d"], "subtract": ["w"], "non_prompt": ["q"]},
+        "prompt_fit": {"pt_min": 10, "met_min": 0, "edges": edges},
+        "systematics": {"prompt": "fit"},
+        "observables": {"n": {"expression": "PV_npvs", "label": "", "edges": [0, 30, 90]}},
+    }
+    found = {name: result(filesets[name], **analysis) for name in ("q", "w")}
+    for name, shape in (("q", [900, 90, 10, 5]), ("w", [50, 100, 800, 100])):
+        found[name]["prompt_fit"].view().value[...] = shape
+        found[name]["prompt_fit"].view().variance[...] = np.array(shape) / 1000
+    found["d"] = {
+        key: histogram * 3 + found["w"][key] * 0.5
+        for key, histogram in found["q"].items()
+        if "cutflow" not in key
+    }
+    found["d"] |= {key: found["q"][key] for key in ("cutflow", "weighted_cutflow")}
+    paths = {name: written(tmp_path, name, histograms, 1.0) for name, histograms in found.items()}
+    # 0.001 pb x 1000 /pb / 1: everything counts as it is
+    datasets = {
+        "d": {"data": True},
+        "w": {"data": False, "xsec_pb": 0.001},
+        "q": {"data": False, "xsec_pb": 0.001},
+    }
+    measured = numbers(
+        analysis,
+        datasets,
+        {name: path for name, (path, _) in paths.items()},
+        {name: path for name, (_, path) in paths.items()},
+    )
+    fit = measured.fit
+    assert fit is not None
+    assert fit.factor == pytest.approx(0.5, rel=1e-2)
+    assert fit.non_prompt_factor == pytest.approx(3, rel=1e-2)
+    d, w = (found[name]["loose"]["nominal", ...].values() for name in ("d", "w"))
+    for variation, factor in (
+        ("nominal", fit.factor),
+        ("prompt_up", fit.factor + fit.error),
+        ("prompt_down", fit.factor - fit.error),
+        ("prompt_off", 0),
+    ):
+        loose = measured.pairs[variation][1].values()
+        np.testing.assert_allclose(loose, d - factor * w, rtol=1e-9, atol=1e-6)
+    # the observables lose the prompt leptons like the map, and pictures show as many as data has
+    left = measured.less_prompt("n", "loose").values()
+    d, w = (found[name]["n"]["loose", :].values() for name in ("d", "w"))
+    np.testing.assert_allclose(left, d - fit.factor * w, rtol=1e-9, atol=1e-6)
+    shown = measured.groups["non_prompt"]["loose"]["nominal", ...].sum().value
+    assert shown == pytest.approx(measured.nominal[1].sum().value)
+    np.testing.assert_allclose(
+        measured.groups["non_prompt"]["prompt_fit"].values(),
+        fit.non_prompt_factor * found["q"]["prompt_fit"].values(),
+    )
+
+
 def vertices(path: Path, **changes: Any) -> dict[str, Any]:
     return {
         "file": str(pileup_file(path / "pileup.json")),
@@ -304,6 +383,41 @@ def test_corrections_of_events_weigh_loose_and_tight(
     assert data["loose"]["nominal", ...].sum().value == len(weight)
 
 
+def test_corrections_of_loose_leptons_weigh_the_tight_too(
+    filesets: Mapping[str, Fileset], tmp_path: Path
+) -> None:
+    wanted = vertices(tmp_path, of="loose", inputs={"number": "minimum(Muon_pt, 99)"})
+    found = result(filesets["q"], corrections={"id": wanted})
+    muons = region(filesets["q"], 25)
+    weight = np.where(muons["pt"] < 30, 2.0, 0.5)
+    assert found["loose"]["nominal", ...].sum().value == weight.sum()
+    assert found["tight"]["nominal", ...].sum().value == weight[muons["is_tight"]].sum()
+    # so does the last step of the cutflow, in which leptons are counted
+    assert found["weighted_cutflow"]["trigger"].value == weight.sum()
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("Jet_pt", "'Jet_pt' should give one number for each event, or for each lepton"),
+        ("Jet_pt - Muon_pt", "'Jet_pt - Muon_pt' mixes collections of different lengths"),
+        ("Tau_pt", "an expression speaks of 'Tau_pt'"),
+    ],
+)
+def test_an_observable_that_is_none(
+    filesets: Mapping[str, Fileset], expression: str, message: str
+) -> None:
+    observables = {"x": {"expression": expression, "label": "", "edges": [0, 1]}}
+    with pytest.raises(ProcessingFailed, match=message):
+        result(filesets["q"], observables=observables)
+
+
+def test_a_constant_is_an_observable(filesets: Mapping[str, Fileset]) -> None:
+    observables = {"one": {"expression": "1", "label": "", "edges": [0, 2]}}
+    found = result(filesets["q"], observables=observables)
+    assert found["one"]["loose", :].sum().value == found["loose"]["nominal", ...].sum().value
+
+
 def test_corrections_of_tight_leptons_weigh_the_tight_alone(
     filesets: Mapping[str, Fileset], tmp_path: Path
 ) -> None:
@@ -323,6 +437,11 @@ def test_corrections_of_tight_leptons_weigh_the_tight_alone(
         ({"choices": {}}, r"corrections\.x\.choices: 'vertices' takes side, not none"),
         ({"inputs": {"number": "PV_npvs + 90"}}, r"corrections\.x: .*minimum\(\) and maximum"),
         ({"choices": {"side": "up"}}, r"corrections\.x: .*"),
+        ({"inputs": {"number": "Muon_pt"}}, r"corrections\.x: 'Muon_pt' has a value for each lept"),
+        (
+            {"variations": {"up": {"sid": "low"}}},
+            r"corrections\.x\.variations\.up: 'sid' is no",
+        ),
         ({"file": __file__}, r"test_fakerate\.py: not a correctionlib file"),
     ],
 )

@@ -29,7 +29,9 @@ FAKERATE = QCD | {
     "fakerate_truth": 3,
 }
 EFT = dict.fromkeys(("samples_generate", "das_lookup", "servicex_transform"), 3)
-TOPCOFFEA = EFT | {"topcoffea_process_tth_eft": 1, "topcoffea_combine": 1}
+COMBINED = EFT | {"topcoffea_process_tth_eft": 1, "topcoffea_combine": 1}
+DATACARDS = {"topcoffea_datacards_tth_eft": 1}
+TOPCOFFEA = COMBINED | DATACARDS
 PICTURES = {
     "histograms_fakerate_muon": 1,
     "histograms_fakerate_muon_data": 1,
@@ -39,8 +41,8 @@ PICTURES = {
     "histograms_closure_validation": 1,
     "histograms_topcoffea_tth_eft": 1,
 }
-HISTOGRAMS = SERVICEX | FAKERATE | TOPCOFFEA | SERVICEX | PICTURES
-EVERYTHING = HISTOGRAMS | {"benchmark_report": 1}
+HISTOGRAMS = SERVICEX | FAKERATE | COMBINED | SERVICEX | PICTURES
+EVERYTHING = HISTOGRAMS | DATACARDS | {"benchmark_report": 1}
 
 
 @pytest.mark.parametrize(
@@ -128,6 +130,79 @@ def test_full_size_lookup(snakemake: Snakemake, repo: Path, full_catalogue: Path
         "bytes": None,
     }
     assert len(found["files"]) == 5
+
+
+def listed(folder: Path, samples: int, files: int, first: str) -> str:
+    """A cfg file of TopEFT's form that lists `files` files in `samples` samples."""
+    names = []
+    for index in range(samples):
+        name = first if index == 0 else f"background_{index}"
+        own = range(index, files, samples)
+        sample = {
+            "xsec": 0.07,
+            "year": "2018",
+            "treeName": "Events",
+            "histAxisName": name,
+            "options": "",
+            "WCnames": ["ctp", "cptb", "ctG"] if index == 0 else [],
+            "files": [f"/store/user/someone/{name}/output_{n}.root" for n in own],
+            "nEvents": 1_000_000 * len(own),
+            "nGenEvents": 1_000_000 * len(own),
+            "nSumOfWeights": 345.0,
+            "isData": False,
+        }
+        (folder / f"{name}.json").write_text(json.dumps(sample))
+        names.append(f"{name}.json")
+    cfg = folder / "samples.cfg"
+    cfg.write_text("\n".join(["# full size", "root://somewhere.example/", *names]))
+    return str(cfg)
+
+
+@pytest.mark.parametrize(
+    ("name", "samples", "files", "signal"),
+    [("thq", 6, 78, "tHq"), ("ftanalysis", 27, 1377, "tttt"), ("tth_eft", 9, 90, "ttH")],
+)
+def test_full_size_dry_run_of_an_eft_analysis(
+    snakemake: Snakemake, repo: Path, tmp_path: Path, name: str, samples: int, files: int,
+    signal: str,
+) -> None:  # fmt: skip
+    analysis = yaml.safe_load((repo / f"config/analyses/{name}.yaml").read_text())
+    others = [f"background_{index}" for index in range(1, samples)]
+    analysis["datasets"]["simulation"] = [signal, *others]
+    analysis["signal"] = [signal]
+    analysis["points"] = {"SM": {}}
+    del analysis["systematics"]
+    del analysis["scan"]
+    analysis.pop("datacards", None)
+    (tmp_path / "analysis.yaml").write_text(yaml.safe_dump(analysis))
+    measured = [f"config/analyses/{n}.yaml" for n in ("muon", "electron")]
+    override = {
+        "datasets": ["config/datasets/demo.yaml", listed(tmp_path, samples, files, signal)],
+        "analyses": [*measured, str(tmp_path / "analysis.yaml")],
+    }
+    run = snakemake("-n", "topcoffea", override=override)
+    assert run.status == 0, run.text
+    assert run.jobs["topcoffea_samples"] == samples
+    assert run.jobs[f"topcoffea_process_{name}"] == 1
+    assert run.jobs[f"topcoffea_datacards_{name}"] == 1
+    # leptons that aren't prompt come from data by the measured maps
+    assert run.jobs.get("fakerate_measure", 0) == (0 if name == "tth_eft" else 2)
+    # the files are the content of a target, read where the list stands
+    target = f"results/das/{signal}.json"
+    found = snakemake(target, override=override)
+    assert found.status == 0, found.text
+    records = json.loads((found.folder / target).read_text())["files"]
+    assert len(records) == len(range(0, files, samples))
+    assert records[0]["url"].startswith(f"root://somewhere.example//store/user/someone/{signal}/")
+
+
+def test_eft_analyses_with_leptons_from_data(snakemake: Snakemake, repo: Path) -> None:
+    override = yaml.safe_load((repo / "config/eft.yaml").read_text())
+    run = snakemake("-n", override=override)
+    assert run.status == 0, run.text
+    wanted = {"fakerate_measure": 2, "topcoffea_combine": 2, "topcoffea_process_thq": 1,
+              "topcoffea_process_ftanalysis": 1, "histograms_topcoffea_ftanalysis": 1}  # fmt: skip
+    assert {name: run.jobs[name] for name in wanted} == wanted
 
 
 def test_braces_in_a_label_are_no_wildcards(

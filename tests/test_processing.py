@@ -1,5 +1,6 @@
 """Running processors: nothing lost, nothing twice, and errors that say where."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +12,21 @@ import numpy as np
 import pytest
 import uproot
 from coffea.processor import IterativeExecutor, Runner
-from distributed import Client
 from processors import Deadly, MuonPt
 from samples import qcd, sample, skimmed
 
-from looseleaf.cluster import client_for
+from looseleaf.cluster import Site, client_for
 from looseleaf.cost import Cost
 from looseleaf.errors import ConfigError, DataFileError, Shortfall
 from looseleaf.processing.fileset import Chunk, Fileset, chunks_of, from_manifest, tasks_of
 from looseleaf.processing.ledger import ChunkRecord, ledger_of
-from looseleaf.processing.runner import ProcessingFailed, SkimmedNanoAOD, process_task, run
+from looseleaf.processing.runner import (
+    Limits,
+    ProcessingFailed,
+    SkimmedNanoAOD,
+    process_task,
+    run,
+)
 
 MUON = [f"Muon_{field}" for field in ("pt", "eta", "phi", "mass", "charge")]
 COLUMNS = ["run", "luminosityBlock", "event", "genWeight", *MUON]
@@ -28,9 +34,9 @@ LOCAL = {"kind": "local", "redirectors": []}
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    with client_for(LOCAL, 2) as client:
-        yield client
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with client_for(LOCAL, 2, tmp_path_factory.mktemp("logs")) as site:
+        yield site
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +63,10 @@ def direct(fileset: Fileset) -> hist.Hist:
     return pt
 
 
-def test_results_are_those_of_plain_arrays(client: Client, filesets: list[Fileset]) -> None:
-    results = run(MuonPt(), filesets, client, chunksize=700, task_events=1500, label="test")
+def test_results_are_those_of_plain_arrays(
+    site: Site, filesets: list[Fileset], tmp_path: Path
+) -> None:
+    results = run(MuonPt(), filesets, site, Limits(700, 1500), "test", tmp_path)
     for fileset in filesets:
         result, expected = results[fileset.dataset], direct(fileset)
         np.testing.assert_allclose(
@@ -74,14 +82,25 @@ def test_results_are_those_of_plain_arrays(client: Client, filesets: list[Filese
         assert ledger["processed"]["events"] == ledger["expected"]["events"] == total
         assert ledger["processed"]["files"] == len(fileset.files)
         assert result.accumulator["events"] == {fileset.dataset: total}
+        assert sum(worker["chunks"] for worker in ledger["workers"].values()) == len(
+            ledger["chunks"]
+        )
+        # a worker that has imported coffea takes some hundred MB
+        peaks = [worker["peak_rss_bytes"] for worker in ledger["workers"].values()]
+        assert all(100e6 < peak < 4e9 for peak in peaks)
     assert results["w"].ledger["original"]["events"] == 3001
     assert results["empty"].ledger["empty_files"] == [filesets[2].files[0].name]
     assert results["empty"].ledger["processed"]["chunks"] == 1
 
 
-def test_a_repeated_run_gives_the_same_bits(client: Client, filesets: list[Fileset]) -> None:
+def test_a_repeated_run_gives_the_same_bits(
+    site: Site, filesets: list[Fileset], tmp_path: Path
+) -> None:
     first, second = (
-        run(MuonPt(), filesets, client, 300, 600, "test")["w"].accumulator["pt"] for _ in range(2)
+        run(MuonPt(), filesets, site, Limits(300, 600), "test", tmp_path / name)["w"].accumulator[
+            "pt"
+        ]
+        for name in ("a", "b")
     )
     assert first.view(flow=True).tobytes() == second.view(flow=True).tobytes()
 
@@ -122,11 +141,13 @@ def test_tasks_keep_the_order_and_their_size(filesets: list[Fileset]) -> None:
     ]
 
 
-def test_an_exception_says_where_it_was_raised(client: Client, filesets: list[Fileset]) -> None:
+def test_an_exception_says_where_it_was_raised(
+    site: Site, filesets: list[Fileset], tmp_path: Path
+) -> None:
     file = filesets[0].files[1]
     first = int(uproot.open(file.url)["Events/event"].array()[0])
     with pytest.raises(ProcessingFailed) as problem:
-        run(MuonPt(fails_at=first), filesets[:1], client, 700, 700, "test")
+        run(MuonPt(fails_at=first), filesets[:1], site, Limits(700, 700), "test", tmp_path)
     message = str(problem.value)
     assert message.startswith(f"dataset q, {file.name} entries 0-")
     assert "ZeroDivisionError: the user's mistake" in message
@@ -134,15 +155,15 @@ def test_an_exception_says_where_it_was_raised(client: Client, filesets: list[Fi
     assert 'raise ZeroDivisionError("the user\'s mistake")' in message
 
 
-def test_workers_that_die_of_a_chunk(filesets: list[Fileset]) -> None:
+def test_workers_that_die_of_a_chunk(filesets: list[Fileset], tmp_path: Path) -> None:
     with (
-        client_for(LOCAL, 2) as client,
+        client_for(LOCAL, 2, tmp_path / "logs") as site,
         pytest.raises(ProcessingFailed, match=r"q_0\.root.*the workers died of it"),
     ):
-        run(Deadly(), filesets[:1], client, 10_000, 10_000, "test")
+        run(Deadly(), filesets[:1], site, Limits(10_000, 10_000), "test", tmp_path)
 
 
-def test_a_column_that_is_not_there_is_named(client: Client, filesets: list[Fileset]) -> None:
+def test_a_column_that_is_not_there_is_named(filesets: list[Fileset]) -> None:
     class Wrong(MuonPt):
         def process(self, events: Any) -> dict[str, Any]:
             return {"x": ak.sum(events.Muon.notThere)}
@@ -177,12 +198,12 @@ def test_a_result_cut_in_half(tmp_path: Path) -> None:
     assert f"q_0.root: holds {size // 2} bytes, the manifest says {size}" in str(problem.value)
 
 
-def test_a_result_damaged_while_it_is_read(tmp_path: Path, client: Client) -> None:
+def test_a_result_damaged_while_it_is_read(tmp_path: Path, site: Site) -> None:
     fileset = from_manifest("q", skimmed(tmp_path, "q", {"q": qcd(20_000)}, COLUMNS), {})
     path = Path(fileset.files[0].url)
     path.write_bytes(path.read_bytes()[:15_000])
     with pytest.raises(ProcessingFailed, match=r"dataset q, .*q_0\.root"):
-        run(MuonPt(), [fileset], client, 5000, 5000, "test")
+        run(MuonPt(), [fileset], site, Limits(5000, 5000, tries=1), "test", tmp_path / "kept")
 
 
 def records(fileset: Fileset, chunks: list[Chunk]) -> list[ChunkRecord]:
@@ -196,6 +217,8 @@ def records(fileset: Fileset, chunks: list[Chunk]) -> list[ChunkRecord]:
             chunk.events,
             chunk.file.sum_of_weights * chunk.events / max(chunk.file.events, 1),
             "w",
+            1,
+            0.0,
             cost,
         )
         for chunk in chunks
@@ -205,10 +228,10 @@ def records(fileset: Fileset, chunks: list[Chunk]) -> list[ChunkRecord]:
 def test_ledger_names_what_is_missing(filesets: list[Fileset]) -> None:
     chunks = chunks_of(filesets[0], 1000)
     done = records(filesets[0], chunks)
-    assert ledger_of(filesets[0], chunks, done)["processed"]["chunks"] == len(chunks)
+    assert ledger_of(filesets[0], done)["processed"]["chunks"] == len(chunks)
     last = chunks[-1]
     with pytest.raises(Shortfall) as problem:
-        ledger_of(filesets[0], chunks, done[:-1])
+        ledger_of(filesets[0], done[:-1])
     assert f"{last.file.name} entries {last.start}-{last.stop} were not processed" in str(
         problem.value
     )
@@ -218,64 +241,81 @@ def test_ledger_refuses_what_is_counted_twice_or_differs(filesets: list[Fileset]
     chunks = chunks_of(filesets[0], 1000)
     done = records(filesets[0], chunks)
     with pytest.raises(Shortfall, match="counted twice"):
-        ledger_of(filesets[0], chunks, [*done, done[0]])
+        ledger_of(filesets[0], [*done, done[0]])
     with pytest.raises(Shortfall, match="gave 3 events"):
-        ledger_of(filesets[0], chunks, [replace(done[0], events=3), *done[1:]])
+        ledger_of(filesets[0], [replace(done[0], events=3), *done[1:]])
     off = replace(done[0], sum_of_weights=done[0].sum_of_weights + 1)
     with pytest.raises(Shortfall, match="the manifest says"):
-        ledger_of(filesets[0], chunks, [off, *done[1:]])
+        ledger_of(filesets[0], [off, *done[1:]])
 
 
-def test_workers_do_not_trim_their_memory(client: Client) -> None:
+def test_workers_do_not_trim_their_memory(site: Site) -> None:
     def environment() -> dict[str, str]:
         import os  # noqa: PLC0415 - on the worker
 
         return dict(os.environ)
 
-    for values in client.run(environment).values():
+    for values in site.client.run(environment).values():
         assert int(values["MALLOC_TRIM_THRESHOLD_"]) == 1 << 30
 
 
-def test_local_cluster_listens_on_the_loopback_only(client: Client) -> None:
-    addresses = [client.scheduler.address, *client.scheduler_info()["workers"]]
+def test_local_cluster_listens_on_the_loopback_only(site: Site) -> None:
+    addresses = [site.client.scheduler.address, *site.client.scheduler_info()["workers"]]
     assert all(address.startswith("tcp://127.0.0.1:") for address in addresses)
 
 
-def test_several_clusters_run_side_by_side(client: Client) -> None:
-    with client_for(LOCAL, 1) as other:
-        assert other.scheduler.address != client.scheduler.address
-        assert other.submit(sum, [1, 2]).result() == 3
+def test_several_clusters_run_side_by_side(site: Site, tmp_path: Path) -> None:
+    with client_for(LOCAL, 1, tmp_path) as other:
+        assert other.client.scheduler.address != site.client.scheduler.address
+        assert other.client.submit(sum, [1, 2]).result() == 3
 
 
-def test_attaching_to_a_scheduler_leaves_it_running(client: Client) -> None:
-    site = {"kind": "scheduler", "address": client.scheduler.address, "redirectors": []}
-    with client_for(site, 1) as attached:
-        assert attached.submit(sum, [1, 2]).result() == 3
-    assert client.submit(sum, [2, 2]).result() == 4
+def test_attaching_to_a_scheduler_leaves_it_running(site: Site, tmp_path: Path) -> None:
+    address = site.client.scheduler.address
+    settings = {"kind": "scheduler", "address": address, "redirectors": []}
+    with client_for(settings, 1, tmp_path) as attached:
+        assert attached.client.submit(sum, [1, 2]).result() == 3
+    assert site.client.submit(sum, [2, 2]).result() == 4
 
 
-def test_a_cluster_package_that_is_not_installed_is_named() -> None:
+def test_coffea_casa_takes_the_users_scheduler_if_it_answers(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = site.client.scheduler.address
+    monkeypatch.setattr("looseleaf.cluster.COFFEA_CASA_SCHEDULER", address)
+    with client_for({"kind": "coffea-casa", "redirectors": []}, 1, tmp_path) as attached:
+        assert attached.client.scheduler.address == address
+        assert attached.cluster is None
+
+
+def test_a_cluster_package_that_is_not_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # what Python does with a package that can't be imported
+    monkeypatch.setitem(sys.modules, "coffea_casa", None)
     with (
         pytest.raises(ConfigError, match="needs the package coffea_casa"),
-        client_for({"kind": "coffea-casa", "redirectors": []}, 1),
+        client_for({"kind": "coffea-casa", "redirectors": []}, 1, tmp_path),
     ):
         pass
 
 
-def test_a_machine_that_submits_no_htcondor_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_submits_no_htcondor_jobs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with (
         pytest.raises(ConfigError, match="there is no condor_submit on the PATH"),
-        client_for({"kind": "htcondor", "redirectors": []}, 1),
+        client_for({"kind": "htcondor", "redirectors": []}, 1, tmp_path),
     ):
         pass
 
 
-def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("looseleaf.cluster.CONNECT_TIMEOUT", "1 s")
     site = {"kind": "scheduler", "address": "tcp://127.0.0.1:1", "redirectors": []}
     with (
         pytest.raises(ConfigError, match=r"no Dask scheduler answers at tcp://127.0.0.1:1"),
-        client_for(site, 1),
+        client_for(site, 1, tmp_path),
     ):
         pass

@@ -20,7 +20,7 @@ def filled(values: np.ndarray, variances: np.ndarray | None = None) -> hist.Hist
 def shapes() -> tuple[np.ndarray, np.ndarray]:
     """Expected prompt leptons, about their Jacobian edge, and falling non-prompt ones."""
     centres = (EDGES[1:] + EDGES[:-1]) / 2
-    return 40 * np.exp(-(((centres - 75) / 15) ** 2)), 60 * np.exp(-centres / 20)
+    return 40 * np.exp(-(((centres - 75) / 15) ** 2)) + 1.5, 60 * np.exp(-centres / 20) + 1.5
 
 
 def test_an_exact_mixture_gives_its_factors() -> None:
@@ -43,8 +43,8 @@ def test_toys_give_unbiased_factors_with_honest_errors() -> None:
     prompt, other = shapes()
     pulls, fits = [], []
     for _ in range(400):
-        # two weighted events for each expected one in simulation
-        templates = [filled(n / 2, n / 4) for n in (rng.poisson(2 * p) for p in (prompt, other))]
+        # five weighted events for each expected one in simulation
+        templates = [filled(n / 5, n / 25) for n in (rng.poisson(5 * p) for p in (prompt, other))]
         data = filled(rng.poisson(1.2 * prompt + 0.9 * other).astype(float))
         fits.append(fit_prompt(data, *templates))
         # what was simulated fluctuates too: the factor is of the true yield to the simulated one
@@ -52,9 +52,9 @@ def test_toys_give_unbiased_factors_with_honest_errors() -> None:
         pulls.append((fits[-1].factor - 1.2) / fits[-1].error)
         assert fits[-1].factor * templates[0].values().sum() == pytest.approx(true, rel=0.5)
     # the yield of a template has no part in its shape: its fluctuation widens the pull by what
-    # the number of simulated events says, 1 / (2 sum prompt)
+    # the number of simulated events says, 1 / (5 sum prompt)
     relative = np.median([fit.error / fit.factor for fit in fits])
-    width = np.sqrt(1 + 1 / (2 * prompt.sum()) / relative**2)
+    width = np.sqrt(1 + 1 / (5 * prompt.sum()) / relative**2)
     assert abs(np.mean(pulls)) < 4 * width / np.sqrt(400)
     assert np.std(pulls) == pytest.approx(width, abs=4 * width / np.sqrt(800))
     quality = sum(fit.chi2 for fit in fits)
@@ -71,6 +71,10 @@ def test_toys_give_unbiased_factors_with_honest_errors() -> None:
         (
             lambda p, o: (p + o, np.where(p == p[2], -1.0, p), o),
             "negative sum of weights for a transverse mass of 20 to 30 GeV",
+        ),
+        (
+            lambda p, o: (p + o, np.where(p == p[2], 0.0, p), np.where(p == p[2], 0.0, o)),
+            "data but no simulation for a transverse mass of 20 to 30 GeV",
         ),
     ],
 )

@@ -13,6 +13,7 @@ from looseleaf.files import write_json
 from looseleaf.histograms.store import write_uhi
 from looseleaf.objects.rates import RateMap, predict, stacked
 
+EMPTY = np.zeros((2, 2), bool)
 RATES = np.array([0.1, 0.25, 0.0, 0.9])
 
 
@@ -36,7 +37,7 @@ def test_rates_above_the_cap_count_as_the_cap() -> None:
         ak.Array([[3], [3], [0]]), ak.Array([[False], [True], [False]]), RATES, 0.8
     )
     np.testing.assert_allclose(prediction.weight, [4.0, 0.0, 0.1 / 0.9])
-    assert prediction.capped == 1
+    assert prediction.capped.tolist() == [True, False]
 
 
 def test_slopes_are_the_derivatives() -> None:
@@ -79,7 +80,9 @@ def test_the_method_is_exact_in_expectation() -> None:
 
 def rate_map() -> RateMap:
     edges = np.array([10.0, 20.0, 50.0]), np.array([0.0, 1.2, 2.4])
-    return RateMap(*edges, rate=np.array([[0.1, 0.2], [0.3, 0.4]]), sigma=np.full((2, 2), 0.01))
+    return RateMap(
+        *edges, rate=np.array([[0.1, 0.2], [0.3, 0.4]]), sigma=np.full((2, 2), 0.01), empty=EMPTY
+    )
 
 
 def test_leptons_beyond_the_edges_take_the_last_bins() -> None:

@@ -1,6 +1,8 @@
 """Reading through a real XRootD server and a real XCache, with what breaks on the way."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,17 @@ def test_the_addresses_of_a_logical_name() -> None:
 def test_a_name_that_would_leave_its_folder(name: str) -> None:
     with pytest.raises(DataFileError, match=r"should be a logical name, /store/... without '..'"):
         urls_of(FileRecord(name, 1, 1, None), ["/mirror"])
+
+
+def test_a_package_that_is_missing_is_named() -> None:
+    # in a process of its own: once loaded, the package stays
+    code = (
+        "import sys; sys.modules['fsspec_xrootd'] = None\n"
+        "from looseleaf.nanoaod import open_file; open_file('root://localhost//store/a.root')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "DataFileError: root://localhost//store/a.root: reading it needs a pack" in done.stderr
+    assert done.stderr.strip().endswith("type: pip install xrootd fsspec-xrootd")
 
 
 @pytest.fixture(scope="module")

@@ -13,17 +13,22 @@ from samples import sample, skimmed
 
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json, write_json
-from looseleaf.histograms.store import write_uhi
 from looseleaf.objects.columns import analysis_columns
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
 from looseleaf.processing.runner import ProcessingFailed, process_task
 from looseleaf.topcoffea.combine import combine
+from looseleaf.topcoffea.efthist import EFTHist
+from looseleaf.topcoffea.process import metadata_of
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
-from looseleaf.topcoffea.store import eft_histograms, flat
+from looseleaf.topcoffea.store import read_histograms, write_histograms
 
 POINTS = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
 ANALYSIS: dict[str, Any] = yaml.safe_load((REPO / "config/analyses/tth_eft.yaml").read_text())
+ANALYSIS["working_points"] = {
+    collection: {"loose": point, "tight": point, "momentum": "raw"}
+    for collection, point in ANALYSIS["leptons"].items()
+}
 NAMES = ["ctG", "ctp"]
 DATASETS = {
     "e": sample("eft", 6000, wc_names=NAMES, xsec_pb=0.2),
@@ -39,13 +44,17 @@ def filesets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fileset]:
     for name, dataset in DATASETS.items():
         columns = sorted(analysis_columns(ANALYSIS, dataset, POINTS))
         manifest = skimmed(folder, name, DATASETS, columns, "nMuon + nElectron >= 1")
-        found[name] = from_manifest(name, manifest, {"wc_names": dataset.get("wc_names", [])})
+        found[name] = from_manifest(name, manifest, metadata_of(ANALYSIS, dataset))
     return found
 
 
 def accumulated(fileset: Fileset, coefficients: list[str] = NAMES) -> dict[str, Any]:
     processor = TopCoffeaProcessor(ANALYSIS, POINTS, coefficients)
     return process_task(processor, chunks_of(fileset, 1700), fileset.metadata)[0]
+
+
+def nominal(filled: EFTHist) -> EFTHist:
+    return filled.select(region="signal", systematic="nominal")
 
 
 def by_hand(fileset: Fileset) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -99,7 +108,7 @@ def by_hand(fileset: Fileset) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def test_channels_and_weights_are_those_of_plain_arrays(
     filesets: dict[str, Fileset], name: str
 ) -> None:
-    found = accumulated(filesets[name])["ht"].at(POINT)
+    found = nominal(accumulated(filesets[name])["ht"]).at(POINT)
     edges = ANALYSIS["observables"]["ht"]["edges"]
     seen = 0
     for channel, (ht, weight) in by_hand(filesets[name]).items():
@@ -125,18 +134,20 @@ def test_coefficients_that_do_not_fit_their_list(filesets: dict[str, Fileset]) -
     fileset = filesets["e"]
     processor = TopCoffeaProcessor(ANALYSIS, POINTS, ["ctG"])
     with pytest.raises(ProcessingFailed, match=r"an event has 6 EFTfitCoefficients; .* make 3"):
-        process_task(processor, chunks_of(fileset, 1700), {"dataset": "e", "wc_names": ["ctG"]})
+        process_task(processor, chunks_of(fileset, 1700), {**fileset.metadata, "wc_names": ["ctG"]})
 
 
 def combined(filesets: dict[str, Fileset], folder: Path, **original: Any) -> dict[str, Any]:
     processed, ledgers = {}, {}
     for name, fileset in filesets.items():
-        processed[name] = str(folder / f"{name}.json")
+        processed[name] = str(folder / f"{name}.h5")
         ledgers[name] = str(folder / f"{name}.ledger.json")
-        write_uhi(processed[name], flat(accumulated(fileset)), {})
+        write_histograms(processed[name], accumulated(fileset), {})
         write_json(ledgers[name], {"original": {**fileset.original, **original}})
     analysis = {**ANALYSIS, "lumi_ifb": 3.0, "points": {"SM": {}, "p": POINT}}
-    combine(analysis, DATASETS, processed, ledgers, folder / "h.json", folder / "y.json")
+    combine(
+        analysis, DATASETS, processed, ledgers, folder / "h.h5", folder / "y.json", folder / "y.txt"
+    )
     return read_json(folder / "y.json")["channels"]
 
 
@@ -170,7 +181,17 @@ def test_eft_sample_without_sums_is_not_normalised(
         combined(filesets, tmp_path, eft_sums=None)
 
 
-def test_histograms_come_back_from_their_file(filesets: dict[str, Fileset]) -> None:
+def test_histograms_come_back_from_their_file(filesets: dict[str, Fileset], tmp_path: Path) -> None:
     accumulator = accumulated(filesets["t"])
-    assert sorted(eft_histograms(flat(accumulator))) == ["ht", "lep0_pt"]
+    write_histograms(tmp_path / "h.h5", accumulator, {"dataset": "t"})
+    found, metadata = read_histograms(tmp_path / "h.h5")
+    assert (found, metadata) == (accumulator, {"dataset": "t"})
     assert accumulator["cutflow"]["all"] == sum(file.events for file in filesets["t"].files)
+
+
+def test_files_that_hold_no_histograms(tmp_path: Path) -> None:
+    (tmp_path / "text.h5").write_text("text")
+    with pytest.raises(DataFileError, match=r"text\.h5: not an HDF5 file"):
+        read_histograms(tmp_path / "text.h5")
+    with pytest.raises(DataFileError, match=r"none\.h5: no such file"):
+        read_histograms(tmp_path / "none.h5")

@@ -1,14 +1,17 @@
 """Where processors run: one function gives a Dask client for a site of the configuration."""
 
-import shutil
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib import import_module
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import dask
 from distributed import Client, LocalCluster
 
+from looseleaf.cluster.code import OurCode, OurCodeOnScheduler, archive
+from looseleaf.cluster.condor import batch_cluster, last_words
 from looseleaf.errors import ConfigError
 
 # Dask's nanny starts workers with MALLOC_TRIM_THRESHOLD_=65536, which makes numpy and awkward
@@ -21,52 +24,76 @@ WORKER_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
 }
 CONNECT_TIMEOUT = "20 s"
-BATCH_CLUSTERS = {
-    "htcondor": ("dask_jobqueue", "HTCondorCluster"),
-    "coffea-casa": ("coffea_casa", "CoffeaCasaCluster"),
-}
+# where the facility runs a scheduler for its user
+COFFEA_CASA_SCHEDULER = "tls://localhost:8786"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place to run at: its client, the hash of the code its workers were sent, their logs."""
+
+    client: Client
+    code: str
+    logs: Path
+    cluster: Any = field(default=None, repr=False)
+
+    def last_words(self) -> str:
+        """What the workers said last, where their logs are kept; else nothing."""
+        return last_words(self.cluster, self.logs) if self.logs.is_dir() else ""
 
 
 @contextmanager
-def client_for(site: Mapping[str, Any], workers: int) -> Iterator[Client]:
+def client_for(site: Mapping[str, Any], workers: int, logs: Path) -> Iterator[Site]:
     """A client with `workers` workers at a site, for the length of the block.
 
     `site` is a file of config/sites: kind `local` starts worker processes on this machine,
-    listening on the loopback interface only; `htcondor` and `coffea-casa` submit workers as jobs;
-    `scheduler` attaches to a running scheduler and leaves it running.
+    listening on the loopback interface only; `htcondor` and `coffea-casa` submit workers as jobs,
+    whose output goes to the folder `logs`; `scheduler` attaches to a running scheduler and leaves
+    it running, as `coffea-casa` does if the facility has started one for the user.
 
-    Raises `ConfigError` if no scheduler answers, or if the site's cluster package is not installed
-    or refuses its settings.
+    Raises `ConfigError` if no scheduler answers, if the site's cluster package is not installed
+    or refuses its settings, or a wheel of the site can't be read.
     """
     settings = {
         "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
         # a batch system that starts nothing must not make a job wait for ever
         "distributed.scheduler.no-workers-timeout": "30 minutes",
+        **site.get("dask", {}),
     }
-    with dask.config.set(settings):
-        if site["kind"] == "scheduler":
-            with _attached(site["address"]) as client:
-                yield client
-        elif site["kind"] == "local":
-            arguments = {
-                "host": "127.0.0.1",
-                "threads_per_worker": 1,
-                # any free port: several clusters may run on one machine
-                "dashboard_address": "127.0.0.1:0",
-                **site.get("cluster", {}),
-            }
-            with (
-                LocalCluster(n_workers=workers, **arguments) as cluster,
-                Client(cluster) as client,
-            ):
-                yield client
-        else:
-            with (
-                _batch_cluster(site) as cluster,
-                Client(cluster) as client,
-            ):
-                cluster.scale(workers)
-                yield client
+    archives = [archive(), *(_wheel(path) for path in site.get("wheels", []))]
+    plugin = OurCode(archives)
+    with dask.config.set(settings), ExitStack() as stack:
+        cluster, client = _started(site, workers, logs, stack)
+        if cluster is None:
+            client.register_plugin(OurCodeOnScheduler(archives, plugin.code))
+        client.register_plugin(plugin)
+        print(f"dask dashboard: {client.dashboard_link}", file=sys.stderr, flush=True)
+        yield Site(client, plugin.code, logs, cluster)
+
+
+def _started(
+    site: Mapping[str, Any], workers: int, logs: Path, stack: ExitStack
+) -> tuple[Any, Client]:
+    if site["kind"] == "scheduler":
+        return None, stack.enter_context(_attached(site["address"]))
+    if site["kind"] == "coffea-casa" and "cluster" not in site:
+        try:
+            return None, stack.enter_context(Client(COFFEA_CASA_SCHEDULER, timeout="2 s"))
+        except (OSError, TypeError, ValueError):
+            # there is none, or no certificate to speak to it with
+            pass
+    if site["kind"] == "local":
+        arguments = {
+            "host": "127.0.0.1",
+            "threads_per_worker": 1,
+            # any free port: several clusters may run on one machine
+            "dashboard_address": "127.0.0.1:0",
+            **site.get("cluster", {}),
+        }
+        cluster = stack.enter_context(LocalCluster(n_workers=workers, **arguments))
+    else:
+        cluster = stack.enter_context(batch_cluster(site, workers, logs))
+    return cluster, stack.enter_context(Client(cluster))
 
 
 def _attached(address: str) -> Client:
@@ -79,21 +106,8 @@ def _attached(address: str) -> Client:
         ) from None
 
 
-def _batch_cluster(site: Mapping[str, Any]) -> Any:
-    package, name = BATCH_CLUSTERS[site["kind"]]
-    if site["kind"] == "htcondor" and shutil.which("condor_submit") is None:
-        raise ConfigError(
-            "site htcondor: there is no condor_submit on the PATH: run snakemake where HTCondor "
-            "jobs are submitted from, or choose another site"
-        )
+def _wheel(path: str) -> bytes:
     try:
-        cluster_class = getattr(import_module(package), name)
-    except ImportError as problem:
-        raise ConfigError(
-            f"site {site['kind']}: {name} needs the package {package}, which can't be imported "
-            f"({problem}): install it where snakemake runs, or choose another site"
-        ) from None
-    try:
-        return cluster_class(**site.get("cluster", {}))
-    except (TypeError, ValueError) as problem:
-        raise ConfigError(f"site {site['kind']}: cluster: {problem}") from None
+        return Path(path).read_bytes()
+    except OSError as problem:
+        raise ConfigError(f"site: wheels: {path}: {problem.strerror}") from None

@@ -24,7 +24,9 @@ class Catalogue:
 
     def check(self) -> None:
         if not self.paths:
-            raise LookupFailed("no catalogue at all: das.catalogues is empty")
+            raise LookupFailed(
+                "no catalogue at all: das.catalogues is empty (the command takes --catalogue)"
+            )
 
     @cached_property
     def _known(self) -> dict[str, list[FileRecord]]:

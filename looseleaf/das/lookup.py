@@ -12,7 +12,7 @@ from typing import Any
 from looseleaf.das.ask import Answer, Asking, ask
 from looseleaf.das.catalogue import from_files, total
 from looseleaf.das.query import parse
-from looseleaf.errors import LookupFailed
+from looseleaf.errors import DataFileError, LookupFailed
 from looseleaf.files import read_json, write_json
 from looseleaf.records import FileRecord
 
@@ -143,10 +143,13 @@ def _since(
     output: Path, snapshot: Mapping[str, Any], records: Sequence[FileRecord]
 ) -> Mapping[str, Any]:
     """The snapshot with its changes against the one at `output`, or that one if there are none."""
-    if not output.is_file():
+    try:
+        before = read_json(output)
+    except DataFileError:
+        # none, or one that can't tell anything
         return snapshot
-    before = read_json(output)
-    if before["dataset"] != snapshot["dataset"]:
+    known = isinstance(before, dict) and before.get("format") == FORMAT
+    if not known or before["dataset"] != snapshot["dataset"]:
         return snapshot
     old = [FileRecord.from_json(file, str(output)) for file in before["files"]]
     changes = difference(old, records)

@@ -61,7 +61,7 @@ class Proxy:
     groups: tuple[str, ...]
 
     def belongs_to(self, vo: str) -> bool:
-        return any(group.split("/")[1] == vo for group in self.groups)
+        return any(group.strip("/").split("/")[0] == vo for group in self.groups)
 
 
 def read_proxy(pem: bytes) -> Proxy:

@@ -40,7 +40,6 @@ RELATIONS = {
 }
 FUNCTIONS = {
     "sum": sum,
-    "count": len,
     "min": min,
     "max": max,
     "avg": statistics.fmean,
@@ -119,6 +118,8 @@ def _holds(condition: Selection, row: Row) -> bool:
     value, wanted = row.get(condition.key), str(condition.value)
     if value is None:
         return False
+    if str(value).endswith("%"):
+        value, wanted = float(value[:-1]), wanted.removesuffix("%")
     if isinstance(value, int | float):
         try:
             return RELATIONS[str(condition.relation)](value, float(wanted))
@@ -143,7 +144,9 @@ def aggregate(function: Function, rows: list[Row]) -> Any:
     values = [row.get(function.key) for row in rows]
     if function.name == "count":
         return sum(value is not None for value in values)
-    if not values or not all(isinstance(value, int | float) for value in values):
+    if not values and function.name != "sum":
+        raise QueryWrong(f"{function.name}({function.key}): no record is left by grep")
+    if not all(isinstance(value, int | float) for value in values):
         unknown = sum(value is None for value in values)
         why = f"it is unknown in {unknown} of {len(values)} records" if unknown else "no numbers"
         raise QueryWrong(f"{function.name}({function.key}): {why}")

@@ -9,7 +9,7 @@ import numpy as np
 from coffea.processor import ProcessorABC
 
 from looseleaf.objects.corrections import Corrections
-from looseleaf.objects.events import counted_momentum, recorded, weights
+from looseleaf.objects.events import counted_momentum, recorded, weights, yes_or_no
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
@@ -38,7 +38,9 @@ class ApplicationProcessor(ProcessorABC):
 
     The accumulator holds for each observable `<name>.observed`, `<name>.predicted` and
     `<name>.slopes` (the sums of w d weight / d f by map bin), and the counts `by_failing` (events
-    by channel and number of failing leptons) and `capped`.
+    by channel and number of failing leptons), `capped` and `unmeasured` (failing leptons in bins
+    of the map that are empty). Unless the analysis is unblinded, events of data without a failing
+    lepton are not looked at.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class ApplicationProcessor(ProcessorABC):
         self._analysis, self._points, self._maps = analysis, points, dict(maps)
         self._corrections = corrections
         self._offsets, self._rates = stacked(self._maps)
+        self._empty = np.concatenate([rates.empty.ravel() for rates in self._maps.values()])
         self._channels = {name: Expression(cut) for name, cut in analysis["channels"].items()}
         self._observables = {
             name: Expression(observable["expression"])
@@ -67,11 +70,13 @@ class ApplicationProcessor(ProcessorABC):
             event_weight = event_weight * self._corrections.event_weight(events)
             all_prompt = ak.to_numpy(ak.all(leptons.prompt, axis=1))
             selected &= all_prompt if events.metadata["role"] == "prompt" else ~all_prompt
+        prediction = predict(leptons.bin, leptons.tight, self._rates, self._analysis["cap"])
+        if events.metadata["role"] == "observe" and not self._analysis["unblind"]:
+            selected &= prediction.failing > 0
         in_channel = {
-            channel: selected & np.asarray(cut(quantities), bool)
+            channel: selected & yes_or_no(cut, quantities)
             for channel, cut in self._channels.items()
         }
-        prediction = predict(leptons.bin, leptons.tight, self._rates, self._analysis["cap"])
         axis = hist.axis.StrCategory(list(self._channels), name=CHANNEL, overflow=False)
         by_failing = hist.Hist(
             axis, hist.axis.Integer(0, 5, name="failing"), storage=hist.storage.Int64()
@@ -85,7 +90,7 @@ class ApplicationProcessor(ProcessorABC):
             ]
             predicted, slopes = empty_prediction(axes, len(self._rates))
             observed = hist.Hist(*axes, storage=hist.storage.Weight())
-            values = np.asarray(expression(quantities), np.float64)
+            values = np.broadcast_to(expression(quantities), len(events)).astype(np.float64)
             for channel, mask in in_channel.items():
                 tight = mask & (prediction.failing == 0)
                 loose = mask & (prediction.failing > 0)
@@ -112,9 +117,11 @@ class ApplicationProcessor(ProcessorABC):
             }
         for channel, mask in in_channel.items():
             by_failing.fill(np.full(int(mask.sum()), channel), prediction.failing[mask])
-        capped = hist.Hist(hist.axis.Integer(0, 1, name="capped"), storage=hist.storage.Int64())
-        capped.fill(np.zeros(prediction.capped, int))
-        out["capped"] = capped
+        counts = np.logical_or.reduce(list(in_channel.values()))[prediction.event]
+        of_failing = {"capped": prediction.capped, "unmeasured": self._empty[prediction.bin]}
+        for name, marked in of_failing.items():
+            out[name] = hist.Hist(hist.axis.Integer(0, 1, name=name), storage=hist.storage.Int64())
+            out[name].view()[...] = (marked & counts).sum()
         return out
 
     def _loose(self, events: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Closure: predicted against observed, with the uncertainties of both and of the map."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -112,12 +113,20 @@ def combine(
                 name: agreement(total, name, channel, sigma) for name in analysis["observables"]
             },
         }
+    unmeasured = int(total["unmeasured"].sum())
+    if unmeasured:
+        print(
+            f"fakerate {analysis['name']}: {unmeasured} failing leptons lie in empty bins of the "
+            "maps and predict nothing; wider bins would tell",
+            file=sys.stderr,
+        )
     write_json(
         closure,
         {
             "analysis": analysis["name"],
             "is_data": any(dataset["data"] for dataset in declared.values()),
             "capped_leptons": int(total["capped"].sum()),
+            "leptons_in_empty_bins": unmeasured,
             "channels": channels,
         },
     )

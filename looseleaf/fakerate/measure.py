@@ -10,7 +10,9 @@ import hist
 import numpy as np
 from scipy.stats import chi2 as chi2_distribution
 
-from looseleaf.fakerate.processor import NOMINAL, POINT, POINTS, variations
+from looseleaf.errors import DataFileError
+from looseleaf.fakerate.names import NOMINAL, POINT, POINTS
+from looseleaf.fakerate.processor import variations
 from looseleaf.fakerate.prompt import PromptFit, fit_prompt
 from looseleaf.files import read_json, write_json
 from looseleaf.histograms.ratio import Ratio, divide
@@ -168,6 +170,11 @@ def measure(
     found = numbers(analysis, datasets, processed, ledgers)
     tight, loose = found.nominal
     ratio = divide(tight, loose, analysis["interval"])
+    if ratio.empty.all():
+        raise DataFileError(
+            f"analysis {analysis['name']}: no loose lepton was counted in any bin; its cutflow, in "
+            "the files of its datasets, says where they went"
+        )
     metadata = {
         "analysis": analysis["name"],
         "title": analysis["title"],

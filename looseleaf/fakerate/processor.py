@@ -11,6 +11,7 @@ import numpy as np
 from coffea.processor import ProcessorABC
 from numpy.typing import NDArray
 
+from looseleaf.fakerate.names import NOMINAL, POINT, POINTS, STEPS, TRIGGER_STEP, VARIATION
 from looseleaf.objects.corrections import Corrections, correction_variations
 from looseleaf.objects.events import (
     Selection,
@@ -24,10 +25,6 @@ from looseleaf.objects.events import (
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 
-STEPS = ("all", "certified", "one loose lepton", "no other lepton", "away jet", "met", "mt")
-
-VARIATION, NOMINAL = "variation", "nominal"
-POINT, POINTS = "point", ("loose", "tight")
 # distributions of these are always made, each without the cut on it
 SPECTRUM = (30, 0, 150)
 
@@ -67,9 +64,10 @@ class _Counted:
 class FakeRateProcessor(ProcessorABC):
     """Loose and tight leptons by pT [GeV] and |eta|, where leptons are non-prompt.
 
-    `analysis` is a fake-rate analysis of the configuration, `points` the declared working points,
-    `corrections` its weights of simulated events. The measurement region is: a certified section,
-    exactly one lepton of the point `loose`, none of those in `veto`, an away jet, small missing
+    `analysis` is a fake-rate analysis of the configuration, whose `cuts` may be pairs, `points` the
+    declared working points, `corrections` its weights of simulated events. The measurement region
+    is: a certified section, exactly one lepton of the point `loose`, none of those in `veto`, an
+    away jet, small missing
     momentum and transverse mass, and the analysis' own cuts. In such an event the leptons of
     `denominator` go into the histogram `loose`, those of them that are also `tight` into `tight`;
     both have a first axis for the variations.
@@ -94,6 +92,7 @@ class FakeRateProcessor(ProcessorABC):
     ) -> None:
         self._analysis, self._points, self._truth = analysis, points, truth
         self._corrections = corrections
+        self._cuts = dict(analysis.get("cuts", {}))
         self._collection = analysis["lepton"]["collection"]
 
     def _axes(self) -> list[hist.axis.AxesMixin]:
@@ -129,7 +128,7 @@ class FakeRateProcessor(ProcessorABC):
             "away jet": away_pt > analysis["away_jet"]["pt_min"],
             "met": self._below(met_pt, analysis["region"]["met_max"]),
             "mt": self._below(mt[denominator], analysis["region"]["mt_max"]),
-            **{name: passing(events, cut) for name, cut in analysis.get("cuts", {}).items()},
+            **{name: passing(events, cut) for name, cut in self._cuts.items()},
         }
         recorded = [fired(events, trigger["paths"]) for trigger in analysis["triggers"]]
 
@@ -194,8 +193,9 @@ class FakeRateProcessor(ProcessorABC):
 
         triggered = np.zeros(len(events), bool)
         triggered[nominal.selection.event[nominal.trigger > 0]] = True
-        out |= self._cutflow([*cuts.values(), triggered], event_weight[NOMINAL])
-        return out | self._expectation(nominal, weigh(nominal)[0])
+        of_loose, _ = weigh(nominal)
+        out |= self._cutflow([*cuts.values(), triggered], event_weight[NOMINAL], of_loose)
+        return out | self._expectation(nominal, of_loose)
 
     def _event_weight(self, events: Any, variation: str) -> NDArray[np.float64]:
         if events.metadata["data"]:
@@ -275,8 +275,9 @@ class FakeRateProcessor(ProcessorABC):
             out[name].fill(found.x, found.y, weight=value)
         return out
 
-    def _cutflow(self, cuts: Sequence[Any], weight: Any) -> dict[str, hist.Hist]:
-        steps = [*STEPS, *self._analysis.get("cuts", {}), "trigger"]
+    def _cutflow(self, cuts: Sequence[Any], weight: Any, of_loose: Any) -> dict[str, hist.Hist]:
+        """Events by step, and their weights; the last step has those of the leptons counted."""
+        steps = [*STEPS, *self._cuts, TRIGGER_STEP]
         left = [np.ones(len(weight), bool)]
         for cut in cuts:
             left.append(left[-1] & cut)
@@ -286,6 +287,7 @@ class FakeRateProcessor(ProcessorABC):
         for index, mask in enumerate(left):
             counts.view()[index] = mask.sum()
             weighted.view()[index] = weight[mask].sum(), np.square(weight[mask]).sum()
+        weighted.view()[-1] = of_loose.sum(), np.square(of_loose).sum()
         return {"cutflow": counts, "weighted_cutflow": weighted}
 
     def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:

@@ -43,8 +43,8 @@ def fit_prompt(data: hist.Hist, prompt: hist.Hist, non_prompt: hist.Hist) -> Pro
     part. The likelihood is that of weighted templates with their own statistics (H. Dembinski and
     A. Abdelmotteleb, Eur. Phys. J. C 82 (2022) 1043), as iminuit has it.
 
-    Raises `FitFailed` if a template is empty or negative in a bin, if no minimum is found, or if
-    it lies where there are no prompt leptons.
+    Raises `FitFailed` if data or a template is empty, if a template is negative in a bin or both
+    are empty where there is data, if no minimum is found, or if it has no prompt leptons.
     """
     pairs = {"data": data, "prompt": prompt, "non-prompt": non_prompt}
     for name, histogram in pairs.items():
@@ -57,6 +57,13 @@ def fit_prompt(data: hist.Hist, prompt: hist.Hist, non_prompt: hist.Hist) -> Pro
                 f"prompt_fit: the {name} leptons have a negative sum of weights for a transverse "
                 f"mass of {edges[0]:g} to {edges[1]:g} GeV: take wider bins in prompt_fit.edges"
             )
+    lost = (data.values() != 0) & (prompt.values() == 0) & (non_prompt.values() == 0)
+    if lost.any():
+        edges = data.axes[0].edges[np.flatnonzero(lost)[0] :][:2]
+        raise FitFailed(
+            f"prompt_fit: there is data but no simulation for a transverse mass of {edges[0]:g} to "
+            f"{edges[1]:g} GeV: take wider bins, or fewer, in prompt_fit.edges"
+        )
     cost = Template(
         _moments(data),
         data.axes[0].edges,
@@ -74,7 +81,9 @@ def fit_prompt(data: hist.Hist, prompt: hist.Hist, non_prompt: hist.Hist) -> Pro
     if fit.values["prompt"] <= fit.errors["prompt"] * 1e-3:
         raise FitFailed("prompt_fit: no prompt leptons were found in data: nothing to subtract")
     expected = {"prompt": prompt.values().sum(), "non_prompt": non_prompt.values().sum()}
-    ndf = cost.ndata - fit.nfit
+    # bins without anything have no part in the likelihood
+    filled = (data.values() != 0) | (prompt.values() != 0) | (non_prompt.values() != 0)
+    ndf = filled.sum() - fit.nfit
     return PromptFit(
         factor=fit.values["prompt"] / expected["prompt"],
         error=fit.errors["prompt"] / expected["prompt"],

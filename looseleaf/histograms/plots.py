@@ -245,42 +245,6 @@ def table(
         return fig, ax
 
 
-def stack(
-    backgrounds: Mapping[str, hist.Hist],
-    lines: Mapping[str, hist.Hist],
-    axis: Any,
-    title: str,
-) -> tuple[Figure, Any]:
-    """1D histograms stacked, others over them as lines with their statistical uncertainty."""
-    with mpl.rc_context(mplhep.style.CMS):
-        fig, ax = figure(11, 9)
-        if backgrounds:
-            mplhep.histplot(
-                list(backgrounds.values()),
-                label=list(backgrounds),
-                stack=True,
-                histtype="fill",
-                ax=ax,
-                flow="none",
-            )
-        if lines:
-            mplhep.histplot(
-                list(lines.values()),
-                label=list(lines),
-                histtype="step",
-                linewidth=2,
-                yerr=True,
-                ax=ax,
-                flow="none",
-            )
-        ax.set_xlim(axis.edges[0], axis.edges[-1])
-        ax.set_xlabel(axis.label)
-        ax.set_ylabel("Events / bin")
-        ax.set_ylim(0, 1.5 * max(ax.get_ylim()[1] / 1.1, 1e-9))
-        ax.legend(loc="upper right", fontsize=17, title=title, title_fontsize=17)
-        return fig, ax
-
-
 def closure(table: Mapping[str, Any], x_label: str, title: str) -> tuple[Figure, Any]:
     """Observed points over predicted bars, and their ratio below, with both uncertainties.
 
@@ -308,7 +272,7 @@ def closure(table: Mapping[str, Any], x_label: str, title: str) -> tuple[Figure,
         if "prompt" in table:
             ax.stairs(predicted, edges, fill=True, color=COLOURS[1], label="Prompt, simulated")
         ax.stairs(non_prompt, edges, fill=True, color=COLOURS[0], label="Non-prompt, predicted")
-        _band(ax, edges, predicted, band, "Uncertainty of the prediction")
+        draw_band(ax, edges, predicted, band, "Uncertainty of the prediction")
         if not blind:
             ax.errorbar(centres, observed, error, half, fmt="ko", markersize=7, label="Observed")
         ax.set_ylabel("Events / bin")
@@ -322,7 +286,7 @@ def closure(table: Mapping[str, Any], x_label: str, title: str) -> tuple[Figure,
         ax.legend(loc="upper right", fontsize=17, title=f"{title}\n{agreement}", title_fontsize=15)
         known = predicted > 0
         scale = np.where(known, predicted, np.nan)
-        _band(below, edges, np.where(known, 1.0, np.nan), band / scale, None)
+        draw_band(below, edges, np.where(known, 1.0, np.nan), band / scale, None)
         below.errorbar(centres, observed / scale, error / scale, half, fmt="ko", markersize=7)
         below.axhline(1, color="grey", linewidth=1)
         below.set_ylim(0, 2)
@@ -332,7 +296,7 @@ def closure(table: Mapping[str, Any], x_label: str, title: str) -> tuple[Figure,
         return fig, ax
 
 
-def _band(ax: Any, edges: Any, middle: Any, half: Any, text: str | None) -> None:
+def draw_band(ax: Any, edges: Any, middle: Any, half: Any, text: str | None = None) -> None:
     """A hatched band around values by bin."""
     ax.stairs(
         middle + half,

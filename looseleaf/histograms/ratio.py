@@ -100,6 +100,10 @@ def divide(
         raise ValueError(f"interval {interval!r} is not one of {', '.join(INTERVALS)}")
     den, den_var = _moments(total, total.axes, "denominator", flow)
     num, num_var = _moments(passing, total.axes, "numerator", flow)
+    for side, values in (("denominator", den), ("numerator", num)):
+        if not np.isfinite(values).all():
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+            raise CannotDivide(f"bin {index} of the {side} is {values[index]}, which is no number")
     num = np.maximum(num, 0.0)
     empty = ~(den > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -245,6 +249,7 @@ def _widened(
     low, high = clopper_pearson_interval(passed, effective, coverage=ONE_SIGMA)
     few = known & (np.minimum(passed, effective - passed) < FEW)
     lower = np.where(few, np.maximum(np.minimum(lower, low), 0.0), lower)
-    # a subtraction can leave more than one, which the interval still holds
-    upper = np.where(few, np.minimum(np.maximum(upper, high), np.maximum(value, 1.0)), upper)
+    # a subtraction can leave a rate of more than one
+    widest = np.where(value > 1, np.inf, 1.0)
+    upper = np.where(few, np.minimum(np.maximum(upper, high), widest), upper)
     return lower, upper

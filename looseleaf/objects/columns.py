@@ -20,9 +20,7 @@ KINEMATICS = ("pt", "eta", "phi", "mass", "charge")
 
 def used_points(analysis: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The working points that an analysis speaks of, as (collection, name)."""
-    if analysis["kind"] == "topcoffea":
-        return list(analysis["leptons"].items())
-    if analysis["kind"] == "application":
+    if analysis["kind"] in ("application", "topcoffea"):
         return [
             (collection, roles[role])
             for collection, roles in analysis["working_points"].items()
@@ -79,6 +77,9 @@ EVENT_QUANTITIES = (
     "lep0_pt",
     "lep1_pt",
     "lep0_mt",
+    "lep2_pt",
+    "lep0_charge",
+    "m_z",
 )
 
 
@@ -103,11 +104,30 @@ def multilepton_columns(analysis: Mapping[str, Any], points: WorkingPoints) -> s
 
 
 def _multilepton_expressions(analysis: Mapping[str, Any]) -> list[tuple[str, str]]:
-    cuts = [(f"channels.{name}", text) for name, text in analysis["channels"].items()]
-    return cuts + [
+    texts = [(f"cuts.{name}", text) for name, text in analysis.get("cuts", {}).items()]
+    # a channel that isn't an expression is made of named cuts
+    texts += [(f"channels.{n}", t) for n, t in analysis["channels"].items() if isinstance(t, str)]
+    texts += [
         (f"observables.{name}.expression", value["expression"])
         for name, value in analysis["observables"].items()
     ]
+    for name, shape in analysis.get("systematics", {}).get("shape", {}).items():
+        texts += [
+            (f"systematics.shape.{name}.weight.{direction}", text)
+            for direction, text in shape.get("weight", {}).items()
+        ]
+    return texts
+
+
+def topcoffea_columns(analysis: Mapping[str, Any], dataset: Mapping[str, Any]) -> set[str]:
+    """What a topcoffea analysis reads of simulation alone: origins of leptons, theory weights."""
+    columns = set()
+    if "nonprompt" in analysis:
+        columns |= {f"{collection}_genPartFlav" for collection in analysis["working_points"]}
+    for theory in analysis.get("systematics", {}).get("theory", {}).values():
+        if dataset["process"] in theory.get("processes", [dataset["process"]]):
+            columns.add(theory["branch"])
+    return columns
 
 
 def analysis_columns(
@@ -121,6 +141,8 @@ def analysis_columns(
         columns |= multilepton_columns(analysis, points)
     if analysis["kind"] == "topcoffea" and "wc_names" in dataset:
         columns.add(EFT_COEFFICIENTS)
+    if analysis["kind"] == "topcoffea" and not dataset["data"]:
+        columns |= topcoffea_columns(analysis, dataset)
     if not dataset["data"]:
         columns.add("genWeight")
         if analysis["kind"] == "application":

@@ -26,7 +26,7 @@ def read_correction(path: str | Path, name: str) -> str:
         raw = Path(path).read_bytes()
         value = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
         known = {correction["name"]: correction for correction in value["corrections"]}
-    except (OSError, ValueError, KeyError, TypeError) as problem:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as problem:
         raise ConfigError(f"{path}: not a correctionlib file: {problem}") from None
     if name not in known:
         raise ConfigError(f"{path}: no correction {name!r}; there are {', '.join(sorted(known))}")
@@ -53,7 +53,21 @@ class Corrections:
     def __init__(self, declared: Mapping[str, Mapping[str, Any]], texts: Mapping[str, str]) -> None:
         self._declared, self._texts = declared, texts
         for name, wanted in declared.items():
-            kinds = {v.name: v.type for v in _correction(texts[name], wanted["correction"]).inputs}
+            try:
+                inputs = _correction(texts[name], wanted["correction"]).inputs
+            except RuntimeError as problem:
+                raise ConfigError(
+                    f"corrections.{name}: {wanted['correction']!r} of {wanted['file']} can't be "
+                    f"used: {problem}"
+                ) from None
+            kinds = {v.name: v.type for v in inputs}
+            for side, words in wanted.get("variations", {}).items():
+                unknown = set(words) - {n for n, kind in kinds.items() if kind == "string"}
+                if unknown:
+                    raise ConfigError(
+                        f"corrections.{name}.variations.{side}: {sorted(unknown)[0]!r} is no text "
+                        f"input of {wanted['correction']!r}"
+                    )
             for key, is_text in (("inputs", False), ("choices", True)):
                 expected = {n for n, kind in kinds.items() if (kind == "string") == is_text}
                 given = set(wanted.get(key, {}))
@@ -78,10 +92,16 @@ class Corrections:
         weight = np.ones(len(events))
         for name, wanted in self._declared.items():
             if "of" not in wanted:
-                values = {
-                    key: Expression(text)(Branches(events))
-                    for key, text in wanted["inputs"].items()
-                }
+                branches = Branches(events)
+                values = {key: Expression(text)(branches) for key, text in wanted["inputs"].items()}
+                jagged = [
+                    wanted["inputs"][k] for k, v in values.items() if getattr(v, "ndim", 0) > 1
+                ]
+                if jagged:
+                    raise ConfigError(
+                        f"corrections.{name}: {jagged[0]!r} has a value for each lepton; say of "
+                        "which ones the weight is with `of: loose` or `of: tight`"
+                    )
                 weight *= self._evaluate(name, values, variation)
         return weight
 
@@ -99,18 +119,25 @@ class Corrections:
         sides = {f"{name}_{side}": words for side, words in wanted.get("variations", {}).items()}
         choices = {**wanted.get("choices", {}), **sides.get(variation, {})}
         correction = _correction(self._texts[name], wanted["correction"])
-        dtype = {"int": np.int64, "real": np.float64}
-        arguments = [
-            choices[v.name] if v.type == "string" else np.asarray(values[v.name], dtype[v.type])
-            for v in correction.inputs
-        ]
+        arguments = []
+        for v in correction.inputs:
+            if v.type == "string":
+                arguments.append(choices[v.name])
+                continue
+            value = np.asarray(values[v.name], np.float64)
+            if v.type == "int" and np.any(value != np.rint(value)):
+                raise ConfigError(f"corrections.{name}: {v.name} should be whole numbers")
+            arguments.append(value.astype(np.int64) if v.type == "int" else value)
         try:
-            return correction.evaluate(*arguments)
+            weight = correction.evaluate(*arguments)
         except (RuntimeError, IndexError, ValueError) as problem:
             raise ConfigError(
                 f"corrections.{name}: {problem}; minimum() and maximum() in its inputs keep "
                 "them within its range"
             ) from None
+        if not np.isfinite(weight).all():
+            raise ConfigError(f"corrections.{name}: gives weights that are not numbers")
+        return weight
 
 
 def correction_variations(declared: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:

@@ -7,7 +7,7 @@ import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
-from looseleaf.errors import ConfigError
+from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 
@@ -27,7 +27,16 @@ class Branches:
             return self._events[collection][field]
         if name[:1] == "n" and name[1:] in fields:
             return ak.num(self._events[name[1:]], axis=1)
-        raise ConfigError(f"a cut speaks of {name!r}, which is no branch of these events")
+        raise ConfigError(f"an expression speaks of {name!r}, which is no branch of these events")
+
+
+def yes_or_no(cut: Expression, columns: Any) -> NDArray[np.bool_]:
+    """Which events an expression keeps; `ConfigError` unless it says so for each of them."""
+    value = cut(columns)
+    mask = ak.to_numpy(value) if getattr(value, "ndim", 0) == 1 else None
+    if mask is None or mask.dtype != bool:
+        raise ConfigError(f"the cut {cut.text!r} should give a yes or no for each event")
+    return mask
 
 
 class Selection:
@@ -38,7 +47,8 @@ class Selection:
 
     def __init__(self, events: Any, region: NDArray[np.bool_], chosen: Any) -> None:
         self._events = events
-        of_event = np.repeat(np.arange(len(region)), ak.to_numpy(ak.num(chosen, axis=1)))
+        self._counts = ak.to_numpy(ak.num(chosen, axis=1))
+        of_event = np.repeat(np.arange(len(region)), self._counts)
         self._index = np.flatnonzero(ak.to_numpy(ak.flatten(chosen)) & region[of_event])
         self.event: NDArray[np.int64] = of_event[self._index]
 
@@ -54,7 +64,17 @@ class Selection:
 
     def column(self, text: str) -> NDArray[np.float64]:
         """An expression over branches of the event (`PV_npvs`) or of the lepton (`Muon_pt`)."""
-        return self.take(Expression(text)(Branches(self._events))).astype(np.float64)
+        try:
+            values = Expression(text)(Branches(self._events))
+        except ValueError:
+            raise ConfigError(f"{text!r} mixes collections of different lengths") from None
+        if getattr(values, "ndim", 0) == 0:
+            return np.full(self.size, float(values))
+        if values.ndim > 1 and not np.array_equal(ak.num(values, axis=1), self._counts):
+            raise ConfigError(
+                f"{text!r} should give one number for each event, or for each lepton that counts"
+            )
+        return self.take(values).astype(np.float64)
 
 
 def passing(events: Any, text: str) -> NDArray[np.bool_]:
@@ -62,11 +82,7 @@ def passing(events: Any, text: str) -> NDArray[np.bool_]:
 
     Raises `ConfigError` if it gives anything but one yes or no for each event.
     """
-    value = Expression(text)(Branches(events))
-    mask = ak.to_numpy(value) if getattr(value, "ndim", 0) == 1 else None
-    if mask is None or mask.dtype != bool:
-        raise ConfigError(f"the cut {text!r} should give a yes or no for each event")
-    return mask
+    return yes_or_no(Expression(text), Branches(events))
 
 
 def met(events: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -76,9 +92,14 @@ def met(events: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def fired(events: Any, paths: Sequence[str]) -> NDArray[np.bool_]:
-    """Whether any of the HLT paths that the file has fired."""
+    """Whether any of the HLT paths that the file has fired.
+
+    Raises `DataFileError` if it has none of them.
+    """
     fields = events.HLT.fields if "HLT" in events.fields else []
     there = [path.removeprefix("HLT_") for path in paths if path.removeprefix("HLT_") in fields]
+    if not there:
+        raise DataFileError(f"none of {', '.join(paths)} is among the events' HLT paths")
     return np.any([ak.to_numpy(events.HLT[path]) for path in there], axis=0)
 
 

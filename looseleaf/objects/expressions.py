@@ -88,6 +88,10 @@ class Expression:
             return False
         return not self.text.strip()[: side.col_offset].rstrip().endswith("(")
 
+    def __reduce__(self) -> tuple[type["Expression"], tuple[str]]:
+        # its sets would be pickled in another order by every process
+        return Expression, (self.text,)
+
     def __call__(self, columns: Mapping[str, Any] | Any) -> Any:
         """The value for arrays looked up by name, `columns[name]`; numpy or awkward arrays."""
         return self._value(self._body, columns)

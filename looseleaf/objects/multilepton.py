@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from looseleaf.objects.events import met, transverse_mass
 
 LEPTON_FIELDS = ("pt", "eta", "phi", "charge")
+Z_MASS_GEV = 91.19
 
 
 def merged(chosen: Mapping[str, Any], fields: tuple[str, ...] = LEPTON_FIELDS) -> Any:
@@ -25,9 +26,10 @@ def event_quantities(
     """One number for each event, by the names in `columns.EVENT_QUANTITIES`.
 
     `chosen` holds the leptons to count by collection, `jets` what makes a jet (`pt_min` [GeV],
-    `abs_eta_max`, `dr_min` from the leptons, `btag`). pT sums and momenta are in GeV; a lepton
-    that isn't there has pT 0, and `lep0_mt`, the transverse mass [GeV] of the hardest with the
-    missing momentum, is 0 then.
+    `abs_eta_max`, `dr_min` from the leptons, `btag`). pT sums, momenta and masses are in GeV; a
+    lepton that isn't there has pT and charge 0. `lep0_mt` is the transverse mass of the hardest
+    lepton and the missing momentum, `m_z` the mass nearest to the Z boson's of two leptons of one
+    flavour and opposite charges; both are 0 where there are none.
     """
     leptons = merged(chosen)
     selected = events.Jet
@@ -35,7 +37,8 @@ def event_quantities(
     for collection in chosen.values():
         selected = selected[ak.all(selected.metric_table(collection) > jets["dr_min"], axis=2)]
     b_tag = selected[jets["btag"]["branch"]] > jets["btag"]["min"]
-    pt = ak.fill_none(ak.pad_none(leptons.pt, 2, clip=True), 0.0)
+    pt = ak.fill_none(ak.pad_none(leptons.pt, 3, clip=True), 0.0)
+    first_charge = ak.fill_none(ak.firsts(leptons.charge), 0)
     met_pt, met_phi = met(events)
     mt = ak.fill_none(ak.firsts(transverse_mass(leptons.pt, leptons.phi, met_pt, met_phi)), 0.0)
     zero = np.zeros(len(events), np.int64)
@@ -54,4 +57,18 @@ def event_quantities(
         "lep0_pt": ak.to_numpy(pt[:, 0]),
         "lep1_pt": ak.to_numpy(pt[:, 1]),
         "lep0_mt": ak.to_numpy(mt),
+        "lep2_pt": ak.to_numpy(pt[:, 2]),
+        "lep0_charge": ak.to_numpy(first_charge),
+        "m_z": _z_mass(chosen),
     }
+
+
+def _z_mass(chosen: Mapping[str, Any]) -> NDArray[np.float64]:
+    masses = []
+    for leptons in chosen.values():
+        pair = ak.combinations(leptons, 2, fields=["a", "b"])
+        pair = pair[pair.a.charge != pair.b.charge]
+        masses.append((pair.a + pair.b).mass)
+    mass = ak.concatenate(masses, axis=1)
+    nearest = ak.argmin(abs(mass - Z_MASS_GEV), axis=1, keepdims=True)
+    return ak.to_numpy(ak.fill_none(ak.firsts(mass[nearest]), 0.0)).astype(np.float64)

@@ -17,23 +17,28 @@ from looseleaf.histograms.store import read_uhi
 class RateMap:
     """A measured rate by pT and |eta|, clamped to its edges.
 
-    `rate` and `sigma` have the shape of the axes; `sigma` is half of the 68.27% interval.
+    `rate`, `sigma` and `empty` have the shape of the axes; `sigma` is half of the 68.27% interval,
+    `empty` marks bins in which nothing was measured, where the rate is 0.
     """
 
     pt_edges: NDArray[np.float64]
     eta_edges: NDArray[np.float64]
     rate: NDArray[np.float64]
     sigma: NDArray[np.float64]
+    empty: NDArray[np.bool_]
 
     @classmethod
     def from_file(cls, path: str) -> "RateMap":
         """The map of a file that `fakerate.measure` wrote."""
-        maps, _ = read_uhi(path)
+        maps, metadata = read_uhi(path)
         if "ratio" not in maps:
             raise DataFileError(f"{path}: holds no ratio: is it the map of a fake-rate analysis?")
         ratio = maps["ratio"]
         pt, eta = (axis.edges for axis in ratio.axes)
-        return cls(pt, eta, ratio.values(), np.sqrt(ratio.variances()))
+        empty = np.zeros(ratio.shape, bool)
+        for index in metadata["empty_bins"]:
+            empty[tuple(index)] = True
+        return cls(pt, eta, ratio.values(), np.sqrt(ratio.variances()), empty)
 
     @property
     def size(self) -> int:
@@ -53,8 +58,8 @@ class Prediction:
     """Weights of events in an application region.
 
     `weight` is (-1)^(k+1) prod f/(1-f) over an event's k failing leptons, 0 where none fails.
-    `event`, `bin` and `slope` list the derivatives d weight / d f, one for each failing lepton.
-    `capped` counts the failing leptons whose rate was brought down to the cap.
+    `event`, `bin` and `slope` list the derivatives d weight / d f, one for each failing lepton;
+    `capped` marks those of them whose rate was brought down to the cap.
     """
 
     weight: NDArray[np.float64]
@@ -62,7 +67,7 @@ class Prediction:
     event: NDArray[np.int64]
     bin: NDArray[np.int64]
     slope: NDArray[np.float64]
-    capped: int
+    capped: NDArray[np.bool_]
 
 
 def predict(bins: ak.Array, tight: ak.Array, rates: NDArray[np.float64], cap: float) -> Prediction:
@@ -75,7 +80,7 @@ def predict(bins: ak.Array, tight: ak.Array, rates: NDArray[np.float64], cap: fl
     failing = ~tight
     rate = rates[ak.to_numpy(ak.flatten(bins))]
     flat_failing = ak.to_numpy(ak.flatten(failing))
-    capped = int((flat_failing & (rate > cap)).sum())
+    capped = (rate > cap)[flat_failing]
     rate = np.minimum(rate, cap)
     counts = ak.num(bins, axis=1)
     odds = ak.unflatten(np.where(flat_failing, rate / (1 - rate), 1.0), counts)

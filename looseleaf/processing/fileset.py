@@ -1,7 +1,8 @@
 """What there is to process: the files of a transform's manifest, cut into chunks and tasks."""
 
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,15 @@ from looseleaf.records import MANIFEST_FORMAT
 class EventsSource:
     """A file to read: where it stands, who it is, and what must be found in it.
 
-    `sum_of_weights` is that of genWeight over the file's events, their number in data;
-    `source_url` is where the transform read the file called `name`.
+    `sum_of_weights` is that of genWeight over the file's events, their number in data; `bytes` is
+    the file's size, and `source_url` where the transform read the file called `name`.
     """
 
     name: str
     url: str
     source_url: str
     uuid: str
+    bytes: int
     events: int
     sum_of_weights: float
 
@@ -85,6 +87,7 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
                 url=str(path),
                 source_url=entry["source_url"],
                 uuid=entry["uuid"],
+                bytes=entry["bytes"],
                 events=entry["events_out"],
                 sum_of_weights=entry["sum_of_weights_out"],
             )
@@ -93,6 +96,11 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
     found = None if None in lumis else united(lumis)
     golden = metadata.get("lumi_mask")
     good = found if golden is None or found is None else common(found, golden)
+    if found and not good:
+        raise DataFileError(
+            f"dataset {dataset}: its lumi_mask certifies none of its luminosity sections (runs "
+            f"{', '.join(list(found)[:5])}): is it that of another year?"
+        )
     eft = [entry["eft_sums_in"] for entry in value["files"] if entry["eft_sums_in"] is not None]
     return Fileset(
         dataset=dataset,
@@ -109,25 +117,37 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
     )
 
 
-def chunks_of(fileset: Fileset, chunksize: int) -> list[Chunk]:
-    """Every file cut into the fewest chunks of at most `chunksize` entries, equal in size."""
-    chunks = []
-    for file in fileset.files:
-        number = max(1, -(-file.events // chunksize))
-        edges = [file.events * index // number for index in range(number + 1)]
-        chunks += [Chunk(fileset.dataset, file, start, stop) for start, stop in pairwise(edges)]
-    return chunks
+def cut(chunk: Chunk, size: int) -> list[Chunk]:
+    """A chunk in the fewest parts of at most `size` entries, equal in size."""
+    number = max(1, -(-chunk.events // size))
+    edges = [chunk.start + chunk.events * index // number for index in range(number + 1)]
+    return [replace(chunk, start=start, stop=stop) for start, stop in pairwise(edges)]
+
+
+def chunks_of(fileset: Fileset, size: int) -> list[Chunk]:
+    """Every file cut into the fewest chunks of at most `size` entries, equal in size."""
+    return [
+        chunk
+        for file in fileset.files
+        for chunk in cut(Chunk(fileset.dataset, file, 0, file.events), size)
+    ]
 
 
 def tasks_of(chunks: Sequence[Chunk], task_events: int) -> list[tuple[Chunk, ...]]:
-    """Neighbouring chunks grouped so that a worker sums up about `task_events` before it reports.
+    """Neighbouring chunks grouped so that a worker sums up to `task_events` before it reports.
 
     The grouping follows from the files alone, not from the workers there are: the order in which
-    floating-point sums are made is the same in every run.
+    floating-point sums are made is the same in every run. A group also ends after every file
+    whose identity says so, one in eight, so that a file that is added or corrected changes the
+    groups around it and no others.
     """
     tasks: list[list[Chunk]] = []
+    events, ended = 0, True
     for chunk in chunks:
-        if not tasks or sum(c.events for c in tasks[-1]) + chunk.events > task_events:
+        if ended or events + chunk.events > task_events:
             tasks.append([])
+            events = 0
         tasks[-1].append(chunk)
+        events += chunk.events
+        ended = chunk.stop == chunk.file.events and zlib.crc32(chunk.file.uuid.encode()) % 8 == 0
     return [tuple(task) for task in tasks]

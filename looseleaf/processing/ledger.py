@@ -1,12 +1,12 @@
 """The ledger of a target: what was to be processed, what was, and whether the two agree."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from looseleaf.errors import Shortfall
-from looseleaf.processing.fileset import Chunk, Fileset
+from looseleaf.processing.fileset import EventsSource, Fileset
 
 FORMAT = "looseleaf-ledger/1"
 # sums in double precision over the same numbers, in another order
@@ -15,7 +15,10 @@ RELATIVE_TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class ChunkRecord:
-    """What was done with one chunk: where, from which URL, and at what cost."""
+    """What was done with one chunk: where, from which URL, at the how-manieth try, at what cost.
+
+    `read_s` are the seconds of its wall time that went into reading columns.
+    """
 
     file: str
     url: str
@@ -24,33 +27,25 @@ class ChunkRecord:
     events: int
     sum_of_weights: float
     worker: str
+    tries: int
+    read_s: float
     cost: Mapping[str, float]
 
 
-def ledger_of(
-    fileset: Fileset, chunks: Sequence[Chunk], records: Iterable[ChunkRecord]
-) -> dict[str, Any]:
+def ledger_of(fileset: Fileset, records: Iterable[ChunkRecord]) -> dict[str, Any]:
     """Hold the records of processed chunks against the fileset.
 
     Raises `Shortfall` naming the files and entry ranges that are missing, counted twice or
     whose events or sums of weights differ from the manifest's.
     """
-    done: dict[tuple[str, int, int], ChunkRecord] = {}
-    problems = []
+    by_file: dict[str, list[ChunkRecord]] = {file.name: [] for file in fileset.files}
     for record in records:
-        key = (record.file, record.start, record.stop)
-        if key in done:
-            problems.append(f"{record.file} entries {record.start}-{record.stop} counted twice")
-        done[key] = record
-    for chunk in chunks:
-        record = done.get((chunk.file.name, chunk.start, chunk.stop))
-        where = f"{chunk.file.name} entries {chunk.start}-{chunk.stop}"
-        if record is None:
-            problems.append(f"{where} were not processed")
-        elif record.events != chunk.events:
-            problems.append(f"{where} gave {record.events} events")
+        by_file[record.file].append(record)
+    ordered, problems = [], []
     for file in fileset.files:
-        mine = [record for record in done.values() if record.file == file.name]
+        mine = sorted(by_file[file.name], key=lambda record: (record.start, record.stop))
+        ordered += mine
+        problems += _gaps(file, mine)
         found = math.fsum(record.sum_of_weights for record in mine)
         scale = max(abs(file.sum_of_weights), abs(found), 1e-300)
         if mine and abs(found - file.sum_of_weights) > RELATIVE_TOLERANCE * scale:
@@ -60,7 +55,6 @@ def ledger_of(
     if problems:
         shown = problems[:10] + ([f"and {len(problems) - 10} more"] if len(problems) > 10 else [])
         raise Shortfall(f"dataset {fileset.dataset}: " + "; ".join(shown))
-    ordered = [done[chunk.file.name, chunk.start, chunk.stop] for chunk in chunks]
     return {
         "format": FORMAT,
         "dataset": fileset.dataset,
@@ -68,7 +62,6 @@ def ledger_of(
         "original": dict(fileset.original),
         "expected": {
             "files": len(fileset.files),
-            "chunks": len(chunks),
             "events": sum(file.events for file in fileset.files),
             "sum_of_weights": math.fsum(file.sum_of_weights for file in fileset.files),
         },
@@ -80,5 +73,34 @@ def ledger_of(
         },
         "sources": {file.name: file.source_url for file in fileset.files},
         "empty_files": [file.name for file in fileset.files if file.events == 0],
+        "workers": _workers(ordered),
         "chunks": [asdict(record) for record in ordered],
     }
+
+
+def _gaps(file: EventsSource, records: Sequence[ChunkRecord]) -> Iterator[str]:
+    """What is missing between the first and the last entry of a file, or there twice."""
+    if not records:
+        yield f"{file.name} entries 0-{file.events} were not processed"
+        return
+    reached = 0
+    for record in records:
+        if record.start > reached:
+            yield f"{file.name} entries {reached}-{record.start} were not processed"
+        elif record.start < reached:
+            yield f"{file.name} entries {record.start}-{min(reached, record.stop)} counted twice"
+        if record.events != record.stop - record.start:
+            yield f"{file.name} entries {record.start}-{record.stop} gave {record.events} events"
+        reached = max(reached, record.stop)
+    if reached < file.events:
+        yield f"{file.name} entries {reached}-{file.events} were not processed"
+
+
+def _workers(records: Iterable[ChunkRecord]) -> dict[str, dict[str, float]]:
+    """By worker, the peak of its memory as it processed these chunks, and how many there were."""
+    workers: dict[str, dict[str, float]] = {}
+    for record in records:
+        worker = workers.setdefault(record.worker, {"chunks": 0, "peak_rss_bytes": 0})
+        worker["chunks"] += 1
+        worker["peak_rss_bytes"] = max(worker["peak_rss_bytes"], record.cost["peak_rss_bytes"])
+    return workers

@@ -1,33 +1,41 @@
 """A stage's processing job: datasets in, histograms and ledgers by dataset out."""
 
-from collections.abc import Callable, Mapping
+import csv
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hist
 from coffea.processor import ProcessorABC
+from distributed import performance_report
 
 from looseleaf.cluster import client_for
-from looseleaf.files import write_json
+from looseleaf.files import whole, write_json
 from looseleaf.histograms.store import write_uhi
 from looseleaf.objects.luminosity import check_golden
 from looseleaf.processing.fileset import from_manifest
-from looseleaf.processing.runner import run
+from looseleaf.processing.runner import Limits, run
+
+TASK_COLUMNS = (
+    "dataset", "file", "start", "stop", "events", "worker", "tries", "bytes_read", "read_s",
+    "process_s", "peak_rss_bytes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Running:
     """Where and how processors run; none of it changes what comes out.
 
-    `site` is a file of config/sites, `chunksize` the entries read at a time, `task_events` what a
-    worker sums up before it reports.
+    `site` is a file of config/sites. `tasks` and `performance` are paths to be written: a table
+    of what each chunk cost where, and Dask's own report. Beside them stand the folders
+    `checkpoints`, the results of finished tasks, and `workers`, the output of workers' jobs.
     """
 
     site: Mapping[str, Any]
     workers: int
-    chunksize: int
-    task_events: int
+    limits: Limits
+    tasks: str
+    performance: str
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ def event_metadata(analysis: Mapping[str, Any], dataset: Mapping[str, Any]) -> d
 
     Both are as declared in the configuration. Raises `DataFileError` if the mask is none.
     """
-    out = {"data": dataset["data"], "aliases": analysis["branches"]}
+    out = {"data": dataset.get("data", False), "aliases": analysis.get("branches", {})}
     if "lumi_mask" in dataset:
         path = dataset["lumi_mask"]
         out["lumi_mask"] = check_golden(Path(path).read_text(), path)
@@ -57,20 +65,39 @@ def process_datasets(
     running: Running,
     label: str,
     metadata: Mapping[str, Mapping[str, Any]] | None = None,
-    plain: Callable[[Mapping[str, Any]], Mapping[str, hist.Hist]] = dict,
+    write: Callable[[str, Mapping[str, Any], Mapping[str, Any]], None] = write_uhi,
 ) -> None:
     """Process datasets on one cluster, and write each one's histograms and ledger.
 
-    `metadata` by dataset goes to the processor with every chunk; `plain` turns an accumulator
-    into the histograms to be written. They are written unnormalised, so that another cross
+    `metadata` by dataset goes to the processor with every chunk; `write` puts an
+    accumulator and metadata into a file. It is written unnormalised, so that another cross
     section or luminosity doesn't need another pass over the events.
     """
     filesets = [
         from_manifest(name, files.manifest, (metadata or {}).get(name, {}))
         for name, files in datasets.items()
     ]
-    with client_for(running.site, running.workers) as client:
-        results = run(processor, filesets, client, running.chunksize, running.task_events, label)
+    folder = Path(running.tasks).parent
+    with (
+        client_for(running.site, running.workers, folder / "workers") as site,
+        whole(running.performance) as part,
+        performance_report(filename=str(part)),
+    ):
+        results = run(processor, filesets, site, running.limits, label, folder / "checkpoints")
     for name, result in results.items():
-        write_uhi(datasets[name].histograms, plain(result.accumulator), {"dataset": name})
+        write(datasets[name].histograms, result.accumulator, {"dataset": name})
         write_json(datasets[name].ledger, result.ledger)
+    _write_tasks(running.tasks, (result.ledger for result in results.values()))
+
+
+def _write_tasks(path: str, ledgers: Iterable[Mapping[str, Any]]) -> None:
+    """One line for each chunk; `process_s` is what remains of its time after `read_s`."""
+    with whole(path) as part, open(part, "w", newline="") as stream:
+        table = csv.DictWriter(stream, TASK_COLUMNS, extrasaction="ignore")
+        table.writeheader()
+        for ledger in ledgers:
+            for chunk in ledger["chunks"]:
+                cost = chunk["cost"]
+                process_s = round(max(0.0, cost["wall_s"] - chunk["read_s"]), 4)
+                more = {"dataset": ledger["dataset"], "process_s": process_s}
+                table.writerow({**cost, **chunk, **more})

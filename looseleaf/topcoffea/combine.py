@@ -6,12 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from looseleaf.files import read_json, write_json
-from looseleaf.histograms.store import read_uhi, write_uhi
+from looseleaf.errors import DataFileError
+from looseleaf.files import read_json, whole, write_json
+from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.weights import scale_to_luminosity
+from looseleaf.topcoffea.channels import FLIPS, NONPROMPT, SIGNAL
 from looseleaf.topcoffea.efthist import EFTHist
-from looseleaf.topcoffea.processor import CHANNEL
-from looseleaf.topcoffea.store import eft_histograms, flat
+from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, RATES, REGION, SYSTEMATIC
+from looseleaf.topcoffea.store import eft_histograms, read_histograms, write_histograms
+
+DATA = "data"
+# a sum that a sample file states and one that was made of its events, in single precision
+SUM_TOLERANCE = 1e-4
+# an observable's variations of one dataset, normalised
+Varied = dict[str, EFTHist]
 
 
 def combine(
@@ -21,58 +29,193 @@ def combine(
     ledgers: Mapping[str, str],
     histograms: str | Path,
     yields: str | Path,
+    table: str | Path,
 ) -> None:
     """Normalise the datasets, add them by process, and tabulate the yields.
 
-    Written are the histograms as `<process>.<observable>.sums` (and `.squares`) and the yields by
-    channel, process and EFT point: value and statistical uncertainty.
+    Written are the observables' histograms over process, channel, systematic and observable, and
+    the yields by channel, process and EFT point, value and statistical uncertainty, as JSON and
+    as text. The process `nonprompt` is data in the application region, weighted with the measured
+    rates, less prompt simulation there; `flips` likewise of events with opposite charges.
 
     An EFT sample is normalised to its sum of Standard Model weights, as its cross section is the
-    Standard Model's. Raises `DataFileError` where a sum of weights is not positive.
+    Standard Model's. Raises `DataFileError` where a sum of weights is not positive or not the one
+    that the sample's file states, and for EFT coefficients that the dataset doesn't declare.
     """
-    total: dict[str, dict[str, EFTHist]] = {}
+    parts: dict[str, dict[str, list[Varied]]] = {}
     for name, dataset in datasets.items():
-        original = read_json(ledgers[name])["original"]
-        sum_of_weights = original["sum_of_weights"]
-        if dataset.get("wc_names"):
-            sum_of_weights = original["eft_sums"][0] if original["eft_sums"] else 0.0
-        factor = scale_to_luminosity(name, dataset, analysis["lumi_ifb"], sum_of_weights)
-        mine = total.setdefault(dataset["process"], {})
-        for observable, filled in eft_histograms(read_uhi(processed[name])[0]).items():
-            scaled = filled.scaled(factor)
-            mine[observable] = mine[observable] + scaled if observable in mine else scaled
-    named = {
-        f"{process}.{observable}": filled
-        for process, observables in total.items()
-        for observable, filled in observables.items()
-    }
-    write_uhi(
-        histograms,
-        flat(named),
-        {"analysis": analysis["name"], "lumi_ifb": analysis["lumi_ifb"]},
-    )
-    first = next(iter(analysis["observables"]))
-    write_json(
-        yields,
-        {
-            "analysis": analysis["name"],
-            "lumi_ifb": analysis["lumi_ifb"],
-            "channels": {
-                channel: {
-                    process: {
-                        label: _yield(observables[first], channel, point)
-                        for label, point in analysis["points"].items()
-                    }
-                    for process, observables in total.items()
+        factors = _factors(name, dataset, analysis, read_json(ledgers[name])["original"])
+        for observable, filled in eft_histograms(read_histograms(processed[name])[0]).items():
+            for process, varied in _by_process(filled, dataset, factors, analysis).items():
+                parts.setdefault(observable, {}).setdefault(process, []).append(varied)
+    total = {observable: _added(by_process) for observable, by_process in parts.items()}
+    about = {"analysis": analysis["name"], "lumi_ifb": analysis["lumi_ifb"]}
+    write_histograms(histograms, total, about)
+    found = yields_of(analysis, next(iter(total.values())))
+    write_json(yields, {**about, "channels": found})
+    with whole(table) as part:
+        part.write_text(text_table(found))
+
+
+def _factors(
+    name: str,
+    dataset: Mapping[str, Any],
+    analysis: Mapping[str, Any],
+    original: Mapping[str, Any],
+) -> dict[str, float]:
+    """What the weights of a dataset are multiplied with, by variation where theory weights have
+    sums of their own."""
+    if not dataset.get("wc_names") and original["eft_sums"]:
+        raise DataFileError(
+            f"dataset {name}: its files carry {EFT_COEFFICIENTS}, but it declares no wc_names "
+            "that say what of"
+        )
+    lumi = analysis["lumi_ifb"]
+    lumi = lumi[dataset["year"]] if isinstance(lumi, Mapping) else lumi
+    found = _sum_of_weights(name, dataset, analysis.get("normalise", "ledger"), original)
+    factors = {NOMINAL: scale_to_luminosity(name, dataset, lumi, found)}
+    for systematic, theory in analysis.get("systematics", {}).get("theory", {}).items():
+        if dataset["data"] or dataset["process"] not in theory.get(
+            "processes", [dataset["process"]]
+        ):
+            continue
+        for direction in ("Up", "Down"):
+            own = dataset["sums_of_weights"][theory["sums"] + direction]
+            factors[systematic + direction] = scale_to_luminosity(name, dataset, lumi, own)
+    return factors
+
+
+def _sum_of_weights(
+    name: str, dataset: Mapping[str, Any], source: str, original: Mapping[str, Any]
+) -> float:
+    """The ledger's sum over the original events, held against what the sample's file states."""
+    found = original["sum_of_weights"]
+    if dataset.get("wc_names"):
+        found = original["eft_sums"][0] if original["eft_sums"] else 0.0
+    listed = dataset.get("listed")
+    if listed is None or dataset["data"]:
+        return found
+    stated = listed["sum_of_weights"]
+    if source == "declared":
+        return stated
+    if abs(found - stated) > SUM_TOLERANCE * stated:
+        raise DataFileError(
+            f"{listed['file']}: nSumOfWeights: {stated:g} is stated for {listed['events']} events; "
+            f"the {original['events']} events of the files of {name} sum up to {found:g}. If "
+            "the files are a skim, say normalise: declared in the analysis"
+        )
+    return found
+
+
+def _by_process(
+    filled: EFTHist,
+    dataset: Mapping[str, Any],
+    factors: Mapping[str, float],
+    analysis: Mapping[str, Any],
+) -> dict[str, Varied]:
+    """The variations of one dataset by process: itself, or its part of a prediction."""
+    out: dict[str, Varied] = {}
+    systematics = analysis.get("systematics", {})
+    own = DATA if dataset["data"] else dataset["process"]
+    for systematic in filled.categories(SYSTEMATIC):
+        scaled = filled.select(**{SYSTEMATIC: systematic}).scaled(
+            factors.get(systematic, factors[NOMINAL])
+        )
+        label = _decorrelated(systematic, dataset, systematics)
+        # the rates weigh events of the application region alone
+        of_rates = systematic in (f"{RATES}Up", f"{RATES}Down")
+        if not of_rates:
+            out.setdefault(own, {})[label] = scaled.select(**{REGION: SIGNAL})
+        if "nonprompt" in analysis:
+            region = scaled.select(**{REGION: NONPROMPT})
+            if not dataset["data"]:
+                # prompt leptons are taken out as the Standard Model has them
+                region = region.frozen().scaled(-1.0)
+            out.setdefault(NONPROMPT, {})[label] = region
+        if "flips" in analysis and dataset["data"] and not of_rates:
+            out.setdefault(FLIPS, {})[label] = scaled.select(**{REGION: FLIPS})
+    nominal = out[own][NOMINAL]
+    for name, rate in systematics.get("rate", {}).items():
+        applies = own in rate.get("processes", [own]) and not dataset["data"]
+        if applies and not rate.get("correlated", True):
+            # years that move by themselves make it a variation of the sum's shape
+            up, down = up_and_down(rate["value"])
+            year = dataset["year"]
+            out[own][f"{name}_{year}Up"] = nominal.scaled(up)
+            out[own][f"{name}_{year}Down"] = nominal.scaled(down)
+    return out
+
+
+def up_and_down(value: Any) -> tuple[float, float]:
+    """The factors of a rate systematic: 1.02, or [0.97, 1.03] for down and up."""
+    if isinstance(value, (list, tuple)):
+        return value[1], value[0]
+    return value, 1 / value
+
+
+def _decorrelated(
+    systematic: str, dataset: Mapping[str, Any], systematics: Mapping[str, Any]
+) -> str:
+    """A variation's name, with the year where each has a nuisance of its own."""
+    for direction in ("Up", "Down"):
+        name = systematic.removesuffix(direction)
+        if name == systematic:
+            continue
+        for kind in ("shape", "theory"):
+            if not systematics.get(kind, {}).get(name, {}).get("correlated", True):
+                return f"{name}_{dataset['year']}{direction}"
+    return systematic
+
+
+def _added(by_process: Mapping[str, list[Varied]]) -> EFTHist:
+    """All processes and variations; a dataset that lacks one counts with its nominal weights."""
+    total: Any = None
+    for process, parts in by_process.items():
+        for label in dict.fromkeys(label for varied in parts for label in varied):
+            for varied in parts:
+                one = varied.get(label, varied[NOMINAL])
+                tagged = one.with_category(SYSTEMATIC, label).with_category(PROCESS, process)
+                if total is None:
+                    total = tagged
+                else:
+                    total += tagged
+    return total
+
+
+def yields_of(analysis: Mapping[str, Any], filled: EFTHist) -> dict[str, Any]:
+    """Events by channel, process and EFT point, what lies beyond the axis included.
+
+    Data is shown where the analysis says `unblind`.
+    """
+    nominal = filled.select(**{SYSTEMATIC: NOMINAL}).project(PROCESS, CHANNEL)
+    processes, channels = nominal.categories(PROCESS), nominal.categories(CHANNEL)
+    shown = [p for p in processes if p != DATA or analysis.get("unblind", False)]
+    out: dict[str, Any] = {c: {p: {} for p in shown} for c in channels}
+    for label, point in analysis["points"].items():
+        view = nominal.at(point).view()
+        for process in shown:
+            i = processes.index(process)
+            for j, channel in enumerate(channels):
+                out[channel][process][label] = {
+                    "value": float(view.value[i, j]),
+                    "error": float(np.sqrt(view.variance[i, j])),
                 }
-                for channel in analysis["channels"]
-            },
-        },
-    )
+    return out
 
 
-def _yield(filled: EFTHist, channel: str, point: Mapping[str, float]) -> dict[str, float]:
-    """Events of a channel, what lies beyond the axis included."""
-    at = filled.at(point)
-    row = at.view(flow=True)[at.axes[CHANNEL].index(channel)]
-    return {"value": float(row.value.sum()), "error": float(np.sqrt(row.variance.sum()))}
+def text_table(found: Mapping[str, Any]) -> str:
+    """The yields as a text: a block a channel, a row a process, a column an EFT point."""
+    lines = []
+    for channel, processes in found.items():
+        points = list(next(iter(processes.values())))
+        rows = [
+            [process, *(f"{v['value']:.2f} +- {v['error']:.2f}" for v in at.values())]
+            for process, at in processes.items()
+        ]
+        rows = [[channel, *points], *rows]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            cells = [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]
+            lines.append("  ".join(cells).rstrip())
+        lines.append("")
+    return "\n".join(lines)

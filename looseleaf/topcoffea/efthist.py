@@ -1,24 +1,54 @@
 """Histograms of events whose weight is a quadratic in Wilson coefficients.
 
-An event's weight is w(c) = sum_{i >= j} s_ij c_i c_j with c_0 = 1, so that s_00 is the Standard
-Model's. With n coefficients there are K = (n + 1)(n + 2) / 2 terms, in lower-triangular order:
-00, 10, 11, 20, 21, 22, ... A bin holds the sum of each term over its events and so is a
-quadratic as well. The sum of squared weights is a quartic in c with C(n + 4, 4) terms; it is kept
-exactly, term by term.
+An event's weight is
+
+    w(c) = sum_{i >= j} s_ij c_i c_j,    c_0 = 1,
+
+so that s_00 is the Standard Model's. n coefficients make K = (n + 1)(n + 2) / 2 terms, in
+lower-triangular order: 00, 10, 11, 20, 21, 22, ... A bin holds the sum of each term over its
+events and so is a quadratic as well: N(c) = sum_ij S_ij c_i c_j. The sum of squared weights is a
+quartic, sum_e w_e(c)^2 = sum_ijkl Q_ijkl c_i c_j c_k c_l with C(n + 4, 4) monomials; `squares`
+says how much of it is kept.
+
+| `squares`    | numbers a bin | variances                    | for 26 coefficients |
+|--------------|---------------|------------------------------|---------------------|
+| `True`       | C(n + 4, 4)   | exact at every point         | 27,405              |
+| a list of P  | P             | exact at these points        | P                   |
+| `False`      | 0             | none                         | 0                   |
+
+Points are the cheaper way where there are many terms: those of the pictures and the yields are
+known beforehand, and at any other there is no variance rather than a wrong one.
+
+    filled = EFTHist(hist.axis.Regular(20, 0, 1000, name="ht"), coefficients=["ctG", "ctp"])
+    filled.fill(ht, weight=weight, eft=events.EFTfitCoefficients)
+    filled.at({"ctG": 1.5})          # a hist.Hist with variances
+    filled.values(scan)              # shape (points, bins), one matrix product
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import combinations_with_replacement
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
+import h5py
 import hist
+import numba
 import numpy as np
-from numpy.typing import NDArray
-from scipy.sparse import csr_array
+import pandas as pd
+import uhi.io.json
+from hist.axestuple import NamedAxesTuple
+from numpy.typing import ArrayLike, NDArray
 
 SM = "sm"
-TERM = "term"
+FORMAT = "looseleaf-efthist/1"
+Array = NDArray[Any]
+Point = Mapping[str, float]
+# events whose squares are made at a time, and the doubles that a block of monomials may take
+TILE_EVENTS = 4096
+BLOCK_DOUBLES = 1 << 19
+# equal cells that an axis' edges are searched from
+CELLS = 1024
 
 
 def quadratic_terms(coefficients: Sequence[str]) -> list[tuple[str, str]]:
@@ -28,14 +58,14 @@ def quadratic_terms(coefficients: Sequence[str]) -> list[tuple[str, str]]:
 
 
 @cache
-def _quartic(number: int) -> tuple[list[tuple[int, ...]], NDArray[np.int64]]:
-    """The quartic monomials of indices 0..number, and for each pair of quadratic terms which of
-    them their product is; shape (K, K)."""
+def _quartic(number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The quartic monomials as indices 0..number, shape (Q, 4), and for each pair of quadratic
+    terms which of them their product is, shape (K, K)."""
     pairs = [(i, j) for i in range(number + 1) for j in range(i + 1)]
     quartics = list(combinations_with_replacement(range(number + 1), 4))
     position = {monomial: index for index, monomial in enumerate(quartics)}
     product = np.array([[position[tuple(sorted(a + b))] for b in pairs] for a in pairs])
-    return quartics, product
+    return np.array(quartics), product
 
 
 def quartic_terms(coefficients: Sequence[str]) -> list[tuple[str, ...]]:
@@ -44,175 +74,887 @@ def quartic_terms(coefficients: Sequence[str]) -> list[tuple[str, ...]]:
     return [tuple(names[i] for i in term) for term in _quartic(len(coefficients))[0]]
 
 
-def remapped(terms: NDArray[Any], have: Sequence[str], want: Sequence[str]) -> NDArray[Any]:
+def monomials(points: Array) -> NDArray[np.float64]:
+    """c_i c_j for i >= j at each point; `points` has shape (P, n), the result (K, P)."""
+    c = np.vstack([np.ones(len(points)), np.asarray(points, np.float64).T])
+    out = np.empty((len(c) * (len(c) + 1) // 2, len(points)))
+    start = 0
+    for i in range(len(c)):
+        np.multiply(c[: i + 1], c[i], out=out[start : start + i + 1])
+        start += i + 1
+    return out
+
+
+def remapped(terms: Array, have: Sequence[str], want: Sequence[str]) -> Array:
     """Terms in the coefficients `have` as terms in `want`; shape (events, K).
 
     A coefficient that `have` lacks counts as zero coupling, one that `want` lacks is set to zero.
     """
-    source = {frozenset(pair): index for index, pair in enumerate(quadratic_terms(have))}
-    out = np.zeros((*terms.shape[:-1], len(quadratic_terms(want))), terms.dtype)
-    for index, pair in enumerate(quadratic_terms(want)):
-        if frozenset(pair) in source:
-            out[..., index] = terms[..., source[frozenset(pair)]]
+    return _rearranged(terms, quadratic_terms(have), quadratic_terms(want))
+
+
+def _rearranged(array: Array, have: Sequence[Any], want: Sequence[Any]) -> Array:
+    """Columns named `have` as columns named `want`, whatever the order within a name."""
+    source = {tuple(sorted(term)): index for index, term in enumerate(have)}
+    out = np.zeros((*array.shape[:-1], len(want)), array.dtype)
+    for index, term in enumerate(want):
+        if (column := source.get(tuple(sorted(term)))) is not None:
+            out[..., index] = array[..., column]
     return out
+
+
+def combine_scaling(terms: Array) -> NDArray[np.float64]:
+    """Quadratics as Combine's scaling matrices: divided by the Standard Model's term, with the
+    off-diagonal ones halved; shape (..., K). (1, 2, 3) becomes (1, 1, 3).
+
+    A bin that is empty stays so. Raises ValueError for one that is empty in the Standard Model
+    alone, since nothing that scales it gives it events.
+    """
+    terms = np.asarray(terms, np.float64)
+    sm = terms[..., :1]
+    if np.any((sm == 0) & (terms != 0).any(axis=-1, keepdims=True)):
+        raise ValueError("a bin has no Standard Model events, but events beyond it: merge bins")
+    number = round((np.sqrt(8 * terms.shape[-1] + 1) - 1) / 2)
+    halves = [1.0 if i == j else 0.5 for i in range(number) for j in range(i + 1)]
+    return terms / np.where(sm == 0, 1.0, sm) * halves
+
+
+class _Cell(NamedTuple):
+    """One combination of categories: `sums` (bins, K) and what is kept of the squares."""
+
+    sums: NDArray[np.float64]
+    squares: NDArray[np.float64] | None
 
 
 class EFTHist:
     """A histogram over `axes` (any hist axes) with quadratic bins in `coefficients`.
 
-    `squares=False` leaves the sums of squared weights out: evaluated histograms then have no
-    variances. Flow bins are kept like the others.
+    Category axes are sparse: only combinations that were filled take memory. Axes that grow do
+    so. Flow bins are kept like the others. `squares` is explained at the head of this module.
+
+    Raises ValueError for coefficients that are given twice or called `sm`, and LookupError for
+    a point of `squares` that names an unknown one.
     """
 
     def __init__(
-        self, *axes: hist.axis.AxesMixin, coefficients: Sequence[str], squares: bool = True
+        self,
+        *axes: Any,
+        coefficients: Sequence[str],
+        squares: bool | Sequence[Point] = True,
     ) -> None:
-        self.coefficients = tuple(coefficients)
-        self._sums = self._with_terms(axes, quadratic_terms(coefficients))
-        self._squares = self._with_terms(axes, quartic_terms(coefficients)) if squares else None
+        names = tuple(coefficients)
+        if len({SM, *names}) != len(names) + 1:
+            raise ValueError(f"coefficients should differ, and none be {SM!r}: {', '.join(names)}")
+        self.coefficients = names
+        self.axes: Any = NamedAxesTuple(axes)
+        self._exact = squares is True
+        self._points = None if isinstance(squares, bool) else _distinct(self.points(squares))
+        self._cells: dict[tuple[int, ...], _Cell] = {}
 
-    @staticmethod
-    def _with_terms(axes: Sequence[Any], terms: Sequence[Sequence[str]]) -> hist.Hist:
-        names = ["*".join(term) for term in terms]
-        term_axis = hist.axis.StrCategory(names, name=TERM, overflow=False)
-        return hist.Hist(*axes, term_axis, storage=hist.storage.Double())
+    def __repr__(self) -> str:
+        names = ", ".join(axis.name or "?" for axis in self.axes)
+        return (
+            f"<EFTHist over {names}: {len(self.coefficients)} coefficients, "
+            f"{len(self._cells)} cells>"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        """Whether axes, coefficients and every number are the same."""
+        if not isinstance(other, EFTHist) or self.coefficients != other.coefficients:
+            return False
+        same_kind = self._exact == other._exact and np.array_equal(
+            self._square_points, other._square_points
+        )
+        return (
+            same_kind
+            and tuple(self.axes) == tuple(other.axes)
+            and self._cells.keys() == other._cells.keys()
+            and all(
+                np.array_equal(a, b)
+                for key, cell in self._cells.items()
+                for a, b in zip(cell, other._cells[key], strict=True)
+                if a is not None
+            )
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
-    def axes(self) -> Any:
-        return self._sums.axes[:-1]
+    def nbytes(self) -> int:
+        """The memory that the filled cells take."""
+        return sum(a.nbytes for cell in self._cells.values() for a in cell if a is not None)
 
-    def fill(self, *values: Any, weight: Any = None, eft: NDArray[Any] | None = None) -> Self:
-        """Fill events; one array for each axis, in order.
+    @property
+    def _square_points(self) -> NDArray[np.float64]:
+        return np.zeros((0, len(self.coefficients))) if self._points is None else self._points
+
+    @property
+    def _square_columns(self) -> int | None:
+        if self._exact:
+            return len(_quartic(len(self.coefficients))[0])
+        return None if self._points is None else len(self._points)
+
+    def points(self, points: Point | Sequence[Point] | Array | None) -> NDArray[np.float64]:
+        """Points as an array of shape (P, n), in the order of `coefficients`.
+
+        A coefficient that a point doesn't name is zero. Raises LookupError for an unknown one
+        and ValueError for an array of another width.
+        """
+        if isinstance(points, np.ndarray):
+            if points.ndim != 2 or points.shape[1] != len(self.coefficients):
+                raise ValueError(
+                    f"points should have the shape (points, {len(self.coefficients)}), "
+                    f"not {points.shape}"
+                )
+            return np.asarray(points, np.float64)
+        listed = [points or {}] if points is None or isinstance(points, Mapping) else points
+        for point in listed:
+            for name in point:
+                if name not in self.coefficients:
+                    raise LookupError(
+                        f"no Wilson coefficient {name!r} here; there are "
+                        + (", ".join(self.coefficients) or "none")
+                    )
+        rows = [[float(p.get(name, 0.0)) for name in self.coefficients] for p in listed]
+        return np.array(rows, np.float64).reshape(len(listed), len(self.coefficients))
+
+    # filling
+
+    def fill(
+        self,
+        *values: Any,
+        weight: ArrayLike | None = None,
+        eft: Any = None,
+        coefficients: Sequence[str] | None = None,
+        rows: ArrayLike | None = None,
+        **named: Any,
+    ) -> Self:
+        """Fill events; one array or one value for each axis, in order or by name.
 
         `eft` holds the terms of each event, shape (events, K); without it an event's weight does
-        not depend on the coefficients. `weight` multiplies either.
+        not depend on the coefficients. `weight` multiplies either. `coefficients` are those that
+        `eft` is given in, if they aren't this histogram's: one that only the histogram has counts
+        as zero coupling, one that only `eft` has is set to zero. `rows` says which row of `eft`
+        belongs to each event filled, so that a selection needs no copy of it.
 
-        Raises ValueError if the terms don't fit the coefficients.
+        A category axis is quickest to fill with one value at a time. Raises ValueError if the
+        terms don't fit the coefficients, an axis has no value or lengths differ.
         """
-        bins, size = self._bins(values)
-        factor = np.ones(len(bins)) if weight is None else np.asarray(weight, np.float64)
-        if eft is None:
-            _add(self._sums, bins, size, factor[:, None], slice(0, 1))
-            if self._squares is not None:
-                _add(self._squares, bins, size, factor[:, None] ** 2, slice(0, 1))
-            return self
-        number = len(quadratic_terms(self.coefficients))
-        if eft.ndim != 2 or eft.shape[1] != number:
-            raise ValueError(
-                f"{number} terms are expected for {len(self.coefficients)} coefficients "
-                f"({', '.join(self.coefficients)}), there are {eft.shape[-1]}"
-            )
-        terms = eft.astype(np.float64) * factor[:, None]
-        _add(self._sums, bins, size, terms, slice(None))
-        if self._squares is not None:
-            _add(self._squares, bins, size, _squared(terms, len(self.coefficients)), slice(None))
+        given = self._in_order(values, named)
+        terms = None if eft is None else self._terms(eft, coefficients or self.coefficients)
+        index = None if rows is None else np.asarray(rows, np.int64)
+        size = self._size([*given, weight, index if index is not None else terms])
+        weights = np.ones(size) if weight is None else np.empty(size)
+        if weight is not None:
+            weights[...] = np.asarray(weight, np.float64)
+        if index is None:
+            index = np.arange(size)
+        if terms is not None and size and not 0 <= index.min() <= index.max() < len(terms):
+            raise ValueError(f"rows should lie within the {len(terms)} rows of eft")
+        given = [np.asarray(value) for value in given]
+        self._grow(given)
+        bins = self._dense_bins(given, size)
+        columns = None
+        if coefficients is not None and tuple(coefficients) != self.coefficients:
+            columns = self._columns(coefficients)
+        for key, events in self._by_cell(given, size):
+            cell = self._cells.get(key) or self._new_cell()
+            self._cells[key] = cell
+            chosen = (bins, index, weights) if events is None else (
+                bins[events], index[events], weights[events]
+            )  # fmt: skip
+            self._add(cell, *chosen, terms, columns)
         return self
 
-    def _bins(self, values: Sequence[Any]) -> tuple[NDArray[np.int64], int]:
-        """The flattened flow-inclusive bin of each event, and how many bins there are."""
-        flat: Any = 0
-        size = 1
-        for axis, value in zip(self.axes, values, strict=True):
-            index = np.asarray(axis.index(value)) + int(axis.traits.underflow)
-            flat = flat * axis.extent + index
-            size *= axis.extent
-        return np.atleast_1d(flat), size
+    def _in_order(self, values: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
+        names = [axis.name for axis in self.axes]
+        unknown = sorted(set(named) - set(names[len(values) :]))
+        missing = [name for name in names[len(values) :] if name not in named]
+        if unknown or missing or len(values) > len(names):
+            raise ValueError(f"one value is expected for each of the axes {', '.join(names)}")
+        return [*values, *[named[name] for name in names[len(values) :]]]
 
-    def at(self, point: Mapping[str, float] | None = None) -> hist.Hist:
+    def _terms(self, eft: Any, coefficients: Sequence[str]) -> Array:
+        terms = np.asarray(eft)
+        number = len(quadratic_terms(coefficients))
+        if terms.ndim != 2 or terms.shape[1] != number:
+            raise ValueError(
+                f"{number} terms are expected for {len(coefficients)} coefficients "
+                f"({', '.join(coefficients)}), there are {terms.shape[-1]}"
+            )
+        wanted = terms.dtype if terms.dtype in (np.float32, np.float64) else np.float64
+        return np.ascontiguousarray(terms, wanted)
+
+    @staticmethod
+    def _size(arrays: Sequence[Any]) -> int:
+        sizes = {len(a) for a in arrays if a is not None and not isinstance(a, str) and np.ndim(a)}
+        if len(sizes) > 1:
+            raise ValueError(f"arrays of one length are expected, not of {sorted(sizes)}")
+        return sizes.pop() if sizes else 1
+
+    def _columns(self, coefficients: Sequence[str]) -> NDArray[np.int64]:
+        """Where each term of a fill belongs in this histogram, -1 where nowhere."""
+        mine = {frozenset(term): i for i, term in enumerate(quadratic_terms(self.coefficients))}
+        return np.array([mine.get(frozenset(t), -1) for t in quadratic_terms(coefficients)])
+
+    def _new_cell(self) -> _Cell:
+        bins = int(np.prod([self.axes[i].extent for i in self._dense], dtype=np.int64))
+        columns = self._square_columns
+        return _Cell(
+            np.zeros((bins, len(quadratic_terms(self.coefficients)))),
+            None if columns is None else np.zeros((bins, columns)),
+        )
+
+    @property
+    def _categories(self) -> list[int]:
+        """Which of the axes are categories; the others are dense."""
+        return [i for i, axis in enumerate(self.axes) if _is_category(axis)]
+
+    @property
+    def _dense(self) -> list[int]:
+        return [i for i, axis in enumerate(self.axes) if not _is_category(axis)]
+
+    @property
+    def _dense_shape(self) -> tuple[int, ...]:
+        return tuple(self.axes[i].extent for i in self._dense)
+
+    def _grow(self, given: Sequence[Array]) -> None:
+        """Axes that grow take in the values."""
+        axes = [
+            _grown(axis, _labels(value)[0] if _is_category(axis) else value)
+            if axis.traits.growth
+            else axis
+            for axis, value in zip(self.axes, given, strict=True)
+        ]
+        self._placed_on(axes)
+
+    def _placed_on(self, axes: Sequence[Any]) -> None:
+        """Move the cells to axes that hold those of now; categories keep their indices."""
+        moved = any(axes[i] != self.axes[i] for i in self._dense)
+        old, shape = self.axes, self._dense_shape
+        self.axes = NamedAxesTuple(axes)
+        if not moved:
+            return
+        where = np.ix_(*[_placement(old[i], axes[i]) for i in self._dense])
+        for key, cell in self._cells.items():
+            new = self._new_cell()
+            for source, target in zip(cell, new, strict=True):
+                if source is not None:
+                    into = target.reshape(*self._dense_shape, -1)
+                    into[where] = source.reshape(*shape, -1)
+            self._cells[key] = new
+
+    def _dense_bins(self, given: Sequence[Array], size: int) -> NDArray[np.int64]:
+        """The flattened flow-inclusive bin of each event, -1 where an axis has none."""
+        flat = np.zeros(size, np.int64)
+        outside = None
+        for i in self._dense:
+            axis = self.axes[i]
+            index = _index(axis, given[i]) + int(axis.traits.underflow)
+            flat *= axis.extent
+            flat += index
+            if not (axis.traits.underflow and axis.traits.overflow):
+                beyond = (index < 0) | (index >= axis.extent)
+                outside = beyond if outside is None else outside | beyond
+        if outside is not None:
+            flat[np.broadcast_to(outside, size)] = -1
+        return flat
+
+    def _by_cell(
+        self, given: Sequence[Array], size: int
+    ) -> Iterator[tuple[tuple[int, ...], NDArray[np.int64] | None]]:
+        """The events of each combination of categories; None stands for all of them."""
+        fixed: list[int | None] = []
+        codes = np.zeros(size, np.int64)
+        tables: list[list[int]] = []
+        for i in self._categories:
+            labels, code = _labels(given[i])
+            position = {label: index for index, label in enumerate(self.axes[i])}
+            table = [position.get(label, len(position)) for label in labels.tolist()]
+            tables.append(table)
+            if given[i].ndim == 0:
+                fixed.append(table[0])
+                continue
+            fixed.append(None)
+            codes = codes * len(table) + code
+        if all(index is not None for index in fixed):
+            if self._inside(fixed):
+                yield tuple(fixed), None
+            return
+        order = np.argsort(codes, kind="stable")
+        found, starts = np.unique(codes[order], return_index=True)
+        for code, events in zip(found.tolist(), np.split(order, starts[1:]), strict=True):
+            key, rest = list(fixed), code
+            for position in reversed(range(len(key))):
+                if fixed[position] is None:
+                    rest, digit = divmod(rest, len(tables[position]))
+                    key[position] = tables[position][digit]
+            if self._inside(key):
+                yield tuple(key), events
+
+    def _inside(self, key: Sequence[int]) -> bool:
+        """Whether there are bins for these categories: one that isn't listed goes to an axis'
+        overflow if it has one, and is left out else, as in any histogram."""
+        return all(i < self.axes[a].extent for a, i in zip(self._categories, key, strict=True))
+
+    def _add(
+        self,
+        cell: _Cell,
+        bins: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        weights: NDArray[np.float64],
+        terms: Array | None,
+        columns: NDArray[np.int64] | None,
+    ) -> None:
+        if terms is None:
+            there = bins >= 0
+            total = np.bincount(bins[there], weights[there], len(cell.sums))
+            cell.sums[:, 0] += total
+            if cell.squares is not None:
+                total = np.bincount(bins[there], weights[there] ** 2, len(cell.sums))
+                cell.squares[:, slice(0, 1) if self._exact else slice(None)] += total[:, None]
+            return
+        if columns is None:
+            _add_terms(cell.sums, bins, rows, weights, terms)
+        else:
+            _add_columns(cell.sums, bins, rows, weights, terms, columns)
+        if cell.squares is None:
+            return
+        # in order of the bins, so that those of one bin make one matrix product
+        order = np.argsort(bins, kind="stable")
+        order = order[np.searchsorted(bins[order], 0) :]
+        for start in range(0, len(order), TILE_EVENTS):
+            tile = order[start : start + TILE_EVENTS]
+            mine = terms[rows[tile]].astype(np.float64) * weights[tile, None]
+            if columns is not None:
+                mine = _moved(mine, columns, cell.sums.shape[1])
+            if self._exact:
+                _add_quartics(cell.squares, bins[tile], mine, len(self.coefficients))
+            else:
+                at_points = (mine @ monomials(self._points)) ** 2
+                ones = np.ones(len(tile))
+                _add_terms(cell.squares, bins[tile], np.arange(len(tile)), ones, at_points)
+
+    # evaluation
+
+    def at(self, point: Point | None = None, variances: bool = True) -> hist.Hist:
         """The histogram at a point of the coefficients (the Standard Model's if none is given).
 
-        Coefficients that the point doesn't name are zero. Raises LookupError for an unknown one.
+        Coefficients that the point doesn't name are zero. With `variances`, and where squares
+        are kept, the storage is Weight, else Double. Raises LookupError for an unknown
+        coefficient, or a point that squares weren't kept at.
         """
-        point = point or {}
-        unknown = sorted(set(point) - set(self.coefficients))
-        if unknown:
-            raise LookupError(
-                f"no Wilson coefficient {unknown[0]!r} here; there are "
-                + ", ".join(self.coefficients)
-            )
-        c = np.array([1.0, *[point.get(name, 0.0) for name in self.coefficients]])
-        number = len(self.coefficients)
-        monomials = np.array([c[i] * c[j] for i in range(number + 1) for j in range(i + 1)])
-        weighted = self._squares is not None
-        storage = hist.storage.Weight() if weighted else hist.storage.Double()
+        where = self.points(point)
+        kept = variances and self._square_columns is not None
+        storage = hist.storage.Weight() if kept else hist.storage.Double()
         out = hist.Hist(*self.axes, storage=storage)
-        values = self._sums.view(flow=True) @ monomials
-        if weighted:
-            quartics = np.array([np.prod(c[list(term)]) for term in _quartic(number)[0]])
+        values = self._evaluated(where, flow=True)[0]
+        if kept:
             out.view(flow=True).value = values
-            out.view(flow=True).variance = self._squares.view(flow=True) @ quartics
+            out.view(flow=True).variance = self.variances(where, flow=True)[0]
         else:
             out.view(flow=True)[...] = values
         return out
 
+    def values(self, points: Any = None, flow: bool = False) -> NDArray[np.float64]:
+        """The contents at many points, shape (points, *axes): a matrix product a cell.
+
+        `points` are mappings or an array of shape (points, coefficients).
+        """
+        return self._evaluated(self.points(points), flow)
+
+    def variances(self, points: Any = None, flow: bool = False) -> NDArray[np.float64]:
+        """The sums of squared weights at many points, shape (points, *axes).
+
+        Raises LookupError if squares weren't kept, or not at one of the points.
+        """
+        where = self.points(points)
+        if self._exact:
+            return self._evaluated(where, flow, quartic=True)
+        columns = self._square_columns_at(where)
+        out = self._empty(len(where), flow)
+        for key, cell in self._cells.items():
+            chosen = self._bins(cell.squares, flow)[:, columns]
+            out[key] = chosen.T.reshape(out[key].shape)
+        return self._ordered(out, flow)
+
+    def _square_columns_at(self, where: Array) -> NDArray[np.int64]:
+        """Which of the points of `squares` each point is; LookupError for one that is none."""
+        same = (where[:, None, :] == self._square_points).all(axis=2)
+        if not same.any(axis=1).all():
+            first = where[~same.any(axis=1)][0]
+            point = dict(zip(self.coefficients, first.tolist(), strict=True))
+            raise LookupError(
+                f"no squared weights were kept at {point}: list the point in `squares` when the "
+                "histogram is made, or evaluate without variances"
+            )
+        return same.argmax(axis=1)
+
+    def _evaluated(self, where: Array, flow: bool, quartic: bool = False) -> NDArray[np.float64]:
+        out = self._empty(len(where), flow)
+        cells = {
+            key: np.ascontiguousarray(self._bins(cell.squares if quartic else cell.sums, flow).T)
+            for key, cell in self._cells.items()
+        }
+        columns = self._square_columns if quartic else len(quadratic_terms(self.coefficients))
+        block = max(BLOCK_DOUBLES // columns, 1)
+        for start in range(0, len(where), block):
+            part = where[start : start + block]
+            factors = _quartic_monomials(part) if quartic else monomials(part)
+            for key, contents in cells.items():
+                into = out[key][start : start + block]
+                into[...] = (factors.T @ contents).reshape(into.shape)
+        return self._ordered(out, flow)
+
+    def _extents(self, which: Sequence[int], flow: bool) -> tuple[int, ...]:
+        return tuple(self.axes[i].extent if flow else self.axes[i].size for i in which)
+
+    def _empty(self, points: int, flow: bool) -> NDArray[np.float64]:
+        """Zeros by category, then point, then dense bin: a cell's row is in one piece."""
+        return np.zeros(
+            (*self._extents(self._categories, True), points, *self._extents(self._dense, flow))
+        )
+
+    def _ordered(self, out: NDArray[np.float64], flow: bool) -> NDArray[np.float64]:
+        """From the order of `_empty` to points first, then the axes as they were given."""
+        sizes = self._extents(self._categories, flow)
+        inside = out[tuple(slice(0, size) for size in sizes)]
+        places = [*self._categories, None, *self._dense]
+        return inside.transpose([places.index(i) for i in [None, *range(len(self.axes))]])
+
+    def _bins(self, contents: Any, flow: bool) -> NDArray[np.float64]:
+        """A cell's rows (bins, columns), without the flow bins if they aren't asked for."""
+        if flow or not self._dense:
+            return contents
+        inner = tuple(
+            slice(int(self.axes[i].traits.underflow), None)
+            if not self.axes[i].traits.overflow
+            else slice(int(self.axes[i].traits.underflow), -1)
+            for i in self._dense
+        )
+        shaped = contents.reshape(*self._dense_shape, -1)[inner]
+        return shaped.reshape(-1, contents.shape[1])
+
+    def terms(self, flow: bool = False) -> NDArray[np.float64]:
+        """The sums of each term, shape (*axes, K), in the order of `quadratic_terms`."""
+        number = len(quadratic_terms(self.coefficients))
+        out = self._empty(number, flow)
+        for key, cell in self._cells.items():
+            out[key] = self._bins(cell.sums, flow).T.reshape(out[key].shape)
+        return np.moveaxis(self._ordered(out, flow), 0, -1)
+
+    # one histogram from others
+
+    def _like(self, axes: Sequence[Any] | None = None, coefficients: Any = None) -> "EFTHist":
+        """An empty histogram of this one's kind."""
+        out = EFTHist(
+            *(self.axes if axes is None else axes),
+            coefficients=self.coefficients if coefficients is None else coefficients,
+            squares=self._exact,
+        )
+        out._points = self._points
+        return out
+
+    def _accumulate(self, key: tuple[int, ...], cell: _Cell) -> None:
+        if key not in self._cells:
+            self._cells[key] = self._new_cell()
+        for mine, other in zip(self._cells[key], cell, strict=True):
+            if mine is not None:
+                np.add(mine, other, out=mine)
+
+    def copy(self) -> "EFTHist":
+        out = self._like()
+        for key, cell in self._cells.items():
+            out._accumulate(key, cell)
+        return out
+
     def __add__(self, other: "EFTHist") -> "EFTHist":
-        out = self.scaled(1.0)
+        out = self.copy()
         out += other
         return out
 
     def __iadd__(self, other: "EFTHist") -> Self:
+        """Add another histogram; axes that grow take in its bins.
+
+        What only one of the two knows of its squares is dropped. Raises ValueError if
+        coefficients or axes differ.
+        """
         if self.coefficients != other.coefficients:
             raise ValueError(
                 f"coefficients differ: {', '.join(self.coefficients)} and "
-                f"{', '.join(other.coefficients)}"
+                f"{', '.join(other.coefficients)}; `remapped` brings them to one list"
             )
-        self._sums += other._sums
-        if self._squares is not None and other._squares is not None:
-            self._squares += other._squares
-        else:
-            self._squares = None
+        if len(self.axes) != len(other.axes):
+            raise ValueError(f"{len(self.axes)} axes and {len(other.axes)} don't add up")
+        joined = [_joined(a, b) for a, b in zip(self.axes, other.axes, strict=True)]
+        self._placed_on(joined)
+        same_squares = self._exact == other._exact and np.array_equal(
+            self._square_points, other._square_points
+        )
+        if not same_squares:
+            self._exact, self._points = False, None
+            self._cells = {key: _Cell(cell.sums, None) for key, cell in self._cells.items()}
+        moved = other.copy()
+        moved._placed_on([
+            axis if _is_category(axis) else mine
+            for axis, mine in zip(other.axes, joined, strict=True)
+        ])  # fmt: skip
+        places = [_placement(other.axes[i], joined[i]) for i in self._categories]
+        for key, cell in moved._cells.items():
+            target = tuple(int(place[index]) for place, index in zip(places, key, strict=True))
+            self._accumulate(target, cell)
         return self
 
     def scaled(self, factor: float) -> "EFTHist":
         """All weights multiplied with a number."""
-        squares = None if self._squares is None else self._squares * factor**2
-        return self._from(self.coefficients, self._sums * factor, squares)
-
-    @classmethod
-    def _from(
-        cls, coefficients: Sequence[str], sums: hist.Hist, squares: hist.Hist | None
-    ) -> "EFTHist":
-        out = cls.__new__(cls)
-        out.coefficients, out._sums, out._squares = tuple(coefficients), sums, squares
+        out = self._like()
+        for key, cell in self._cells.items():
+            squares = None if cell.squares is None else cell.squares * factor**2
+            out._cells[key] = _Cell(cell.sums * factor, squares)
         return out
 
-    def to_hists(self) -> dict[str, hist.Hist]:
-        """`sums` and `squares`: plain histograms whose last axis names the terms."""
-        out = {"sums": self._sums}
-        if self._squares is not None:
-            out["squares"] = self._squares
+    def frozen(self, point: Point | None = None) -> "EFTHist":
+        """The histogram at a point, as one of events that the coefficients don't move.
+
+        Raises LookupError as `at` does.
+        """
+        where = self.points(point)
+        out = self._like()
+        for key, cell in self._cells.items():
+            new = out._cells[key] = out._new_cell()
+            new.sums[:, 0] = cell.sums @ monomials(where)[:, 0]
+            if self._exact:
+                new.squares[:, 0] = cell.squares @ _quartic_monomials(where)[:, 0]
+            elif self._points is not None:
+                new.squares[...] = cell.squares[:, self._square_columns_at(where)]
         return out
 
+    def remapped(self, coefficients: Sequence[str]) -> "EFTHist":
+        """The same in another list of coefficients.
+
+        One that is new counts as zero coupling; one that is left out is set to zero, and the
+        points of `squares` where it isn't are dropped.
+        """
+        out = self._like(coefficients=coefficients)
+        kept = None
+        if self._points is not None:
+            named = [dict(zip(self.coefficients, row, strict=True)) for row in self._points]
+            left_out = set(self.coefficients) - set(coefficients)
+            kept = [i for i, point in enumerate(named) if not any(point[n] for n in left_out)]
+            out._points = out.points([
+                {n: v for n, v in named[i].items() if n not in left_out} for i in kept
+            ])  # fmt: skip
+        terms = [quadratic_terms(names) for names in (self.coefficients, coefficients)]
+        for key, cell in self._cells.items():
+            squares = cell.squares
+            if self._exact:
+                squares = _rearranged(
+                    squares, quartic_terms(self.coefficients), quartic_terms(coefficients)
+                )
+            elif kept is not None:
+                squares = squares[:, kept]
+            out._cells[key] = _Cell(_rearranged(cell.sums, *terms), squares)
+        return out
+
+    def project(self, *names: str) -> "EFTHist":
+        """Summed over all axes but these, flow bins included."""
+        keep = [self._position(name) for name in names]
+        out = self._like([self.axes[i] for i in keep])
+        dense = [self._dense.index(i) for i in keep if i in self._dense]
+        gone = tuple(i for i in range(len(self._dense)) if i not in dense)
+        categories = [self._categories.index(i) for i in keep if i in self._categories]
+        order = np.argsort(np.argsort(dense)) if dense else []
+
+        def summed(array: Any) -> Any:
+            if array is None:
+                return None
+            shaped = array.reshape(*self._dense_shape, -1).sum(axis=gone)
+            shaped = np.moveaxis(shaped, order, range(len(order))) if len(order) else shaped
+            return shaped.reshape(-1, array.shape[1])
+
+        for key, cell in self._cells.items():
+            out._accumulate(tuple(key[i] for i in categories), _Cell(*map(summed, cell)))
+        return out
+
+    def grouped(self, name: str, groups: Mapping[str, Sequence[Any]]) -> "EFTHist":
+        """Categories of an axis added up under new names; those in no group are left out.
+
+        Raises LookupError for a category that isn't there.
+        """
+        position = self._position(name)
+        old = self.axes[position]
+        new = hist.axis.StrCategory(list(groups), name=old.name, label=old.label, overflow=False)
+        which = self._categories.index(position)
+        out = self._like([new if i == position else axis for i, axis in enumerate(self.axes)])
+        for index, members in enumerate(groups.values()):
+            for source in {self._label_index(position, member) for member in members}:
+                for key, cell in self._cells.items():
+                    if key[which] == source:
+                        out._accumulate((*key[:which], index, *key[which + 1 :]), cell)
+        return out
+
+    def select(self, **chosen: Any) -> "EFTHist":
+        """One category of an axis, `select(channel="ee")`, which takes the axis away, or a list
+        of them, which keeps it. Raises LookupError for one that isn't there."""
+        out = self
+        for name, labels in chosen.items():
+            position = out._position(name)
+            several = isinstance(labels, (list, tuple))
+            members = labels if several else [labels]
+            kept = out.grouped(name, {str(label): [label] for label in members})
+            others = [axis.name for axis in out.axes if axis.name != name]
+            out = kept if several else kept.project(*others)
+            if several and isinstance(self.axes[position], hist.axis.IntCategory):
+                axes = list(out.axes)
+                axes[position] = hist.axis.IntCategory(labels, name=name, overflow=False)
+                out.axes = NamedAxesTuple(axes)
+        return out
+
+    def with_category(self, name: str, label: str) -> "EFTHist":
+        """The same with a growing category axis before the others, of which it is `label`."""
+        out = self._like([hist.axis.StrCategory([label], name=name, growth=True), *self.axes])
+        for key, cell in self._cells.items():
+            out._accumulate((0, *key), cell)
+        return out
+
+    def categories(self, name: str) -> list[Any]:
+        """The categories of an axis."""
+        return list(self.axes[self._position(name)])
+
+    def _position(self, name: str) -> int:
+        names = [axis.name for axis in self.axes]
+        if name not in names:
+            raise LookupError(f"no axis {name!r}; there are {', '.join(names)}")
+        return names.index(name)
+
+    def _label_index(self, position: int, label: Any) -> int:
+        axis = self.axes[position]
+        if not _is_category(axis) or label not in list(axis):
+            raise LookupError(f"no category {label!r} on the axis {axis.name!r}")
+        return int(axis.index(label))
+
+    # files
+
+    def write(self, group: h5py.Group) -> None:
+        """Write into an HDF5 group that says by itself what it holds.
+
+        Datasets: `sums` (cells, *dense axes with flow, terms), `terms` (names of each), `cells`
+        (category indices of each) and, of squares, `squares` with `quartics` (names) or `points`.
+        Attributes: `format`, `coefficients`, `axes` (each as UHI writes it).
+        """
+        group.attrs["format"] = FORMAT
+        group.attrs["coefficients"] = json.dumps(list(self.coefficients))
+        group.create_dataset("axes", data=json.dumps([_axis_to_uhi(axis) for axis in self.axes]))
+        cells = sorted(self._cells)
+        shape = (len(cells), *self._dense_shape)
+        packed: dict[str, Any] = {
+            "cells": np.array(cells, np.int64).reshape(len(cells), len(self._categories))
+        }
+
+        def stack(which: int, columns: int) -> Any:
+            stacked = np.zeros((len(cells), int(np.prod(self._dense_shape)), columns))
+            for row, key in enumerate(cells):
+                stacked[row] = self._cells[key][which]
+            return stacked.reshape(*shape, columns)
+
+        packed["sums"] = stack(0, len(quadratic_terms(self.coefficients)))
+        group.create_dataset("terms", data=_joined_names(quadratic_terms(self.coefficients)))
+        if self._square_columns is not None:
+            packed["squares"] = stack(1, self._square_columns)
+        if self._exact:
+            group.create_dataset("quartics", data=_joined_names(quartic_terms(self.coefficients)))
+        if self._points is not None:
+            packed["points"] = self._points
+        for name, data in packed.items():
+            # nothing to compress, nor to cut into chunks, in an array of no size
+            options = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+            group.create_dataset(name, data=data, **(options if data.size else {}))
+
     @classmethod
-    def from_hists(cls, hists: Mapping[str, hist.Hist]) -> "EFTHist":
-        """The inverse of `to_hists`; the coefficients are read off the terms' names."""
-        terms = [term.split("*") for term in hists["sums"].axes[TERM]]
-        coefficients = [first for first, second in terms if second == SM and first != SM]
-        return cls._from(coefficients, hists["sums"], hists.get("squares"))
+    def read(cls, group: h5py.Group) -> "EFTHist":
+        """The histogram of a group that `write` wrote; ValueError if it is none."""
+        if group.attrs.get("format") != FORMAT:
+            raise ValueError(f"{group.name} is no EFT histogram (no format {FORMAT!r})")
+        axes = [_axis_from_uhi(axis) for axis in json.loads(group["axes"][()])]
+        out = cls(
+            *axes,
+            coefficients=json.loads(group.attrs["coefficients"]),
+            squares="quartics" in group,
+        )
+        if "points" in group:
+            out._points = group["points"][...]
+        sums = group["sums"][...]
+        squares = group["squares"][...] if "squares" in group else None
+        bins = int(np.prod(out._dense_shape))
+        for row, key in enumerate(group["cells"][...].tolist()):
+            out._cells[tuple(key)] = _Cell(
+                sums[row].reshape(bins, -1),
+                None if squares is None else squares[row].reshape(bins, -1),
+            )
+        return out
 
 
-def _squared(terms: NDArray[np.float64], number: int) -> NDArray[np.float64]:
-    """The quartic terms of squared quadratics; shape (events, C(n + 4, 4))."""
-    quartics, product = _quartic(number)
-    out = np.zeros((len(terms), len(quartics)))
-    for a in range(terms.shape[1]):
-        out[:, product[a, a]] += terms[:, a] ** 2
-        for b in range(a):
-            out[:, product[a, b]] += 2 * terms[:, a] * terms[:, b]
+def _is_category(axis: Any) -> bool:
+    return isinstance(axis, (hist.axis.StrCategory, hist.axis.IntCategory))
+
+
+def _distinct(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.array(list(dict.fromkeys(map(tuple, points.tolist())))).reshape(-1, points.shape[1])
+
+
+def _index(axis: Any, values: Array) -> NDArray[np.int64]:
+    """The bin of each value, -1 and the axis' size beyond its ends.
+
+    Edges are searched from a table of equal cells: halving steps, which a processor can't foresee
+    for values in no order, take longer than adding the terms of one event.
+    """
+    edges = np.asarray(axis.edges) if isinstance(axis, hist.axis.Variable) else np.zeros(0)
+    if not values.ndim or axis.traits.circular or not edges.size or not np.isfinite(edges).all():
+        return np.asarray(axis.index(values), np.int64)
+    scale = CELLS / (edges[-1] - edges[0])
+    # half a cell low, so that rounding can't begin the search too high
+    begins = edges[0] + (np.arange(CELLS) - 0.5) / scale
+    first = np.maximum(np.searchsorted(edges, begins, side="right") - 1, 0)
+    return _searched(edges, first, scale, values.astype(np.float64, copy=False))
+
+
+def _labels(values: Array) -> tuple[Array, NDArray[np.int64]]:
+    """The distinct categories of an array, and the position of each event's among them."""
+    if values.ndim == 0:
+        return values.reshape(1), np.zeros(1, np.int64)
+    if values.dtype.kind == "U":
+        values = values.astype(object)
+    codes, labels = pd.factorize(values)
+    return np.asarray(labels), codes
+
+
+def _grown(axis: Any, values: Array) -> Any:
+    """An axis that grows, after it has seen these values."""
+    probe = hist.Hist(axis, storage=hist.storage.Int64())
+    if values.size:
+        probe.fill(np.atleast_1d(values))
+    return probe.axes[0]
+
+
+def _placement(old: Any, new: Any) -> NDArray[np.int64]:
+    """Which bin of `new` each bin of `old` is, flow bins included."""
+    if old == new:
+        return np.arange(old.extent)
+    if _is_category(old):
+        places = [int(new.index(label)) for label in old]
+        return np.array([*places, new.extent - 1] if old.traits.overflow else places, np.int64)
+    under = int(old.traits.underflow)
+    first = old.edges[0] if isinstance(old, hist.axis.Integer) else old.centers[0]
+    offset = int(new.index(first)) + under
+    places = list(range(offset, offset + old.size))
+    flow = [new.extent - 1] if old.traits.overflow else []
+    return np.array([*[0] * under, *places, *flow], np.int64)
+
+
+def _joined(a: Any, b: Any) -> Any:
+    """The axis that holds the bins of both; they have to be the same unless they grow."""
+    if a == b:
+        return a
+    if type(a) is type(b) and a.name == b.name and a.traits == b.traits and a.traits.growth:
+        seen = np.array(list(b)) if _is_category(b) else np.array([b.edges[0], b.centers[-1]])
+        both = _grown(a, seen if not isinstance(b, hist.axis.Integer) else seen.astype(int))
+        if _is_category(b) or set(np.round(b.edges, 9)) <= set(np.round(both.edges, 9)):
+            return both
+    raise ValueError(f"axes differ: {a} and {b}")
+
+
+def _axis_to_uhi(axis: Any) -> Any:
+    plain = hist.Hist(axis, storage=hist.storage.Int64())
+    return json.loads(json.dumps(plain, default=uhi.io.json.default))["axes"][0]
+
+
+def _axis_from_uhi(axis: Any) -> Any:
+    storage = {"type": "int", "values": np.zeros(_extent(axis), np.int64)}
+    return hist.Hist({"uhi_schema": 1, "axes": [axis], "storage": storage, "metadata": {}}).axes[0]
+
+
+def _extent(axis: Mapping[str, Any]) -> int:
+    """The number of bins of an axis in UHI, flow included."""
+    if axis["type"] == "boolean":
+        return 2
+    if axis["type"].startswith("category"):
+        return len(axis["categories"]) + int(axis["flow"])
+    inner = axis["bins"] if axis["type"] == "regular" else len(axis["edges"]) - 1
+    return inner + int(axis["underflow"]) + int(axis["overflow"])
+
+
+def _joined_names(terms: Sequence[Sequence[str]]) -> list[str]:
+    return ["*".join(term) for term in terms]
+
+
+def _quartic_monomials(points: Array) -> NDArray[np.float64]:
+    """c_i c_j c_k c_l at each point, shape (Q, P)."""
+    c = np.vstack([np.ones(len(points)), points.T])
+    i, j, k, m = _quartic(points.shape[1])[0].T
+    return c[i] * c[j] * c[k] * c[m]
+
+
+def _moved(terms: Array, columns: NDArray[np.int64], number: int) -> Array:
+    out = np.zeros((len(terms), number))
+    out[:, columns[columns >= 0]] = terms[:, columns >= 0]
     return out
 
 
-def _add(
-    histogram: hist.Hist,
-    bins: NDArray[np.int64],
-    size: int,
-    terms: NDArray[np.float64],
-    which: slice,
+def _add_quartics(
+    squares: NDArray[np.float64], bins: NDArray[np.int64], terms: Array, number: int
 ) -> None:
-    """Add each event's terms to its bin: a sparse matrix (bins x events) times the terms."""
-    events = len(bins)
-    occupancy = csr_array((np.ones(events), (bins, np.arange(events))), shape=(size, events))
-    sums = occupancy @ terms
-    # the view is in Fortran order: it has to be written through its own shape
-    view = histogram.view(flow=True)[..., which]
-    view += sums.reshape(view.shape)
+    """Add the squares of quadratics to their bins; events are in order of their bins.
+
+    The products of all pairs of terms, summed over a bin's events, are one matrix product.
+    """
+    product = _quartic(number)[1].ravel()
+    found, starts = np.unique(bins, return_index=True)
+    for index, mine in zip(found, np.split(terms, starts[1:]), strict=True):
+        pairs = mine.T @ mine
+        squares[index] += np.bincount(product, pairs.ravel(), squares.shape[1])
+
+
+@numba.njit(nogil=True)
+def _searched(edges, first, scale, values):  # type: ignore[no-untyped-def]
+    """The bin of each value; `first` is where its search begins, by equal cells."""
+    out = np.empty(len(values), np.int64)
+    last = len(edges) - 1
+    for event in range(len(values)):
+        value = values[event]
+        # NaN lies above all, as boost-histogram has it
+        if not value < edges[last]:
+            out[event] = last
+        elif value < edges[0]:
+            out[event] = -1
+        else:
+            index = first[min(int((value - edges[0]) * scale), len(first) - 1)]
+            while value >= edges[index + 1]:
+                index += 1
+            out[event] = index
+    return out
+
+
+@numba.njit(nogil=True)
+def _add_terms(sums, bins, rows, weights, terms):  # type: ignore[no-untyped-def]
+    """Add each event's weighted terms to its bin; events of bin -1 have none."""
+    for event in range(len(bins)):
+        index = bins[event]
+        if index < 0:
+            continue
+        row, weight = rows[event], weights[event]
+        for term in range(terms.shape[1]):
+            sums[index, term] += weight * terms[row, term]
+
+
+@numba.njit(nogil=True)
+def _add_columns(sums, bins, rows, weights, terms, columns):  # type: ignore[no-untyped-def]
+    """`_add_terms` where a term has another place in the sums, or none (-1)."""
+    for event in range(len(bins)):
+        index = bins[event]
+        if index < 0:
+            continue
+        row, weight = rows[event], weights[event]
+        for term in range(terms.shape[1]):
+            column = columns[term]
+            if column >= 0:
+                sums[index, column] += weight * terms[row, term]

@@ -1,35 +1,154 @@
 """The pictures of a topcoffea analysis, from its normalised histograms alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import hist
+import matplotlib as mpl
+import mplhep
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
 from looseleaf.histograms import plots
-from looseleaf.histograms.store import read_uhi
-from looseleaf.topcoffea.store import eft_histograms
+from looseleaf.topcoffea.channels import channels_of
+from looseleaf.topcoffea.combine import DATA
+from looseleaf.topcoffea.efthist import EFTHist
+from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, SYSTEMATIC
+from looseleaf.topcoffea.store import eft_histograms, read_histograms
+
+SCAN_POINTS = 201
 
 
 def pictures(
     analysis: Mapping[str, Any], histograms: str | Path, folder: str | Path, label: str
 ) -> None:
-    """Each observable in each channel: backgrounds stacked, the signal at the EFT points."""
-    found = eft_histograms(read_uhi(histograms)[0])
-    processes = list(dict.fromkeys(name.partition(".")[0] for name in found))
-    signals = set(analysis["signal"])
-    for observable in analysis["observables"]:
-        for channel in analysis["channels"]:
-            backgrounds = {
-                process: found[f"{process}.{observable}"].at()[channel, :]
-                for process in processes
-                if process not in signals
-            }
-            lines = {
-                f"{process}, {label}": found[f"{process}.{observable}"].at(point)[channel, :]
-                for process in processes
-                if process in signals
-                for label, point in analysis["points"].items()
-            }
-            axis = found[f"{processes[0]}.{observable}"].axes[observable]
-            fig, ax = plots.stack(backgrounds, lines, axis, channel)
-            plots.label(ax, label, data=False, lumi_ifb=analysis["lumi_ifb"])
+    """Each observable in each channel, and the curve of each coefficient to scan."""
+    lumi = analysis["lumi_ifb"]
+    lumi = sum(lumi.values()) if isinstance(lumi, Mapping) else lumi
+    found = eft_histograms(read_histograms(histograms)[0])
+    nominal = {name: filled.select(**{SYSTEMATIC: NOMINAL}) for name, filled in found.items()}
+    for observable, filled in nominal.items():
+        for channel in channels_of(analysis):
+            fig, ax = stack(analysis, filled.select(**{CHANNEL: channel}), observable, channel)
+            plots.label(ax, label, data=analysis.get("unblind", False), lumi_ifb=lumi)
             plots.save(fig, Path(folder) / f"{channel}_{observable}")
+    first = analysis.get("datacards", {}).get("observable", next(iter(nominal)))
+    for name, (low, high) in analysis.get("scan", {}).items():
+        scan = np.linspace(low, high, SCAN_POINTS)
+        fig, ax = curve(analysis, nominal[first], name, scan)
+        plots.label(ax, label, data=False, lumi_ifb=lumi)
+        plots.save(fig, Path(folder) / f"curve_{name}")
+
+
+def by_process(filled: EFTHist, point: Mapping[str, float]) -> dict[str, hist.Hist]:
+    """One channel's histograms at a point."""
+    at = filled.at(point)
+    return {process: at[{PROCESS: process}] for process in filled.categories(PROCESS)}
+
+
+def stack(
+    analysis: Mapping[str, Any], filled: EFTHist, observable: str, title: str
+) -> tuple[Figure, Any]:
+    """Processes stacked at the Standard Model, the total at each EFT point as a line, and below
+    the totals over the Standard Model's with its statistical uncertainty; data if unblinded."""
+    sm = by_process(filled, {})
+    data = sm.pop(DATA, None)
+    signals = [process for process in sm if process in analysis["signal"]]
+    order = [*(process for process in sm if process not in signals), *signals]
+    total = _total([sm[process] for process in order])
+    known = np.where(total.values() > 0, total.values(), np.nan)
+    edges = total.axes[0].edges
+    with mpl.rc_context(mplhep.style.CMS):
+        fig = Figure(figsize=(11, 10), dpi=plots.DPI, layout="constrained")
+        ax, below = fig.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        mplhep.histplot(
+            [sm[process] for process in order],
+            label=order,
+            stack=True,
+            histtype="fill",
+            ax=ax,
+            flow="none",
+        )
+        error = np.sqrt(total.variances())
+        plots.draw_band(ax, edges, total.values(), error)
+        plots.draw_band(below, edges, np.where(np.isnan(known), np.nan, 1.0), error / known)
+        top = np.max(total.values() + error, initial=1e-9)
+        for label, point in analysis["points"].items():
+            if not point:
+                continue
+            there = by_process(filled, point)
+            values = _total([there[process] for process in order]).values()
+            line = ax.stairs(values, edges, linewidth=2, label=label, baseline=None)
+            below.stairs(
+                values / known, edges, linewidth=2, baseline=None, color=line.get_edgecolor()
+            )
+            top = max(top, np.max(values))
+        if data is not None and analysis.get("unblind", False):
+            values, centres = data.values(), (edges[1:] + edges[:-1]) / 2
+            ax.errorbar(centres, values, np.sqrt(data.variances()), fmt="ko", label="Data")
+            below.errorbar(centres, values / known, np.sqrt(data.variances()) / known, fmt="ko")
+            top = max(top, np.max(values))
+        ax.set_ylim(min(0.0, float(np.min(total.values()))), 1.7 * top)
+        ax.set_ylabel("Events / bin")
+        ax.legend(loc="upper right", fontsize=16, ncols=2, title=title, title_fontsize=16)
+        below.set_ylim(0, 2.5)
+        below.set_ylabel("Ratio to SM", fontsize=20)
+        below.set_xlabel(filled.axes[observable].label)
+        below.set_xlim(edges[0], edges[-1])
+        return fig, ax
+
+
+def _total(histograms: Sequence[hist.Hist]) -> hist.Hist:
+    return sum(histograms[1:], start=histograms[0])
+
+
+def twice_delta_nll(filled: EFTHist, name: str, scan: NDArray[np.float64]) -> NDArray[np.float64]:
+    """-2 Delta ln L of one coefficient, the others being zero, on the Standard Model's Asimov data.
+
+    Poisson in every bin of every channel without systematics: with n expected in the Standard
+    Model and m(c) at c, the sum of 2 (m - n + n ln(n / m)).
+    """
+    points = np.zeros((len(scan), len(filled.coefficients)))
+    points[:, filled.coefficients.index(name)] = scan
+    # processes are summed first: some predictions are negative by themselves
+    expected = _expected(filled, points)
+    asimov = _expected(filled, np.zeros((1, points.shape[1])))
+    both = (asimov > 0) & (expected > 0)
+    ratio = np.where(both, asimov, 1.0) / np.where(both, expected, 1.0)
+    terms = 2 * (expected - asimov + asimov * np.log(ratio))
+    return np.where(both, terms, 0.0).sum(axis=1)
+
+
+def _expected(filled: EFTHist, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Expected events by point and bin, channels after each other."""
+    names = [process for process in filled.categories(PROCESS) if process != DATA]
+    values = filled.select(**{PROCESS: names}).values(points, flow=True)
+    return values.sum(axis=1).reshape(len(points), -1)
+
+
+def curve(
+    analysis: Mapping[str, Any], filled: EFTHist, name: str, scan: NDArray[np.float64]
+) -> tuple[Figure, Any]:
+    """-2 Delta ln L against a coefficient, and below the signals' yields over the SM's."""
+    there = [process for process in analysis["signal"] if process in filled.categories(PROCESS)]
+    points = np.zeros((len(scan), len(filled.coefficients)))
+    points[:, filled.coefficients.index(name)] = scan
+    with mpl.rc_context(mplhep.style.CMS):
+        fig = Figure(figsize=(11, 10), dpi=plots.DPI, layout="constrained")
+        ax, below = fig.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+        ax.plot(scan, twice_delta_nll(filled, name, scan), linewidth=2)
+        for level, text in ((1.0, "68%"), (3.84, "95%")):
+            ax.axhline(level, color="grey", linestyle="--", linewidth=1)
+            ax.text(scan[0], level, f" {text}", va="bottom", fontsize=15, color="grey")
+        ax.set_ylim(0, 10)
+        ax.set_ylabel(r"$-2\,\Delta\ln L$ (expected, statistical)", fontsize=20)
+        for process in there:
+            total = filled.select(**{PROCESS: process}).project()
+            below.plot(scan, total.values(points) / total.values(), linewidth=2, label=process)
+        below.set_ylabel("Yield / SM", fontsize=20)
+        below.set_xlabel(name)
+        below.set_xlim(scan[0], scan[-1])
+        below.legend(fontsize=16)
+        return fig, ax

@@ -1,18 +1,73 @@
 """Processing the datasets of a topcoffea analysis."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.rates import RateMap
 from looseleaf.processing.stage import DatasetFiles, Running, event_metadata, process_datasets
+from looseleaf.topcoffea.flips import FlipMap
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
-from looseleaf.topcoffea.store import flat
+from looseleaf.topcoffea.store import write_histograms
 
 
-def coefficients_of(datasets: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The union of the samples' Wilson coefficients, in the order in which they are met."""
+def coefficients_of(
+    analysis: Mapping[str, Any], datasets: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """The analysis' Wilson coefficients, if it lists them, else the union of the samples' in the
+    order in which they are met."""
+    if "coefficients" in analysis:
+        return list(analysis["coefficients"])
     names = [name for dataset in datasets.values() for name in dataset.get("wc_names", [])]
     return list(dict.fromkeys(names))
+
+
+def squares_of(
+    analysis: Mapping[str, Any], coefficients: Sequence[str]
+) -> bool | list[dict[str, float]]:
+    """What the histograms keep of the squared weights, for `EFTHist`.
+
+    `exact`, or at `points`: the Standard Model, the analysis' points and those that the templates
+    of a datacard are made of, +-1 and +-2 in each coefficient and 1 in two of them.
+    """
+    if analysis.get("squares", "exact") == "exact":
+        return True
+    single = [{name: float(value)} for name in coefficients for value in (1, -1, 2, -2)]
+    pairs = [{a: 1.0, b: 1.0} for a, b in combinations(coefficients, 2)]
+    points = analysis["points"].values()
+    return [{}, *[{n: float(v) for n, v in point.items()} for point in points], *single, *pairs]
+
+
+def processor_of(
+    analysis: Mapping[str, Any],
+    points: Mapping[str, Any],
+    declared: Mapping[str, Mapping[str, Any]],
+    maps: Mapping[str, str] | None = None,
+    flips: str | None = None,
+) -> TopCoffeaProcessor:
+    """The processor of an analysis; `maps` and `flips` are the paths of the files it applies.
+
+    It runs under coffea's own Runner too: `metadata_of` says what it wants to know of a dataset.
+    """
+    coefficients = coefficients_of(analysis, declared)
+    return TopCoffeaProcessor(
+        analysis,
+        WorkingPoints(points),
+        coefficients,
+        squares_of(analysis, coefficients),
+        {collection: RateMap.from_file(path) for collection, path in (maps or {}).items()},
+        None if flips is None else FlipMap.from_file(flips, analysis["flips"]["correction"]),
+    )
+
+
+def metadata_of(analysis: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
+    """What the processor is told of a dataset, from its declaration."""
+    return {
+        **event_metadata(analysis, declared),
+        "process": declared["process"],
+        "wc_names": declared.get("wc_names", []),
+    }
 
 
 def process(
@@ -21,21 +76,19 @@ def process(
     declared: Mapping[str, Mapping[str, Any]],
     datasets: Mapping[str, DatasetFiles],
     running: Running,
+    maps: Mapping[str, str] | None = None,
+    flips: str | None = None,
 ) -> None:
     """Process every dataset of a topcoffea analysis on one cluster.
 
-    `declared` holds the datasets' declarations, `datasets` their files. Written are
-    `<observable>.sums` and `<observable>.squares`, whose last axis names the terms.
+    `declared` holds the datasets' declarations, `datasets` their files. Written is, for each
+    dataset, a file of the observables' EFT histograms and the cutflow.
     """
-    processor = TopCoffeaProcessor(analysis, WorkingPoints(points), coefficients_of(declared))
     process_datasets(
-        processor,
+        processor_of(analysis, points, declared, maps, flips),
         datasets,
         running,
         f"topcoffea {analysis['name']}",
-        {
-            name: {**event_metadata(analysis, value), "wc_names": value.get("wc_names", [])}
-            for name, value in declared.items()
-        },
-        flat,
+        {name: metadata_of(analysis, value) for name, value in declared.items()},
+        write_histograms,
     )

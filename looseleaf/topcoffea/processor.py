@@ -1,6 +1,6 @@
 """The coffea processor that fills EFT histograms in declared channels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import awkward as ak
@@ -11,86 +11,250 @@ from numpy.typing import NDArray
 
 from looseleaf.errors import DataFileError
 from looseleaf.objects.branches import EFT_COEFFICIENTS
-from looseleaf.objects.events import recorded, weights
+from looseleaf.objects.events import counted_momentum, recorded, weights
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
-from looseleaf.objects.multilepton import event_quantities
-from looseleaf.topcoffea.efthist import EFTHist, quadratic_terms, remapped
+from looseleaf.objects.luminosity import certified
+from looseleaf.objects.multilepton import LEPTON_FIELDS, event_quantities, merged
+from looseleaf.objects.rates import RateMap, predict, stacked
+from looseleaf.topcoffea.channels import FLIPS, NONPROMPT, SIGNAL, channels_of
+from looseleaf.topcoffea.efthist import EFTHist, quadratic_terms
+from looseleaf.topcoffea.flips import FlipMap
 
-CHANNEL = "channel"
+PROCESS, CHANNEL, REGION, SYSTEMATIC = "process", "channel", "region", "systematic"
+NOMINAL = "nominal"
+# genPartFlav of a prompt lepton, and of one from a prompt tau
+PROMPT = (1, 15)
+RATES = "nonprompt_rate"
+
+Mask = NDArray[np.bool_]
+Weights = NDArray[np.float64]
 
 
 class TopCoffeaProcessor(ProcessorABC):
-    """Observables by channel, each bin a quadratic in the Wilson coefficients.
+    """Observables by channel, region and systematic, each bin a quadratic in the coefficients.
 
-    `analysis` is a topcoffea analysis of the configuration, `points` the declared working points
-    and `coefficients` the list that all samples are brought to. The metadata of a dataset holds
-    `wc_names`, the coefficients of an EFT sample in the order of its file, else nothing.
+    `analysis` is a topcoffea analysis of the configuration, `points` the declared working points,
+    `coefficients` the list that all samples are brought to, `squares` what `EFTHist` keeps of the
+    squared weights; `maps` are the measured rates by collection, where the analysis has a
+    `nonprompt`, and `flips` the map of charge flips, where it has one. The metadata of a dataset
+    holds `data`, `process` and `wc_names`, the coefficients of an EFT sample in the order of its
+    file, else nothing.
 
-    The accumulator holds, for each observable, an `EFTHist` over channel and observable, and the
-    events by channel in `cutflow`.
+    The accumulator holds, for each observable, an `EFTHist` over channel, region (`signal`,
+    `nonprompt`, `flips`: weighted with the rates), systematic and observable, and the events by
+    channel in `cutflow`.
     """
 
     def __init__(
-        self, analysis: Mapping[str, Any], points: WorkingPoints, coefficients: Sequence[str]
+        self,
+        analysis: Mapping[str, Any],
+        points: WorkingPoints,
+        coefficients: Sequence[str],
+        squares: bool | Sequence[Mapping[str, float]] = True,
+        maps: Mapping[str, RateMap] | None = None,
+        flips: FlipMap | None = None,
     ) -> None:
         self._analysis, self._points = analysis, points
-        self._coefficients = tuple(coefficients)
-        self._channels = {name: Expression(cut) for name, cut in analysis["channels"].items()}
+        self._coefficients, self._squares = tuple(coefficients), squares
+        self._maps, self._flips = dict(maps or {}), flips
+        self._channels = {
+            name: (
+                [Expression(cut) for cut in channel.cuts],
+                [(region, Expression(region.cut or "n_lep >= 0")) for region in channel.regions],
+            )
+            for name, channel in channels_of(analysis).items()
+        }
         self._observables = {
             name: Expression(observable["expression"])
             for name, observable in analysis["observables"].items()
         }
 
     def process(self, events: Any) -> dict[str, Any]:
+        is_data = events.metadata["data"]
         event_weight, eft = self._weights(events)
-        triggered = recorded(events, self._analysis["triggers"])
-        chosen = {
-            collection: events[collection][
-                self._points.passes(collection, point, events[collection])
-            ]
-            for collection, point in self._analysis["leptons"].items()
+        triggered = recorded(events, self._analysis["triggers"]) & certified(events)
+        chosen = self._leptons(events, is_data)
+        fields = ("tight", *(("prompt",) if self._maps and not is_data else ()))
+        leptons = merged(chosen, (*LEPTON_FIELDS, *fields, *(("bin",) if self._maps else ())))
+        selected = triggered.copy()
+        if self._maps and not is_data:
+            # what isn't prompt comes from the application region in data
+            selected &= ak.to_numpy(ak.all(leptons.prompt, axis=1))
+        tight = ak.to_numpy(ak.all(leptons.tight, axis=1))
+        by_role = {
+            role: {label: event_weight * w for label, w in variations.items()}
+            for role, variations in self._by_role(leptons, chosen, is_data).items()
         }
-        quantities = event_quantities(events, chosen, self._analysis["jets"])
-        passing = {
-            name: triggered & np.asarray(cut(quantities), bool)
-            for name, cut in self._channels.items()
-        }
-        axis = hist.axis.StrCategory(list(passing), name=CHANNEL, overflow=False)
+        histograms = {name: self._empty(name) for name in self._observables}
+        counted = {"all": np.ones(len(events), bool), "trigger": triggered}
+        for label, jets in self._jets(events, is_data):
+            quantities = event_quantities(jets, chosen, self._analysis["jets"])
+            values = {
+                name: np.asarray(expression(quantities), np.float64)
+                for name, expression in self._observables.items()
+            }
+            if label != NOMINAL:
+                # another jet energy is a variation of its own, with the nominal weights
+                varied = {role: {label: w[NOMINAL]} for role, w in by_role.items()}
+            else:
+                varied = by_role if is_data else self._reweighted(by_role, quantities, events)
+            for channel, role, mask in self._masks(quantities, selected, tight, is_data):
+                if label == NOMINAL and role == SIGNAL:
+                    counted[channel] = mask
+                rows = np.flatnonzero(mask)
+                if not len(rows):
+                    continue
+                for systematic, weight in varied[role].items():
+                    for observable, filled in histograms.items():
+                        filled.fill(
+                            channel,
+                            role,
+                            systematic,
+                            values[observable][rows],
+                            weight=weight[rows],
+                            eft=eft,
+                            coefficients=events.metadata["wc_names"] or None,
+                            rows=rows,
+                        )
+        return {**histograms, "cutflow": self._cutflow(counted)}
+
+    def _empty(self, name: str) -> EFTHist:
+        observable = self._analysis["observables"][name]
+        return EFTHist(
+            hist.axis.StrCategory(list(self._channels), name=CHANNEL, overflow=False),
+            hist.axis.StrCategory([SIGNAL, NONPROMPT, FLIPS], name=REGION, overflow=False),
+            hist.axis.StrCategory([NOMINAL], name=SYSTEMATIC, growth=True),
+            hist.axis.Variable(observable["edges"], name=name, label=observable["label"]),
+            coefficients=self._coefficients,
+            squares=self._squares,
+        )
+
+    def _cutflow(self, counted: Mapping[str, Mask]) -> hist.Hist:
+        steps = ["all", "trigger", *self._channels]
         cutflow = hist.Hist(
-            hist.axis.StrCategory(["all", "trigger", *passing], name="step", overflow=False),
+            hist.axis.StrCategory(steps, name="step", overflow=False),
             storage=hist.storage.Int64(),
         )
-        counted = {"all": np.ones(len(events), bool), "trigger": triggered, **passing}
-        for step, mask in counted.items():
-            cutflow.fill(np.full(int(mask.sum()), step))
-        out: dict[str, Any] = {"cutflow": cutflow}
-        for name, expression in self._observables.items():
-            observable = self._analysis["observables"][name]
-            values = np.asarray(expression(quantities), np.float64)
-            filled = EFTHist(
-                axis,
-                hist.axis.Variable(observable["edges"], name=name, label=observable["label"]),
-                coefficients=self._coefficients,
-            )
-            for channel, mask in passing.items():
-                if mask.any():
-                    filled.fill(
-                        np.full(int(mask.sum()), channel),
-                        values[mask],
-                        weight=event_weight[mask],
-                        eft=None if eft is None else eft[mask],
-                    )
-            out[name] = filled
-        return out
+        cutflow[...] = [int(counted[step].sum()) if step in counted else 0 for step in steps]
+        return cutflow
 
-    def _weights(self, events: Any) -> tuple[NDArray[np.float64], NDArray[Any] | None]:
+    def _leptons(self, events: Any, is_data: bool) -> dict[str, Any]:
+        """Loose leptons by collection: whether they are tight, and what rates go by."""
+        offsets = stacked(self._maps)[0] if self._maps else {}
+        found = {}
+        for collection, roles in self._analysis["working_points"].items():
+            every = events[collection]
+            loose = self._points.passes(collection, roles["loose"], every)
+            leptons = every[loose]
+            leptons["tight"] = self._points.passes(collection, roles["tight"], every)[loose]
+            # what fails counts at the momentum at which the map counted it
+            leptons["pt"] = counted_momentum(
+                self._points, collection, roles, leptons, leptons.tight
+            )
+            if self._maps:
+                pt, eta = (ak.to_numpy(ak.flatten(leptons[field])) for field in ("pt", "eta"))
+                bins = self._maps[collection].bins(pt, np.abs(eta)) + offsets[collection]
+                leptons["bin"] = ak.unflatten(bins, ak.num(leptons, axis=1))
+                if not is_data:
+                    flavour = leptons.genPartFlav
+                    leptons["prompt"] = (flavour == PROMPT[0]) | (flavour == PROMPT[1])
+            found[collection] = leptons
+        return found
+
+    def _by_role(
+        self, leptons: Any, chosen: Mapping[str, Any], is_data: bool
+    ) -> dict[str, dict[str, Weights]]:
+        """What an event counts in each region, by variation."""
+        number = len(leptons)
+        roles: dict[str, dict[str, Weights]] = {SIGNAL: {NOMINAL: np.ones(number)}}
+        if self._maps:
+            rates = stacked(self._maps)[1]
+            sigma = np.concatenate([one.sigma.ravel() for one in self._maps.values()])
+            cap = self._analysis["nonprompt"]["cap"]
+            varied = {NOMINAL: rates, f"{RATES}Up": rates + sigma, f"{RATES}Down": rates - sigma}
+            roles[NONPROMPT] = {
+                name: predict(leptons.bin, leptons.tight, np.maximum(rate, 0.0), cap).weight
+                for name, rate in varied.items()
+            }
+        if self._flips is not None and is_data:
+            roles[FLIPS] = {NOMINAL: self._flips.weights(chosen)}
+        return roles
+
+    def _jets(self, events: Any, is_data: bool) -> Iterator[tuple[str, Any]]:
+        """The events as they are and, of simulation, with other jet energies."""
+        yield NOMINAL, events
+        shapes = {} if is_data else self._analysis.get("systematics", {}).get("shape", {})
+        for name, shape in shapes.items():
+            if not self._applies(shape, events):
+                continue
+            for direction, factor in shape.get("jet_scale", {}).items():
+                shifted = ak.with_field(events.Jet, events.Jet.pt * factor, "pt")
+                yield name + direction.capitalize(), ak.with_field(events, shifted, "Jet")
+
+    @staticmethod
+    def _applies(systematic: Mapping[str, Any], events: Any) -> bool:
+        process = events.metadata["process"]
+        return process in systematic.get("processes", [process])
+
+    def _reweighted(
+        self,
+        by_role: Mapping[str, Mapping[str, Weights]],
+        quantities: Mapping[str, Any],
+        events: Any,
+    ) -> dict[str, dict[str, Weights]]:
+        """The weights with the variations of weights, by the declared expressions and by theory
+        weights, which NanoAOD has relative to the nominal one."""
+        systematics = self._analysis.get("systematics", {})
+        factors: dict[str, Any] = {}
+        for name, shape in systematics.get("shape", {}).items():
+            if self._applies(shape, events):
+                for direction, text in shape.get("weight", {}).items():
+                    factors[name + direction.capitalize()] = Expression(text)(quantities)
+        for name, theory in systematics.get("theory", {}).items():
+            if self._applies(theory, events):
+                for direction in ("up", "down"):
+                    factors[name + direction.capitalize()] = self._theory(events, theory, direction)
+        return {
+            role: {**varied, **{name: varied[NOMINAL] * f for name, f in factors.items()}}
+            for role, varied in by_role.items()
+        }
+
+    @staticmethod
+    def _theory(events: Any, theory: Mapping[str, Any], direction: str) -> Weights:
+        branch, index = theory["branch"], theory[direction]
+        values = events[branch]
+        if len(values) and int(ak.min(ak.num(values, axis=1))) <= index:
+            raise DataFileError(
+                f"dataset {events.metadata['dataset']}: {branch} has fewer than {index + 1} values"
+            )
+        return ak.to_numpy(values[:, index]).astype(np.float64)
+
+    def _masks(
+        self, quantities: Mapping[str, Any], selected: Mask, tight: Mask, is_data: bool
+    ) -> Iterator[tuple[str, str, Mask]]:
+        for name, (cuts, regions) in self._channels.items():
+            passing = selected.copy()
+            for cut in cuts:
+                passing &= np.asarray(cut(quantities), bool)
+            for region, requirement in regions:
+                without_map = (region.role == NONPROMPT and not self._maps) or (
+                    region.role == FLIPS and self._flips is None
+                )
+                if without_map or (region.data_only and not is_data):
+                    continue
+                mask = passing & np.asarray(requirement(quantities), bool)
+                yield name, region.role, mask & (tight if region.tight else ~tight)
+
+    def _weights(self, events: Any) -> tuple[Weights, NDArray[Any] | None]:
         """Each event's weight, and the terms of an EFT sample, whose weight they carry."""
-        names = events.metadata["wc_names"]
+        names, dataset = events.metadata["wc_names"], events.metadata["dataset"]
+        if bool(names) != (EFT_COEFFICIENTS in events.fields):
+            there = "has no" if names else "declares no wc_names for its"
+            raise DataFileError(f"dataset {dataset}: {there} {EFT_COEFFICIENTS}")
         if not names:
             return weights(events), None
         expected = len(quadratic_terms(names))
-        dataset = events.metadata["dataset"]
         counts = ak.to_numpy(ak.num(events[EFT_COEFFICIENTS], axis=1))
         if len(counts) and (counts != expected).any():
             raise DataFileError(
@@ -98,7 +262,7 @@ class TopCoffeaProcessor(ProcessorABC):
                 f"{EFT_COEFFICIENTS}; its wc_names ({', '.join(names)}) make {expected}"
             )
         terms = ak.to_numpy(ak.flatten(events[EFT_COEFFICIENTS])).reshape(-1, expected)
-        return np.ones(len(events)), remapped(terms, names, self._coefficients)
+        return np.ones(len(events)), terms
 
     def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
         return accumulator

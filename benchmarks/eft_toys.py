@@ -1,0 +1,44 @@
+"""Pulls of a Wilson coefficient in toys of the model that the workflow wrote.
+
+    python benchmarks/eft_toys.py results/topcoffea/tth_eft/workspace.json ctG 0.1 [--toys N]
+
+Toys are drawn at the coefficient's value, auxiliary measurements included, and fitted with all
+nuisances and the other coefficients at zero. Printed are the pulls' mean and width, whose errors
+are 1 / sqrt(N) and 1 / sqrt(2 N).
+"""
+
+import argparse
+import json
+import time
+
+import numpy as np
+
+from looseleaf.topcoffea.fit import EFTModel
+from looseleaf.topcoffea.templates import coefficients_of
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("workspace")
+parser.add_argument("coefficient")
+parser.add_argument("value", type=float)
+parser.add_argument("--toys", type=int, default=200)
+arguments = parser.parse_args()
+
+with open(arguments.workspace) as stream:
+    workspace = json.load(stream)
+names = coefficients_of(workspace)
+others = {name: 0.0 for name in names if name != arguments.coefficient}
+model = EFTModel(workspace, names, fixed=others)
+point = {arguments.coefficient: arguments.value}
+start = time.perf_counter()
+fits = [model.fit(toy, start=point) for toy in model.toys(point, arguments.toys, seed=1)]
+seconds = time.perf_counter() - start
+pulls = np.array(
+    [
+        (fit.values[arguments.coefficient] - arguments.value) / fit.errors[arguments.coefficient]
+        for fit in fits
+    ]
+)
+size = len(pulls)
+print(f"{size} toys, {model.model.config.npars} parameters, {seconds / size:.2f} s a fit")
+print(f"pull mean  {pulls.mean():+.3f} +- {1 / np.sqrt(size):.3f}")
+print(f"pull width {pulls.std(ddof=1):.3f} +- {1 / np.sqrt(2 * size):.3f}")

@@ -1,0 +1,145 @@
+"""EFT histograms side by side with the other ways of filling and evaluating them, in one run.
+
+    python benchmarks/efthist.py [--repeat N]
+
+Fills are of 100,000-event chunks over 100 bins, on one core, with equal bins, whose index is a
+multiplication, and with edges, whose index is a search and which analyses are declared with:
+
+- a boost-histogram filled once per term,
+- events expanded by the number of terms, with the term on an integer axis,
+- looseleaf's EFTHist,
+- for comparison, a copy of the coefficients, since reading them is what limits the third.
+
+What counts are the ratios; the fastest of interleaved repetitions stands for each way. The sums
+of the three are compared before anything is timed.
+"""
+
+import argparse
+import os
+import time
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+THREADS = "1"
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, THREADS)
+
+import boost_histogram as bh  # noqa: E402 - after the number of threads is set
+import hist  # noqa: E402
+import numpy as np  # noqa: E402
+
+from looseleaf.topcoffea.efthist import EFTHist, monomials  # noqa: E402
+
+EVENTS, BINS = 100_000, 100
+EQUAL = hist.axis.Regular(BINS, 0, 1, name="x")
+EDGES = hist.axis.Variable(np.linspace(0, 1, BINS + 1) ** 1.5, name="x")
+
+
+def one_per_term(axis: Any, x: Any, weight: Any, terms: Any) -> Any:
+    filled = [bh.Histogram(axis, storage=bh.storage.Double()) for _ in range(terms.shape[1])]
+    for index, histogram in enumerate(filled):
+        histogram.fill(x, weight=terms[:, index] * weight)
+    return np.stack([histogram.view() for histogram in filled], axis=1)
+
+
+def expanded(axis: Any, x: Any, weight: Any, terms: Any) -> Any:
+    number = terms.shape[1]
+    histogram = bh.Histogram(axis, bh.axis.Integer(0, number), storage=bh.storage.Double())
+    index = np.tile(np.arange(number), len(x))
+    weights = terms.ravel() * np.repeat(weight, number)
+    histogram.fill(np.repeat(x, number), index, weight=weights)
+    return histogram.view()
+
+
+def eft(axis: Any, x: Any, weight: Any, terms: Any, squares: Any = False) -> Any:
+    number = round((np.sqrt(8 * terms.shape[1] + 1) - 3) / 2)
+    names = [f"c{index}" for index in range(number)]
+    return EFTHist(axis, coefficients=names, squares=squares).fill(x, weight=weight, eft=terms)
+
+
+def fastest(ways: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
+    """Seconds of each way, the fastest of interleaved repetitions."""
+    times: dict[str, float] = dict.fromkeys(ways, float("inf"))
+    for _ in range(repeat):
+        for name, call in ways.items():
+            start = time.perf_counter()
+            call()
+            times[name] = min(times[name], time.perf_counter() - start)
+    return times
+
+
+def peak(call: Callable[[], Any]) -> int:
+    """Bytes that a call has allocated at most at one time."""
+    tracemalloc.start()
+    call()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return most
+
+
+def events(number: int) -> tuple[Any, Any, Any]:
+    """A position, a weight and the terms of each event, for a number of coefficients."""
+    rng = np.random.default_rng(number)
+    terms = rng.normal(size=(EVENTS, (number + 1) * (number + 2) // 2)).astype(np.float32)
+    return rng.uniform(0, 1, EVENTS), rng.uniform(0.5, 2, EVENTS), terms
+
+
+def fills(number: int, repeat: int) -> None:
+    x, weight, terms = events(number)
+    for kind, axis in {"equal bins": EQUAL, "edges": EDGES}.items():
+        arguments = (axis, x, weight, terms)
+        ours = eft(*arguments).terms()
+        np.testing.assert_allclose(one_per_term(*arguments), ours, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(expanded(*arguments), ours, rtol=1e-6, atol=1e-6)
+        times = fastest(
+            {
+                "a boost-histogram per term": partial(one_per_term, *arguments),
+                "events expanded": partial(expanded, *arguments),
+                "EFTHist": partial(eft, *arguments),
+                "a copy of the coefficients": terms.copy,
+            },
+            repeat,
+        )
+        print(f"\nfill, {terms.shape[1]} terms, {EVENTS:,} events in {BINS} bins, {kind}")
+        for name, seconds in times.items():
+            ratio = seconds / times["EFTHist"]
+            print(f"  {name:28s} {EVENTS / seconds / 1e3:9.0f} k events/s   {ratio:6.1f}")
+    extra = peak(partial(eft, EDGES, x, weight, terms))
+    total = (terms.nbytes + extra) / terms.nbytes
+    print(f"  memory, coefficients included: {total:.2f} of the coefficients alone")
+    few = [{}, *({f"c{index}": 1.0} for index in range(7))]
+    for name, squares in {"squares at 8 points": few, "exact squares": True}.items():
+        eft(EDGES, x[:10], weight[:10], terms[:10], squares)
+        call = partial(eft, EDGES, x, weight, terms, squares)
+        seconds = fastest({name: call}, max(repeat // 3, 1))[name]
+        print(f"  with {name:23s} {EVENTS / seconds / 1e3:9.0f} k events/s")
+
+
+def evaluation(repeat: int) -> None:
+    points, number = 10_000, 26
+    filled = eft(EDGES, *events(number))
+    where = np.random.default_rng(1).normal(size=(points, number))
+    factors, sums = monomials(where), filled.terms()
+    np.testing.assert_allclose(filled.values(where), factors.T @ sums.T, rtol=1e-9, atol=1e-6)
+    times = fastest(
+        {
+            "a dense matrix product": lambda: factors.T @ sums.T,
+            "EFTHist.values": lambda: filled.values(where),
+        },
+        repeat,
+    )
+    print(f"\nevaluation, {points:,} points, {len(factors)} terms, {BINS} bins")
+    for name, seconds in times.items():
+        ratio = seconds / times["a dense matrix product"]
+        print(f"  {name:28s} {1e3 * seconds:9.1f} ms   {ratio:6.2f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeat", type=int, default=7)
+    arguments = parser.parse_args()
+    for coefficients in (9, 26):
+        fills(coefficients, arguments.repeat)
+    evaluation(2 * arguments.repeat)

@@ -1,0 +1,18 @@
+"""The names that a fake-rate analysis gives its steps, spectra and variations.
+
+Light enough to be imported while Snakemake parses the graph: what users name is held against them.
+"""
+
+VARIATION, NOMINAL = "variation", "nominal"
+POINT, POINTS = "point", ("loose", "tight")
+STEPS = ("all", "certified", "one loose lepton", "no other lepton", "away jet", "met", "mt")
+TRIGGER_STEP = "trigger"
+# distributions of these are always made
+SPECTRA = ("pt", "abs_eta", "met", "mt")
+# what else stands in a result by name
+RESULTS = (
+    *POINTS, POINT, VARIATION, "expected", "expected_variance", "cutflow", "weighted_cutflow",
+    "prompt_fit", "ratio",
+)  # fmt: skip
+# the map's variations are called after these, or after a correction
+VARIATIONS = ("stat", "away_jet_pt", "prompt", "closure")

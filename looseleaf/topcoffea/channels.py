@@ -1,0 +1,141 @@
+"""Channels as they are declared: a cut as an expression, or TopEFT's blocks of lists.
+
+A block multiplies out: its lepton channels (a name and the names of cuts), flavours and numbers
+of jets each make channels of their own. Application regions say what an event's leptons are:
+
+- `isSR_2lSS`, `isSR_3l`: that many leptons, all tight, two of them of one charge (`SS`) or of
+  opposite ones (`OS`);
+- `isAR_2lSS`, `isAR_3l`: the same with at least one lepton that is loose only;
+- `isAR_2lSS_OS`: two tight leptons of opposite charges, of which one may be a flipped one.
+
+Read while the graph is parsed, so nothing heavy is imported here.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from looseleaf.errors import ConfigError
+
+SIGNAL, NONPROMPT, FLIPS = "signal", "nonprompt", "flips"
+REGION = re.compile(r"is(?P<kind>[SA]R)_(?P<number>[1-4])l(?P<sign>SS_OS|SS|OS)?")
+JETS = re.compile(r"(?P<relation>[=<>])(?P<number>\d+)")
+# TopEFT's > and < include the number: after =4, =5, =6 comes >7
+RELATIONS = {"=": ("==", ""), ">": (">=", "ge"), "<": ("<=", "le")}
+FLAVOUR = re.compile(r"[eml]+")
+
+
+@dataclass(frozen=True)
+class Region:
+    """What of a channel's events is filled as `role`: those that pass `cut` with all leptons
+    tight, or with at least one that isn't; `data_only` regions are not filled for simulation."""
+
+    role: str
+    cut: str
+    tight: bool
+    data_only: bool = False
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A channel's cuts, all of which an event passes, and its regions."""
+
+    cuts: tuple[str, ...]
+    regions: tuple[Region, ...]
+
+
+def channels_of(analysis: Mapping[str, Any]) -> dict[str, Channel]:
+    """The channels of an analysis by name, multiplied out: `2lss_p_ee_4j`.
+
+    Raises `ConfigError` naming the key for an undefined cut, a region, a flavour or a number of
+    jets that can't be read, and for two channels of one name.
+    """
+    channels: dict[str, Channel] = {}
+    for name, declared in analysis["channels"].items():
+        if isinstance(declared, str):
+            regions = (Region(SIGNAL, "", True), Region(NONPROMPT, "", False))
+            mine = {name: Channel((declared,), regions)}
+        else:
+            mine = _block(name, declared, analysis.get("cuts", {}))
+        for channel, value in mine.items():
+            if channel in channels:
+                raise ConfigError(f"channels.{name}: the channel {channel!r} is there twice")
+            channels[channel] = value
+    return channels
+
+
+def _block(name: str, block: Mapping[str, Any], cuts: Mapping[str, str]) -> dict[str, Channel]:
+    where = f"channels.{name}"
+    regions = [
+        _region(f"{where}.{key}", region, data_only)
+        for key, data_only in (("appl_lst", False), ("appl_lst_data", True))
+        for region in block.get(key, [])
+    ]
+    channels = {}
+    for channel, *named in block["lep_chan_lst"]:
+        chosen = [_named(f"{where}.lep_chan_lst", channel, cut, cuts) for cut in named]
+        for flavour in block.get("lep_flav_lst", [None]):
+            for jets in block.get("jet_lst", [None]):
+                parts, more = [channel], []
+                if flavour is not None:
+                    parts.append(flavour)
+                    more.append(_flavour(f"{where}.lep_flav_lst", flavour))
+                if jets is not None:
+                    text, cut = _jets(f"{where}.jet_lst", jets)
+                    parts.append(text)
+                    more.append(cut)
+                full = "_".join(parts)
+                if full in channels:
+                    raise ConfigError(f"{where}: the channel {full!r} is there twice")
+                channels[full] = Channel((*chosen, *more), tuple(regions))
+    return channels
+
+
+def _named(where: str, channel: str, cut: str, cuts: Mapping[str, str]) -> str:
+    """The expression of a cut by its name, or of its opposite: `~name`."""
+    name = cut.removeprefix("~")
+    if name not in cuts:
+        known = ", ".join(cuts) or "none"
+        raise ConfigError(f"{where}: {channel}: no cut {name!r} is defined; there are {known}")
+    return cuts[name] if name == cut else f"not ({cuts[name]})"
+
+
+def _region(where: str, name: str, data_only: bool) -> Region:
+    found = REGION.fullmatch(name)
+    flipped = found is not None and found["sign"] == "SS_OS"
+    if found is None or (flipped and (found["kind"], found["number"]) != ("AR", "2")):
+        raise ConfigError(
+            f"{where}: {name!r} is no region; there are isSR_2lSS, isAR_2lSS, isAR_2lSS_OS, "
+            "isSR_2lOS, isSR_3l, isAR_3l and the like with another number of leptons"
+        )
+    sign = {
+        None: "",
+        "SS": f" and abs(charge) == {found['number']}",
+        "OS": " and charge == 0",
+        "SS_OS": " and charge == 0",
+    }[found["sign"]]
+    cut = f"n_lep == {found['number']}{sign}"
+    if flipped:
+        return Region(FLIPS, cut, True, True)
+    tight = found["kind"] == "SR"
+    return Region(SIGNAL if tight else NONPROMPT, cut, tight, data_only)
+
+
+def _flavour(where: str, text: str) -> str:
+    if not FLAVOUR.fullmatch(text):
+        raise ConfigError(f"{where}: {text!r} should be of e, m and l, the last for either")
+    if "l" in text:
+        return f"n_lep == {len(text)}"
+    return f"n_ele == {text.count('e')} and n_mu == {text.count('m')}"
+
+
+def _jets(where: str, text: Any) -> tuple[str, str]:
+    found = JETS.fullmatch(str(text))
+    if found is None:
+        raise ConfigError(
+            f"{where}: {text!r} should be a number of jets as '=4', '>7' (7 or more) or '<3' "
+            "(3 or fewer)"
+        )
+    relation, word = RELATIONS[found["relation"]]
+    return f"{word}{found['number']}j", f"n_jet {relation} {found['number']}"

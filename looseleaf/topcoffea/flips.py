@@ -1,0 +1,64 @@
+"""Charge flips: the probability that an electron's charge is measured wrongly, as a weight."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import correctionlib
+import numpy as np
+from numpy.typing import NDArray
+
+from looseleaf.errors import DataFileError
+
+
+@dataclass(frozen=True)
+class FlipMap:
+    """The flip probability of electrons by pT [GeV] and |eta|, a correctionlib correction.
+
+    `text` is the correctionlib file, kept as text so that it goes to workers; `name` the
+    correction in it, over (pT, |eta|) or (systematic, pT, |eta|) with `nominal`.
+    """
+
+    text: str
+    name: str
+
+    @classmethod
+    def from_file(cls, path: str | Path, name: str) -> "FlipMap":
+        """Raises `DataFileError` naming the file if it doesn't hold the correction."""
+        try:
+            text = Path(path).read_text()
+            known = list(correctionlib.CorrectionSet.from_string(text))
+        except (OSError, RuntimeError) as problem:
+            raise DataFileError(f"{path}: no correctionlib file ({problem})") from None
+        if name not in known:
+            raise DataFileError(f"{path}: no correction {name!r}; there are {', '.join(known)}")
+        return cls(text, name)
+
+    @cached_property
+    def _correction(self) -> correctionlib.highlevel.Correction:
+        return correctionlib.CorrectionSet.from_string(self.text)[self.name]
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"text": self.text, "name": self.name}
+
+    def probability(self, pt: NDArray[Any], abs_eta: NDArray[Any]) -> NDArray[np.float64]:
+        systematic = ["nominal"] if len(self._correction.inputs) == 3 else []
+        return self._correction.evaluate(
+            *systematic, np.asarray(pt, np.float64), np.asarray(abs_eta, np.float64)
+        )
+
+    def weights(self, chosen: Mapping[str, Any]) -> NDArray[np.float64]:
+        """What an event with leptons of opposite charges counts for one of equal charges.
+
+        The sum over its electrons of p / (1 - p): one of them has flipped, the observed event has
+        not. Muons don't flip. Source: the charge misidentification method, to first order in p.
+        """
+        if "Electron" not in chosen:
+            return np.zeros(len(next(iter(chosen.values()))))
+        electrons = chosen["Electron"]
+        pt, eta = (ak.to_numpy(ak.flatten(electrons[field])) for field in ("pt", "eta"))
+        p = self.probability(pt, np.abs(eta))
+        return ak.to_numpy(ak.sum(ak.unflatten(p / (1 - p), ak.num(electrons, axis=1)), axis=1))

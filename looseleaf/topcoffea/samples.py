@@ -1,0 +1,133 @@
+"""Samples as TopEFT lists them: a JSON file for each, and cfg files that list those.
+
+They are read while the graph is parsed, so nothing heavy is imported here.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from looseleaf.errors import ConfigError
+from looseleaf.files import read_json
+from looseleaf.records import FileRecord, block_name, describe, write_catalogue
+
+YEARS = ("2016APV", "2016", "2017", "2018", "2022", "2022EE", "2023", "2023BPix")
+REQUIRED = ("xsec", "year", "treeName", "histAxisName", "WCnames", "files", "nEvents", "isData")
+SUMS = "nSumOfWeights"
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+def read_samples(path: Path) -> dict[str, dict[str, Any]]:
+    """The samples of a `.cfg` or `.json` file as dataset declarations, by name.
+
+    A sample is called like its JSON file. `listed` keeps the JSON file, the redirector before its
+    file names and what it states: `events`, `sum_of_weights` and, by variation (`ISRUp`), `sums`.
+
+    Raises `ConfigError` naming file and key for what can't be used, and for a name given twice.
+    """
+    if path.suffix == ".json":
+        return {path.stem: _declaration(path, "")}
+    samples: dict[str, dict[str, Any]] = {}
+    for file, redirector in _listed(path):
+        if file.stem in samples:
+            raise ConfigError(f"{path}: the sample {file.stem!r} is listed twice")
+        samples[file.stem] = _declaration(file, redirector)
+    if not samples:
+        raise ConfigError(f"{path}: lists no sample; a line names a JSON file")
+    return samples
+
+
+def _listed(path: Path) -> Iterator[tuple[Path, str]]:
+    """The JSON files of a cfg file, each with the redirector that was named last before it.
+
+    JSON files are looked for from the folder of the cfg file, then from the working folder.
+    """
+    redirector = ""
+    for number, text in enumerate(path.read_text().splitlines(), start=1):
+        line = text.partition("#")[0].strip()
+        if not line:
+            continue
+        if not line.endswith(".json"):
+            redirector = line.removeprefix("file://")
+            continue
+        found = [file for file in (path.parent / line, Path(line)) if file.is_file()]
+        if not found:
+            raise ConfigError(f"{path}, line {number}: there is no file {line!r}")
+        yield found[0], redirector
+
+
+def _declaration(path: Path, redirector: str) -> dict[str, Any]:
+    try:
+        sample = json.loads(path.read_text())
+    except ValueError as problem:
+        raise ConfigError(f"{path}: not valid JSON ({problem})") from None
+    if not isinstance(sample, dict):
+        raise ConfigError(f"{path}: a sample is an object with {', '.join(REQUIRED)}")
+    for key in REQUIRED:
+        if key not in sample:
+            raise ConfigError(f"{path}: the key {key!r} is missing")
+    year, data, names = str(sample["year"]), sample["isData"], sample["WCnames"]
+    _refuse(path, "year", year not in YEARS, f"{year!r} is not one of {', '.join(YEARS)}")
+    tree, process = sample["treeName"], sample["histAxisName"]
+    _refuse(path, "treeName", tree != "Events", f"{tree!r}: NanoAOD's is Events")
+    word = f"{process!r} should be a word of letters, digits and _"
+    _refuse(path, "histAxisName", not NAME.fullmatch(str(process)), word)
+    files = sample["files"]
+    _refuse(path, "files", not files, "there are none")
+    twice = sorted({file for file in files if files.count(file) > 1})
+    _refuse(path, "files", bool(twice), f"{twice[:1]} is there twice")
+    _refuse(path, "WCnames", len(set(names)) < len(names), "a coefficient is there twice")
+    _refuse(path, "WCnames", bool(data and names), "data has no Wilson coefficients")
+    listed = {"file": str(path), "redirector": redirector, "events": sample["nEvents"]}
+    declared = {
+        "das": f"/{path.stem}/listed-{year}/USER",
+        "process": process,
+        "data": bool(data),
+        "year": year,
+        "listed": listed,
+    }
+    if not data:
+        for key in ["xsec", SUMS, *(key for key in sample if key.startswith(f"{SUMS}_"))]:
+            value = sample.get(key)
+            positive = isinstance(value, (int, float)) and value > 0
+            _refuse(path, key, not positive, f"{value!r} should be a positive number")
+        declared["xsec_pb"] = sample["xsec"]
+        listed["sum_of_weights"] = sample[SUMS]
+        declared["sums_of_weights"] = {
+            key.removeprefix(f"{SUMS}_"): value
+            for key, value in sample.items()
+            if key.startswith(f"{SUMS}_")
+        }
+    if names:
+        declared["wc_names"] = names
+    return declared
+
+
+def _refuse(path: Path, key: str, wrong: bool, why: str) -> None:
+    if wrong:
+        raise ConfigError(f"{path}: {key}: {why}")
+
+
+def url_of(dataset: Mapping[str, Any], name: str) -> str:
+    """Where a file of a listed sample stands: its name behind the redirector."""
+    redirector = dataset["listed"]["redirector"]
+    return f"{redirector.rstrip('/')}/{name}" if redirector else name
+
+
+def write_sample_catalogue(dataset: Mapping[str, Any], output: str | Path) -> None:
+    """The files of a listed sample as a catalogue, for the lookup.
+
+    What stands on this machine is opened for its events and checksum; of what stands behind a
+    redirector neither is known before it is read.
+    """
+    records = []
+    for name in read_json(dataset["listed"]["file"])["files"]:
+        url = url_of(dataset, name)
+        local = Path(url)
+        if "://" not in url and local.is_file():
+            records.append(describe(local, name, block_name(dataset["das"])))
+        else:
+            records.append(FileRecord(name, None, None, None, url=url))
+    write_catalogue(output, {dataset["das"]: records})

@@ -1,0 +1,155 @@
+"""Templates of a fit: a quadratic as a sum of histograms that Combine can take.
+
+With S, L_i, Q_i and M_ij the Standard Model, linear, quadratic and mixed parts of a bin, the
+templates are
+
+    sm = f(0) = S                       lin_i = f(c_i = 1) = S + L_i + Q_i
+    quad_i = (f(2) - 2 f(1) + f(0)) / 2 = Q_i
+    mixed_ij = f(c_i = c_j = 1) = S + L_i + L_j + Q_i + Q_j + M_ij
+
+all but quad_i being yields of a point, and so not negative. At a point c they add up to f(c) with
+the factors that `factors` gives:
+
+    sm: 1 - sum_i c_i + sum_i<j c_i c_j        lin_i: c_i (1 - sum_j!=i c_j)
+    quad_i: c_i^2 - c_i                        mixed_ij: c_i c_j
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from looseleaf.topcoffea.efthist import EFTHist, quadratic_terms
+from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, SYSTEMATIC
+
+# a coefficient whose every part is less than this of the Standard Model, in every bin, is left out
+NEGLIGIBLE = 1e-4
+
+
+@dataclass(frozen=True)
+class Template:
+    """Contents and their squared errors by bin; what lies beyond the axis is in the last bins.
+
+    `part` is `sm`, `lin_<i>`, `quad_<i>` or `mixed_<i>_<j>` of a signal, else empty.
+    """
+
+    process: str
+    part: str
+    values: NDArray[np.float64]
+    variances: NDArray[np.float64]
+    variations: Mapping[str, NDArray[np.float64]]
+
+    @property
+    def name(self) -> str:
+        return f"{self.process}_{self.part}" if self.part else self.process
+
+
+def parts_of(coefficients: Sequence[str]) -> list[str]:
+    single = [f"{kind}_{name}" for name in coefficients for kind in ("lin", "quad")]
+    return ["sm", *single, *(f"mixed_{a}_{b}" for a, b in combinations(coefficients, 2))]
+
+
+def coefficients_of(workspace: Mapping[str, Any]) -> list[str]:
+    """The coefficients of a workspace, by the names of its parts."""
+    (measurement,) = workspace["measurements"]
+    parts = [parameter["name"] for parameter in measurement["config"]["parameters"]]
+    return [part.removeprefix("lin_") for part in parts if part.startswith("lin_")]
+
+
+def factors(coefficients: Sequence[str], point: Sequence[float]) -> dict[str, float]:
+    """What each part is multiplied with at a point, given in the order of the coefficients."""
+    c = dict(zip(coefficients, point, strict=True))
+    total = sum(c.values())
+    pairs = {(a, b): c[a] * c[b] for a, b in combinations(coefficients, 2)}
+    out = {"sm": 1 - total + sum(pairs.values())}
+    for name, value in c.items():
+        out[f"lin_{name}"] = value * (1 - (total - value))
+        out[f"quad_{name}"] = value**2 - value
+    return out | {f"mixed_{a}_{b}": value for (a, b), value in pairs.items()}
+
+
+def kept_coefficients(
+    filled: EFTHist, signals: Sequence[str], wanted: Sequence[str] | None
+) -> list[str]:
+    """The coefficients that move any bin of a signal; `wanted` are those to consider."""
+    nominal = filled.select(**{SYSTEMATIC: NOMINAL})
+    names = list(filled.coefficients if wanted is None else wanted)
+    columns = [set(term) - {"sm"} for term in quadratic_terms(filled.coefficients)]
+    there = [name for name in signals if name in nominal.categories(PROCESS)]
+    if not there:
+        return []
+    terms = nominal.select(**{PROCESS: there}).terms(flow=True)
+    moved = np.abs(terms) > NEGLIGIBLE * np.abs(terms[..., :1])
+    return [
+        name
+        for name in names
+        if any(moved[..., i].any() for i, t in enumerate(columns) if name in t)
+    ]
+
+
+def templates_of(
+    filled: EFTHist, channel: str, signals: Sequence[str], coefficients: Sequence[str]
+) -> list[Template]:
+    """The templates of a channel: signals by their parts, other processes at the Standard Model.
+
+    The variances of quad_i are the quartic's coefficient of c_i^4, from its values at five points.
+    """
+    here = filled.select(**{CHANNEL: channel})
+    single = [{name: value} for name in coefficients for value in (1.0, 2.0, -1.0, -2.0)]
+    pairs = [{a: 1.0, b: 1.0} for a, b in combinations(coefficients, 2)]
+    points = [{}, *single, *pairs]
+    out = []
+    for process in here.categories(PROCESS):
+        mine = here.select(**{PROCESS: process})
+        asked = points if process in signals else points[:1]
+        nominal = mine.select(**{SYSTEMATIC: NOMINAL})
+        parts = _parts(_folded(nominal.values(asked, flow=True), nominal), coefficients)
+        squares = _folded(nominal.variances(asked, flow=True), nominal)
+        errors = _squares(squares, coefficients)
+        varied: dict[str, dict[str, Any]] = {part: {} for part in parts}
+        for label in mine.categories(SYSTEMATIC):
+            one = mine.select(**{SYSTEMATIC: label})
+            contents = _folded(one.values(asked, flow=True), one)
+            # a variation of another process is no cell of this one
+            if label == NOMINAL or not contents.any():
+                continue
+            for part, values in _parts(contents, coefficients).items():
+                varied[part][label] = values
+        for part, values in parts.items():
+            name = part if process in signals else ""
+            out.append(Template(process, name, values, errors[part], varied[part]))
+    return out
+
+
+def _folded(contents: NDArray[np.float64], one: EFTHist) -> NDArray[np.float64]:
+    """Underflow added to the first bin and overflow to the last; shape (points, bins)."""
+    inner = contents[:, 1:-1].copy()
+    inner[:, 0] += contents[:, 0]
+    inner[:, -1] += contents[:, -1]
+    return inner
+
+
+def _parts(values: Any, coefficients: Sequence[str]) -> dict[str, Any]:
+    if len(values) == 1:
+        return {"sm": values[0]}
+    out = {"sm": values[0]}
+    for index, name in enumerate(coefficients):
+        one, two = values[1 + 4 * index], values[2 + 4 * index]
+        out[f"lin_{name}"] = one
+        out[f"quad_{name}"] = (two - 2 * one + values[0]) / 2
+    first_pair = 1 + 4 * len(coefficients)
+    for index, (a, b) in enumerate(combinations(coefficients, 2)):
+        out[f"mixed_{a}_{b}"] = values[first_pair + index]
+    return out
+
+
+def _squares(variances: Any, coefficients: Sequence[str]) -> dict[str, Any]:
+    out = _parts(variances, coefficients)
+    for index, name in enumerate(coefficients if len(variances) > 1 else ()):
+        one, two, minus, minus_two = variances[1 + 4 * index : 5 + 4 * index]
+        fourth = (two + minus_two - 4 * (one + minus) + 6 * variances[0]) / 24
+        out[f"quad_{name}"] = np.maximum(fourth, 0.0)
+    return out

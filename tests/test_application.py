@@ -1,0 +1,148 @@
+"""The processor that applies a map, against weights made by hand from the file's branches."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+import yaml
+from conftest import REPO
+from samples import sample, skimmed
+from test_fakerate import vertices
+
+from looseleaf.fakerate.application import ApplicationProcessor
+from looseleaf.objects.columns import analysis_columns
+from looseleaf.objects.corrections import Corrections
+from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.rates import RateMap
+from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
+from looseleaf.processing.runner import process_task
+
+POINTS = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
+ANALYSIS: dict[str, Any] = {
+    **yaml.safe_load((REPO / "config/analyses/validation.yaml").read_text()),
+    "working_points": {"Muon": {"loose": "loose", "tight": "tight_2016", "momentum": "cone"}},
+    "triggers": [],
+    "channels": {"one": "n_lep == 1"},
+    "observables": {"pt": {"expression": "lep0_pt", "label": "", "edges": [0, 20, 30, 45, 200]}},
+}
+RATES = RateMap(
+    pt_edges=np.array([10.0, 25.0, 40.0, 90.0]),
+    eta_edges=np.array([0.0, 1.2, 2.4]),
+    rate=np.array([[0.1, 0.2], [0.3, 0.4], [0.0, 0.6]]),
+    sigma=np.full((3, 2), 0.01),
+    empty=np.array([[False, False], [False, False], [True, False]]),
+)
+DATASET = sample("wjets", 20_000, files=1)
+
+
+@pytest.fixture(scope="module")
+def fileset(tmp_path_factory: pytest.TempPathFactory) -> Fileset:
+    columns = [*analysis_columns(ANALYSIS, DATASET, POINTS), "PV_npvs"]
+    folder = tmp_path_factory.mktemp("application")
+    return from_manifest("w", skimmed(folder, "w", {"w": DATASET}, columns), {})
+
+
+def applied(fileset: Fileset, metadata: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    analysis = {**ANALYSIS, **changes}
+    corrections = Corrections.from_files(analysis.get("corrections", {}))
+    processor = ApplicationProcessor(analysis, POINTS, {"Muon": RATES}, corrections)
+    fileset = replace(fileset, metadata=metadata)
+    return process_task(processor, chunks_of(fileset, 6000), fileset.metadata)[0]
+
+
+def muons(fileset: Fileset) -> dict[str, np.ndarray]:
+    """The only loose muon of the events with just one."""
+    (file,) = fileset.files
+    e = uproot.open(file.url)["Events"].arrays()
+    loose = (
+        (e.Muon_pt > 10) & (abs(e.Muon_eta) < 2.4) & (abs(e.Muon_dxy) < 0.05)
+        & (abs(e.Muon_dz) < 0.1) & (e.Muon_sip3d < 4) & e.Muon_mediumId
+        & (e.Muon_ptErr / e.Muon_pt < 0.2) & (e.Muon_tightCharge == 2)
+        & (e.Muon_miniPFRelIso_all < 0.4)
+    )  # fmt: skip
+    e, loose = e[ak.sum(loose, axis=1) == 1], loose[ak.sum(loose, axis=1) == 1]
+    names = ("pt", "eta", "jetRelIso", "jetPtRelv2", "miniPFRelIso_all", "genPartFlav")
+    found = {name: ak.to_numpy(e[f"Muon_{name}"][loose][:, 0]) for name in names}
+    for name in ("genWeight", "luminosityBlock", "PV_npvs"):
+        found[name] = ak.to_numpy(e[name])
+    ratio = 1 / (1 + found["jetRelIso"])
+    iso, rel = found["miniPFRelIso_all"], found["jetPtRelv2"]
+    found["tight"] = (iso < 0.16) & ((ratio > 0.76) | (rel > 7.2))
+    cone = np.where(
+        rel > 7.2,
+        found["pt"] * (1 + np.maximum(0, iso - 0.16)),
+        np.maximum(found["pt"], found["pt"] / ratio * 0.76),
+    )
+    found["at"] = np.where(found["tight"], found["pt"], cone)
+    row = np.clip(np.searchsorted(RATES.pt_edges, found["at"], side="right") - 1, 0, 2)
+    column = (abs(found["eta"]) >= 1.2).astype(int)
+    found["rate"], found["empty"] = RATES.rate[row, column], RATES.empty[row, column]
+    return found
+
+
+def expected(found: Mapping[str, np.ndarray], chosen: np.ndarray, weight: Any) -> np.ndarray:
+    odds = found["rate"] / (1 - found["rate"])
+    edges = ANALYSIS["observables"]["pt"]["edges"]
+    return np.histogram(found["at"][chosen], edges, weights=(weight * odds)[chosen])[0]
+
+
+def test_data_is_weighted_by_what_fails_at_its_cone_momentum(fileset: Fileset) -> None:
+    found = muons(fileset)
+    fails = ~found["tight"]
+    out = applied(fileset, {"data": True, "role": "observe", "aliases": {}})
+    values = out["pt.predicted"]["one", :].values()
+    np.testing.assert_allclose(values, expected(found, fails, found["genWeight"]), rtol=1e-6)
+    assert out["by_failing"]["one", 1] == fails.sum() > 100
+    assert out["by_failing"]["one", 0] == found["tight"].sum() > 1000
+    # leptons where nothing was measured predict nothing, and are counted
+    assert out["unmeasured"].sum() == (fails & found["empty"]).sum() > 5
+
+
+def test_data_outside_certified_sections_does_not_count(fileset: Fileset) -> None:
+    found = muons(fileset)
+    inside = found["luminosityBlock"] <= 20
+    golden = '{"1": [[1, 20]]}'
+    metadata = {"data": True, "role": "observe", "aliases": {}, "lumi_mask": golden}
+    out = applied(fileset, metadata)
+    chosen = ~found["tight"] & inside
+    assert 0 < chosen.sum() < (~found["tight"]).sum()
+    values = out["pt.predicted"]["one", :].values()
+    np.testing.assert_allclose(values, expected(found, chosen, found["genWeight"]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("role", ["predict", "prompt"])
+def test_simulation_counts_by_its_leptons_origin_and_is_corrected(
+    fileset: Fileset, tmp_path: Path, role: str
+) -> None:
+    found = muons(fileset)
+    prompt = np.isin(found["genPartFlav"], (1, 15))
+    chosen = ~found["tight"] & (prompt == (role == "prompt"))
+    assert chosen.sum() > 20
+    weight = found["genWeight"] * np.where(found["PV_npvs"] < 30, 2.0, 0.5)
+    out = applied(
+        fileset,
+        {"data": False, "role": role, "aliases": {}},
+        corrections={"pileup": vertices(tmp_path)},
+    )
+    values = out["pt.predicted"]["one", :].values()
+    np.testing.assert_allclose(values, expected(found, chosen, weight), rtol=1e-6)
+
+
+def test_a_blind_analysis_does_not_look_at_tight_data(fileset: Fileset) -> None:
+    metadata = {"data": True, "role": "observe", "aliases": {}}
+    seen, blind = (applied(fileset, metadata, unblind=value) for value in (True, False))
+    assert blind["pt.predicted"] == seen["pt.predicted"]
+    assert seen["pt.observed"].sum().value != 0
+    assert blind["pt.observed"].sum().value == 0
+    assert blind["by_failing"]["one", 0] == 0
+
+
+def test_a_channel_that_is_no_yes_or_no(fileset: Fileset) -> None:
+    metadata = {"data": True, "role": "observe", "aliases": {}}
+    with pytest.raises(Exception, match="the cut 'n_lep' should give a yes or no for each event"):
+        applied(fileset, metadata, channels={"all": "n_lep"})

@@ -1,0 +1,65 @@
+"""The EFT analyses from demo samples to datacards, with leptons that aren't prompt from data."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import REPO, run_snakemake
+
+from looseleaf.topcoffea.fit import EFTModel
+from looseleaf.topcoffea.store import read_histograms
+
+pytestmark = pytest.mark.chain
+
+
+@pytest.fixture(scope="module")
+def eft(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of config/eft.yaml with a part of the simulation."""
+    folder = tmp_path_factory.mktemp("eft")
+    override = yaml.safe_load((REPO / "config/eft.yaml").read_text())
+    run = run_snakemake(folder, "topcoffea", override={**override, "samples": {"scale": 0.2}})
+    assert run.status == 0, run.text
+    return folder / "results/eft/topcoffea"
+
+
+def test_every_target_stands(eft: Path) -> None:
+    for analysis, channels in (("thq", 7), ("ftanalysis", 13)):
+        for name in ("yields.json", "yields.txt", "histograms.h5", "workspace.json"):
+            assert (eft / analysis / name).stat().st_size > 0
+        for ending in ("txt", "root"):
+            assert len(list((eft / analysis / "datacards").glob(f"*.{ending}"))) == channels
+    assert list(eft.rglob(".part-*")) == []
+
+
+def test_prediction_from_data_is_what_is_observed(eft: Path) -> None:
+    # the demo's data are top pairs alone, whose third lepton isn't prompt
+    table = json.loads((eft / "thq/yields.json").read_text())["channels"]["3l_ge2j"]
+    predicted, observed = table["nonprompt"]["SM"], table["data"]["SM"]
+    assert observed["value"] > 100
+    # the maps' own uncertainty is about a tenth
+    error = np.hypot(observed["error"], predicted["error"]) + 0.1 * observed["value"]
+    assert abs(predicted["value"] - observed["value"]) < 2 * error
+    assert table["ttbar"]["SM"]["value"] == 0
+
+
+def test_the_rates_are_varied_within_their_errors(eft: Path) -> None:
+    found, metadata = read_histograms(eft / "thq/histograms.h5")
+    assert metadata == {"analysis": "thq", "lumi_ifb": 1.0}
+    one = found["ht"].select(process="nonprompt", channel="3l_ge2j").project("systematic")
+    values = dict(zip(one.categories("systematic"), one.values()[0], strict=True))
+    up, down = values["nonprompt_rateUp"], values["nonprompt_rateDown"]
+    assert 0.7 * values["nominal"] < down < values["nominal"] < up < 1.4 * values["nominal"]
+
+
+def test_the_model_is_the_histogram(eft: Path) -> None:
+    workspace = json.loads((eft / "thq/workspace.json").read_text())
+    model = EFTModel(workspace, ["ctp", "cptb"])
+    filled = read_histograms(eft / "thq/histograms.h5")[0]["ht"].select(systematic="nominal")
+    signals = filled.select(process=["tHq", "ttH"]).project()
+    sm = model.expected({})
+    for point in ({"ctp": 3.0}, {"ctp": -2.0, "cptb": 4.0}):
+        moved = (model.expected(point) - sm).sum()
+        expected = np.diff(signals.values([{}, point]))[0]
+        assert moved == pytest.approx(expected, rel=1e-6)

@@ -1,0 +1,99 @@
+"""Channels as they are declared, multiplied out."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from looseleaf.errors import ConfigError
+from looseleaf.objects.expressions import Expression
+from looseleaf.topcoffea.channels import FLIPS, NONPROMPT, SIGNAL, channels_of
+
+CUTS = {"2lss": "lep0_pt > 25", "2l_p": "lep0_charge > 0", "onZ": "abs(m_z - 91) < 10"}
+BLOCK: dict[str, Any] = {
+    "lep_chan_lst": [["2lss_p", "2lss", "2l_p"], ["2lss_offZ", "2lss", "~onZ"]],
+    "lep_flav_lst": ["ee", "em"],
+    "appl_lst": ["isSR_2lSS", "isAR_2lSS"],
+    "appl_lst_data": ["isAR_2lSS_OS"],
+    "jet_lst": ["=4", "=5", ">6"],
+}
+
+
+def declared(**changes: Any) -> dict[str, Any]:
+    return {"cuts": CUTS, "channels": {"2l": {**BLOCK, **changes}}}
+
+
+def test_a_block_multiplies_out() -> None:
+    found = channels_of(declared())
+    assert len(found) == 12
+    assert list(found)[:4] == ["2lss_p_ee_4j", "2lss_p_ee_5j", "2lss_p_ee_ge6j", "2lss_p_em_4j"]
+    channel = found["2lss_offZ_em_ge6j"]
+    assert channel.cuts == (
+        "lep0_pt > 25",
+        "not (abs(m_z - 91) < 10)",
+        "n_ele == 1 and n_mu == 1",
+        "n_jet >= 6",
+    )
+    assert [(r.role, r.tight, r.data_only) for r in channel.regions] == [
+        (SIGNAL, True, False),
+        (NONPROMPT, False, False),
+        (FLIPS, True, True),
+    ]
+
+
+def test_jets_share_out_every_event_once() -> None:
+    cuts = [Expression(c.cuts[-1]) for n, c in channels_of(declared()).items() if "2lss_p_ee" in n]
+    jets = np.arange(12)
+    times = np.sum([cut({"n_jet": jets}) for cut in cuts], axis=0)
+    assert times.tolist() == [0] * 4 + [1] * 8
+
+
+@pytest.mark.parametrize(
+    ("region", "charges", "passing"),
+    [
+        ("isSR_2lSS", [2, 0, -2], [True, False, True]),
+        ("isSR_2lOS", [2, 0, -2], [False, True, False]),
+        ("isAR_2l", [2, 0, -2], [True, True, True]),
+    ],
+)
+def test_regions_say_what_the_leptons_are(
+    region: str, charges: list[int], passing: list[bool]
+) -> None:
+    channel = channels_of(declared(appl_lst=[region], appl_lst_data=[]))["2lss_p_ee_4j"]
+    cut = Expression(channel.regions[0].cut)
+    found = cut({"n_lep": np.full(3, 2), "charge": np.array(charges)})
+    assert found.tolist() == passing
+    assert not cut({"n_lep": np.full(3, 3), "charge": np.array(charges)}).any()
+
+
+def test_a_channel_may_be_an_expression() -> None:
+    found = channels_of({"channels": {"any": "n_lep == 2"}})
+    assert found["any"].cuts == ("n_lep == 2",)
+    assert [region.role for region in found["any"].regions] == [SIGNAL, NONPROMPT]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"lep_chan_lst": [["x", "2lsss"]]},
+            "2l.lep_chan_lst: x: no cut '2lsss' is defined; there are 2lss, 2l_p, onZ",
+        ),
+        ({"appl_lst": ["isXR_2lSS"]}, "2l.appl_lst: 'isXR_2lSS' is no region; there are isSR"),
+        ({"appl_lst": ["isSR_2lSS_OS"]}, "2l.appl_lst: 'isSR_2lSS_OS' is no region"),
+        ({"jet_lst": ["4"]}, "2l.jet_lst: '4' should be a number of jets as '=4', '>7'"),
+        ({"lep_flav_lst": ["et"]}, "2l.lep_flav_lst: 'et' should be of e, m and l"),
+        ({"jet_lst": ["=4", "=4"]}, "2l: the channel '2lss_p_ee_4j' is there twice"),
+    ],
+)
+def test_what_is_wrong_with_a_block(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as problem:
+        channels_of(declared(**changes))
+    assert f"channels.{message}" in str(problem.value)
+
+
+def test_two_blocks_with_one_channel() -> None:
+    analysis = declared()
+    analysis["channels"]["more"] = {**BLOCK, "lep_chan_lst": [["2lss_p", "2lss"]]}
+    with pytest.raises(ConfigError, match="the channel '2lss_p_ee_4j' is there twice"):
+        channels_of(analysis)

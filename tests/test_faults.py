@@ -1,0 +1,272 @@
+"""Faults of files, workers and schedulers: nothing is lost, and what can't be mended is told."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pool import shipped_processors, worker_python
+from processors import Kill, Link, MuonPt, Traced, devour, die
+from samples import qcd, skimmed
+
+from looseleaf.cluster import Site, client_for
+from looseleaf.errors import ConfigError
+from looseleaf.processing.fileset import Fileset, from_manifest
+from looseleaf.processing.runner import Limits, Processed, ProcessingFailed, run
+
+MUON = [f"Muon_{field}" for field in ("pt", "eta", "phi", "mass", "charge")]
+COLUMNS = ["run", "luminosityBlock", "event", "genWeight", *MUON]
+LIMITS = Limits(chunksize=500, task_events=500)
+
+
+@pytest.fixture(scope="module")
+def fileset(tmp_path_factory: pytest.TempPathFactory) -> Fileset:
+    folder = tmp_path_factory.mktemp("faults")
+    return from_manifest("q", skimmed(folder, "q", {"q": qcd(4000, files=4)}, COLUMNS), {})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(fileset: Fileset, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The muons' histogram as it comes out when nothing happens."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with local(folder) as site:
+        return bits(run(MuonPt(), [fileset], site, LIMITS, "test", folder / "kept")["q"])
+
+
+def bits(result: Processed) -> bytes:
+    assert result.ledger["processed"]["events"] == result.ledger["expected"]["events"] == 4000
+    return result.accumulator["pt"].view(flow=True).tobytes()
+
+
+@contextmanager
+def local(folder: Path, workers: int = 2, **cluster: Any) -> Iterator[Site]:
+    settings = {"kind": "local", "redirectors": [], "cluster": cluster}
+    with client_for(settings, workers, folder / "workers") as site:
+        yield site
+
+
+def test_a_worker_that_is_killed(tmp_path: Path, fileset: Fileset, undisturbed: bytes) -> None:
+    with local(tmp_path) as site:
+        processor = Traced(tmp_path / "journal", act=die)
+        results = run(processor, [fileset], site, LIMITS, "test", tmp_path / "kept")
+    assert (tmp_path / "journal.act").exists()
+    assert bits(results["q"]) == undisturbed
+
+
+def test_workers_that_run_out_of_memory(tmp_path: Path, fileset: Fileset) -> None:
+    with (
+        local(tmp_path, 1, memory_limit="700 MB") as site,
+        pytest.raises(
+            ProcessingFailed, match=r"q_\d\.root entries \d+- .*enough memory\? a smaller"
+        ),
+    ):
+        run(Devouring(), [fileset], site, LIMITS, "test", tmp_path / "kept")
+
+
+class Devouring(MuonPt):
+    def process(self, events: Any) -> dict[str, Any]:
+        devour()
+        return {}
+
+
+def without(path: Path, fileset: Fileset) -> Fileset:
+    """The fileset with its first file at a path where there is none."""
+    return replace(fileset, files=(replace(fileset.files[0], url=str(path)), *fileset.files[1:]))
+
+
+def test_a_file_that_fails_to_open_once(
+    tmp_path: Path, fileset: Fileset, undisturbed: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    late = tmp_path / "late.root"
+    # the one worker fails on it first, and makes it appear with the chunk that follows
+    act = Link(fileset.files[0].url, str(late))
+    with local(tmp_path, 1) as site:
+        processor = Traced(tmp_path / "journal", act=act)
+        results = run(processor, [without(late, fileset)], site, LIMITS, "test", tmp_path / "kept")
+    assert bits(results["q"]) == undisturbed
+    tries = {chunk["file"]: chunk["tries"] for chunk in results["q"].ledger["chunks"]}
+    assert list(tries.values()) == [2, 1, 1, 1]
+    assert f"once more: dataset q, {fileset.files[0].name} entries 0-500" in capfd.readouterr().err
+
+
+def test_a_file_that_always_fails_to_open(tmp_path: Path, fileset: Fileset) -> None:
+    limits = replace(LIMITS, tries=2)
+    missing = without(tmp_path / "missing.root", fileset)
+    with local(tmp_path) as site:
+        with pytest.raises(ProcessingFailed) as problem:
+            run(MuonPt(), [missing], site, limits, "test", tmp_path / "kept")
+        message = str(problem.value)
+        assert f"dataset q, {fileset.files[0].name} entries " in message
+        assert "missing.root: no such file" in message
+        assert message.endswith("(tried 2 times)")
+        # the other files were done meanwhile, and are kept
+        assert len(list((tmp_path / "kept").iterdir())) == 6
+
+
+def test_a_file_that_returns_garbage(tmp_path: Path, fileset: Fileset) -> None:
+    content = bytearray(Path(fileset.files[0].url).read_bytes())
+    middle = len(content) // 2
+    content[middle - 8000 : middle + 8000] = os.urandom(16_000)
+    (tmp_path / "garbage.root").write_bytes(content)
+    garbage = without(tmp_path / "garbage.root", fileset)
+    with (
+        local(tmp_path) as site,
+        pytest.raises(ProcessingFailed, match=r"dataset q, .*q_0\.root entries .*garbage\.root"),
+    ):
+        run(MuonPt(), [garbage], site, replace(LIMITS, tries=1), "test", tmp_path / "kept")
+
+
+def test_a_read_that_hangs(tmp_path: Path, fileset: Fileset) -> None:
+    # who opens a pipe waits until someone writes
+    os.mkfifo(tmp_path / "hanging.root")
+    limits = replace(LIMITS, tries=1, chunk_s=1.5)
+    hanging = without(tmp_path / "hanging.root", fileset)
+    with (
+        local(tmp_path) as site,
+        pytest.raises(ProcessingFailed, match=r"q_0\.root entries \d+-\d+: not done after 1\.5 s"),
+    ):
+        run(MuonPt(), [hanging], site, limits, "test", tmp_path / "kept")
+
+
+def test_an_exception_is_told_once(
+    tmp_path: Path, fileset: Fileset, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "journal.broken").touch()
+    processor = Traced(tmp_path / "journal", fails_in="q")
+    with (
+        local(tmp_path) as site,
+        pytest.raises(ProcessingFailed, match="ZeroDivisionError: the user's mistake"),
+    ):
+        run(processor, [fileset], site, replace(LIMITS, task_events=50), "test", tmp_path / "k")
+    printed = capfd.readouterr()
+    assert "the user's mistake" not in printed.err + printed.out
+
+
+@contextmanager
+def dask_scheduler(folder: Path, python: Path, **environment: str) -> Iterator[tuple[int, str]]:
+    """The process id and address of a scheduler with one worker, both started with `python`."""
+    with ExitStack() as stack:
+
+        def start(*command: str, **more: str) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                [str(python), "-m", "distributed.cli." + command[0], *command[1:]],
+                cwd=folder,
+                env={**os.environ, **more},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+
+            def stop() -> None:
+                process.send_signal(signal.SIGKILL)
+                process.communicate()
+
+            stack.callback(stop)
+            return process
+
+        scheduler = start(
+            "dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", ":0"
+        )
+        assert scheduler.stderr is not None
+        line = next(line for line in scheduler.stderr if "Scheduler at:" in line)
+        address = line.split()[-1]
+        start(
+            "dask_worker",
+            address,
+            "--no-nanny",
+            "--nthreads",
+            "1",
+            "--host",
+            "127.0.0.1",
+            **environment,
+        )
+        yield scheduler.pid, address
+
+
+def attached(address: str) -> dict[str, Any]:
+    return {"kind": "scheduler", "address": address, "redirectors": []}
+
+
+def test_a_scheduler_and_a_worker_without_our_code_and_then_killed(
+    tmp_path: Path, fileset: Fileset, undisturbed: bytes
+) -> None:
+    python = worker_python(tmp_path / "environment")
+    wheel = shipped_processors(tmp_path)
+    with dask_scheduler(tmp_path, python) as (process, address):
+        settings = {**attached(address), "wheels": [wheel]}
+        with client_for(settings, 1, tmp_path / "w") as site:
+            results = run(MuonPt(), [fileset], site, LIMITS, "test", tmp_path / "straight")
+        assert bits(results["q"]) == undisturbed
+        processor = Traced(tmp_path / "journal", act=Kill(process))
+        with (
+            client_for(settings, 1, tmp_path / "w") as site,
+            pytest.raises(ProcessingFailed, match="the Dask scheduler has gone; run again"),
+        ):
+            run(processor, [fileset], site, LIMITS, "test", tmp_path / "kept")
+    with local(tmp_path) as site:
+        results = run(processor, [fileset], site, LIMITS, "test", tmp_path / "kept")
+    assert bits(results["q"]) == undisturbed
+
+
+def test_a_worker_with_another_version_of_a_package(tmp_path: Path, fileset: Fileset) -> None:
+    other = tmp_path / "other/awkward-2.8.1.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: awkward\nVersion: 2.8.1\n")
+    environment = {"PYTHONPATH": str(other.parent)}
+    wheel = shipped_processors(tmp_path)
+    with (
+        dask_scheduler(tmp_path, Path(sys.executable), **environment) as (_, address),
+        client_for({**attached(address), "wheels": [wheel]}, 1, tmp_path / "w") as site,
+        pytest.raises(
+            ProcessingFailed, match=r"worker .* on tcp://127.* awkward is 2\.8\.1 there and 2\."
+        ),
+    ):
+        run(MuonPt(), [fileset], site, LIMITS, "test", tmp_path / "kept")
+
+
+def test_two_jobs_with_different_code_on_one_scheduler(tmp_path: Path, fileset: Fileset) -> None:
+    with local(tmp_path) as site:
+        address = site.client.scheduler.address
+        settings = {**attached(address), "wheels": [shipped_processors(tmp_path)]}
+        with client_for(settings, 1, tmp_path / "w") as other:
+            assert other.code != site.code
+            with pytest.raises(
+                ProcessingFailed, match=f"runs the code {other.code} of another .* {site.code}: let"
+            ):
+                run(MuonPt(), [fileset], site, LIMITS, "test", tmp_path / "kept")
+
+
+def test_a_wheel_that_is_not_there(tmp_path: Path) -> None:
+    settings = {"kind": "local", "redirectors": [], "wheels": ["nowhere-1.0-py3-none-any.whl"]}
+    with (
+        pytest.raises(ConfigError, match=r"nowhere-1\.0-py3-none-any\.whl: No such file"),
+        client_for(settings, 1, tmp_path),
+    ):
+        pass
+
+
+def test_a_job_ends_with_its_snakemake(tmp_path: Path) -> None:
+    # a process whose command line speaks of snakemake, and the job that it starts
+    job = (
+        "import os, time; from looseleaf.doorway import doorway\n"
+        f"with doorway({str(tmp_path / 'log')!r}):\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    parent = (
+        "import subprocess, sys\n"
+        f"subprocess.run([sys.executable, '-c', {job!r}], check=False)  # snakemake\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        int(process.stdout.readline())
+        process.kill()
+        # the job holds the pipe's other end: it is read to its end when the job has gone
+        assert process.stdout.read() == ""

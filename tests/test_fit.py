@@ -1,0 +1,217 @@
+"""Templates, datacards and the pyhf model: closed forms, and toys that find what was injected."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import hist
+import numpy as np
+import pytest
+import uproot
+from scipy.stats import poisson
+
+from looseleaf.topcoffea.datacards import write_datacards
+from looseleaf.topcoffea.efthist import EFTHist
+from looseleaf.topcoffea.fit import EFTModel
+from looseleaf.topcoffea.pictures import pictures, stack, twice_delta_nll
+from looseleaf.topcoffea.store import write_histograms
+from looseleaf.topcoffea.templates import factors, kept_coefficients, parts_of, templates_of
+
+EDGES = [0, 1, 2, 3, 4]
+ANALYSIS: dict[str, Any] = {
+    "name": "small",
+    "title": "A small analysis",
+    "signal": ["ttH"],
+    "observables": {"x": {}},
+    "systematics": {
+        "rate": {
+            "lumi": {"value": 1.02},
+            "xsec_tt": {"value": [0.9, 1.2], "processes": ["tt"]},
+        }
+    },
+}
+
+
+def filled(squares: Any = True, events: int = 4000) -> EFTHist:
+    """A signal that two coefficients move, a background and an idle third coefficient."""
+    rng = np.random.default_rng(5)
+    out = EFTHist(
+        hist.axis.StrCategory([], name="process", growth=True),
+        hist.axis.StrCategory(["one", "two"], name="channel", overflow=False),
+        hist.axis.StrCategory([], name="systematic", growth=True),
+        hist.axis.Variable(EDGES, name="x"),
+        coefficients=["a", "b", "idle"],
+        squares=squares,
+    )
+    x = rng.uniform(-0.3, 4.3, events)
+    amplitude = [np.ones(events), 0.15 + 0.05 * x, 0.25 - 0.06 * x, np.zeros(events)]
+    rest = [0, 0.02, 0.03, 0]
+    terms = np.stack(
+        [
+            (1 if i == j else 2) * amplitude[i] * amplitude[j] + (rest[i] if i == j else 0)
+            for i in range(4)
+            for j in range(i + 1)
+        ],
+        axis=1,
+    )
+    for channel, scale in (("one", 0.2), ("two", 0.1)):
+        for label, factor in (("nominal", 1.0), ("jesUp", 1.04), ("jesDown", 0.96)):
+            weight = np.full(events, scale * factor)
+            out.fill("ttH", channel, label, x, weight=weight, eft=terms)
+            out.fill("tt", channel, label, x[: events // 4], weight=weight[: events // 4])
+    return out
+
+
+def test_templates_are_the_points_that_they_are_named_after() -> None:
+    whole = filled()
+    found = {t.name: t for t in templates_of(whole, "one", ["ttH"], ["a", "b"])}
+    one = whole.select(process="ttH", channel="one", systematic="nominal")
+
+    def f(**point: float) -> np.ndarray:
+        values = one.values([point], flow=True)[0]
+        folded = values[1:-1].copy()
+        folded[0] += values[0]
+        folded[-1] += values[-1]
+        return folded
+
+    np.testing.assert_allclose(found["ttH_sm"].values, f())
+    np.testing.assert_allclose(found["ttH_lin_a"].values, f(a=1))
+    np.testing.assert_allclose(found["ttH_quad_b"].values, (f(b=2) - 2 * f(b=1) + f()) / 2)
+    np.testing.assert_allclose(found["ttH_mixed_a_b"].values, f(a=1, b=1))
+    assert set(found) == {"tt", *(f"ttH_{part}" for part in parts_of(["a", "b"]))}
+    # every variation of a signal is taken apart too
+    np.testing.assert_allclose(found["ttH_lin_a"].variations["jesUp"], 1.04 * f(a=1))
+
+
+def test_error_of_a_quadratic_part_is_that_of_its_events() -> None:
+    terms = np.random.default_rng(1).normal(size=(300, 3))
+    kinds = (("process", "p"), ("channel", "c"), ("systematic", "nominal"))
+    axes = [hist.axis.StrCategory([name], name=kind, overflow=False) for kind, name in kinds]
+    x = np.full(300, 0.5)
+    for squares in (True, [{"a": float(value)} for value in (0, 1, 2, -1, -2)]):
+        one = EFTHist(*axes, hist.axis.Variable(EDGES, name="x"), coefficients=["a"],
+                      squares=squares)  # fmt: skip
+        one.fill("p", "c", "nominal", x, eft=terms)
+        found = {t.part: t.variances[0] for t in templates_of(one, "c", ["p"], ["a"])}
+        expected = {"sm": terms[:, 0], "lin_a": terms.sum(axis=1), "quad_a": terms[:, 2]}
+        assert found == pytest.approx({part: (v**2).sum() for part, v in expected.items()})
+
+
+def test_parts_add_up_to_the_quadratic() -> None:
+    whole = filled()
+    names = ["a", "b"]
+    found = [t for t in templates_of(whole, "two", ["ttH"], names) if t.part]
+    for a, b in ((0.3, -0.7), (2.0, 1.5), (-3.0, 0.0)):
+        scale = factors(names, [a, b])
+        total = sum(scale[t.part] * t.values for t in found).sum()
+        point = {"a": a, "b": b}
+        expected = whole.select(process="ttH", channel="two", systematic="nominal").project()
+        assert total == pytest.approx(expected.values([point])[0])
+
+
+def test_a_coefficient_that_moves_nothing_is_left_out() -> None:
+    assert kept_coefficients(filled(), ["ttH"], None) == ["a", "b"]
+    assert kept_coefficients(filled(), ["ttH"], ["b"]) == ["b"]
+    assert kept_coefficients(filled(), ["tt"], None) == []
+
+
+def cards(folder: Path, **changes: Any) -> tuple[dict[str, Any], str, Any]:
+    write_histograms(folder / "h.h5", {"x": filled()}, {})
+    paths = [[str(folder / f"{c}.{end}") for c in ("one", "two")] for end in ("txt", "root")]
+    write_datacards({**ANALYSIS, **changes}, folder / "h.h5", *paths, folder / "workspace.json")
+    workspace = json.loads((folder / "workspace.json").read_text())
+    return workspace, (folder / "one.txt").read_text(), uproot.open(folder / "one.root")
+
+
+def test_a_card_says_what_its_templates_hold(tmp_path: Path) -> None:
+    _, text, root = cards(tmp_path)
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split()}
+    processes = next(line.split()[1:] for line in text.splitlines() if line.startswith("process "))
+    assert processes == [
+        "ttH_sm", "ttH_lin_a", "ttH_quad_a", "ttH_lin_b", "ttH_quad_b", "ttH_mixed_a_b", "tt",
+    ]  # fmt: skip
+    assert rows["process"] == ["-5", "-4", "-3", "-2", "-1", "0", "1"]
+    assert rows["lumi"] == ["lnN", *["1.02"] * 7]
+    assert rows["xsec_tt"] == ["lnN", *["-"] * 6, "0.9/1.2"]
+    assert rows["jes"] == ["shape", *["1"] * 7]
+    assert rows["one"] == ["autoMCStats", "10"]
+    for name, rate in zip(processes, rows["rate"], strict=True):
+        assert root[name].values().sum() == pytest.approx(float(rate), abs=1e-5)
+        for direction, factor in (("Up", 1.04), ("Down", 0.96)):
+            varied = root[f"{name}_jes{direction}"].values()
+            np.testing.assert_allclose(varied, factor * root[name].values())
+    # Asimov: what the Standard Model predicts
+    observed = root["ttH_sm"].values() + root["tt"].values()
+    np.testing.assert_allclose(root["data_obs"].values(), observed)
+    assert float(rows["observation"][0]) == pytest.approx(observed.sum(), abs=1e-5)
+
+
+def test_the_workspace_is_the_histogram_at_every_point(tmp_path: Path) -> None:
+    workspace, _, _ = cards(tmp_path)
+    model = EFTModel(workspace, ["a", "b"])
+    whole = filled().select(systematic="nominal").grouped("process", {"all": ["ttH", "tt"]})
+    for point in ({}, {"a": 0.5}, {"a": -1.0, "b": 2.0}):
+        expected = whole.select(process="all").project("channel").values([point])[0]
+        found = model.expected(point).reshape(2, 4).sum(axis=1)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_asimov_data_give_back_the_standard_model(tmp_path: Path) -> None:
+    workspace, _, _ = cards(tmp_path)
+    best = EFTModel(workspace, ["a", "b"]).fit(start={"a": 0.2, "b": -0.1})
+    assert best.values == pytest.approx({"a": 0.0, "b": 0.0}, abs=2e-2)
+    assert 0 < best.errors["a"] < 1
+
+
+def test_toys_find_the_injected_coefficient(tmp_path: Path) -> None:
+    workspace, _, _ = cards(tmp_path, systematics={"rate": {"lumi": {"value": 1.01}}})
+    for channel in workspace["channels"]:
+        for sample in channel["samples"]:
+            # a few parameters make a fit of milliseconds; the rest is tried above
+            sample["modifiers"] = [
+                m for m in sample["modifiers"] if m["type"] in ("normfactor", "normsys")
+            ]
+    model = EFTModel(workspace, ["a", "b"], fixed={"b": 0.0})
+    injected, number = {"a": 0.5}, 200
+    fits = [model.fit(toy, start=injected) for toy in model.toys(injected, number, seed=3)]
+    pulls = np.array([(fit.values["a"] - 0.5) / fit.errors["a"] for fit in fits])
+    assert abs(pulls.mean()) < 3 / np.sqrt(number)
+    assert abs(pulls.std() - 1) < 3 / np.sqrt(2 * number)
+
+
+def test_curve_is_the_likelihood_of_the_counts() -> None:
+    nominal = filled().select(systematic="nominal")
+    scan = np.array([-1.0, 0.0, 0.4])
+    found = twice_delta_nll(nominal, "a", scan)
+    expected = []
+    for value in scan:
+        at, sm = nominal.at({"a": value}), nominal.at()
+        m, n = (h.values(flow=True).sum(axis=0).ravel() for h in (at, sm))
+        m, n = m[n > 0], n[n > 0]
+        expected.append(-2 * (poisson.logpmf(n.round(), m) - poisson.logpmf(n.round(), n)).sum())
+    # whole numbers stand in for Asimov data, which have fractions
+    np.testing.assert_allclose(found, expected, rtol=0.05, atol=1e-9)
+    assert found[1] == 0
+    assert found.min() == 0
+
+
+def test_pictures_show_processes_points_and_data(tmp_path: Path) -> None:
+    whole = filled()
+    data = whole.grouped("process", {"data": ["tt"]})
+    analysis = {
+        **ANALYSIS,
+        "lumi_ifb": {"2017": 41.5, "2018": 59.8},
+        "channels": {"one": "n_lep == 2", "two": "n_lep == 3"},
+        "points": {"SM": {}, "a = 1": {"a": 1.0}},
+        "scan": {"a": [-1, 1]},
+    }
+    grown = whole + data.select(process="data").with_category("process", "data")
+    for unblind in (False, True):
+        one = grown.select(channel="one", systematic="nominal")
+        _, ax = stack({**analysis, "unblind": unblind}, one, "x", "one")
+        labels = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert sorted(labels) == sorted(["tt", "ttH", "a = 1", *(["Data"] if unblind else [])])
+    write_histograms(tmp_path / "h.h5", {"x": grown}, {})
+    pictures(analysis, tmp_path / "h.h5", tmp_path, "Private work")
+    drawn = sorted(path.name for path in tmp_path.glob("*.p*"))
+    assert drawn == [f"{n}.{end}" for n in ("curve_a", "one_x", "two_x") for end in ("pdf", "png")]

@@ -1,0 +1,443 @@
+"""Regions, predictions and systematics of the topcoffea processor, against weights by hand."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import hist
+import numpy as np
+import pytest
+import uproot
+import yaml
+from coffea.nanoevents import NanoEventsFactory
+from coffea.processor import IterativeExecutor, Runner
+from conftest import REPO
+from samples import TRUTH, sample, skimmed
+
+from looseleaf.errors import DataFileError
+from looseleaf.files import read_json, write_json
+from looseleaf.histograms.store import write_uhi
+from looseleaf.nanoaod import choose_branches
+from looseleaf.objects.columns import analysis_columns
+from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.rates import RateMap
+from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
+from looseleaf.processing.runner import ProcessingFailed, SkimmedNanoAOD, process_task
+from looseleaf.topcoffea.combine import combine
+from looseleaf.topcoffea.flips import FlipMap
+from looseleaf.topcoffea.notebook import configured
+from looseleaf.topcoffea.process import metadata_of, squares_of
+from looseleaf.topcoffea.processor import TopCoffeaProcessor
+from looseleaf.topcoffea.store import read_histograms, write_histograms
+
+DECLARED = yaml.safe_load((REPO / "config/working_points.yaml").read_text())
+POINTS = WorkingPoints(DECLARED)
+ROLES = {
+    collection: {"loose": "loose", "tight": "tight_simple", "momentum": "raw"}
+    for collection in ("Muon", "Electron")
+}
+ANALYSIS: dict[str, Any] = {
+    "name": "regions",
+    "kind": "topcoffea",
+    "lumi_ifb": 2.0,
+    "unblind": True,
+    "working_points": ROLES,
+    "nonprompt": {"maps": {"Muon": "muon", "Electron": "electron"}, "cap": 0.8},
+    "flips": {"correction": "flips"},
+    "jets": {"pt_min": 30, "abs_eta_max": 2.4, "dr_min": 0.4,
+             "btag": {"branch": "btagDeepFlavB", "min": 0.2783}},
+    "triggers": [],
+    "cuts": {"any": "n_lep > 0"},
+    "channels": {
+        "2l": {"lep_chan_lst": [["2l", "any"]], "lep_flav_lst": ["ee", "em", "mm"],
+               "appl_lst": ["isSR_2lOS", "isAR_2lOS", "isSR_2lSS", "isAR_2lSS"],
+               "appl_lst_data": ["isAR_2lSS_OS"]},
+        "3l": {"lep_chan_lst": [["3l", "any"]], "appl_lst": ["isSR_3l", "isAR_3l"]},
+    },
+    "observables": {"ht": {"expression": "ht", "label": "x", "edges": [0, 200, 400]}},
+    "points": {"SM": {}},
+}  # fmt: skip
+DATASETS = {
+    "t": sample("ttbar", 6000, files=1, xsec_pb=88.0, year="2017"),
+    "u": sample("ttbar", 3000, files=1, xsec_pb=40.0, year="2018"),
+    "d": sample("ttbar", 6000, files=1, year="2017"),
+}
+DATASETS["d"] |= {"data": True, "process": "data"}
+DATASETS["d"]["sample"] = {"kind": "data", "files": 1, "sum_of": ["t"], "lumi_ifb": 0.08}
+DATASETS["u"]["das"] = "/other/looseleaf-v1/NANOAODSIM"
+EDGES = np.array([0.0, 20.0, 1000.0]), np.array([0.0, 1.2, 2.5])
+RATES = {"Muon": np.array([[0.1, 0.15], [0.2, 0.25]]), "Electron": np.full((2, 2), 0.3)}
+MAPS = {name: RateMap(*EDGES, rate, 0.1 * rate, rate < 0) for name, rate in RATES.items()}
+FLIPS = json.loads(Path(TRUTH).read_text())
+FLIPS["corrections"] = [FLIPS["corrections"][0]]
+FLIPS["corrections"][0] |= {"name": "flips"}
+FLIPS["corrections"][0]["data"] |= {"expression": "0.01 + 0.001*y"}
+
+
+@pytest.fixture(scope="module")
+def filesets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fileset]:
+    folder = tmp_path_factory.mktemp("regions")
+    found = {}
+    for name, dataset in DATASETS.items():
+        columns = sorted(analysis_columns(ANALYSIS, dataset, POINTS))
+        manifest = skimmed(folder, name, DATASETS, columns)
+        found[name] = from_manifest(name, manifest, metadata_of(ANALYSIS, dataset))
+    return found
+
+
+def accumulated(fileset: Fileset, squares: Any = True, **changes: Any) -> dict[str, Any]:
+    flips = FlipMap(json.dumps(FLIPS), "flips")
+    processor = TopCoffeaProcessor({**ANALYSIS, **changes}, POINTS, ["c"], squares, MAPS, flips)
+    return process_task(processor, chunks_of(fileset, 2500), fileset.metadata)[0]
+
+
+def leptons_of(fileset: Fileset) -> tuple[ak.Array, ak.Array]:
+    """The events, and their loose leptons with flavour, rate and whether they are tight."""
+    e = ak.concatenate([uproot.open(file.url)["Events"].arrays() for file in fileset.files])
+    found = []
+    for name, isolation, largest in (("Muon", 0.16, 2.4), ("Electron", 0.12, 2.5)):
+        one = ak.zip({
+            key.removeprefix(f"{name}_"): e[key] for key in e.fields if key.startswith(f"{name}_")
+        })  # fmt: skip
+        good = (one.pt > 10) & (abs(one.eta) < largest) & (abs(one.dxy) < 0.05)
+        good = good & (abs(one.dz) < 0.1) & (one.sip3d < 4) & (one.tightCharge == 2)
+        good = good & (one.miniPFRelIso_all < 0.4)
+        if name == "Muon":
+            good = good & one.mediumId & (one.ptErr / one.pt < 0.2)
+        else:
+            good = good & one.convVeto & (one.lostHits == 0) & one.mvaFall17V2noIso_WPL
+        tight = one.miniPFRelIso_all < isolation
+        one["tight"] = tight & one.tightId if name == "Muon" else tight
+        rates = RATES[name]
+        high, far = one.pt >= 20, abs(one.eta) >= 1.2
+        one["rate"] = ak.where(
+            high,
+            ak.where(far, rates[1, 1], rates[1, 0]),
+            ak.where(far, rates[0, 1], rates[0, 0]),
+        )
+        one["flip"] = (0.01 + 0.001 * abs(one.eta)) * (name == "Electron")
+        one["electron"] = ak.full_like(one.charge, name == "Electron")
+        if "genPartFlav" not in one.fields:
+            one["genPartFlav"] = ak.full_like(one.charge, 1)
+        keep = ["pt", "eta", "phi", "charge", "tight", "rate", "flip", "electron", "genPartFlav"]
+        found.append(ak.zip({field: one[field] for field in keep})[good])
+    return e, ak.concatenate(found, axis=1)
+
+
+def by_hand(fileset: Fileset, scale: float = 1.0) -> dict[tuple[str, str], np.ndarray]:
+    """The weight of each event by channel and region, all of H_T taken together."""
+    e, leptons = leptons_of(fileset)
+    weight = ak.to_numpy(e.genWeight).astype(float) if "genWeight" in e.fields else np.ones(len(e))
+    if "genWeight" in e.fields:
+        weight = weight * ak.to_numpy(ak.all(leptons.genPartFlav == 1, axis=1))
+    number, charge = ak.to_numpy(ak.num(leptons)), ak.to_numpy(ak.sum(leptons.charge, axis=1))
+    electrons = ak.to_numpy(ak.sum(leptons.electron, axis=1))
+    failing = ~leptons.tight
+    k = ak.to_numpy(ak.sum(failing, axis=1))
+    rate = leptons.rate * scale
+    odds = ak.to_numpy(ak.prod(ak.where(failing, rate / (1 - rate), 1.0), axis=1))
+    predicted = np.where(k > 0, -((-1.0) ** k) * odds, 0.0)
+    flip = ak.to_numpy(ak.sum(leptons.flip / (1 - leptons.flip), axis=1))
+    out = {}
+    for name, n_ele in (("2l_ee", 2), ("2l_em", 1), ("2l_mm", 0), ("3l", None)):
+        here = (number == 3) if n_ele is None else (number == 2) & (electrons == n_ele)
+        out[name, "signal"] = weight[here & (k == 0)]
+        out[name, "nonprompt"] = (weight * predicted)[here & (k > 0)]
+        opposite = here & (k == 0) & (charge == 0) & (number == 2)
+        out[name, "flips"] = (weight * flip)[opposite & ("genWeight" not in e.fields)]
+    return out
+
+
+@pytest.mark.parametrize("name", ["t", "d"])
+def test_regions_are_weighted_as_by_hand(filesets: dict[str, Fileset], name: str) -> None:
+    filled = accumulated(filesets[name])["ht"]
+    assert len(leptons_of(filesets[name])[0]) > 2000
+    for scale, systematic in ((1.0, "nominal"), (1.1, "nonprompt_rateUp"),
+                              (0.9, "nonprompt_rateDown")):  # fmt: skip
+        for (channel, region), weight in by_hand(filesets[name], scale).items():
+            if systematic != "nominal" and region != "nonprompt":
+                continue
+            one = filled.select(channel=channel, region=region, systematic=systematic)
+            total = one.project().at()
+            assert total.view().value == pytest.approx(weight.sum(), rel=1e-6, abs=1e-9)
+            assert total.view().variance == pytest.approx((weight**2).sum(), rel=1e-6, abs=1e-9)
+    assert (by_hand(filesets["d"])["2l_em", "flips"] > 0).any()
+
+
+def test_other_jet_energies_and_weights(filesets: dict[str, Fileset]) -> None:
+    shape = {
+        "jes": {"jet_scale": {"up": 1.1, "down": 0.9}},
+        "sf": {"weight": {"up": "1 + 0.1 * n_jet", "down": "1 - 0.1 * n_jet"}},
+        "idle": {"weight": {"up": "2", "down": "1"}, "processes": ["other"]},
+    }
+    found = accumulated(filesets["t"], systematics={"shape": shape})["ht"]
+    assert found.categories("systematic") == [
+        "nominal", "sfUp", "sfDown", "nonprompt_rateUp", "nonprompt_rateDown", "jesUp", "jesDown",
+    ]  # fmt: skip
+    # jets above 30 GeV after a factor are those above 30 GeV / factor before it
+    jets = {**ANALYSIS["jets"], "pt_min": 30 / 1.1}
+    scaled = {"ht": {**ANALYSIS["observables"]["ht"], "expression": "1.1 * ht"}}
+    other = accumulated(filesets["t"], jets=jets, observables=scaled)["ht"]
+    np.testing.assert_allclose(
+        found.select(systematic="jesUp").values(flow=True),
+        other.select(systematic="nominal").values(flow=True),
+        rtol=1e-6, atol=1e-6,
+    )  # fmt: skip
+    # a weight linear in the number of jets, from a histogram of that number
+    counted = {"n": {"expression": "n_jet", "label": "x", "edges": [i - 0.5 for i in range(16)]}}
+    jets_of = accumulated(filesets["t"], observables=counted)["n"]
+    by_number = jets_of.select(channel="2l_em", region="signal", systematic="nominal").values()[0]
+    expected = (by_number * (1 + 0.1 * np.arange(15))).sum()
+    one = found.select(channel="2l_em", region="signal", systematic="sfUp").project()
+    assert one.values()[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_masses_and_leptons_by_their_order(filesets: dict[str, Fileset]) -> None:
+    # the sum of a quantity over events is a histogram weighted with it
+    shape = {"q": {"weight": {"up": "m_z", "down": "lep0_charge * lep1_pt"}}}
+    found = accumulated(filesets["t"], systematics={"shape": shape})["ht"]
+    e, leptons = leptons_of(filesets["t"])
+    leptons = leptons[ak.argsort(leptons.pt, axis=1, ascending=False)]
+    good = ak.all(leptons.genPartFlav == 1, axis=1) & ak.all(leptons.tight, axis=1)
+    weight = ak.to_numpy(e.genWeight).astype(float)
+    two = ak.to_numpy(good & (ak.num(leptons) == 2) & (ak.sum(leptons.electron, axis=1) == 0))
+    a, b = leptons[two][:, 0], leptons[two][:, 1]
+    mass = np.sqrt(2 * a.pt * b.pt * (np.cosh(a.eta - b.eta) - np.cos(a.phi - b.phi)))
+    mass = ak.to_numpy(ak.where(a.charge != b.charge, mass, 0.0))
+    one = found.select(channel="2l_mm", region="signal", systematic="qUp").project().values()
+    assert (mass > 0).sum() > 100
+    assert one[0] == pytest.approx((weight[two] * mass).sum(), rel=1e-4)
+    product = ak.to_numpy(a.charge * b.pt)
+    one = found.select(channel="2l_mm", region="signal", systematic="qDown").project().values()
+    assert one[0] == pytest.approx((weight[two] * product).sum(), rel=1e-4)
+
+
+def with_theory(fileset: Fileset, path: Path) -> Path:
+    """The events of a file with theory weights: up 1.2, nominal 1, down 0.7 of even events."""
+    arrays = uproot.open(fileset.files[0].url)["Events"].arrays()
+    even = np.arange(len(arrays)) % 2 == 0
+    weights = np.where(even[:, None], [1.2, 1.0, 0.7], [1.0, 1.0, 1.0]).astype(np.float32)
+    columns: dict[str, Any] = {}
+    for name in arrays.fields:
+        collection = name.partition("_")[0]
+        if collection in ("Muon", "Electron", "Jet"):
+            continue
+        if not name.startswith("n"):
+            columns[name] = arrays[name]
+    for collection in ("Muon", "Electron", "Jet"):
+        columns[collection] = ak.zip({
+            name.removeprefix(f"{collection}_"): arrays[name]
+            for name in arrays.fields if name.startswith(f"{collection}_")
+        })  # fmt: skip
+    columns["PSWeight"] = ak.from_regular(ak.Array(weights))
+    with uproot.recreate(path) as root:
+        root.mktree("Events", {n: ak.type(v).content for n, v in columns.items()}).extend(columns)
+    return path
+
+
+THEORY = {"ISR": {"branch": "PSWeight", "up": 0, "down": 2, "sums": "ISR"}}
+
+
+def test_theory_weights_have_sums_of_their_own(
+    filesets: dict[str, Fileset], tmp_path: Path
+) -> None:
+    path = with_theory(filesets["t"], tmp_path / "theory.root")
+    events = NanoEventsFactory.from_root(
+        {str(path): "Events"}, schemaclass=SkimmedNanoAOD, mode="eager",
+        metadata=dict(filesets["t"].metadata),
+    ).events()  # fmt: skip
+    analysis = {**ANALYSIS, "systematics": {"theory": THEORY}}
+    found = TopCoffeaProcessor(analysis, POINTS, ["c"], maps=MAPS).process(events)
+    write_histograms(tmp_path / "t.h5", found, {})
+    original = filesets["t"].original
+    write_json(tmp_path / "t.ledger.json", {"original": original})
+    sums = {"ISRUp": 1.1 * original["sum_of_weights"], "ISRDown": 0.85 * original["sum_of_weights"]}
+    datasets = {"t": {**DATASETS["t"], "sums_of_weights": sums}}
+    combined = run_combine(tmp_path, analysis, datasets)
+    one = combined.select(process="ttbar", channel="2l_em").project("systematic")
+    values = dict(zip(one.categories("systematic"), one.values()[0], strict=True))
+    e, leptons = leptons_of(filesets["t"])
+    weight = ak.to_numpy(e.genWeight).astype(float)
+    good = ak.all(leptons.genPartFlav == 1, axis=1) & ak.all(leptons.tight, axis=1)
+    good = good & (ak.num(leptons) == 2) & (ak.sum(leptons.electron, axis=1) == 1)
+    up = np.where(np.arange(len(e)) % 2 == 0, 1.2, 1.0)
+    kept = ak.to_numpy(good)
+    nominal, varied = weight[kept].sum(), (weight * up)[kept].sum()
+    assert values["ISRUp"] / values["nominal"] == pytest.approx(varied / nominal / 1.1, rel=1e-5)
+    short = {"ISR": {**THEORY["ISR"], "up": 3}}
+    wrong = {**ANALYSIS, "systematics": {"theory": short}}
+    with pytest.raises(DataFileError, match="dataset t: PSWeight has fewer than 4 values"):
+        TopCoffeaProcessor(wrong, POINTS, ["c"], maps=MAPS).process(events)
+
+
+def run_combine(folder: Path, analysis: dict[str, Any], datasets: dict[str, Any]) -> Any:
+    combine(
+        analysis, datasets,
+        {name: str(folder / f"{name}.h5") for name in datasets},
+        {name: str(folder / f"{name}.ledger.json") for name in datasets},
+        folder / "h.h5", folder / "y.json", folder / "y.txt",
+    )  # fmt: skip
+    return read_histograms(folder / "h.h5")[0]["ht"]
+
+
+@pytest.fixture
+def processed(filesets: dict[str, Fileset], tmp_path: Path) -> Path:
+    for name, fileset in filesets.items():
+        shape = {"jes": {"jet_scale": {"up": 1.1, "down": 0.9}, "correlated": False}}
+        found = accumulated(fileset, systematics={"shape": shape})
+        write_histograms(tmp_path / f"{name}.h5", found, {})
+        write_json(tmp_path / f"{name}.ledger.json", {"original": fileset.original})
+    return tmp_path
+
+
+def test_prediction_is_data_less_prompt_simulation(
+    filesets: dict[str, Fileset], processed: Path
+) -> None:
+    combined = run_combine(processed, ANALYSIS, {n: DATASETS[n] for n in ("t", "d")})
+    factor = 88.0 * 1000 * 2.0 / filesets["t"].original["sum_of_weights"]
+    hands = {name: by_hand(filesets[name]) for name in ("t", "d")}
+    table = read_json(processed / "y.json")["channels"]
+    text = (processed / "y.txt").read_text()
+    for channel in ("2l_ee", "2l_em", "2l_mm", "3l"):
+        region = (channel, "nonprompt")
+        expected = hands["d"][region].sum() - factor * hands["t"][region].sum()
+        error = (hands["d"][region] ** 2).sum() + ((factor * hands["t"][region]) ** 2).sum()
+        found = table[channel]["nonprompt"]["SM"]
+        assert found["value"] == pytest.approx(expected, rel=1e-6)
+        assert found["error"] == pytest.approx(np.sqrt(error), rel=1e-6)
+        flips = hands["d"][channel, "flips"].sum()
+        assert table[channel]["flips"]["SM"]["value"] == pytest.approx(flips, rel=1e-6)
+        assert table[channel]["data"]["SM"]["value"] == len(hands["d"][channel, "signal"])
+        assert f"{found['value']:.2f} +- {found['error']:.2f}" in text
+    run_combine(processed, {**ANALYSIS, "unblind": False}, {n: DATASETS[n] for n in ("t", "d")})
+    assert "data" not in read_json(processed / "y.json")["channels"]["3l"]
+    one = combined.select(process="ttbar", channel="3l", systematic="nominal").project()
+    assert one.values()[0] == pytest.approx(factor * hands["t"]["3l", "signal"].sum(), rel=1e-6)
+
+
+def test_squares_at_points_give_the_same_yields_and_errors(
+    filesets: dict[str, Fileset], processed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    analysis = {**ANALYSIS, "squares": "points", "points": {"SM": {}, "c = 1": {"c": 1.0}}}
+    run_combine(processed, {**analysis, "squares": "exact"}, DATASETS)
+    exact = read_json(processed / "y.json")
+    folder = tmp_path_factory.mktemp("points")
+    for name, fileset in filesets.items():
+        found = accumulated(fileset, squares_of(analysis, ["c"]))
+        write_histograms(folder / f"{name}.h5", found, {})
+        write_json(folder / f"{name}.ledger.json", {"original": fileset.original})
+    run_combine(folder, analysis, DATASETS)
+    for channel, processes in read_json(folder / "y.json")["channels"].items():
+        for process, at in processes.items():
+            for point, value in at.items():
+                assert value == pytest.approx(exact["channels"][channel][process][point])
+
+
+def test_years_vary_by_themselves(processed: Path) -> None:
+    analysis = copy.deepcopy(ANALYSIS)
+    analysis["lumi_ifb"] = {"2017": 2.0, "2018": 3.0}
+    analysis["systematics"] = {
+        "shape": {"jes": {"correlated": False}},
+        "rate": {"trigger": {"value": [0.9, 1.2], "correlated": False}},
+    }
+    combined = run_combine(processed, analysis, DATASETS)
+    one = combined.select(process="ttbar").project("systematic")
+    total = dict(zip(one.categories("systematic"), one.values()[0], strict=True))
+    parts = {}
+    for name, lumi in (("t", 2.0), ("u", 3.0)):
+        alone = run_combine(
+            processed, {**ANALYSIS, "lumi_ifb": lumi}, {name: DATASETS[name], "d": DATASETS["d"]}
+        )
+        one = alone.select(process="ttbar").project("systematic")
+        parts[name] = dict(zip(one.categories("systematic"), one.values()[0], strict=True))
+    t, u = parts["t"], parts["u"]
+    assert total["nominal"] == pytest.approx(t["nominal"] + u["nominal"])
+    assert total["jes_2017Up"] == pytest.approx(t["jesUp"] + u["nominal"])
+    assert total["jes_2018Down"] == pytest.approx(t["nominal"] + u["jesDown"])
+    assert total["trigger_2017Up"] == pytest.approx(1.2 * t["nominal"] + u["nominal"])
+    assert total["trigger_2018Down"] == pytest.approx(t["nominal"] + 0.9 * u["nominal"])
+    assert "jesUp" not in total
+    # the rates move the prediction alone
+    assert total.get("nonprompt_rateUp", 0) == 0
+
+
+def test_sums_of_weights_are_held_against_the_sample_file(
+    filesets: dict[str, Fileset], processed: Path
+) -> None:
+    whole = filesets["t"].original["sum_of_weights"]
+
+    def listed(stated: float) -> dict[str, Any]:
+        about = {"file": "jsons/t.json", "events": 9999, "sum_of_weights": stated}
+        return {"t": {**DATASETS["t"], "listed": about}, "d": DATASETS["d"]}
+
+    right = run_combine(processed, ANALYSIS, listed(whole * (1 + 1e-6)))
+    with pytest.raises(DataFileError, match=r"jsons/t\.json: nSumOfWeights: .* the 6000 events"):
+        run_combine(processed, ANALYSIS, listed(2 * whole))
+    skim = {**ANALYSIS, "normalise": "declared"}
+    half = run_combine(processed, skim, listed(2 * whole)).select(process="ttbar")
+    np.testing.assert_allclose(2 * half.values(), right.select(process="ttbar").values(), rtol=1e-5)
+
+
+def test_coefficients_that_nobody_declared(processed: Path) -> None:
+    ledger = read_json(processed / "t.ledger.json")
+    ledger["original"]["eft_sums"] = [1.0, 2.0, 3.0]
+    write_json(processed / "t.ledger.json", ledger)
+    with pytest.raises(DataFileError, match=r"dataset t: its files carry EFTfitCoefficients, but"):
+        run_combine(processed, ANALYSIS, {"t": DATASETS["t"]})
+
+
+def test_flip_maps_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "flips.json").write_text(json.dumps(FLIPS))
+    found = FlipMap.from_file(tmp_path / "flips.json", "flips")
+    assert found.probability(np.array([30.0]), np.array([1.0])) == pytest.approx([0.011])
+    with pytest.raises(DataFileError, match="no correction 'electron'; there are flips"):
+        FlipMap.from_file(tmp_path / "flips.json", "electron")
+    (tmp_path / "none.json").write_text("{}")
+    with pytest.raises(DataFileError, match=r"none\.json: no correctionlib file"):
+        FlipMap.from_file(tmp_path / "none.json", "flips")
+
+
+def test_three_lines_of_a_notebook(filesets: dict[str, Fileset], tmp_path: Path) -> None:
+    listed = {"xsec": 88.0, "year": "2018", "treeName": "Events", "histAxisName": "tt",
+              "WCnames": [], "files": [file.url for file in filesets["t"].files],
+              "nEvents": 6000, "nSumOfWeights": 1.0, "isData": False}  # fmt: skip
+    (tmp_path / "t.json").write_text(json.dumps(listed))
+    (tmp_path / "samples.cfg").write_text("t.json")
+    channels = {"2l": "n_lep == 2"}
+    settings = {**ANALYSIS, "channels": channels}
+    (tmp_path / "analysis.yaml").write_text(yaml.safe_dump(settings))
+    measured = [REPO / f"config/analyses/{name}.yaml" for name in ("muon", "electron")]
+    maps = {}
+    for name, one in MAPS.items():
+        axes = [hist.axis.Variable(edges, name=n) for edges, n in zip(EDGES, "pe", strict=True)]
+        ratio = hist.Hist(*axes, storage=hist.storage.Weight())
+        ratio.view().value, ratio.view().variance = one.rate, one.sigma**2
+        maps[name] = str(tmp_path / f"{name}.json")
+        write_uhi(maps[name], {"ratio": ratio}, {"empty_bins": []})
+    # configuration -> dictionary -> processor
+    fileset, processor = configured(
+        tmp_path / "analysis.yaml", tmp_path / "samples.cfg", REPO / "config/working_points.yaml",
+        measured, maps,
+    )  # fmt: skip
+    out = Runner(IterativeExecutor(status=False), schema=SkimmedNanoAOD)(fileset, processor)
+    expected = accumulated(filesets["t"], channels=channels)["ht"]
+    np.testing.assert_allclose(out["ht"].values(flow=True), expected.values(flow=True), rtol=1e-9)
+    assert out["cutflow"]["all"] == 6000
+
+
+def test_coefficients_and_their_list_come_together(filesets: dict[str, Fileset]) -> None:
+    metadata = {**filesets["t"].metadata, "wc_names": ["c"]}
+    processor = TopCoffeaProcessor(ANALYSIS, POINTS, ["c"], maps=MAPS)
+    with pytest.raises(ProcessingFailed, match="dataset t: has no EFTfitCoefficients"):
+        process_task(processor, chunks_of(filesets["t"], 6000), metadata)
+
+
+def test_a_branch_that_two_columns_ask_for_is_kept_once() -> None:
+    assert choose_branches("f", ["A", "B", "C"], ["A|B", "A", "C"]) == ["A", "B", "C"]
+
+
+def test_paths_that_the_events_do_not_have(filesets: dict[str, Fileset]) -> None:
+    with pytest.raises(ProcessingFailed, match="none of HLT_X is among the events' HLT paths"):
+        accumulated(filesets["t"], triggers=[{"paths": ["HLT_X"]}])

@@ -1,0 +1,246 @@
+"""The workflow on a real HTCondor pool: end to end, and what happens to workers and jobs."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pool import REPO, Pool, running_pool, shipped_processors, worker_python
+from processors import MuonPt
+from samples import qcd, skimmed
+
+from looseleaf.processing.fileset import chunks_of, from_manifest
+from looseleaf.processing.runner import process_task
+
+MUON = [f"Muon_{field}" for field in ("pt", "eta", "phi", "mass", "charge")]
+# as tests/pool.sh calls its user
+PHYSICIST = "physicist"
+COLUMNS = ["run", "luminosityBlock", "event", "genWeight", *MUON]
+
+pytestmark = pytest.mark.chain
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    with running_pool(tmp_path_factory.mktemp("pool")) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def python(pool: Pool) -> Path:
+    """A worker's Python, from which this project can't be imported."""
+    return worker_python(pool.folder / "worker")
+
+
+def cluster(python: Path, **more: Any) -> dict[str, Any]:
+    """The settings of a small cluster on the pool."""
+    return {
+        "kind": "htcondor",
+        "redirectors": [],
+        "cluster": {
+            "cores": 1,
+            "memory": "1 GB",
+            "disk": "100 MB",
+            "death_timeout": "20",
+            "python": str(python),
+            "scheduler_options": {"host": "127.0.0.1"},
+        },
+        **more,
+    }
+
+
+def prepared(pool: Pool, name: str, python: Path, **override: Any) -> Path:
+    """A working folder with a small demo and a site for it."""
+    folder = pool.folder / name
+    (folder / "config/sites").mkdir(parents=True)
+    (folder / "config/sites/htcondor.yaml").write_text(yaml.safe_dump(cluster(python)))
+    settings = {
+        "samples": {"scale": 0.02},
+        "analyses": ["config/analyses/muon.yaml"],
+        "processing": {"chunksize": 2000, "task_events": 2000},
+        **override,
+    }
+    (folder / "override.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+def eventually(what: Callable[[], Any], seconds: float = 90) -> Any:
+    """What a function gives as soon as it isn't empty."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.2)
+    return found
+
+
+def test_the_chain_runs_on_the_pool(pool: Pool, python: Path) -> None:
+    folder = prepared(pool, "chain", python)
+    with pool.snakemake(folder, "--default-resources", "dask_workers=3") as run:
+        text, _ = run.communicate(timeout=500)
+    assert run.returncode == 0, text
+    results = folder / "results"
+    workers = set()
+    for path in (results / "fakerate/muon").glob("*.ledger.json"):
+        ledger = json.loads(path.read_text())
+        assert ledger["processed"]["events"] == ledger["expected"]["events"]
+        workers |= set(ledger["workers"])
+    assert len(workers) > 1
+    assert all(worker.startswith("HTCondorCluster-") for worker in workers)
+    for name in ("map.json", "tasks.csv", "performance.html"):
+        assert (results / "fakerate/muon" / name).stat().st_size > 0
+    assert (results / "benchmark/report.html").is_file()
+    assert pool.empty_within(20)
+
+
+class Disturbed:
+    """A job of tests/pool_job.py on the pool, whose workers wait until they are let go."""
+
+    def __init__(self, pool: Pool, python: Path, manifest: Path, name: str) -> None:
+        self.pool, self.manifest = pool, manifest
+        self.folder = pool.folder / name
+        self.folder.mkdir()
+        settings = cluster(python, wheels=[shipped_processors(self.folder)])
+        (self.folder / "site.json").write_text(json.dumps(settings))
+        self.process = self.start()
+
+    def start(self) -> subprocess.Popen[str]:
+        return self.pool.start(
+            self.folder,
+            "env",
+            f"PYTHONPATH={REPO}:{REPO}/tests",
+            sys.executable,
+            f"{REPO}/tests/pool_job.py",
+            str(self.folder),
+            str(self.manifest),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def given(self) -> list[str]:
+        """The chunks that workers were given so far."""
+        journal = self.folder / "journal"
+        return journal.read_text().splitlines() if journal.exists() else []
+
+    def busy(self) -> list[str]:
+        """The job ids of the workers, once two of them are at work."""
+        eventually(lambda: len(self.given()) >= 2)
+        return [cluster for (cluster,) in self.pool.jobs("ClusterId")]
+
+    def finish(self) -> dict[str, Any]:
+        """Let the workers go; the job's result."""
+        (self.folder / "gate").touch()
+        text, _ = self.process.communicate(timeout=120)
+        assert self.process.returncode == 0, text
+        return json.loads((self.folder / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def manifest(pool: Pool) -> Path:
+    folder = pool.folder / "data"
+    folder.mkdir()
+    return skimmed(folder, "q", {"q": qcd(4000, files=4)}, COLUMNS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(manifest: Path) -> str:
+    """The bits of the histogram that a job without faults makes."""
+    chunks = chunks_of(from_manifest("q", manifest, {}), 500)
+    total = process_task(MuonPt(), chunks, {"dataset": "q"})[0]["pt"]
+    return total.view(flow=True).tobytes().hex()
+
+
+def removed(pool: Pool, jobs: list[str]) -> None:
+    pool.run("condor_rm", jobs[0])
+
+
+def all_removed(pool: Pool, jobs: list[str]) -> None:
+    pool.run("condor_rm", *jobs)
+
+
+def held(pool: Pool, jobs: list[str]) -> None:
+    pool.run("condor_hold", jobs[0])
+
+
+def vacated(pool: Pool, jobs: list[str]) -> None:
+    pool.run("condor_vacate_job", jobs[0])
+
+
+def killed(pool: Pool, jobs: list[str]) -> None:
+    pool.run("pkill", "-KILL", "-u", PHYSICIST, "-n", "-f", "multiprocessing.spawn")
+
+
+@pytest.mark.parametrize("fault", [removed, all_removed, held, vacated, killed])
+def test_a_job_outlives_its_workers(
+    pool: Pool,
+    python: Path,
+    manifest: Path,
+    undisturbed: str,
+    fault: Callable[[Pool, list[str]], None],
+) -> None:
+    job = Disturbed(pool, python, manifest, fault.__name__)
+    fault(pool, job.busy())
+    # a chunk that was lost is given again
+    eventually(lambda: len(job.given()) >= 3)
+    result = job.finish()
+    assert result["ledger"]["processed"]["events"] == 4000
+    assert result["bits"] == undisturbed
+    assert pool.empty_within(30)
+
+
+def test_a_job_that_is_killed_leaves_none_behind_and_resumes(
+    pool: Pool, python: Path, manifest: Path, undisturbed: str
+) -> None:
+    job = Disturbed(pool, python, manifest, "killed_job")
+    jobs = job.busy()
+    # one worker's job is held and would wait for ever
+    pool.run("condor_hold", jobs[0])
+    pool.run("pkill", "-KILL", "-u", PHYSICIST, "-f", "pool_job.py .*killed_job")
+    job.process.communicate()
+    assert pool.empty_within(30)
+    job.process = job.start()
+    assert job.finish()["bits"] == undisturbed
+    assert pool.empty_within(30)
+
+
+def test_workers_that_never_start_are_told_with_their_logs(
+    pool: Pool, manifest: Path, tmp_path: Path
+) -> None:
+    settings = cluster(Path("/nowhere/python"), dask={
+        "distributed.scheduler.no-workers-timeout": "15s"})  # fmt: skip
+    folder = pool.folder / "no_python"
+    folder.mkdir()
+    (folder / "gate").touch()
+    job = Disturbed.__new__(Disturbed)
+    job.pool, job.manifest, job.folder = pool, manifest, folder
+    (folder / "site.json").write_text(json.dumps(settings))
+    text, _ = job.start().communicate(timeout=120)
+    assert "the workers died of it or never came (NoWorkerError)" in text
+    assert ".err ends:" in text
+    assert "/nowhere/python: not found" in text
+    assert pool.empty_within(30)
+
+
+def test_snakemake_that_is_killed_and_run_again(pool: Pool, python: Path) -> None:
+    folder = prepared(pool, "killed_snakemake", python, samples={"scale": 0.1})
+    arguments = ("fakerate", "--default-resources", "dask_workers=2")
+    run = pool.snakemake(folder, *arguments)
+    kept = folder / "results/fakerate/muon/checkpoints"
+    eventually(lambda: kept.is_dir() and len(list(kept.glob("*.result"))) > 3, 200)
+    pool.run("pkill", "-KILL", "-u", PHYSICIST, "-o", "-f", "snakemake .*killed_snakemake")
+    run.communicate(timeout=60)
+    assert pool.empty_within(40)
+    before = len(list(kept.glob("*.result")))
+    with pool.snakemake(folder, "--unlock") as run:
+        run.communicate(timeout=60)
+    with pool.snakemake(folder, *arguments) as run:
+        text, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, text
+    log = text + "".join(path.read_text() for path in folder.rglob("*.log"))
+    assert int(re.search(r"(\d+) of \d+ tasks were done before", log)[1]) >= before
+    assert pool.empty_within(30)
