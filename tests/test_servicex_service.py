@@ -478,6 +478,18 @@ def test_cancel_and_delete(files: list[str], tmp_path: Path) -> None:
             run(service.adapter.get_transform_status(request))
 
 
+def test_a_manifest_that_cannot_be_written_is_no_success(files: list[str], tmp_path: Path) -> None:
+    with Service(tmp_path, workers=1) as service:
+        # the only worker is kept busy until the place of the manifest is taken
+        body = "import time; time.sleep(600)"
+        slow = service.submit(file_list=files[:1], codegen="python", selection=python(body))
+        request = service.submit(file_list=files, selection=selection())
+        (service.folder(request) / "manifest.json").mkdir(parents=True)
+        run(service.adapter.cancel_transform(slow))
+        status = service.finished(request)
+        assert (status.status, status.files_completed) == ("Fatal", FILES)
+
+
 def refused(folder: Path, *options: str, user: int | None = None) -> str:
     """What the command says when it doesn't start."""
     plain = ["--volume", str(folder / "volume"), "--state", str(folder / "state"), "--port", "0"]

@@ -17,8 +17,20 @@ from botocore.auth import HmacV1QueryAuth, S3SigV4Auth, S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from looseleaf.files import whole
+
 PASS_S = 3600
 ALGORITHM = "HS256"
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, whole or not at all."""
+    umask = os.umask(0o077)
+    try:
+        with whole(path) as part:
+            part.write_text(text)
+    finally:
+        os.umask(umask)
 
 
 @dataclass(frozen=True)
@@ -33,10 +45,7 @@ class Keys:
         """The keys in a file that only its owner may read; made if it isn't there."""
         if not path.exists():
             made = cls(secrets.token_urlsafe(32), secrets.token_hex(32))
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(handle, "w") as file:
-                json.dump(asdict(made), file)
-        path.chmod(0o600)
+            write_private(path, json.dumps(asdict(made)))
         return cls(**json.loads(path.read_text()))
 
     def knows(self, token: str) -> bool:

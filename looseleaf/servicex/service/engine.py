@@ -7,6 +7,7 @@ import threading
 import traceback
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from looseleaf.servicex.formats import SUFFIXES
 from looseleaf.servicex.request import MANIFEST, request_folder
 from looseleaf.servicex.service.python import PythonTask, run_python
 from looseleaf.servicex.service.queries import check
-from looseleaf.servicex.service.state import COMPLETE, RUNNING, FileRow, State
+from looseleaf.servicex.service.state import COMPLETE, FATAL, RUNNING, FileRow, State
 from looseleaf.servicex.service.workers import Worker, WorkerDied
 from looseleaf.servicex.transform import FileTask, transform_file
 from looseleaf.servicex.volume import result_name
@@ -121,7 +122,9 @@ class Engine:
             except Exception:
                 # a defect of ours: the file is given up, the service goes on
                 traceback.print_exc(file=sys.stderr)
-                self._done(row, None, "the service failed; its log says how")
+                with suppress(Exception):
+                    self.state.done(row.number, None, "the service failed; its log says how")
+                    self._finish_if_done(row.request)
             finally:
                 with self._work:
                     del self._busy[row.number]
@@ -193,8 +196,13 @@ class Engine:
             if {"waiting", "running"} & set(request["files"]):
                 return
             self._clear_parts(request_id)
-            write_json(self.folder(request_id) / MANIFEST, self._manifest(request))
-            self.state.finish(request_id, COMPLETE)
+            try:
+                write_json(self.folder(request_id) / MANIFEST, self._manifest(request))
+            except OSError as problem:
+                print(f"request {request_id}: no manifest: {problem}", file=sys.stderr)
+                self.state.finish(request_id, FATAL)
+            else:
+                self.state.finish(request_id, COMPLETE)
 
     def _manifest(self, request: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -16,7 +16,7 @@ from looseleaf.files import whole
 from looseleaf.records import FileRecord, read_catalogue
 from looseleaf.servicex.request import request_folder
 from looseleaf.servicex.service.app import make_app
-from looseleaf.servicex.service.auth import Keys
+from looseleaf.servicex.service.auth import Keys, write_private
 from looseleaf.servicex.service.engine import Engine, Limits
 from looseleaf.servicex.service.state import State
 
@@ -126,9 +126,4 @@ def _tell_clients(path: Path, url: str, keys: Keys | None) -> None:
     endpoint = {"endpoint": url, "name": "looseleaf"}
     if keys is not None:
         endpoint["token"] = keys.token
-    umask = os.umask(0o077)
-    try:
-        with whole(path) as part:
-            part.write_text(yaml.safe_dump({"api_endpoints": [endpoint]}))
-    finally:
-        os.umask(umask)
+    write_private(path, yaml.safe_dump({"api_endpoints": [endpoint]}))

@@ -28,7 +28,8 @@ CREATE INDEX IF NOT EXISTS files_by_status ON files (status);
 CREATE TABLE IF NOT EXISTS clock (last TEXT NOT NULL);
 """
 # the words of the protocol
-RUNNING, COMPLETE, CANCELED, BAD_DATASET = "Running", "Complete", "Canceled", "Bad Dataset"
+RUNNING, COMPLETE, CANCELED = "Running", "Complete", "Canceled"
+FATAL, BAD_DATASET = "Fatal", "Bad Dataset"
 
 
 @dataclass(frozen=True)
