@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import awkward as ak
+import boto3
 import pyarrow.parquet as pq
 import pytest
 import uproot
+from botocore.config import Config
 from samples import SETTINGS, TRUTH, qcd
 from service import COMMAND, Service, run
 
@@ -163,6 +165,41 @@ def test_signed_urls_are_for_one_file_and_one_key(
     name = url.split("?")[0].rpartition("/")[2]
     for bad in (url.replace(name, "manifest.json"), url.split("?")[0], url[:-4] + "9999"):
         assert answer(service, bad.removeprefix(service.url))[0] == 403
+
+
+def test_presigned_urls_of_version_4_end(service: Service, files: list[str]) -> None:
+    request = service.submit(
+        file_list=files[:1], selection=selection(), result_destination="object-store"
+    )
+    status = service.finished(request)
+    (path,) = service.folder(request).glob("*.root")
+
+    def signed_url(secret: str | None, seconds: int = 60) -> str:
+        client = boto3.client(
+            "s3",
+            endpoint_url=service.url,
+            region_name="us-east-1",
+            aws_access_key_id=status.minio_access_key,
+            aws_secret_access_key=secret,
+            config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+        )
+        what = {"Bucket": request, "Key": path.name}
+        url = client.generate_presigned_url("get_object", Params=what, ExpiresIn=seconds)
+        return url.removeprefix(service.url)
+
+    good = signed_url(status.minio_secret_key)
+    with urllib.request.urlopen(service.url + good) as found:
+        assert found.read() == path.read_bytes()
+    part = urllib.request.Request(service.url + good, headers={"Range": "bytes=4-9"})
+    with urllib.request.urlopen(part) as found:
+        assert (found.status, found.read()) == (206, path.read_bytes()[4:10])
+    for bad in (
+        signed_url("another"),
+        signed_url(status.minio_secret_key, -1),
+        good.replace("X-Amz-Expires=60", "X-Amz-Expires=600"),
+        good.replace(path.name, "manifest.json"),
+    ):
+        assert answer(service, bad)[0] == 403
 
 
 @pytest.mark.parametrize("output", ["root-file", "root-rntuple", "parquet"])
