@@ -280,7 +280,11 @@ async def _asked(adapter: ServiceXAdapter, question: Callable[[], Coroutine[Any,
     started = time.monotonic()
     while True:
         try:
-            return await question()
+            answer = await question()
+            # the adapter takes a cancellation for one more reason to try again
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError
+            return answer
         except httpx.TransportError as problem:
             if time.monotonic() - started > PATIENCE:
                 raise ServiceFailed(
