@@ -1,7 +1,10 @@
 """The command `looseleaf`: what people type beside snakemake."""
 
+import os
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -95,3 +98,59 @@ def das(
         sys.exit(problem.status if isinstance(problem, LookupFailed) else 1)
     if text:
         click.echo(text)
+
+
+@main.group()
+def servicex() -> None:
+    """A ServiceX of one's own."""
+
+
+@servicex.command()
+@click.option(
+    "--volume", type=click.Path(path_type=Path), required=True, help="The folder for results."
+)
+@click.option("--subdir", default="transforms", show_default=True, help="Below the volume.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    default=Path("~/.local/state/looseleaf/servicex"),
+    show_default=True,
+    help="Where the service remembers requests and its token; on a local disk.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=5000, show_default=True)
+@click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1)
+@click.option("--token/--no-token", default=True, help="Who has no token is turned away.")
+@click.option("--certificate", type=click.Path(path_type=Path), help="For TLS, PEM.")
+@click.option("--key", type=click.Path(path_type=Path), help="For TLS, PEM.")
+@click.option(
+    "--catalogue",
+    "catalogues",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Datasets that may be asked for by name; repeatable.",
+)
+@click.option("--tries", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option("--seconds", type=click.IntRange(min=1), default=3600, show_default=True)
+@click.option("--memory", type=click.IntRange(min=256), default=4096, show_default=True, help="MB.")
+def serve(state: Path, tries: int, seconds: int, memory: int, **options: Any) -> None:
+    """Run a ServiceX on this machine, results on a volume.
+
+    It serves ServiceX's own client (`servicex.deliver`, with the servicex.yaml that it writes) and
+    the workflow (servicex.backend: remote). Ended in whatever way, it goes on where it was when it
+    is started again. --tries are those of a file when the network fails or a worker dies,
+    --seconds a file's longest time, --memory what a python query may use.
+    """
+    try:
+        from looseleaf.servicex.service.engine import Limits  # noqa: PLC0415 - as above
+        from looseleaf.servicex.service.serve import Service  # noqa: PLC0415
+        from looseleaf.servicex.service.serve import serve as run  # noqa: PLC0415
+    except ModuleNotFoundError as problem:
+        click.echo(f"error: {problem}: type pip install 'looseleaf[servicex]'", err=True)
+        sys.exit(1)
+    limits = Limits(tries=tries, seconds=seconds, memory=memory << 20)
+    try:
+        run(Service(state=state.expanduser(), limits=limits, **options))
+    except LooseleafError as problem:
+        click.echo(f"error: {problem}", err=True)
+        sys.exit(1)

@@ -13,6 +13,10 @@ class DataFileError(LooseleafError):
     """A data file can't be used; the message names the file and what is the matter with it."""
 
 
+class ReadFailed(DataFileError):
+    """A file elsewhere can't be read just now: another try, or another address, may do."""
+
+
 class LookupFailed(LooseleafError):
     """A dataset's files could not be found; `status` is what the command `looseleaf das` ends with.
 
@@ -24,3 +28,7 @@ class LookupFailed(LooseleafError):
 
 class Shortfall(LooseleafError):
     """Less was processed than expected; the message names what is missing."""
+
+
+class ServiceFailed(LooseleafError):
+    """A ServiceX refused a request, or can't be reached; the message says which and why."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import uproot
 
-from looseleaf.errors import DataFileError
+from looseleaf.errors import DataFileError, ReadFailed
 from looseleaf.objects.branches import first_present
 
 TREE = "Events"
@@ -46,8 +46,9 @@ class EventsFile:
         self.directory.close()
 
 
-def open_file(url: str) -> EventsFile:
-    """Open a NanoAOD file; `DataFileError` if it isn't there, is cut off or has no Events tree."""
+def open_file(url: str, name: str = TREE) -> EventsFile:
+    """Open a NanoAOD file; `DataFileError` if it isn't there, is cut off or has no Events tree (or
+    the one called `name`)."""
     if url.startswith("root://"):
         for setting, seconds in XROOTD_PATIENCE.items():
             os.environ.setdefault(setting, seconds)
@@ -61,25 +62,25 @@ def open_file(url: str) -> EventsFile:
             "pip install xrootd fsspec-xrootd"
         ) from None
     except Exception as problem:
-        raise DataFileError(f"{url}: can't be opened as a ROOT file: {_brief(problem)}") from None
+        raise _failure(url)(f"{url}: can't be opened as a ROOT file: {_brief(problem)}") from None
     try:
-        tree = directory[TREE]
+        tree = directory[name]
     except uproot.KeyInFileError:
         there = ", ".join(directory.keys(cycle=False, recursive=False)) or "nothing"
         directory.close()
         raise DataFileError(
-            f"{url}: no {TREE} tree (the file holds {there}): is this NanoAOD?"
+            f"{url}: no {name} tree (the file holds {there}): is this NanoAOD?"
         ) from None
     except Exception as problem:
         directory.close()
-        raise DataFileError(f"{url}: the {TREE} tree can't be read: {_brief(problem)}") from None
+        raise DataFileError(f"{url}: the {name} tree can't be read: {_brief(problem)}") from None
     return EventsFile(directory, tree)
 
 
 @contextmanager
-def open_events(url: str) -> Iterator[EventsFile]:
+def open_events(url: str, name: str = TREE) -> Iterator[EventsFile]:
     """`open_file` for the length of a block."""
-    file = open_file(url)
+    file = open_file(url, name)
     try:
         yield file
     finally:
@@ -94,7 +95,7 @@ def reading(url: str) -> Iterator[None]:
     except DataFileError:
         raise
     except Exception as problem:
-        raise DataFileError(
+        raise _failure(url)(
             f"{url}: can't be read to the end: {_brief(problem)}; "
             "is the file cut off or damaged? compare its size with the catalogue's"
         ) from None
@@ -117,6 +118,11 @@ def choose_branches(url: str, present: Iterable[str], wanted: Iterable[str]) -> 
     # two columns may have an alternative in common: written twice, it would get another name
     chosen = [name for column in wanted for name in column.split("|") if name in there]
     return list(dict.fromkeys(chosen))
+
+
+def _failure(url: str) -> type[DataFileError]:
+    """A file on this machine doesn't get better by waiting; one elsewhere may."""
+    return ReadFailed if "://" in url else DataFileError
 
 
 def _brief(problem: Exception) -> str:

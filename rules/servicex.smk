@@ -17,6 +17,9 @@ rule servicex_transform:
     threads: 1 if len(DATASETS) >= workflow.cores else workflow.cores
     resources:
         redirectors=" ".join(SETTINGS.site["redirectors"]),
+        backend=config["servicex"]["backend"],
+        endpoint=config["servicex"]["endpoint"] or "",
+        mount=config["servicex"]["mount"] or "",
     params:
         columns=lambda wildcards: canonical(SETTINGS.columns_for(wildcards.dataset)),
         cut=as_is(canonical(config["servicex"]["cut"])),

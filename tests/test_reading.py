@@ -21,7 +21,7 @@ from looseleaf.files import read_json
 from looseleaf.records import FileRecord, read_catalogue, write_catalogue
 from looseleaf.samples.generate import generate
 from looseleaf.servicex.request import urls_of
-from looseleaf.servicex.transform import FileTask, transform_file
+from looseleaf.servicex.transform import FileTask, TreeQuery, transform_file
 
 NOWHERE = "root://127.0.0.1:1/"
 DATASETS = {"A": qcd(6000), "B": {**qcd(6000), "das": "/qcd_test/looseleaf-v2/NANOAODSIM"}}
@@ -106,8 +106,7 @@ def task(mirror: Path, output: Path, *places: str) -> FileTask:
         expected_bytes=record.bytes,
         expected_events=record.events,
         expected_adler32=record.adler32,
-        columns=("run", "event", "genWeight", "Muon_pt", "Muon_eta"),
-        cut=None,
+        queries=(TreeQuery(columns=("run", "event", "genWeight", "Muon_pt", "Muon_eta")),),
         output=str(output),
     )
 

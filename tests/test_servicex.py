@@ -18,7 +18,7 @@ from looseleaf.errors import ConfigError, DataFileError, LookupFailed
 from looseleaf.files import adler32, read_json, write_json
 from looseleaf.processing.fileset import from_manifest
 from looseleaf.records import FileRecord
-from looseleaf.servicex.embedded import output_name, transform
+from looseleaf.servicex.embedded import transform
 from looseleaf.servicex.request import (
     Request,
     Source,
@@ -26,7 +26,8 @@ from looseleaf.servicex.request import (
     request_from_das,
     urls_of,
 )
-from looseleaf.servicex.transform import FileTask, transform_file
+from looseleaf.servicex.transform import FileTask, TreeQuery, transform_file
+from looseleaf.servicex.volume import output_name
 
 COLUMNS = [
     "run",
@@ -46,7 +47,13 @@ COLUMNS = [
 CUT = "(nMuon == 1) & (MET_pt < 15)"
 
 
-def task(path: Path, output: Path, **more: object) -> FileTask:
+def task(
+    path: Path,
+    output: Path,
+    columns: tuple[str, ...] = ("run", "event", "Muon_pt"),
+    cut: str | None = None,
+    **more: object,
+) -> FileTask:
     size = path.stat().st_size if path.exists() else 0
     plain = FileTask(
         name="/store/x.root",
@@ -54,8 +61,7 @@ def task(path: Path, output: Path, **more: object) -> FileTask:
         expected_bytes=size,
         expected_events=None,
         expected_adler32=None,
-        columns=("run", "event", "Muon_pt"),
-        cut=None,
+        queries=(TreeQuery(columns=columns, cut=cut),),
         output=str(output),
     )
     return replace(plain, **more)

@@ -1,41 +1,68 @@
 """The work of a transform on one file: read columns, keep the selected events, write them."""
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import awkward as ak
 import numpy as np
-import uproot
 
 from looseleaf.cost import Stopwatch
-from looseleaf.errors import ConfigError, DataFileError
+from looseleaf.errors import ConfigError, DataFileError, ReadFailed
 from looseleaf.files import adler32, whole
 from looseleaf.nanoaod import TREE, EventsFile, choose_branches, open_events, reading
 from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.luminosity import Sections, sections
+from looseleaf.servicex.formats import Result, create
 
 STEP = 100_000
-COMPRESSION = uproot.LZ4(1)
 # one entry for each luminosity section, as NanoAOD has it
 LUMINOSITY_BLOCKS = "LuminosityBlocks"
+# what coffea's NanoAODSchema and every normalisation need, whatever else is asked for
+WEIGHT = "genWeight"
+ALWAYS = ("run", "luminosityBlock", "event", WEIGHT)
+
+
+@dataclass(frozen=True)
+class TreeQuery:
+    """What to keep of one tree of a file, and what to call it.
+
+    `columns` have to be there and may be alternatives `A|B`; `patterns` and `typenames` are shell
+    patterns for further branches; `computed` are new columns as expressions, by name. `cut` is an
+    expression over event-level branches, None to keep every event. An `optional` tree may be
+    missing.
+    """
+
+    tree: str = TREE
+    to: str = TREE
+    columns: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    typenames: tuple[str, ...] = ()
+    computed: tuple[tuple[str, str], ...] = ()
+    cut: str | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True)
 class FileTask:
-    """One input file of a request, and where its result goes."""
+    """One input file of a request, and where its result goes.
+
+    What the result says of the original file (events, sums of weights) is counted while the first
+    of `queries` is carried out, or, where the file is itself a skim, in its tree `original`.
+    """
 
     name: str
     urls: tuple[str, ...]
     expected_bytes: int | None
     expected_events: int | None
     expected_adler32: str | None
-    columns: tuple[str, ...]
-    cut: str | None
+    queries: tuple[TreeQuery, ...]
     output: str
+    format: str = "root-file"
+    original: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,23 +99,13 @@ class FileResult:
 
 def collections_of(branches: list[str], present: set[str]) -> dict[str, list[str]]:
     """Branches by the NanoAOD collection that they belong to; single branches under their own
-    name. `Muon_pt` belongs to `Muon` if the file has the counter `nMuon`."""
+    name. `Muon_pt` belongs to `Muon` if the file has the counter `nMuon`, which is written with
+    the collection."""
     groups: dict[str, list[str]] = {}
     for branch in branches:
         prefix = branch.partition("_")[0]
         groups.setdefault(prefix if f"n{prefix}" in present else branch, []).append(branch)
-    return groups
-
-
-def _as_nanoaod(arrays: ak.Array, groups: Mapping[str, list[str]]) -> dict[str, ak.Array]:
-    """Arrays as uproot writes NanoAOD: each collection zipped, so that it has one counter."""
-    out = {}
-    for name, branches in groups.items():
-        if branches == [name]:
-            out[name] = arrays[name]
-        else:
-            out[name] = ak.zip({b[len(name) + 1 :]: arrays[b] for b in branches}, depth_limit=2)
-    return out
+    return {name: of for name, of in groups.items() if not (name[0] == "n" and name[1:] in groups)}
 
 
 def _mask(cut: Expression, arrays: ak.Array) -> np.ndarray:
@@ -103,52 +120,57 @@ def transform_file(task: FileTask) -> FileResult:
     """Carry out a request on one file; the result stands whole at `task.output` or not at all.
 
     The URLs are tried in turn until one gives the whole file. Raises `DataFileError` if none
-    does, if the file lacks a branch, can't be read to its end, or has another size, number of
-    events or, on this machine, checksum than the catalogue says.
+    does, and `ReadFailed` if a later try may do: if the file lacks a branch, can't be read to its
+    end, or has another size, number of events or, on this machine, checksum than the catalogue
+    says.
     """
     if not task.urls:
         raise DataFileError(f"{task.name}: nowhere to read it from: the site has no redirectors")
     problems: list[str] = []
+    failure: type[DataFileError] = DataFileError
     for url in task.urls:
         try:
             return _transform(task, url, problems)
         except DataFileError as problem:
             problems.append(str(problem))
-    raise DataFileError("; ".join(problems))
+            failure = ReadFailed if isinstance(problem, ReadFailed) else failure
+    raise failure("; ".join(problems))
 
 
 def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
     watch = Stopwatch()
-    cut = Expression(task.cut) if task.cut is not None else None
     output = Path(task.output)
-    with open_events(url) as file, whole(output) as part:
+    with open_events(url, task.queries[0].tree) as file, whole(output) as part:
         entries = file.tree.num_entries
         _agrees(url, "bytes", file.size, task.expected_bytes)
-        _agrees(url, "events", entries, task.expected_events)
+        sums = Sums()
+        counted = sums if task.original is None else _counted(file, task.original, url)
+        _agrees(
+            url,
+            "events",
+            entries if task.original is None else counted.events_in,
+            task.expected_events,
+        )
         if task.expected_adler32 is not None and "://" not in url:
             _agrees(url, "as its adler32", adler32(url), task.expected_adler32)
-        present = set(file.tree.keys(recursive=False))
-        branches = choose_branches(url, present, task.columns)
-        extra = choose_branches(url, present, sorted(cut.names)) if cut is not None else []
-        groups = collections_of(branches, present)
-        sums = _Sums()
         identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{task.output}:{file.uuid}")
-        with uproot.recreate(part, compression=COMPRESSION, uuid_function=lambda: identity) as root:
-            tree = None
-            for arrays in _steps(file, url, list(dict.fromkeys([*branches, *extra]))):
-                mask = None if cut is None else _mask(cut, arrays)
-                try:
-                    sums.add(arrays, mask)
-                except DataFileError as problem:
-                    raise DataFileError(f"{url}: {problem}") from None
-                kept = _as_nanoaod(arrays if mask is None else arrays[mask], groups)
-                if tree is None:
-                    types = {name: ak.type(array).content for name, array in kept.items()}
-                    tree = root.mktree(TREE, types)
-                tree.extend(kept)
-        if sums.events_in != entries:
-            raise DataFileError(f"{url}: {sums.events_in} of its {entries} events could be read")
-        lumis = None if "genWeight" in branches else _sections(file, url)
+        with create(part, task.format, identity) as result:
+            for query in task.queries:
+                _keep(query, file, url, result, sums if query is task.queries[0] else None)
+            if sums.events_in != entries:
+                raise DataFileError(
+                    f"{url}: {sums.events_in} of its {entries} events could be read"
+                )
+            lumis = None if counted.weighted else _sections(file, url, task.original or TREE)
+            result.describe(
+                {
+                    "source": task.name,
+                    "events": counted.events_in,
+                    "sum_of_weights": counted.weights_in,
+                    "eft_sums": counted.eft_in,
+                    "lumi_sections": lumis,
+                }
+            )
         read, known = file.bytes_read, file.uuid
     return FileResult(
         source=task.name,
@@ -159,14 +181,62 @@ def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
         bytes=output.stat().st_size,
         adler32=adler32(output),
         uuid=str(identity),
-        events_in=sums.events_in,
+        events_in=counted.events_in,
         events_out=sums.events_out,
-        sum_of_weights_in=sums.weights_in,
+        sum_of_weights_in=counted.weights_in,
         sum_of_weights_out=sums.weights_out,
-        eft_sums_in=sums.eft_in,
+        eft_sums_in=counted.eft_in,
         lumi_sections=lumis,
         cost=watch.cost(sums.events_in, read).to_json(),
     )
+
+
+def _keep(
+    query: TreeQuery, file: EventsFile, url: str, result: Result, sums: "Sums | None"
+) -> None:
+    """Carry out one query of a task; `sums` are made of all events of the tree."""
+    if query.tree not in file.directory:
+        if query.optional:
+            return
+        raise DataFileError(f"{url}: no {query.tree} tree, of which columns are asked for")
+    tree = file.directory[query.tree]
+    present = tree.keys(recursive=False)
+    cut = Expression(query.cut) if query.cut is not None else None
+    computed = {name: Expression(text) for name, text in query.computed}
+    branches = choose_branches(url, present, query.columns) + _matching(query, tree)
+    if query.to == TREE:
+        branches += [name for name in ALWAYS if name in present]
+    branches = list(dict.fromkeys(branches))
+    groups = collections_of(branches, set(present))
+    names = {name for part in (cut, *computed.values()) if part is not None for name in part.names}
+    extra = choose_branches(url, present, sorted(names))
+    if sums is not None:
+        extra += [WEIGHT] if WEIGHT in present else []
+    for arrays in steps(tree, url, list(dict.fromkeys([*branches, *extra]))):
+        mask = None if cut is None else _mask(cut, arrays)
+        if sums is not None:
+            try:
+                sums.add(arrays, mask)
+            except DataFileError as problem:
+                raise DataFileError(f"{url}: {problem}") from None
+        for name, expression in computed.items():
+            arrays[name] = expression(arrays)
+        kept = arrays if mask is None else arrays[mask]
+        result.extend(query.to, kept, {**groups, **{name: [name] for name in computed}})
+
+
+def _matching(query: TreeQuery, tree: Any) -> list[str]:
+    if not query.patterns and not query.typenames:
+        return []
+    found = tree.keys(
+        recursive=False,
+        filter_name=list(query.patterns) or None,
+        filter_typename=list(query.typenames) or None,
+    )
+    if not found and not query.columns and not query.computed:
+        asked = ", ".join((*query.patterns, *query.typenames))
+        raise DataFileError(f"{query.tree}: no branch matches {asked}")
+    return found
 
 
 def _agrees(url: str, what: str, found: int | str, expected: int | str | None) -> None:
@@ -177,39 +247,50 @@ def _agrees(url: str, what: str, found: int | str, expected: int | str | None) -
         )
 
 
-def _sections(file: EventsFile, url: str) -> Sections:
-    """The luminosity sections of a file, also those in which no event was recorded."""
-    name = LUMINOSITY_BLOCKS if LUMINOSITY_BLOCKS in file.directory else TREE
+def _counted(file: EventsFile, name: str, url: str) -> "Sums":
+    """The sums of all events in a tree."""
+    if name not in file.directory:
+        raise DataFileError(f"{url}: no {name} tree: nothing says what the original file held")
+    tree, sums = file.directory[name], Sums()
+    for arrays in steps(tree, url, tree.keys(recursive=False)):
+        sums.add(arrays, None)
+    return sums
+
+
+def _sections(file: EventsFile, url: str, events: str) -> Sections | None:
+    """The luminosity sections of a file, also those in which no event was recorded; None in a file
+    that is not NanoAOD."""
+    name = next((n for n in (LUMINOSITY_BLOCKS, events) if n in file.directory), None)
+    if name is None or not {"run", "luminosityBlock"} <= set(file.directory[name].keys()):
+        return None
     with reading(url):
         found = file.directory[name].arrays(["run", "luminosityBlock"], library="np")
     return sections(found["run"], found["luminosityBlock"])
 
 
-def _steps(file: EventsFile, url: str, branches: list[str]) -> Iterator[ak.Array]:
+def steps(tree: Any, url: str, branches: list[str]) -> Iterator[ak.Array]:
     """The events in steps; at least one, of no events, so that an empty file keeps its branches."""
     with reading(url):
-        if file.tree.num_entries == 0:
-            yield file.tree.arrays(branches, library="ak")
+        if tree.num_entries == 0:
+            yield tree.arrays(branches, library="ak")
         else:
-            yield from file.tree.iterate(branches, step_size=STEP, library="ak")
+            yield from tree.iterate(branches, step_size=STEP, library="ak")
 
 
-class _Sums:
+class Sums:
     """Events and sums of weights before and after the selection, in double precision."""
 
     def __init__(self) -> None:
         self.events_in = self.events_out = 0
         self.weights_in = self.weights_out = 0.0
+        self.weighted = False
         self.eft_in: list[float] | None = None
 
     def add(self, arrays: ak.Array, mask: np.ndarray | None) -> None:
         size = len(arrays)
         kept = slice(None) if mask is None else mask
-        weights = (
-            ak.to_numpy(arrays["genWeight"]).astype(np.float64)
-            if "genWeight" in arrays.fields
-            else np.ones(size)
-        )
+        self.weighted = WEIGHT in arrays.fields
+        weights = ak.to_numpy(arrays[WEIGHT]).astype(np.float64) if self.weighted else np.ones(size)
         if not np.isfinite(weights).all():
             raise DataFileError("genWeight is not a number in some events")
         self.events_in += size

@@ -1,0 +1,144 @@
+"""The formats of a transform's results: ROOT TTree, RNTuple and Parquet.
+
+Each keeps NanoAOD's names: a collection's branches `Muon_pt` have one counter `nMuon`. Beside the
+events a result says what was in the original file, so that a selection which nothing passes
+changes no normalisation: as a string `original` in a ROOT file, under that key in the metadata of
+a Parquet file.
+"""
+
+import json
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import awkward as ak
+import uproot
+
+from looseleaf.errors import DataFileError
+
+COMPRESSION = uproot.LZ4(1)
+ORIGINAL = "original"
+# ServiceX's names of the formats, and how files of them end
+SUFFIXES = {"root-file": ".root", "root-rntuple": ".root", "parquet": ".parquet"}
+# small enough for a predicate to leave some out, large enough to compress
+ROW_GROUP = 20_000
+
+Groups = Mapping[str, list[str]]
+
+
+class Result(Protocol):
+    """A file that is being written; closed by the end of its `with` block."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def extend(self, tree: str, arrays: ak.Array, groups: Groups) -> None:
+        """Add events to a tree, which the first call makes; `groups` are branches by collection."""
+
+    def describe(self, original: Mapping[str, Any]) -> None:
+        """Write what was in the original file; after the last events."""
+
+
+def create(path: Path, output_format: str, identity: uuid.UUID) -> Result:
+    """A new result; `identity` is what a ROOT file will be known by."""
+    if output_format == "parquet":
+        return _Parquet(path)
+    return _Root(path, identity, ntuple=output_format == "root-rntuple")
+
+
+def read_original(path: str | Path) -> dict[str, Any]:
+    """What a result says of the original file; `DataFileError` if it says nothing."""
+    text = None
+    if str(path).endswith(".parquet"):
+        import pyarrow.parquet as pq  # noqa: PLC0415 - where a result is Parquet
+
+        text = (pq.read_metadata(path).metadata or {}).get(ORIGINAL.encode())
+    else:
+        with uproot.open(path) as file:
+            text = str(file[ORIGINAL]) if ORIGINAL in file else None
+    if text is None:
+        raise DataFileError(f"{path}: doesn't say what was in the original file")
+    return json.loads(text)
+
+
+def _zipped(arrays: ak.Array, groups: Groups) -> dict[str, ak.Array]:
+    """Arrays as uproot writes NanoAOD to a TTree: each collection zipped, so that it has one
+    counter."""
+    out = {}
+    for name, branches in groups.items():
+        if branches == [name]:
+            out[name] = arrays[name]
+        else:
+            out[name] = ak.zip({b[len(name) + 1 :]: arrays[b] for b in branches}, depth_limit=2)
+    return out
+
+
+def _flat(arrays: ak.Array, groups: Groups) -> dict[str, ak.Array]:
+    """Arrays as columns, with the counters that a TTree makes by itself."""
+    out = {}
+    for name, branches in groups.items():
+        if arrays[branches[0]].ndim > 1:
+            out[f"n{name}"] = ak.values_astype(ak.num(arrays[branches[0]], axis=1), "int32")
+        out.update({branch: arrays[branch] for branch in branches})
+    return out
+
+
+class _Root:
+    def __init__(self, path: Path, identity: uuid.UUID, ntuple: bool) -> None:
+        self._file = uproot.recreate(path, compression=COMPRESSION, uuid_function=lambda: identity)
+        self._make = self._file.mkrntuple if ntuple else self._file.mktree
+        self._layout = _flat if ntuple else _zipped
+        self._trees: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._file.close()
+
+    def extend(self, tree: str, arrays: ak.Array, groups: Groups) -> None:
+        kept = self._layout(arrays, groups)
+        if tree not in self._trees:
+            types = {name: ak.type(array).content for name, array in kept.items()}
+            self._trees[tree] = self._make(tree, types)
+        self._trees[tree].extend(kept)
+
+    def describe(self, original: Mapping[str, Any]) -> None:
+        self._file[ORIGINAL] = json.dumps(original)
+
+
+class _Parquet:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._tree: str | None = None
+        self._writer: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def extend(self, tree: str, arrays: ak.Array, groups: Groups) -> None:
+        import pyarrow.parquet as pq  # noqa: PLC0415 - where a result is Parquet
+
+        columns = ak.zip(_flat(arrays, groups), depth_limit=1)
+        table = ak.to_arrow_table(columns, extensionarray=False)
+        if self._writer is None:
+            self._tree = tree
+            self._writer = pq.ParquetWriter(self._path, table.schema, compression="lz4")
+        if tree != self._tree:
+            raise DataFileError(f"Parquet holds one tree, not {self._tree} and {tree}")
+        self._writer.write_table(table, row_group_size=ROW_GROUP)
+
+    def describe(self, original: Mapping[str, Any]) -> None:
+        self._writer.add_key_value_metadata({ORIGINAL: json.dumps(original)})

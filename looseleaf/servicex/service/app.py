@@ -1,0 +1,284 @@
+"""The service over HTTP: ServiceX's REST protocol, and as much of S3 as hands out results."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from looseleaf import __version__
+from looseleaf.errors import ConfigError
+from looseleaf.records import FileRecord
+from looseleaf.servicex.request import MANIFEST
+from looseleaf.servicex.service.auth import Keys, signed
+from looseleaf.servicex.service.engine import Engine
+from looseleaf.servicex.service.queries import CODEGENS, check
+from looseleaf.servicex.service.state import BAD_DATASET, RUNNING, FileRow, stamp
+
+CAPABILITIES = ["poll_local_transformation_results", "long_sample_titles_10240"]
+GIVEN = "File List Provided in Request"
+# a file and its replicas, as a place on this machine or an address
+PATH = r"^(/|root://|https?://)[^\x00-\x1f]*$"
+
+
+class Submission(BaseModel):
+    """A transform request as the client writes it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    title: Annotated[str, Field(max_length=10240)] | None = None
+    did: str | None = None
+    file_list: list[Annotated[str, Field(pattern=PATH)]] | None = Field(None, alias="file-list")
+    selection: str
+    codegen: Literal["uproot-raw", "python"]
+    destination: Literal["object-store", "volume"] = Field(alias="result-destination")
+    format: Literal["root-file", "root-rntuple", "parquet"] = Field(alias="result-format")
+
+
+def make_app(
+    engine: Engine, keys: Keys | None, catalogue: Mapping[str, Sequence[FileRecord]]
+) -> FastAPI:
+    """The service. Without keys nobody has to present a token, and nobody may send Python.
+
+    `catalogue` are the datasets that may be asked for by name.
+    """
+    app = FastAPI(title="looseleaf servicex", version=__version__, docs_url=None, redoc_url=None)
+
+    @app.exception_handler(HTTPException)
+    async def told(request: Request, problem: HTTPException) -> JSONResponse:
+        # the client looks for the reason under this name
+        return JSONResponse({"message": problem.detail}, problem.status_code)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, problem: RequestValidationError) -> JSONResponse:
+        first = problem.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        return JSONResponse({"message": f"{where}: {first['msg']}"}, 400)
+
+    @app.post("/token/refresh")
+    def refresh(request: Request) -> dict[str, str]:
+        if keys is None or not keys.knows(_presented(request)):
+            raise HTTPException(401, "this is not the service's token")
+        return {"access_token": keys.new_pass()}
+
+    def allowed(request: Request) -> None:
+        if keys is not None and not keys.valid(_presented(request)):
+            raise HTTPException(401, "a valid token is needed: see the service's servicex.yaml")
+
+    protocol = _protocol(engine, keys, catalogue)
+    app.include_router(protocol, prefix="/servicex", dependencies=[Depends(allowed)])
+    app.include_router(_object_store(engine, keys))
+    return app
+
+
+def _presented(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token if scheme.lower() == "bearer" else ""
+
+
+def _protocol(
+    engine: Engine, keys: Keys | None, catalogue: Mapping[str, Sequence[FileRecord]]
+) -> APIRouter:
+    router, state = APIRouter(), engine.state
+
+    def known(request_id: UUID) -> dict[str, Any]:
+        found = state.request(str(request_id))
+        if found is None:
+            raise HTTPException(404, f"no request {request_id}")
+        return found
+
+    def every() -> list[dict[str, Any]]:
+        found = map(state.request, state.requests())
+        return [request for request in found if request is not None]
+
+    Known = Annotated[dict[str, Any], Depends(known)]  # noqa: N806 - a type
+
+    @router.get("")
+    def info() -> dict[str, Any]:
+        codegens = {k: v for k, v in CODEGENS.items() if keys is not None or k != "python"}
+        return {
+            "app-version": __version__,
+            "code-gen-image": codegens,
+            "capabilities": CAPABILITIES,
+        }
+
+    @router.post("/transformation")
+    def submit(asked: Submission) -> dict[str, str]:
+        if asked.codegen == "python" and keys is None:
+            raise HTTPException(403, "python queries are for services with a token")
+        try:
+            paths = _checked(asked, catalogue)
+        except ConfigError as problem:
+            raise HTTPException(400, str(problem)) from None
+        request = {
+            "title": asked.title,
+            "did": asked.did or GIVEN,
+            "selection": asked.selection,
+            "codegen": asked.codegen,
+            "destination": asked.destination,
+            "format": asked.format,
+        }
+        return {"request_id": engine.submit(request, paths, RUNNING if paths else BAD_DATASET)}
+
+    @router.get("/transformation")
+    def transformations(request: Request) -> dict[str, Any]:
+        return {"requests": [_status(found, request, None) for found in every()]}
+
+    @router.get("/transformation/{request_id}")
+    def status(found: Known, request: Request) -> dict[str, Any]:
+        return _status(found, request, keys)
+
+    @router.get("/transformation/{request_id}/results")
+    def results(found: Known, later_than: datetime | None = None) -> dict[str, Any]:
+        after = "" if later_than is None else stamp(later_than)
+        return {"results": [_result(row) for row in state.results(found["id"], after)]}
+
+    @router.get("/transformation/{request_id}/cancel")
+    @router.post("/transformation/{request_id}/cancel")
+    def cancel(found: Known) -> dict[str, str]:
+        engine.cancel(found["id"])
+        return {"message": f"canceled {found['id']}"}
+
+    @router.delete("/transformation/{request_id}")
+    def delete(found: Known) -> dict[str, str]:
+        engine.delete(found["id"])
+        return {"message": f"deleted {found['id']}"}
+
+    @router.get("/datasets")
+    def datasets() -> dict[str, Any]:
+        return {"datasets": [_dataset(found) for found in every()]}
+
+    @router.get("/datasets/{number}")
+    def dataset(number: int) -> dict[str, Any]:
+        found = state.request_by_number(number)
+        if found is None:
+            raise HTTPException(404, f"no dataset {number}")
+        return _dataset(found)
+
+    return router
+
+
+def _checked(asked: Submission, catalogue: Mapping[str, Sequence[FileRecord]]) -> list[str]:
+    """The files that are to be transformed, none for a dataset that nobody knows; `ConfigError`
+    for what can't be carried out."""
+    queries = check(asked.codegen, asked.selection)
+    if asked.format == "parquet" and asked.codegen == "uproot-raw" and len(queries) > 1:
+        raise ConfigError("Parquet holds one tree: ask for several one at a time")
+    if (asked.did is None) == (asked.file_list is None):
+        raise ConfigError("either did or file-list says what to transform")
+    if asked.file_list is None:
+        return _files_of(str(asked.did), catalogue)
+    if not asked.file_list:
+        raise ConfigError("file-list: there is no file in it")
+    if len(set(asked.file_list)) < len(asked.file_list):
+        twice = max(asked.file_list, key=asked.file_list.count)
+        raise ConfigError(f"file-list: {twice} is listed twice")
+    return asked.file_list
+
+
+def _object_store(engine: Engine, keys: Keys | None) -> APIRouter:
+    router = APIRouter()
+
+    @router.api_route("/{bucket}/{key}", methods=["GET", "HEAD"])
+    def result(bucket: UUID, key: str, request: Request) -> Response:
+        """A result as S3 hands it out, whole or a range of it."""
+        url = request.url
+        where = f"{url.scheme}://{url.netloc}{request.scope['raw_path'].decode()}"
+        if keys is not None and not signed(
+            request.method, where, url.query, request.headers, keys.s3(str(bucket))
+        ):
+            return _s3_error("SignatureDoesNotMatch", 403)
+        # only what the service itself has written down as a result is handed out
+        rows = engine.state.results(str(bucket), "")
+        if key not in {row.output for row in rows if row.status == "success"} | {MANIFEST}:
+            return _s3_error("NoSuchKey", 404)
+        path = engine.folder(str(bucket)) / key
+        if not path.is_file():
+            return _s3_error("NoSuchKey", 404)
+        return FileResponse(path, media_type="application/octet-stream")
+
+    return router
+
+
+def _s3_error(code: str, status: int) -> Response:
+    text = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code></Error>'
+    return Response(text, status, media_type="application/xml")
+
+
+def _files_of(did: str, catalogue: Mapping[str, Sequence[FileRecord]]) -> list[str]:
+    """Where the files of a dataset stand that is asked for as rucio://name?files=N."""
+    parts = urlsplit(did)
+    name = f"{parts.netloc}{parts.path}"
+    records = catalogue.get(name) or catalogue.get(name.partition(":")[2]) or ()
+    paths = [record.url for record in records if record.valid and record.url is not None]
+    (wanted,) = parse_qs(parts.query).get("files", [""])
+    return paths[: int(wanted)] if wanted.isdigit() else paths
+
+
+def _status(found: Mapping[str, Any], request: Request, keys: Keys | None) -> dict[str, Any]:
+    counts = found["files"]
+    done, failed = counts.get("success", 0), counts.get("failure", 0)
+    total = sum(counts.values())
+    value = {
+        "request_id": found["id"],
+        "did": found["did"],
+        "did_id": found["number"],
+        "title": found["title"],
+        "selection": found["selection"],
+        "tree-name": None,
+        "image": CODEGENS[found["codegen"]],
+        "result-destination": found["destination"],
+        "result-format": found["format"],
+        "generated-code-cm": "none",
+        "status": found["status"],
+        "app-version": __version__,
+        "files": total,
+        "files-completed": done,
+        "files-failed": failed,
+        "files-remaining": total - done - failed,
+        "submit-time": found["submitted"],
+        "finish-time": found["finished"] or "None",
+        "log-url": None,
+    }
+    if found["destination"] == "object-store":
+        credentials = keys.s3(found["id"]) if keys is not None else None
+        value |= {
+            "minio-endpoint": request.url.netloc,
+            "minio-secured": request.url.scheme == "https",
+            "minio-access-key": credentials.access_key if credentials else "none",
+            "minio-secret-key": credentials.secret_key if credentials else "none",
+        }
+    return value
+
+
+def _result(row: FileRow) -> dict[str, Any]:
+    return {
+        "file-path": row.paths,
+        "s3-object-name": row.output,
+        "transform_status": row.status,
+        "total-bytes": row.result["bytes"] if row.result else 0,
+        "created_at": row.created,
+        "error": row.error,
+    }
+
+
+def _dataset(found: Mapping[str, Any]) -> dict[str, Any]:
+    counts = found["files"]
+    return {
+        "id": found["number"],
+        "name": found["did"],
+        "did_finder": "catalogue",
+        "n_files": sum(counts.values()),
+        "size": 0,
+        "events": 0,
+        "last_used": found["submitted"],
+        "last_updated": found["submitted"],
+        "lookup_status": "does_not_exist" if found["status"] == BAD_DATASET else "complete",
+        "is_stale": False,
+        "files": [],
+    }

@@ -1,0 +1,140 @@
+"""Who may ask: the service's token, the passes that it is traded for, S3's signatures."""
+
+import calendar
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+import jwt
+from botocore.auth import HmacV1QueryAuth, S3SigV4Auth, S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from looseleaf.files import whole
+
+PASS_S = 3600
+ALGORITHM = "HS256"
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, whole or not at all."""
+    umask = os.umask(0o077)
+    try:
+        with whole(path) as part:
+            part.write_text(text)
+    finally:
+        os.umask(umask)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The service's secrets: the token that a client's configuration holds, and what signs."""
+
+    token: str
+    signing: str
+
+    @classmethod
+    def of(cls, path: Path) -> "Keys":
+        """The keys in a file that only its owner may read; made if it isn't there."""
+        if not path.exists():
+            made = cls(secrets.token_urlsafe(32), secrets.token_hex(32))
+            write_private(path, json.dumps(asdict(made)))
+        return cls(**json.loads(path.read_text()))
+
+    def knows(self, token: str) -> bool:
+        return hmac.compare_digest(token.encode(), self.token.encode())
+
+    def new_pass(self) -> str:
+        """A JWT that is good for an hour."""
+        claims = {"sub": "looseleaf", "exp": int(time.time()) + PASS_S}
+        return jwt.encode(claims, self.signing, ALGORITHM)
+
+    def valid(self, presented: str) -> bool:
+        try:
+            jwt.decode(presented, self.signing, [ALGORITHM], options={"require": ["exp"]})
+        except jwt.InvalidTokenError:
+            return False
+        return True
+
+    def s3(self, request_id: str) -> Credentials:
+        """The S3 key of one request, which opens no other."""
+        secret = hmac.new(self.signing.encode(), request_id.encode(), hashlib.sha256).hexdigest()
+        return Credentials(access_key=request_id, secret_key=secret)
+
+
+def signed(
+    method: str,
+    url: str,
+    query: str,
+    headers: Mapping[str, str],
+    credentials: Credentials,
+) -> bool:
+    """Whether a request for S3 carries a fresh signature by these credentials.
+
+    `url` is without its query. botocore makes the signature that should be there: version 4 in a
+    header or in the query, or the older one that boto3 still puts into presigned URLs.
+    """
+    parameters = dict(parse_qsl(query, keep_blank_values=True))
+    if "AWSAccessKeyId" in parameters:
+        return _signed_v1(method, url, parameters, credentials)
+    in_query = "X-Amz-Signature" in parameters
+    if in_query:
+        given = {key: parameters.get(f"X-Amz-{key}", "") for key in ("Credential", "SignedHeaders")}
+        presented, moment = parameters.pop("X-Amz-Signature"), parameters.get("X-Amz-Date", "")
+        lifetime = parameters.get("X-Amz-Expires", "")
+    else:
+        scheme, _, rest = headers.get("authorization", "").partition(" ")
+        given = dict(part.strip().partition("=")[::2] for part in rest.split(","))
+        presented, moment = given.get("Signature", ""), headers.get("x-amz-date", "")
+        lifetime = "900"
+        if scheme != "AWS4-HMAC-SHA256":
+            return False
+    key, _, scope = given.get("Credential", "").partition("/")
+    if key != credentials.access_key or scope.count("/") != 3 or not lifetime.isdigit():
+        return False
+    try:
+        issued = calendar.timegm(time.strptime(moment, "%Y%m%dT%H%M%SZ"))
+    except ValueError:
+        return False
+    if not issued - 900 <= time.time() <= issued + int(lifetime):
+        return False
+    names = given.get("SignedHeaders", "").split(";")
+    if "host" not in names:
+        return False
+    request = AWSRequest(
+        method=method,
+        url=url,
+        params=parameters,
+        headers={name: headers.get(name, "") for name in names},
+    )
+    request.context["timestamp"] = moment
+    auth = (S3SigV4QueryAuth if in_query else S3SigV4Auth)(credentials, "s3", scope.split("/")[1])
+    wanted = auth.signature(auth.string_to_sign(request, auth.canonical_request(request)), request)
+    return hmac.compare_digest(wanted, presented)
+
+
+class _Expiring(HmacV1QueryAuth):
+    """In a presigned URL of this kind the end of its life stands for the date."""
+
+    def _get_date(self) -> str:
+        return str(self._expires)
+
+
+def _signed_v1(
+    method: str, url: str, parameters: Mapping[str, str], credentials: Credentials
+) -> bool:
+    expires, presented = parameters.get("Expires", ""), parameters.get("Signature", "")
+    if parameters["AWSAccessKeyId"] != credentials.access_key or not expires.isdigit():
+        return False
+    if time.time() > int(expires):
+        return False
+    auth = _Expiring(credentials, expires)
+    wanted = auth.get_signature(method, urlsplit(url), AWSRequest(method=method, url=url).headers)
+    return hmac.compare_digest(wanted, presented)

@@ -1,0 +1,134 @@
+"""What the selections of ServiceX's code generators ask for, checked before any file is opened."""
+
+import ast
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from looseleaf.errors import ConfigError
+from looseleaf.objects.expressions import Expression
+from looseleaf.servicex.transform import TreeQuery
+
+# the code generators that there are, and what carries them out
+CODEGENS = {"uproot-raw": "looseleaf.servicex.transform", "python": "run_query"}
+FUNCTION = "run_query"
+
+
+class RawQuery(BaseModel):
+    """One query of an uproot-raw selection, as the client writes it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    treename: str | list[str] | dict[str, str]
+    expressions: str | list[str] | None = None
+    cut: str | None = None
+    filter_name: str | list[str] | None = None
+    filter_typename: str | list[str] | None = None
+    aliases: dict[str, str] | None = None
+    fail_on_missing_trees: bool | None = None
+    # what it changes in awkward's functions has no meaning in looseleaf's expressions
+    use_standard_awkward_axis: bool | None = None
+
+
+def raw_queries(selection: str) -> tuple[TreeQuery, ...]:
+    """The queries of an uproot-raw selection; `ConfigError` says what can't be read or is not
+    allowed in it."""
+    try:
+        listed = json.loads(selection)
+        queries = [RawQuery.model_validate(query) for query in listed]
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"uproot-raw query: {where}: {first['msg']}") from None
+    except (ValueError, TypeError):
+        raise ConfigError("an uproot-raw selection is a JSON list of queries") from None
+    found = tuple(part for query in queries for part in _trees(query))
+    if not found:
+        raise ConfigError("an uproot-raw selection asks for at least one tree")
+    names = [query.to for query in found]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"uproot-raw query: two results are called {max(names, key=names.count)}")
+    return found
+
+
+def _trees(query: RawQuery) -> list[TreeQuery]:
+    names = query.treename
+    if isinstance(names, Mapping):
+        pairs = list(names.items())
+    else:
+        pairs = [(name, name) for name in _several(names)]
+    aliases = query.aliases or {}
+    columns, computed = [], []
+    for text in _several(query.expressions):
+        if text.isidentifier() and text not in aliases:
+            columns.append(text)
+        else:
+            computed.append((text, _unaliased(text, aliases)))
+    patterns = _several(query.filter_name)
+    typenames = _several(query.filter_typename)
+    if not (columns or computed or patterns or typenames):
+        patterns = ("*",)
+    return [
+        TreeQuery(
+            tree=tree,
+            to=to,
+            columns=tuple(columns),
+            patterns=patterns,
+            typenames=typenames,
+            computed=tuple(computed),
+            cut=None if query.cut is None else _unaliased(query.cut, aliases),
+            optional=query.fail_on_missing_trees is False,
+        )
+        for tree, to in pairs
+    ]
+
+
+def _several(value: str | list[str] | None) -> tuple[str, ...]:
+    return () if value is None else (value,) if isinstance(value, str) else tuple(value)
+
+
+class _Replace(ast.NodeTransformer):
+    def __init__(self, aliases: Mapping[str, str]) -> None:
+        self.aliases = aliases
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        if node.id not in self.aliases:
+            return node
+        rest = {name: text for name, text in self.aliases.items() if name != node.id}
+        return ast.parse(_unaliased(self.aliases[node.id], rest), mode="eval").body
+
+
+def _unaliased(text: str, aliases: Mapping[str, str]) -> str:
+    """An expression with its aliases put in; `ConfigError` if it isn't one."""
+    Expression(text)
+    if not aliases:
+        return text
+    return ast.unparse(_Replace(aliases).visit(ast.parse(text.strip(), mode="eval")))
+
+
+def python_source(selection: str) -> str:
+    """The source in a python selection; `ConfigError` unless it defines `run_query(path)`."""
+    try:
+        source = base64.b64decode(selection, validate=True).decode()
+        functions = [n.name for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)]
+    except (binascii.Error, UnicodeDecodeError):
+        raise ConfigError("a python selection is base64 of a function's source") from None
+    except (SyntaxError, ValueError) as problem:
+        raise ConfigError(f"the python selection can't be read: {problem}") from None
+    if FUNCTION not in functions:
+        raise ConfigError(f"a python selection defines {FUNCTION}(path)")
+    return source
+
+
+def check(codegen: str, selection: str) -> Any:
+    """What a selection asks for, or `ConfigError`."""
+    match codegen:
+        case "uproot-raw":
+            return raw_queries(selection)
+        case "python":
+            return python_source(selection)
+    raise ConfigError(f"codegen {codegen!r} is not one of {', '.join(CODEGENS)}")

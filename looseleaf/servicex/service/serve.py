@@ -1,0 +1,129 @@
+"""Starting the service: its folders, its keys, its address."""
+
+import fcntl
+import ipaddress
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+import yaml
+
+from looseleaf.errors import ConfigError
+from looseleaf.files import whole
+from looseleaf.records import FileRecord, read_catalogue
+from looseleaf.servicex.request import request_folder
+from looseleaf.servicex.service.app import make_app
+from looseleaf.servicex.service.auth import Keys, write_private
+from looseleaf.servicex.service.engine import Engine, Limits
+from looseleaf.servicex.service.state import State
+
+
+@dataclass(frozen=True)
+class Service:
+    """How a service is set up; `certificate` and `key` are the PEM files of TLS."""
+
+    volume: Path
+    subdir: str
+    state: Path
+    host: str = "127.0.0.1"
+    port: int = 5000
+    workers: int = 2
+    token: bool = True
+    certificate: Path | None = None
+    key: Path | None = None
+    catalogues: Sequence[Path] = ()
+    limits: Limits = field(default_factory=Limits)
+
+
+def serve(service: Service) -> None:
+    """Run the service until it is told to stop (SIGINT, SIGTERM).
+
+    What it needs to be asked stands in `<state>/servicex.yaml`, readable by its owner alone, as
+    the client wants it. Raises `ConfigError` for an address that is not safe, a folder that can't
+    be used, or a state that another service has.
+    """
+    _safe(service)
+    volume, state = _folders(service)
+    with open(state / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{state}: another service runs with this state") from None
+        keys = Keys.of(state / "keys.json") if service.token else None
+        datasets: dict[str, list[FileRecord]] = {}
+        for catalogue in service.catalogues:
+            datasets |= read_catalogue(catalogue)
+        listener = _listen(service)
+        scheme = "http" if service.certificate is None else "https"
+        name = f"[{service.host}]" if ":" in service.host else service.host
+        url = f"{scheme}://{name}:{listener.getsockname()[1]}"
+        engine = Engine(
+            State(state / "state.sqlite"), volume, service.subdir, service.workers, service.limits
+        )
+        config = uvicorn.Config(
+            make_app(engine, keys, datasets),
+            log_level="warning",
+            access_log=False,
+            ssl_certfile=service.certificate,
+            ssl_keyfile=service.key,
+        )
+        engine.start()
+        _tell_clients(state / "servicex.yaml", url, keys)
+        print(f"ServiceX at {url}; for clients: {state / 'servicex.yaml'}", flush=True)
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            engine.stop()
+
+
+def _safe(service: Service) -> None:
+    try:
+        here = ipaddress.ip_address(service.host).is_loopback
+    except ValueError:
+        here = service.host == "localhost"
+    if (service.certificate is None) != (service.key is None):
+        raise ConfigError("--certificate and --key come together")
+    if not here and not (service.token and service.certificate):
+        raise ConfigError(
+            f"--host {service.host}: others can reach this address, so it takes a token and TLS "
+            "(--certificate, --key); 127.0.0.1 is for this machine alone"
+        )
+
+
+def _folders(service: Service) -> tuple[Path, Path]:
+    root = request_folder(service.volume, service.subdir, "")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with whole(root / ".try"):
+            pass
+        (root / ".try").unlink()
+        os.listdir(root)
+    except OSError as problem:
+        raise ConfigError(f"{root}: the volume can't be used: {problem.strerror}") from None
+    try:
+        service.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        service.state.chmod(0o700)
+    except OSError as problem:
+        raise ConfigError(f"{service.state}: can't be used: {problem.strerror}") from None
+    return service.volume.resolve(), service.state.resolve()
+
+
+def _listen(service: Service) -> socket.socket:
+    family = socket.AF_INET6 if ":" in service.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((service.host, service.port))
+    except OSError as problem:
+        raise ConfigError(f"{service.host}:{service.port}: {problem.strerror}") from None
+    return listener
+
+
+def _tell_clients(path: Path, url: str, keys: Keys | None) -> None:
+    endpoint = {"endpoint": url, "name": "looseleaf"}
+    if keys is not None:
+        endpoint["token"] = keys.token
+    write_private(path, yaml.safe_dump({"api_endpoints": [endpoint]}))

@@ -1,0 +1,234 @@
+"""What the service knows: requests and their files, in SQLite."""
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS requests (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, title TEXT,
+    did TEXT NOT NULL, selection TEXT NOT NULL, codegen TEXT NOT NULL,
+    destination TEXT NOT NULL, format TEXT NOT NULL, status TEXT NOT NULL,
+    submitted TEXT NOT NULL, finished TEXT);
+CREATE TABLE IF NOT EXISTS files (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    request TEXT NOT NULL REFERENCES requests(id) ON DELETE CASCADE,
+    paths TEXT NOT NULL, output TEXT NOT NULL, status TEXT NOT NULL DEFAULT 'waiting',
+    tries INTEGER NOT NULL DEFAULT 0, not_before REAL NOT NULL DEFAULT 0,
+    created TEXT, result TEXT, error TEXT);
+CREATE INDEX IF NOT EXISTS files_of ON files (request, status);
+CREATE INDEX IF NOT EXISTS files_by_status ON files (status);
+CREATE TABLE IF NOT EXISTS clock (last TEXT NOT NULL);
+"""
+# the words of the protocol
+RUNNING, COMPLETE, CANCELED = "Running", "Complete", "Canceled"
+FATAL, BAD_DATASET = "Fatal", "Bad Dataset"
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """A file of a request: `status` is waiting, running, success, failure or canceled."""
+
+    number: int
+    request: str
+    paths: str
+    output: str
+    status: str
+    tries: int
+    created: str | None
+    result: dict[str, Any] | None
+    error: str | None
+
+
+FILE_COLUMNS = "number, request, paths, output, status, tries, created, result, error"
+
+
+def _file(row: Sequence[Any]) -> FileRow:
+    *head, result, error = row
+    return FileRow(*head, None if result is None else json.loads(result), error)
+
+
+def now() -> datetime:
+    """The time as the protocol has it: UTC without saying so."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def stamp(moment: datetime) -> str:
+    """A moment as text that sorts by time."""
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(UTC).replace(tzinfo=None)
+    return moment.isoformat(timespec="microseconds")
+
+
+class State:
+    """The requests of a service; every method is a transaction of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        self._db.executescript(SCHEMA)
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _rows(self, query: str, *values: Any) -> list[Any]:
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def submit(
+        self, request: dict[str, str | None], files: Sequence[tuple[str, str]], status: str
+    ) -> None:
+        """Take in a request and its files as (paths, output)."""
+        with self._change() as db:
+            columns = ", ".join(request)
+            places = ", ".join("?" * len(request))
+            db.execute(
+                f"INSERT INTO requests ({columns}, status, submitted) VALUES ({places}, ?, ?)",
+                (*request.values(), status, stamp(now())),
+            )
+            db.executemany(
+                "INSERT INTO files (request, paths, output) VALUES (?, ?, ?)",
+                [(request["id"], paths, output) for paths, output in files],
+            )
+
+    def recover(self) -> None:
+        """Files that were under way when the service ended are waiting again."""
+        with self._change() as db:
+            db.execute(
+                "UPDATE files SET status = 'waiting', tries = tries - 1 WHERE status = 'running'"
+            )
+
+    def requests(self) -> list[str]:
+        return [row[0] for row in self._rows("SELECT id FROM requests ORDER BY number")]
+
+    def request(self, request_id: str) -> dict[str, Any] | None:
+        """A request with its numbers of files, or None."""
+        with self._lock:
+            cursor = self._db.execute("SELECT * FROM requests WHERE id = ?", (request_id,))
+            row = cursor.fetchone()
+            if row is None:
+                return None
+            counts = dict(
+                self._rows(
+                    "SELECT status, count(*) FROM files WHERE request = ? GROUP BY status",
+                    request_id,
+                )
+            )
+        names = [column[0] for column in cursor.description]
+        return {**dict(zip(names, row, strict=True)), "files": counts}
+
+    def request_by_number(self, number: int) -> dict[str, Any] | None:
+        found = self._rows("SELECT id FROM requests WHERE number = ?", number)
+        return self.request(found[0][0]) if found else None
+
+    def files(self, request_id: str) -> list[FileRow]:
+        query = f"SELECT {FILE_COLUMNS} FROM files WHERE request = ? ORDER BY number"
+        return [_file(row) for row in self._rows(query, request_id)]
+
+    def results(self, request_id: str, later_than: str) -> list[FileRow]:
+        """The files that are done, in the order in which they were."""
+        query = (
+            f"SELECT {FILE_COLUMNS} FROM files WHERE request = ? AND created > ? ORDER BY created"
+        )
+        return [_file(row) for row in self._rows(query, request_id, later_than)]
+
+    def claim(self) -> FileRow | None:
+        """The next file to work on, now marked as running."""
+        with self._change() as db:
+            row = db.execute(
+                "UPDATE files SET status = 'running', tries = tries + 1 WHERE number = ("
+                "SELECT number FROM files WHERE status = 'waiting' AND not_before <= ? "
+                f"ORDER BY number LIMIT 1) RETURNING {FILE_COLUMNS}",
+                (time.time(),),
+            ).fetchone()
+        return None if row is None else _file(row)
+
+    def next_retry(self) -> float | None:
+        """Seconds until a file that failed is to be tried again."""
+        (first,) = self._rows("SELECT min(not_before) FROM files WHERE status = 'waiting'")[0]
+        return None if first is None else max(0.0, first - time.time())
+
+    def retry(self, number: int, after: float, error: str) -> None:
+        with self._change() as db:
+            db.execute(
+                "UPDATE files SET status = 'waiting', not_before = ?, error = ? "
+                "WHERE number = ? AND status = 'running'",
+                (time.time() + after, error, number),
+            )
+
+    def done(self, number: int, result: dict[str, Any] | None, error: str | None) -> bool:
+        """A file's end, success if there is a result; False if it was canceled meanwhile.
+
+        The time is later than that of every file before, which a client that asks for what is
+        later than the last one it saw relies on.
+        """
+        with self._change() as db:
+            last = db.execute("SELECT max(last) FROM clock").fetchone()[0]
+            created = stamp(now())
+            if last is not None and created <= last:
+                created = stamp(datetime.fromisoformat(last) + timedelta(microseconds=1))
+            db.execute("DELETE FROM clock")
+            db.execute("INSERT INTO clock VALUES (?)", (created,))
+            changed = db.execute(
+                "UPDATE files SET status = ?, created = ?, result = ?, error = ? "
+                "WHERE number = ? AND status = 'running'",
+                (
+                    "failure" if result is None else "success",
+                    created,
+                    None if result is None else json.dumps(result),
+                    error,
+                    number,
+                ),
+            )
+            return changed.rowcount == 1
+
+    @staticmethod
+    def _finish(db: sqlite3.Connection, request_id: str, status: str) -> None:
+        db.execute(
+            "UPDATE requests SET status = ?, finished = ? WHERE id = ? AND status = ?",
+            (status, stamp(now()), request_id, RUNNING),
+        )
+
+    def finish(self, request_id: str, status: str) -> None:
+        """End a request, unless it has ended."""
+        with self._change() as db:
+            self._finish(db, request_id, status)
+
+    def cancel(self, request_id: str) -> list[int]:
+        """Cancel what is not done yet; the numbers of the files that were under way."""
+        with self._change() as db:
+            under_way = db.execute(
+                "SELECT number FROM files WHERE request = ? AND status = 'running'", (request_id,)
+            ).fetchall()
+            db.execute(
+                "UPDATE files SET status = 'canceled' "
+                "WHERE request = ? AND status IN ('waiting', 'running')",
+                (request_id,),
+            )
+            self._finish(db, request_id, CANCELED)
+        return [row[0] for row in under_way]
+
+    def delete(self, request_id: str) -> None:
+        with self._change() as db:
+            db.execute("DELETE FROM requests WHERE id = ?", (request_id,))

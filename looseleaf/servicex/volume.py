@@ -1,0 +1,142 @@
+"""Results of a request on the volume: their names, which stand already, the manifest."""
+
+import os
+import re
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime
+from hashlib import sha1
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from looseleaf.errors import Shortfall
+from looseleaf.files import read_json, whole, write_json
+from looseleaf.records import MANIFEST_FORMAT
+from looseleaf.servicex.request import MANIFEST, Request, Source, request_folder
+from looseleaf.servicex.transform import FileResult
+
+LONGEST_NAME = 200
+
+
+def output_name(source: Source) -> str:
+    """A file name for the result that no two files of a request share.
+
+    The logical name with ':' for '/', as ServiceX names results, cut short where a file system
+    would refuse it.
+    """
+    name = source.record.name.strip("/").replace("/", ":")
+    if len(name) > LONGEST_NAME:
+        name = f"{sha1(name.encode()).hexdigest()}_{name[-LONGEST_NAME + 41 :]}"
+    return name
+
+
+def result_name(path: str, suffix: str) -> str:
+    """What the service calls the result of a file at `path` (replicas divided by commas): the end
+    of its path, and enough of a hash that no other file's result is called so, in characters that
+    neither a client nor a file system changes."""
+    first = urlsplit(path.split(",", maxsplit=1)[0]).path.strip("/").removesuffix(".root")
+    tail = re.sub(r"[^A-Za-z0-9._-]", "_", first)[-LONGEST_NAME + 40 :].lstrip(".")
+    return f"{tail}-{sha1(path.encode()).hexdigest()[:16]}{suffix}"
+
+
+def prepared(
+    request: Request, volume: str | Path, subdir: str
+) -> tuple[Path, dict[str, Any] | None]:
+    """The request's folder, without what an earlier run left half written, and the manifest if
+    the request is complete."""
+    folder = request_folder(volume, subdir, request.id)
+    manifest = complete_manifest(folder)
+    if manifest is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in folder.glob(".part-*"):
+            part.unlink()
+    return folder, manifest
+
+
+def complete_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a finished request, if every file that it lists stands with its size."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    manifest = read_json(path)
+    for file in manifest["files"]:
+        result = folder / file["output"]
+        if not result.is_file() or result.stat().st_size != file["bytes"]:
+            return None
+    return manifest
+
+
+def _key(request: Request, source: Source) -> str:
+    """What the result of one file depends on."""
+    return replace(request, sources=(source,)).id
+
+
+def remember(request: Request, folder: Path, result: FileResult) -> None:
+    """Write down, beside the result of a file, what it is."""
+    source = next(s for s in request.sources if s.record.name == result.source)
+    value = {"key": _key(request, source), "result": result.to_json()}
+    write_json(folder / f"{result.output}.json", value)
+
+
+def made_before(request: Request, folder: Path) -> dict[str, FileResult]:
+    """Results by source that this request or another left whole; another's are linked into
+    `folder`."""
+    found = {}
+    folders = [folder, *(path for path in folder.parent.iterdir() if path != folder)]
+    for source in request.sources:
+        output, key = output_name(source), _key(request, source)
+        for place in folders:
+            record = place / f"{output}.json"
+            value = read_json(record) if record.is_file() else {"key": None}
+            made = place / output
+            if value["key"] != key or not made.is_file():
+                continue
+            result = FileResult(**value["result"])
+            if made.stat().st_size != result.bytes:
+                continue
+            if place != folder:
+                with whole(folder / output) as part:
+                    part.unlink()
+                    _link(made, part)
+                remember(request, folder, result)
+            found[result.source] = result
+            break
+    return found
+
+
+def _link(path: Path, link: Path) -> None:
+    """A hard link, or a copy on a volume that has none."""
+    try:
+        os.link(path, link)
+    except OSError:
+        shutil.copyfile(path, link)
+
+
+def manifest_of(
+    request: Request, folder: Path, results: list[FileResult], backend: str
+) -> dict[str, Any]:
+    """The manifest of a request, written to its folder; `Shortfall` if a file has no result."""
+    missing = {source.record.name for source in request.sources} - {r.source for r in results}
+    if missing:
+        raise Shortfall(f"transform {request.id}: no result for {', '.join(sorted(missing))}")
+    manifest = {
+        "format": MANIFEST_FORMAT,
+        "request_id": request.id,
+        "request": request.identity(),
+        "dataset": request.dataset,
+        "backend": backend,
+        "folder": str(folder),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "totals": {
+            "files": len(results),
+            "bytes": sum(result.bytes for result in results),
+            "events_in": sum(result.events_in for result in results),
+            "events_out": sum(result.events_out for result in results),
+            "sum_of_weights_in": sum(result.sum_of_weights_in for result in results),
+            "sum_of_weights_out": sum(result.sum_of_weights_out for result in results),
+        },
+        "files": [result.to_json() for result in results],
+    }
+    write_json(folder / MANIFEST, manifest)
+    return manifest

@@ -1,0 +1,289 @@
+"""The remote backend: a ServiceX's results are those of the embedded backend, also after kills."""
+
+import base64
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uproot
+import yaml
+from conftest import Snakemake
+from samples import qcd, sample, skimmed
+from service import Service, run
+
+from looseleaf.errors import ConfigError, ServiceFailed, Shortfall
+from looseleaf.files import read_json
+from looseleaf.servicex.embedded import transform as embedded
+from looseleaf.servicex.remote import Endpoint, transform
+from looseleaf.servicex.request import Request, request_from_das
+
+COLUMNS = ["run", "luminosityBlock", "event", "genWeight", "Muon_pt", "Muon_charge", "MET_pt|PFMET"]
+CUT = "(nMuon > 0) & (MET_pt > 5)"
+KILLS = 3
+
+
+@pytest.fixture(scope="module")
+def das(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A looked-up dataset of four files."""
+    folder = tmp_path_factory.mktemp("input")
+    skimmed(folder, "q", {"q": qcd(4000, files=4)}, COLUMNS, None)
+    return folder / "q.das.json"
+
+
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    with Service(tmp_path / "service") as it:
+        # the client looks for servicex.yaml from the working folder upwards
+        monkeypatch.chdir(it.state)
+        yield it
+
+
+def wanted(das: Path, cut: str | None = CUT, columns: list[str] = COLUMNS) -> Request:
+    return request_from_das(das, columns, cut, "root-file", "test", [])
+
+
+def mounted(service: Service) -> Endpoint:
+    return Endpoint(mount=service.volume / "transforms")
+
+
+def asked(request: Request, folder: Path, endpoint: Endpoint) -> dict[str, Any]:
+    transform(request, folder / "volume", "sub", folder / "out.json", endpoint, "q")
+    return read_json(folder / "out.json")
+
+
+def content(manifest: dict[str, Any]) -> Any:
+    """What a request came to, apart from when and where it was carried out."""
+    told = [
+        {k: v for k, v in file.items() if k not in ("bytes", "adler32", "uuid", "cost")}
+        for file in manifest["files"]
+    ]
+    for file in told:
+        # a skim in between has an identity of its own
+        del file["source_uuid"]
+    totals = {k: v for k, v in manifest["totals"].items() if k != "bytes"}
+    paths = [Path(manifest["folder"]) / file["output"] for file in manifest["files"]]
+    events = [uproot.open(path)["Events"].arrays() for path in paths]
+    return told, totals, [{name: a[name].to_list() for name in sorted(a.fields)} for a in events]
+
+
+def undisturbed(request: Request, folder: Path) -> Any:
+    embedded(request, folder / "embedded", "sub", folder / "embedded.json", 1, "q")
+    return content(read_json(folder / "embedded.json"))
+
+
+@pytest.mark.parametrize("destination", ["volume", "object-store"])
+def test_remote_and_embedded_come_to_the_same(
+    service: Service, das: Path, tmp_path: Path, destination: str
+) -> None:
+    endpoint = mounted(service) if destination == "volume" else Endpoint()
+    manifest = asked(wanted(das), tmp_path, endpoint)
+    assert content(manifest) == undisturbed(wanted(das), tmp_path)
+    assert manifest["backend"] == "remote"
+    assert manifest["request_id"] == wanted(das).id
+    (only,) = run(service.adapter.get_transforms())
+    assert only.result_destination == destination
+    names = {path.name for path in Path(manifest["folder"]).iterdir()}
+    outputs = {file["output"] for file in manifest["files"]}
+    assert names == outputs | {f"{name}.json" for name in outputs} | {"manifest.json"}
+
+
+def test_nothing_selected_keeps_the_normalisation(
+    service: Service, das: Path, tmp_path: Path
+) -> None:
+    manifest = asked(wanted(das, "MET_pt < 0"), tmp_path, mounted(service))
+    assert manifest["totals"]["events_out"] == 0
+    assert content(manifest) == undisturbed(wanted(das, "MET_pt < 0"), tmp_path)
+
+
+def test_luminosity_sections_and_eft_sums_travel(service: Service, tmp_path: Path) -> None:
+    columns = [*COLUMNS, "EFTfitCoefficients"]
+    declared = {"e": sample("eft", 900, files=1, wc_names=["a"])}
+    skimmed(tmp_path / "eft", "e", declared, columns, None)
+    request = wanted(tmp_path / "eft/e.das.json", CUT, columns)
+    manifest = asked(request, tmp_path, mounted(service))
+    assert len(manifest["files"][0]["eft_sums_in"]) == 3
+    assert content(manifest) == undisturbed(request, tmp_path)
+
+
+def test_a_complete_request_is_not_asked_again(service: Service, das: Path, tmp_path: Path) -> None:
+    first = asked(wanted(das), tmp_path, mounted(service))
+    service.kill()
+    assert asked(wanted(das), tmp_path, mounted(service)) == first
+
+
+def test_a_file_without_result_is_named_and_the_rest_is_kept(
+    service: Service, das: Path, tmp_path: Path
+) -> None:
+    request = wanted(das)
+    gone = Path(request.sources[2].urls[0])
+    aside = gone.rename(tmp_path / "aside.root")
+    try:
+        with pytest.raises(Shortfall, match=f"no result for 1 of 4 files.*{gone.name}"):
+            asked(request, tmp_path, mounted(service))
+        assert not (tmp_path / "out.json").exists()
+    finally:
+        aside.rename(gone)
+    manifest = asked(request, tmp_path, mounted(service))
+    assert content(manifest) == undisturbed(request, tmp_path)
+    transforms = run(service.adapter.get_transforms())
+    assert [status.files for status in transforms] == [4, 1]
+
+
+def test_results_that_have_gone_are_asked_for_again(
+    service: Service, das: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("looseleaf.servicex.remote.VISIBLE", 0.0)
+    request = wanted(das)
+    elsewhere = Endpoint(mount=tmp_path / "elsewhere")
+    with pytest.raises(Shortfall, match=r"elsewhere \(servicex\.mount\)"):
+        asked(request, tmp_path, elsewhere)
+    asked(request, tmp_path, mounted(service))
+    assert len(run(service.adapter.get_transforms())) == 2
+
+
+def test_flat_names_of_upstream_come_with_a_warning(
+    service: Service,
+    das: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    request = wanted(das)
+    asked(request, tmp_path / "first", mounted(service))
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    (made,) = (service.volume / "transforms").iterdir()
+    for path in made.glob("*.root"):
+        path.rename(flat / path.name)
+    again = asked(request, tmp_path / "second", Endpoint(mount=flat))
+    assert "keeps no folder for each request" in capsys.readouterr().err
+    assert content(again) == undisturbed(request, tmp_path)
+
+
+def test_what_is_the_matter_with_an_endpoint(
+    service: Service, das: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=r"servicex\.endpoint: 'other' is not in .*: looseleaf"):
+        asked(wanted(das), tmp_path, Endpoint("other"))
+    value = yaml.safe_load(service.client_config.read_text())
+    value["api_endpoints"][0]["token"] = "wrong"
+    (tmp_path / "servicex.yaml").write_text(yaml.safe_dump(value))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ServiceFailed, match="the token was refused"):
+        asked(wanted(das), tmp_path, Endpoint())
+
+
+def test_a_canceled_request_is_told_and_asked_again(
+    service: Service, das: Path, tmp_path: Path
+) -> None:
+    title = f"looseleaf {wanted(das).id} volume"
+    old = service.submit(file_list=["/a.root"], selection='[{"treename": "x"}]', title=title)
+    run(service.adapter.cancel_transform(old))
+    manifest = asked(wanted(das), tmp_path, mounted(service))
+    assert content(manifest) == undisturbed(wanted(das), tmp_path)
+
+
+CLIENT = """
+import sys
+from pathlib import Path
+from looseleaf.servicex.remote import Endpoint, transform
+from looseleaf.servicex.request import request_from_das
+das, folder, mount, cut, *columns = sys.argv[1:]
+request = request_from_das(das, columns, cut, "root-file", "test", [])
+endpoint = Endpoint(mount=Path(mount))
+transform(request, f"{folder}/volume", "sub", f"{folder}/out.json", endpoint, "q")
+"""
+
+
+def client(das: Path, folder: Path, service: Service) -> "subprocess.Popen[bytes]":
+    mount = str(service.volume / "transforms")
+    arguments = [str(das), str(folder), mount, CUT, *COLUMNS]
+    return subprocess.Popen([sys.executable, "-c", CLIENT, *arguments], cwd=service.state)
+
+
+def strike(service: Service, victim: str, asking: "subprocess.Popen[bytes]") -> None:
+    """kill -9 the service (and start it again), one of its workers, or the client."""
+    if victim == "service":
+        service.kill()
+        service.start()
+    elif victim == "client":
+        asking.kill()
+    else:
+        for pid in service.workers()[:1]:
+            os.kill(pid, signal.SIGKILL)
+
+
+def disturbed(das: Path, folder: Path, service: Service, kills: int, seed: int) -> Any:
+    """What a request comes to that is disturbed so many times, at random moments."""
+    chance = random.Random(seed)
+    asking = client(das, folder, service)
+    for _ in range(kills):
+        # a moment of a run that takes a few seconds; not a wait for something
+        threading.Event().wait(chance.uniform(0, 2))
+        strike(service, chance.choice(["service", "worker", "client"]), asking)
+        if asking.poll() is not None:
+            asking = client(das, folder, service)
+    while asking.wait(300) != 0:
+        asking = client(das, folder, service)
+    return content(read_json(folder / "out.json"))
+
+
+def test_kills_at_random_change_nothing(service: Service, das: Path, tmp_path: Path) -> None:
+    assert disturbed(das, tmp_path, service, KILLS, seed=1) == undisturbed(wanted(das), tmp_path)
+    assert not list(tmp_path.rglob(".part-*"))
+
+
+@pytest.mark.parametrize("victim", ["service", "worker", "client"])
+def test_a_kill_while_files_are_written(
+    service: Service, das: Path, tmp_path: Path, victim: str
+) -> None:
+    asking = client(das, tmp_path, service)
+    # as soon as the service has taken the request in
+    while not list((service.volume / "transforms").glob("*-*")):
+        assert asking.poll() is None
+    strike(service, victim, asking)
+    if victim == "client":
+        asking.wait()
+        asking = client(das, tmp_path, service)
+    assert asking.wait(300) == 0
+    assert content(read_json(tmp_path / "out.json")) == undisturbed(wanted(das), tmp_path)
+    # taken up, not asked for twice
+    assert len(run(service.adapter.get_transforms())) == 1
+
+
+def test_interrupting_the_client_cancels(service: Service, das: Path, tmp_path: Path) -> None:
+    # the only way to a request that is surely not done yet: its workers have something else to do
+    body = "def run_query(path):\n    import time; time.sleep(600)"
+    busy = [wanted(das).sources[0].urls[0], wanted(das).sources[1].urls[0]]
+    source = base64.b64encode(body.encode()).decode()
+    service.submit(file_list=busy, codegen="python", selection=source)
+    asking = client(das, tmp_path, service)
+    while len(run(service.adapter.get_transforms())) < 2:
+        assert asking.poll() is None
+    asking.send_signal(signal.SIGINT)
+    assert asking.wait(60) != 0
+    assert run(service.adapter.get_transforms())[1].status == "Canceled"
+
+
+def test_the_workflow_asks_a_remote_servicex(
+    service: Service, snakemake: Snakemake, tmp_path: Path
+) -> None:
+    (tmp_path / "servicex.yaml").write_text(service.client_config.read_text())
+    skim = {"backend": "remote", "mount": str(service.volume / "transforms")}
+    override = {"samples": {"scale": 0.01}, "servicex": skim}
+    target = "results/servicex/WJetsToLNu.json"
+    done = snakemake("--cores", "1", target, override=override)
+    assert done.status == 0, done.text
+    manifest = read_json(tmp_path / target)
+    assert manifest["backend"] == "remote"
+    assert manifest["totals"]["events_in"] > manifest["totals"]["events_out"] > 0
+    # who carries it out is no reason to make it again
+    again = snakemake("-n", target, override={"samples": {"scale": 0.01}})
+    assert "Nothing to be done" in again.text
