@@ -57,6 +57,8 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise DataFileError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise DataFileError(f"{path}: is a folder") from None
     except ValueError as problem:
         raise DataFileError(f"{path}: not valid JSON ({problem})") from None
 

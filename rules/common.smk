@@ -142,7 +142,7 @@ def dataset_catalogues(wildcards):
 def whom_to_ask(wildcards):
     """The backend of a dataset's lookup, and its instance where there are several."""
     declared = SETTINGS.datasets[wildcards.dataset]
-    if "sample" in declared or "files" in declared:
+    if {"sample", "files", "listed"} & set(declared):
         return canonical({"backend": "catalogue"})
     return canonical({key: config["das"][key] for key in ("backend", "instance")})
 

@@ -3,10 +3,12 @@ stand-in for dasgoclient that prints what the real one prints."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -17,9 +19,10 @@ from grid import VOMS_TOOL, Authority, need
 from looseleaf.command import main
 from looseleaf.das import dasgoclient as dasgoclient_module
 from looseleaf.das.ask import BACKENDS, Asking, ask
-from looseleaf.das.dasgoclient import answer_of
+from looseleaf.das.dasgoclient import answer_of, records_in
 from looseleaf.das.notebook import das
 from looseleaf.das.problems import (
+    CutOff,
     NoCredential,
     QueryWrong,
     RucioFailed,
@@ -452,7 +455,7 @@ def test_other_shapes_of_the_same_answer(standin: StandIn, text: str) -> None:
     [
         ("", 0, "", LookupFailed, "dasgoclient (prod/global) lists no file for it"),
         ("[\n]\n", 0, "", LookupFailed, "dasgoclient (prod/global) lists no file for it"),
-        (LISTED[:300], 0, "", Transient, "the answer is cut off or damaged after 300 characters"),
+        (LISTED[:300], 0, "", CutOff, "the answer is cut off or damaged after 300 characters"),
         (
             LISTED + "ERROR: das exit with code: 2, error: DBS upstream error\n",
             0,
@@ -485,7 +488,7 @@ def test_how_dasgoclient_fails(
     assert type(problem.value) is kind
     assert message in str(problem.value)
     # only what may pass is tried again
-    assert len(standin.calls) == (3 if kind is Transient else 1)
+    assert len(standin.calls) == (3 if issubclass(kind, Transient) else 1)
 
 
 def test_a_transient_failure_passes(standin: StandIn) -> None:
@@ -517,3 +520,46 @@ def test_a_dasgoclient_that_cannot_be_run(standin: StandIn) -> None:
 def test_a_query_knows_its_pattern() -> None:
     assert parse("file dataset=/A*/B/C").wild
     assert not Query("", "file", "/A/B/C").wild
+
+
+@pytest.mark.parametrize(
+    ("output", "status"),
+    [
+        ("open {secret}: permission denied", 0),
+        ('[{{"file": [{{"size": "{secret}"}}]}}]', 0),
+        ('[{{"file": [{{"error": "{secret}"}}]}}]', 0),
+        ("[]\nERROR: {secret} is not valid", 15),
+    ],
+)
+def test_no_message_holds_a_secret_that_dasgoclient_printed(output: str, status: int) -> None:
+    for used in (Credential(proxy="/home/a/x509up_u7"), Credential(token="t" * 600)):
+        secret = used.proxy or used.token
+        assert secret is not None
+        with pytest.raises(LookupFailed) as problem:
+            records_in(
+                "file", answer_of(output.format(secret=secret), secret, status, "it", used), ""
+            )
+        assert secret[:50] not in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    "output", ['{"data": null}', '[{"file": null}]', '[{"file": ["x"]}]', '[{"file": {}}]']
+)
+def test_answers_of_another_shape_are_told_as_that(output: str) -> None:
+    with pytest.raises(ServiceFailed):
+        records_in("file", answer_of(output, "", 0, "it", Credential()), "")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"backend": "dbss"}, "backend 'dbss': should be one of dasgoclient, dbs"),
+        ({"catalogues": "x.json"}, "catalogues 'x.json': should be a list of files"),
+        ({"parallel": 0}, "parallel 0: should be more than 0"),
+        ({"timeout": 0}, "timeout 0: should be more than 0"),
+        ({"host": "http://cmsweb.cern.ch"}, "should be an https:// address"),
+    ],
+)
+def test_nobody_is_asked_in_a_way_that_is_none(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(LookupFailed, match=re.escape(message)):
+        Asking(**wrong)

@@ -15,7 +15,7 @@ from grid import EXPIRED, VOMS_TOOL, Authority, DbsHandler, DbsServer, dbs_row, 
 from looseleaf.das import dbs as dbs_module
 from looseleaf.das.ask import Asking, ask, choose, records_of
 from looseleaf.das.lookup import lookup
-from looseleaf.das.problems import NoCredential, ServiceFailed, Transient
+from looseleaf.das.problems import CutOff, NoCredential, ServiceFailed, Transient
 from looseleaf.das.proxy import MAKE_ONE
 from looseleaf.das.query import parse
 from looseleaf.das.records import BlockRecord, LumiRecord, SummaryRecord
@@ -178,7 +178,10 @@ def test_a_connection_that_breaks_off_is_tried_again(server: DbsServer, asking: 
 )
 def test_an_answer_that_is_cut_off(server: DbsServer, asking: Asking, text: str) -> None:
     server.faults = [lambda handler: handler.answer(text)]
-    assert "the answer is cut off or damaged after" in refusal(Transient, asking)
+    assert len(ask(parse(FILES), asking).records["/A/B/C"]) == 2
+    server.faults = [lambda handler: handler.answer(text)] * 9
+    assert "the answer is cut off or damaged after" in refusal(CutOff, asking)
+    assert len(server.asked) == 2 + 3
 
 
 def test_an_answer_that_never_comes(server: DbsServer, asking: Asking) -> None:
@@ -300,6 +303,8 @@ def test_a_pattern_that_matches_nothing(server: DbsServer, asking: Asking) -> No
         (["/X/Summer16-a-v1/SIM", "/X/Fall17-a-v1/SIM"], "campaigns or years"),
         (["/X/Run2017F-a-v1/SIM", "/X/Run2018A-a-v1/SIM"], "campaigns or years"),
         (["/X/Fall17-a-v1/SIM", "/X/Fall17-a-v2/SIM"], "versions of the same dataset"),
+        (["/X/Fall17-a-v1/SIM", "/X/Fall17-b-v1/SIM"], "processings"),
+        (["/X/Run2018A-UL-v1/SIM", "/X/Run2018B-Nano-v1/SIM"], "processings"),
         (["/X/Fall17-a-v1/SIM", "/X2/Fall17-a-v1/SIM"], "primary datasets"),
         (["/X/Fall17-a-v1/SIM", "/X/Fall17-a-v1/AODSIM"], "tiers"),
     ],

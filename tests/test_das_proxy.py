@@ -122,6 +122,21 @@ def test_a_token_file_that_is_not_there(tmp_path: Path) -> None:
         credential({"BEARER_TOKEN_FILE": str(tmp_path / "none")})
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"-----BEGIN KEY-----\nSECRET\n", b"\xff\xfe\x00", b"two words"]
+)
+def test_a_token_file_that_holds_something_else(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "token").write_bytes(content)
+    with pytest.raises(NoCredential, match="what BEARER_TOKEN_FILE gives is no token") as problem:
+        credential({"BEARER_TOKEN_FILE": str(tmp_path / "token")})
+    assert "SECRET" not in str(problem.value)
+
+
+def test_a_token_of_a_date_beyond_all() -> None:
+    far = token(exp=1e300)
+    assert credential({"BEARER_TOKEN": far}).token == far
+
+
 def test_where_authorities_are_looked_for(tmp_path: Path) -> None:
     assert certificates({"X509_CERT_DIR": str(tmp_path)}) == str(tmp_path)
 

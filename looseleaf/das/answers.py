@@ -3,13 +3,13 @@
 import json
 from typing import Any
 
-from looseleaf.das.problems import ServiceFailed, Transient
+from looseleaf.das.problems import CutOff, ServiceFailed
 
 
 def rows_of(text: str, source: str) -> list[dict[str, Any]]:
     """The objects of an answer: a JSON list, one JSON object, or an object on each line.
 
-    Raises `Transient` if the answer breaks off, `ServiceFailed` if it is of another kind.
+    Raises `CutOff` if the answer breaks off, `ServiceFailed` if it is of another kind.
     """
     text = text.strip()
     if not text:
@@ -23,7 +23,7 @@ def rows_of(text: str, source: str) -> list[dict[str, Any]]:
         try:
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
         except ValueError:
-            raise Transient(
+            raise CutOff(
                 f"{source}: the answer is cut off or damaged after {len(text)} characters, at "
                 f"{text[-60:]!r}"
             ) from None

@@ -54,6 +54,15 @@ class Asking:
     catalogues: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        if self.backend not in (*BACKENDS, "auto"):
+            raise QueryWrong(
+                f"backend {self.backend!r}: should be one of {', '.join(BACKENDS)}, auto"
+            )
+        if isinstance(self.catalogues, str):
+            raise QueryWrong(f"catalogues {self.catalogues!r}: should be a list of files")
+        for name in ("timeout", "tries", "parallel"):
+            if not getattr(self, name) > 0:
+                raise QueryWrong(f"{name} {getattr(self, name)!r}: should be more than 0")
         if not self.host.startswith("https://"):
             raise QueryWrong(f"host {self.host!r}: should be an https:// address")
         if not INSTANCE.fullmatch(self.instance):

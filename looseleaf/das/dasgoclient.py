@@ -77,7 +77,7 @@ class Dasgoclient:
             wait=wait_exponential(BACKOFF),
             reraise=True,
         )
-        return _of(field, patiently(self._run, query), status)
+        return records_in(field, patiently(self._run, query), status)
 
     def _run(self, query: str) -> list[dict[str, Any]]:
         asked = f"dasgoclient {query!r}"
@@ -93,7 +93,8 @@ class Dasgoclient:
                 command,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 timeout=self.timeout,
                 check=False,
             )
@@ -114,6 +115,7 @@ def answer_of(
 
     Raises `NoCredential`, `ServiceFailed` or `Transient`.
     """
+    output, errors = used.without_secrets(output), used.without_secrets(errors)
     lines = output.splitlines()
     json_lines = [line for line in lines if not line.startswith(("ERROR", "WARNING"))]
     complaint = next((line for line in lines if line.startswith("ERROR")), "")
@@ -123,20 +125,22 @@ def answer_of(
     if status != 0:
         # the reason is before a trace of what the program was doing
         said = complaint or next((s for s in [*errors.splitlines(), *lines] if s.strip()), "")
-        reason = used.without_secrets(said.strip()[:300]) or "no reason given"
-        raise _failure(status, f"{asked} ended with {status}: {reason}", output + errors)
+        reason = said.strip()[:300] or "no reason given"
+        raise _failure(status, f"{asked} ended with {status}: {reason}", complaint + errors)
     for line in lines:
         if line.startswith("WARNING"):
-            print(f"dasgoclient: {used.without_secrets(line)}", file=sys.stderr)
+            print(f"dasgoclient: {line}", file=sys.stderr)
     rows = rows_of("\n".join(json_lines), asked)
-    # -format json, which some set by an alias, has the list under `data`
+    # as -format json has it
     if len(rows) == 1 and "data" in rows[0]:
         rows = rows[0]["data"]
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise ServiceFailed(f"{asked}: its `data` is no list of records")
     for row in rows:
         for value in row.values():
             part = value[0] if isinstance(value, list) and value else value
             if isinstance(part, dict) and part.get("error"):
-                reason = used.without_secrets(str(part["error"]))[:300]
+                reason = str(part["error"])[:300]
                 raise _failure(1, f"{asked}: {reason}", reason)
     return rows
 
@@ -149,7 +153,8 @@ def _failure(status: int, message: str, said: str) -> Exception:
     return RucioFailed(message) if status == 4 else ServiceFailed(message)
 
 
-def _of(field: str, rows: list[dict[str, Any]], status: str) -> list[Record]:
+def records_in(field: str, rows: list[dict[str, Any]], status: str) -> list[Record]:
+    """The records in rows that `answer_of` gave; `ServiceFailed` if a row is none."""
     source = "dasgoclient"
     parts = [_part(row, field.partition(",")[0]) for row in rows]
     match field:
@@ -194,10 +199,10 @@ def _of(field: str, rows: list[dict[str, Any]], status: str) -> list[Record]:
 
 def _part(row: dict[str, Any], key: str) -> dict[str, Any]:
     """What a record says of a file, a run, ...: the first of a list."""
-    try:
-        return row[key][0]
-    except (KeyError, IndexError):
-        raise ServiceFailed(f"dasgoclient: a record without {key}") from None
+    values = row.get(key)
+    if not isinstance(values, list) or not values or not isinstance(values[0], dict):
+        raise ServiceFailed(f"dasgoclient: a record without {key}")
+    return values[0]
 
 
 def _percent(text: str | None) -> float | None:

@@ -1,14 +1,16 @@
 """The backend `dbs`: the DBS reader over HTTPS, with a proxy or a token and no other program."""
 
+import math
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
 import urllib3
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from looseleaf.das.answers import rows_of
-from looseleaf.das.problems import NoCredential, ServiceFailed, Transient
+from looseleaf.das.problems import CutOff, NoCredential, ServiceFailed, Transient
 from looseleaf.das.proxy import MAKE_ONE, Credential, certificates, credential
 from looseleaf.das.records import (
     BlockRecord,
@@ -74,18 +76,30 @@ class Dbs:
                 redirect=False,
                 other=0,
                 backoff_factor=BACKOFF,
+                # a server may ask for a pause of hours
+                retry_after_max=math.ceil(self.timeout),
                 status_forcelist=TRANSIENT,
                 raise_on_status=False,
             ),
         )
 
     def _get(self, api: str, **parameters: str) -> list[dict[str, Any]]:
+        """The rows of an answer; one that comes whole but is cut off is asked for again."""
+        patiently = Retrying(
+            retry=retry_if_exception_type(CutOff),
+            stop=stop_after_attempt(self.tries),
+            wait=wait_exponential(BACKOFF),
+            reraise=True,
+        )
+        return patiently(self._get_once, api, **parameters)
+
+    def _get_once(self, api: str, **parameters: str) -> list[dict[str, Any]]:
         asked = f"DBS {api} of {next(iter(parameters.values()))}"
         try:
             answer = self._pool.request("GET", f"{self.base}/{api}/", fields=parameters)
         except urllib3.exceptions.HTTPError as problem:
             raise self._told(problem, asked) from None
-        body = answer.data.decode(errors="replace")
+        body = self._credential.without_secrets(answer.data.decode(errors="replace"))
         if answer.status != 200:
             raise self._refused(answer.status, body, asked)
         rows = rows_of(body, asked)
@@ -102,7 +116,6 @@ class Dbs:
             reason = str(told.get("message") or words or "")
         except (ServiceFailed, IndexError):
             reason = body.strip()[:200]
-        reason = self._credential.without_secrets(reason)
         if status in (401, 403):
             return NoCredential(
                 f"{asked}: {self.base} does not accept who asks ({status}: {reason}); is the "

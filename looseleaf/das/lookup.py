@@ -38,7 +38,7 @@ def check_kindred(pattern: str, datasets: Sequence[str]) -> None:
     """Refuse a pattern whose datasets can't be one: they would be weighted or counted wrongly.
 
     They may be parts (extensions of a simulation, eras of a year of data) of one primary dataset
-    and tier; not another campaign or year, and not two versions of the same.
+    and tier; not of another campaign, year or processing, nor two versions of the same.
     """
     parts = [name.strip("/").split("/") for name in datasets]
     # Run2018A of data is of the year 2018; the era of simulation is its campaign
@@ -48,6 +48,8 @@ def check_kindred(pattern: str, datasets: Sequence[str]) -> None:
         "primary datasets": {part[0] for part in parts},
         "tiers": {part[2] for part in parts},
         "campaigns or years": set(campaigns),
+        # what was done to the same events, without the number of an extension
+        "processings": {re.sub(r"_ext\d+", "", name.partition("-")[2]) for name in unversioned},
     }
     problem = next((what for what, found in differing.items() if len(found) > 1), None)
     if problem is None and len(set(unversioned)) < len(unversioned):

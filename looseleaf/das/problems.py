@@ -25,6 +25,10 @@ class Transient(ServiceFailed):
     """A failure that may pass when asked again: a time-out, an overloaded service."""
 
 
+class CutOff(Transient):
+    """An answer that breaks off, though the connection did not."""
+
+
 class RucioFailed(ServiceFailed):
     """Rucio refused or broke off."""
 

@@ -7,6 +7,7 @@ with anything from a TLS alert to an empty list. No message holds the path of a 
 import base64
 import json
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -164,17 +165,26 @@ def _hours(span: timedelta) -> str:
 
 
 def _token(environment: Mapping[str, str]) -> str | None:
-    if environment.get("BEARER_TOKEN"):
-        return environment["BEARER_TOKEN"].strip()
-    if environment.get("BEARER_TOKEN_FILE"):
+    named = next((n for n in ("BEARER_TOKEN", "BEARER_TOKEN_FILE") if environment.get(n)), None)
+    if named is None:
+        return None
+    token = environment[named]
+    if named == "BEARER_TOKEN_FILE":
         try:
-            return Path(environment["BEARER_TOKEN_FILE"]).read_text().strip()
+            token = Path(token).read_text(errors="replace")
         except OSError as problem:
             raise NoCredential(
                 f"no token: the file that BEARER_TOKEN_FILE names can't be read "
                 f"({problem.strerror}); get a new one, or unset BEARER_TOKEN_FILE to use a proxy"
             ) from None
-    return None
+    token = token.strip()
+    # whatever else the file is, it must not go out as a header, nor into a message
+    if not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", token):
+        raise NoCredential(
+            f"what {named} gives is no token (one word of letters, digits and -._~+/=); get a new "
+            f"one, or unset {named} to use a proxy"
+        )
+    return token
 
 
 def _check_token(token: str) -> None:
@@ -183,7 +193,7 @@ def _check_token(token: str) -> None:
         body = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
         end = datetime.fromtimestamp(claims["exp"], UTC)
-    except (IndexError, ValueError, KeyError, TypeError):
+    except (IndexError, ValueError, KeyError, TypeError, OverflowError):
         return
     if end <= datetime.now(UTC):
         raise NoCredential(

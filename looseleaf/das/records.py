@@ -61,7 +61,8 @@ def whole_number(row: Mapping[str, Any], key: str, source: str) -> int | None:
     value = row.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole:
         raise ServiceFailed(f"{source}: {key} is {value!r}, not a whole number")
     if value < 0:
         raise ServiceFailed(f"{source}: {key} is {value!r}")

@@ -236,7 +236,6 @@ def table(answer: Answer) -> "pd.DataFrame":
     if query.functions:
         return pd.DataFrame([{f"{f.name}({f.key})": aggregate(f, rows) for f in query.functions}])
     frame = pd.DataFrame([{key: row[key] for key in _shown(query, row) or row} for row in rows])
-    several = len({key.partition(".")[0] for key in frame.columns}) > 1
     known = [key for key in frame.columns if key in COUNTS]
     frame = frame.astype(dict.fromkeys(known, "Int64"))
     if "file.is_file_valid" in frame.columns:
