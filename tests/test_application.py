@@ -12,7 +12,7 @@ import uproot
 import yaml
 from conftest import REPO
 from samples import sample, skimmed
-from test_fakerate import vertices
+from test_fakerate import loose_muons, vertices
 
 from looseleaf.fakerate.application import ApplicationProcessor
 from looseleaf.objects.columns import analysis_columns
@@ -59,12 +59,7 @@ def muons(fileset: Fileset) -> dict[str, np.ndarray]:
     """The only loose muon of the events with just one."""
     (file,) = fileset.files
     e = uproot.open(file.url)["Events"].arrays()
-    loose = (
-        (e.Muon_pt > 10) & (abs(e.Muon_eta) < 2.4) & (abs(e.Muon_dxy) < 0.05)
-        & (abs(e.Muon_dz) < 0.1) & (e.Muon_sip3d < 4) & e.Muon_mediumId
-        & (e.Muon_ptErr / e.Muon_pt < 0.2) & (e.Muon_tightCharge == 2)
-        & (e.Muon_miniPFRelIso_all < 0.4)
-    )  # fmt: skip
+    loose = loose_muons(e)
     e, loose = e[ak.sum(loose, axis=1) == 1], loose[ak.sum(loose, axis=1) == 1]
     names = ("pt", "eta", "jetRelIso", "jetPtRelv2", "miniPFRelIso_all", "genPartFlav")
     found = {name: ak.to_numpy(e[f"Muon_{name}"][loose][:, 0]) for name in names}

@@ -84,7 +84,7 @@ def server(authority: Authority) -> Iterator[TlsServer]:
     """One for all tests: the client reads its configuration once."""
     authority.proxy("x509up", "-hours", "24")
     server = TlsServer(RucioHandler, authority)
-    # a certificate opens the session, its token does the rest
+    # a certificate is shown once, its token does the rest
     server.context.verify_mode = ssl.CERT_OPTIONAL
     home = authority.folder / "rucio"
     (home / "etc").mkdir(parents=True)

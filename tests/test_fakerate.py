@@ -51,6 +51,16 @@ def result(fileset: Fileset, is_data: bool = False, **changes: Any) -> dict[str,
     return process_task(processor, chunks, {**fileset.metadata, "data": is_data})[0]
 
 
+def loose_muons(e: ak.Array) -> ak.Array:
+    """The working point `loose` of muons, as a mask over plain branches."""
+    return (
+        (e.Muon_pt > 10) & (abs(e.Muon_eta) < 2.4) & (abs(e.Muon_dxy) < 0.05)
+        & (abs(e.Muon_dz) < 0.1) & (e.Muon_sip3d < 4) & e.Muon_mediumId
+        & (e.Muon_ptErr / e.Muon_pt < 0.2) & (e.Muon_tightCharge == 2)
+        & (e.Muon_miniPFRelIso_all < 0.4)
+    )  # fmt: skip
+
+
 def region(fileset: Fileset, away_pt: float, npvs: int = -1) -> dict[str, np.ndarray]:
     """Branches of the loose muons in the region of config/analyses/muon.yaml, and `is_tight`."""
     muons = region_muons(fileset, away_pt)
@@ -63,12 +73,7 @@ def region_muons(fileset: Fileset, away_pt: float) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {}
     for file in fileset.files:
         e = uproot.open(file.url)["Events"].arrays()
-        loose = (
-            (e.Muon_pt > 10) & (abs(e.Muon_eta) < 2.4) & (abs(e.Muon_dxy) < 0.05)
-            & (abs(e.Muon_dz) < 0.1) & (e.Muon_sip3d < 4) & e.Muon_mediumId
-            & (e.Muon_ptErr / e.Muon_pt < 0.2) & (e.Muon_tightCharge == 2)
-            & (e.Muon_miniPFRelIso_all < 0.4)
-        )  # fmt: skip
+        loose = loose_muons(e)
         electron = (
             (e.Electron_pt > 10) & (abs(e.Electron_eta) < 2.5) & (abs(e.Electron_dxy) < 0.05)
             & (abs(e.Electron_dz) < 0.1) & (e.Electron_sip3d < 4) & e.Electron_convVeto

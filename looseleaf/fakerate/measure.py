@@ -243,12 +243,11 @@ def cutflow_table(
     table: dict[str, Any] = {"datasets": {}}
     for group, names in analysis["datasets"].items():
         for name in names:
-            own, _ = read_uhi(processed[name])
             added = summed([name], analysis, datasets, processed, ledgers)
-            table["steps"] = list(own["cutflow"].axes[0])
+            table["steps"] = list(added["cutflow"].axes[0])
             table["datasets"][name] = {
                 "group": group,
-                "events": own["cutflow"].values().astype(int).tolist(),
+                "events": added["cutflow"].values().astype(int).tolist(),
                 "weighted": added["weighted_cutflow"].values().tolist(),
             }
     return table

@@ -11,15 +11,13 @@ import numpy as np
 from looseleaf.files import read_json
 from looseleaf.histograms import plots
 from looseleaf.histograms.ratio import Ratio, divide
-from looseleaf.histograms.store import read_uhi
+from looseleaf.histograms.store import empty_bins, read_uhi
 
 
 def stored_ratio(maps: Mapping[str, hist.Hist], metadata: Mapping[str, Any]) -> Ratio:
     """The ratio of a map file, empty bins marked again."""
     value = maps["ratio"].values()
-    empty = np.zeros(value.shape, bool)
-    for index in metadata["empty_bins"]:
-        empty[tuple(index)] = True
+    empty = empty_bins(metadata, value.shape)
     lower, upper = maps["ratio_lower"].values(), maps["ratio_upper"].values()
     parts = [np.where(empty, np.nan, part) for part in (value, lower, upper)]
     return Ratio(*parts, empty, metadata["interval"], tuple(maps["ratio"].axes))

@@ -10,6 +10,7 @@ import numpy as np
 import uhi.io.json
 import uproot
 from correctionlib import schemav2
+from numpy.typing import NDArray
 
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json, whole
@@ -34,6 +35,14 @@ def read_uhi(path: str | Path) -> tuple[dict[str, hist.Hist], dict[str, Any]]:
         raise DataFileError(f"{path}: not a file of histograms (no format {FORMAT!r})")
     histograms = json.loads(json.dumps(value["histograms"]), object_hook=uhi.io.json.object_hook)
     return {name: hist.Hist(h) for name, h in histograms.items()}, value["metadata"]
+
+
+def empty_bins(metadata: Mapping[str, Any], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which bins of a measured map are empty, as its metadata lists them; of the given shape."""
+    empty = np.zeros(shape, bool)
+    for index in metadata["empty_bins"]:
+        empty[tuple(index)] = True
+    return empty
 
 
 def write_root(path: str | Path, histograms: Mapping[str, hist.Hist]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from looseleaf.errors import DataFileError
-from looseleaf.histograms.store import read_uhi
+from looseleaf.histograms.store import empty_bins, read_uhi
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,7 @@ class RateMap:
             raise DataFileError(f"{path}: holds no ratio: is it the map of a fake-rate analysis?")
         ratio = maps["ratio"]
         pt, eta = (axis.edges for axis in ratio.axes)
-        empty = np.zeros(ratio.shape, bool)
-        for index in metadata["empty_bins"]:
-            empty[tuple(index)] = True
+        empty = empty_bins(metadata, ratio.shape)
         return cls(pt, eta, ratio.values(), np.sqrt(ratio.variances()), empty)
 
     @property
