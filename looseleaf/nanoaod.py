@@ -11,11 +11,12 @@ from looseleaf.errors import DataFileError, ReadFailed
 from looseleaf.objects.branches import first_present
 
 TREE = "Events"
-# XRootD's own settings wait for half an hour; another address may be next on the list. What the
-# user has set wins. They are read when its library is loaded.
+# XRootD's own settings wait for half an hour; another address may be next on the list, and the
+# whole list is tried again. A host that accepts and stays silent costs 30 s. What the user has set
+# wins. They are read when its library is loaded.
 XROOTD_PATIENCE = {
     "XRD_CONNECTIONWINDOW": "20",
-    "XRD_CONNECTIONRETRY": "2",
+    "XRD_CONNECTIONRETRY": "1",
     "XRD_REQUESTTIMEOUT": "120",
 }
 
