@@ -4,7 +4,9 @@
 
 Toys are drawn at the coefficient's value, auxiliary measurements included, and fitted with all
 nuisances and the other coefficients at zero. Printed are the pulls' mean and width, whose errors
-are 1 / sqrt(N) and 1 / sqrt(2 N).
+are 1 / sqrt(N) and 1 / sqrt(2 N), and how often the injected value lies within the interval of
+-2 Delta ln L < 1, which counts where a quadratic makes the likelihood no parabola: it should be
+68.3% of the toys.
 """
 
 import argparse
@@ -30,8 +32,13 @@ others = {name: 0.0 for name in names if name != arguments.coefficient}
 model = EFTModel(workspace, names, fixed=others)
 point = {arguments.coefficient: arguments.value}
 start = time.perf_counter()
-fits = [model.fit(toy, start=point) for toy in model.toys(point, arguments.toys, seed=1)]
+toys = model.toys(point, arguments.toys, seed=1)
+fits = [model.fit(toy, start=point) for toy in toys]
 seconds = time.perf_counter() - start
+at_point = EFTModel(workspace, names, fixed=others | point)
+rises = np.array(
+    [at_point.fit(toy).twice_nll - fit.twice_nll for toy, fit in zip(toys, fits, strict=True)]
+)
 pulls = np.array(
     [
         (fit.values[arguments.coefficient] - arguments.value) / fit.errors[arguments.coefficient]
@@ -42,3 +49,5 @@ size = len(pulls)
 print(f"{size} toys, {model.model.config.npars} parameters, {seconds / size:.2f} s a fit")
 print(f"pull mean  {pulls.mean():+.3f} +- {1 / np.sqrt(size):.3f}")
 print(f"pull width {pulls.std(ddof=1):.3f} +- {1 / np.sqrt(2 * size):.3f}")
+inside = np.mean(rises < 1)
+print(f"coverage   {inside:.3f} +- {np.sqrt(inside * (1 - inside) / size):.3f}")

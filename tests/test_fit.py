@@ -164,19 +164,30 @@ def test_asimov_data_give_back_the_standard_model(tmp_path: Path) -> None:
 
 
 def test_toys_find_the_injected_coefficient(tmp_path: Path) -> None:
-    workspace, _, _ = cards(tmp_path, systematics={"rate": {"lumi": {"value": 1.01}}})
-    for channel in workspace["channels"]:
-        for sample in channel["samples"]:
-            # a few parameters make a fit of milliseconds; the rest is tried above
-            sample["modifiers"] = [
-                m for m in sample["modifiers"] if m["type"] in ("normfactor", "normsys")
-            ]
+    workspace, _, _ = cards(tmp_path)
     model = EFTModel(workspace, ["a", "b"], fixed={"b": 0.0})
-    injected, number = {"a": 0.5}, 200
+    injected, number = {"a": 0.5}, 60
     fits = [model.fit(toy, start=injected) for toy in model.toys(injected, number, seed=3)]
     pulls = np.array([(fit.values["a"] - 0.5) / fit.errors["a"] for fit in fits])
     assert abs(pulls.mean()) < 3 / np.sqrt(number)
     assert abs(pulls.std() - 1) < 3 / np.sqrt(2 * number)
+
+
+def test_errors_are_those_of_the_counts_however_many(tmp_path: Path) -> None:
+    # with nothing that matters to profile, 1 / error^2 sums up (d expected / d a)^2 / expected
+    workspace, _, _ = cards(tmp_path, systematics={"rate": {"lumi": {"value": 1 + 1e-9}}})
+    for channel in workspace["channels"]:
+        for sample in channel["samples"]:
+            sample["data"] = [1e5 * value for value in sample["data"]]
+            sample["modifiers"] = [m for m in sample["modifiers"] if m["type"] != "staterror"]
+    model = EFTModel(workspace, ["a", "b"], fixed={"b": 0.0})
+    point = {"a": 0.3}
+    best = model.fit(model.expected(point), start={"a": 0.31})
+    up, down = (model.expected({"a": 0.3 + step}) for step in (1e-3, -1e-3))
+    slope = (up - down) / 2e-3
+    error = 1 / np.sqrt(np.sum(slope**2 / model.expected(point)))
+    assert best.errors["a"] == pytest.approx(error, rel=1e-3)
+    assert abs(best.values["a"] - 0.3) < 1e-2 * error
 
 
 def test_curve_is_the_likelihood_of_the_counts() -> None:
@@ -215,3 +226,17 @@ def test_pictures_show_processes_points_and_data(tmp_path: Path) -> None:
     pictures(analysis, tmp_path / "h.h5", tmp_path, "Private work")
     drawn = sorted(path.name for path in tmp_path.glob("*.p*"))
     assert drawn == [f"{n}.{end}" for n in ("curve_a", "one_x", "two_x") for end in ("pdf", "png")]
+
+
+def test_statistics_of_the_simulation_move_the_whole_bin(tmp_path: Path) -> None:
+    workspace, _, root = cards(tmp_path)
+    model = EFTModel(workspace, ["a", "b"]).model
+    sm = [root[name] for name in ("ttH_sm", "tt")]
+    relative = np.sqrt(sum(h.variances() for h in sm)) / sum(h.values() for h in sm)
+    np.testing.assert_allclose(model.config.param_set("stat_one").width(), relative)
+    # and they do at any point, the parts beyond the Standard Model included
+    parameters = EFTModel(workspace, ["a", "b"]).parameters({"a": 1.5, "b": -0.5})
+    before = model.expected_data(parameters, include_auxdata=False)
+    parameters[model.config.par_slice("stat_one")] = 1.1
+    after = model.expected_data(parameters, include_auxdata=False)
+    np.testing.assert_allclose(after, before * np.repeat([1.1, 1.0], 4))

@@ -156,19 +156,21 @@ def workspace_of(
     """The channels as a pyhf workspace, checked against pyhf's schema.
 
     A signal's part is scaled with a normfactor of its name (`sm`, `lin_ctG`, ...); `fit` ties them
-    to the coefficients by `templates.factors`. Statistical uncertainties of the templates are
-    those of the Standard Model and the backgrounds, bin by bin.
+    to the coefficients by `templates.factors`. Of the simulation's statistics each bin has one
+    parameter that scales all of it (Barlow-Beeston lite): its width is the relative uncertainty of
+    the total at the Standard Model, and is taken to be that at other points.
     """
     parts = parts_of(coefficients)
     spec: dict[str, Any] = {"channels": [], "observations": [], "version": "1.0.0"}
     for channel, (model, observed) in channels.items():
         if not model:
             continue
+        scale = _staterror_scale(model)
         samples = [
             {
                 "name": template.name,
                 "data": template.values.tolist(),
-                "modifiers": _modifiers(analysis, channel, template),
+                "modifiers": _modifiers(analysis, channel, template, scale),
             }
             for template in model
         ]
@@ -199,8 +201,21 @@ def workspace_of(
     return spec
 
 
+def _staterror_scale(model: Sequence[Template]) -> NDArray[np.float64]:
+    """What errors are multiplied with so that pyhf, which divides them by the sum of all samples,
+    the parts beyond the Standard Model among them, divides by the Standard Model's total."""
+    every = np.sum([template.values for template in model], axis=0)
+    shown = [template.values for template in model if template.part in ("", "sm")]
+    sm = np.sum(shown, axis=0) if shown else np.zeros_like(every)
+    known = (sm > 0) & (every > 0)
+    return np.where(known, every, 0.0) / np.where(known, sm, 1.0)
+
+
 def _modifiers(
-    analysis: Mapping[str, Any], channel: str, template: Template
+    analysis: Mapping[str, Any],
+    channel: str,
+    template: Template,
+    scale: NDArray[np.float64],
 ) -> list[dict[str, Any]]:
     modifiers: list[dict[str, Any]] = []
     if template.part:
@@ -215,7 +230,8 @@ def _modifiers(
             for key, direction in (("hi_data", "Up"), ("lo_data", "Down"))
         }
         modifiers.append({"name": name, "type": "histosys", "data": varied})
-    if template.part in ("", "sm"):
-        errors = np.sqrt(template.variances).tolist()
-        modifiers.append({"name": f"stat_{channel}", "type": "staterror", "data": errors})
+    # the other parts hold the same events again: they are scaled, and add no error
+    in_total = template.part in ("", "sm")
+    errors = (np.sqrt(template.variances) * scale if in_total else 0.0 * scale).tolist()
+    modifiers.append({"name": f"stat_{channel}", "type": "staterror", "data": errors})
     return modifiers

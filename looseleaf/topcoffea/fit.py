@@ -12,8 +12,10 @@ from scipy.special import xlogy
 
 from looseleaf.topcoffea.templates import factors
 
-# the largest value that a coefficient is tried at
-LARGEST = 100.0
+# of the gradient, in units of the curvature's widths
+STEP = 1e-3
+# the least curvature of -2 ln L that sets such a unit
+FLATTEST = 1e-2
 # -2 ln L where a bin's expectation is no number of events
 IMPOSSIBLE = 1e10
 
@@ -56,9 +58,9 @@ class EFTModel:
         taken = {*self._parts.values(), *(i for i, fixed in enumerate(held) if fixed)}
         self._nuisances = [i for i in range(self.model.config.npars) if i not in taken]
         self._init = np.array(self.model.config.suggested_init(), np.float64)
-        bounds = self.model.config.suggested_bounds()
-        self._bounds = [(-LARGEST, LARGEST)] * len(self._free)
-        self._bounds += [tuple(bounds[i]) for i in self._nuisances]
+        # a gradient by central differences, and the value, are one evaluation of this many points
+        self._points = 2 * (len(self._free) + len(self._nuisances)) + 1
+        self._batched = self._workspace.model(batch_size=self._points)
 
     @property
     def observed(self) -> NDArray[np.float64]:
@@ -108,19 +110,48 @@ class EFTModel:
             start += width
         return np.concatenate(columns, axis=1) if columns else np.zeros((number, 0))
 
-    def twice_nll(self, values: NDArray[np.float64], data: NDArray[np.float64]) -> float:
-        """-2 ln L at the free coefficients, then the nuisances, up to a constant of the data."""
-        free = len(self._free)
-        point = self._fixed | dict(zip(self._free, values[:free], strict=True))
-        parameters = self.parameters(point, values[free:])
-        expected = np.asarray(self.model.expected_data(parameters, include_auxdata=False))
+    def twice_nll(
+        self, values: NDArray[np.float64], data: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """-2 ln L at rows of the free coefficients, then the nuisances, against that of a model
+        that expects just what is there. The shape is (points, free and nuisances), that of the
+        result (points,)."""
+        parts = [
+            self._block(values[start : start + self._points], data)
+            for start in range(0, len(values), self._points)
+        ]
+        return np.concatenate(parts)
+
+    def _block(self, values: NDArray[np.float64], data: NDArray[np.float64]) -> Any:
+        free, number = len(self._free), len(values)
+        point = self._fixed | dict(zip(self._free, values[:, :free].T, strict=True))
+        parameters = np.tile(self._init, (self._points, 1))
+        at = [point.get(name, 0.0) for name in self.coefficients]
+        for name, value in factors(self.coefficients, at).items():
+            if name in self._parts:
+                parameters[:number, self._parts[name]] = value
+        parameters[:number, self._nuisances] = values[:, free:]
+        expected = np.asarray(self._batched.expected_data(parameters, include_auxdata=False))
+        main, auxiliary = np.split(data, [expected.shape[1]])
+        constraint = np.asarray(self._batched.constraint_logpdf(auxiliary, parameters))
         # quadratics of sums with negative weights may fall below zero far from any sensible point
-        if ((expected < 0) | ((expected == 0) & (data[: len(expected)] > 0))).any():
-            return IMPOSSIBLE
-        main, auxiliary = np.split(data, [len(expected)])
-        # the factorial of the counts is left out
-        total = float(np.sum(xlogy(main, expected) - expected))
-        return -2.0 * (total + float(self.model.constraint_logpdf(auxiliary, parameters)))
+        impossible = ((expected < 0) | ((expected == 0) & (main > 0))).any(axis=1)
+        # against what is observed: sums of whole log-likelihoods, millions where there are many
+        # events, would leave no digits to take differences of
+        ratio = np.where(main > 0, main, 1.0) / np.where(expected > 0, expected, 1.0)
+        total = np.sum(main - expected - xlogy(main, ratio), axis=1)
+        return np.where(impossible, IMPOSSIBLE, -2.0 * (total + constraint))[:number]
+
+    def _with_gradient(
+        self, z: NDArray[np.float64], origin: Any, directions: Any, data: Any
+    ) -> tuple[float, NDArray[np.float64]]:
+        """-2 ln L at `origin` + z `directions`, and its gradient by central differences."""
+        moves = STEP * np.eye(len(z))
+        found = self.twice_nll(origin + np.vstack([z, z + moves, z - moves]) @ directions, data)
+        up, down = np.split(found[1:], 2)
+        # beside a point that is impossible there is no slope to follow
+        beside = np.maximum(up, down) == IMPOSSIBLE
+        return found[0], np.where(beside, 0.0, (up - down) / (2 * STEP))
 
     def fit(
         self, data: NDArray[np.float64] | None = None, start: Mapping[str, float] | None = None
@@ -129,33 +160,39 @@ class EFTModel:
         data = self.observed if data is None else data
         first = [(start or {}).get(name, 0.0) for name in self._free]
         begin = np.array([*first, *self._init[self._nuisances]])
+        # along the axes of the curvature at the start, in units of their widths: parameters that
+        # are known to a permille or to a few units, and are correlated, become alike
+        step = 1e-3 * np.maximum(np.abs(begin), 0.1)
+        curvature, axes = np.linalg.eigh(self._curvature(begin, data, step))
+        directions = (axes / np.sqrt(np.maximum(np.abs(curvature), FLATTEST))).T
         best = minimize(
-            self.twice_nll, begin, args=(data,), method="L-BFGS-B", bounds=self._bounds,
-            options={"ftol": 1e-10, "gtol": 1e-6},
+            self._with_gradient, np.zeros(len(begin)), args=(begin, directions, data),
+            method="L-BFGS-B", jac=True, options={"ftol": 1e-11, "gtol": 1e-5},
         )  # fmt: skip
-        covariance = np.linalg.pinv(self._curvature(best.x, data) / 2)
+        at = begin + best.x @ directions
+        width = np.sqrt(np.sum(directions**2, axis=0))
+        covariance = np.linalg.pinv(self._curvature(at, data, 0.05 * width) / 2)
         errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
         return Fit(
-            dict(zip(self._free, best.x[: len(self._free)].tolist(), strict=True)),
+            dict(zip(self._free, at[: len(self._free)].tolist(), strict=True)),
             dict(zip(self._free, errors[: len(self._free)].tolist(), strict=True)),
             float(best.fun),
         )
 
-    def _curvature(self, at: NDArray[np.float64], data: NDArray[np.float64]) -> Any:
+    def _curvature(
+        self, at: NDArray[np.float64], data: NDArray[np.float64], step: NDArray[np.float64]
+    ) -> Any:
         """Second derivatives of -2 ln L by central differences."""
-        size, step = len(at), 1e-3 * np.maximum(np.abs(at), 0.1)
-
-        def moved(*changes: tuple[int, float]) -> float:
-            values = at.copy()
-            for index, sign in changes:
-                values[index] += sign * step[index]
-            return self.twice_nll(values, data)
-
-        middle = self.twice_nll(at, data)
+        size = len(at)
+        i, j = np.triu_indices(size)
+        signs = np.array([(1, 1), (1, -1), (-1, 1), (-1, -1)])
+        moved = np.tile(at, (len(signs), len(i), 1))
+        rows = np.arange(len(i))
+        for corner, (first, second) in zip(moved, signs, strict=True):
+            corner[rows, i] += first * step[i]
+            corner[rows, j] += second * step[j]
+        corners = self.twice_nll(moved.reshape(-1, size), data).reshape(len(signs), -1)
         out = np.empty((size, size))
-        for i in range(size):
-            out[i, i] = (moved((i, 1)) - 2 * middle + moved((i, -1))) / step[i] ** 2
-            for j in range(i):
-                corners = [moved((i, a), (j, b)) * a * b for a in (1, -1) for b in (1, -1)]
-                out[i, j] = out[j, i] = sum(corners) / (4 * step[i] * step[j])
+        out[i, j] = (signs.prod(axis=1) @ corners) / (4 * step[i] * step[j])
+        out[j, i] = out[i, j]
         return out
