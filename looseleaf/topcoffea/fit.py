@@ -14,6 +14,8 @@ from looseleaf.topcoffea.templates import factors
 
 # of the gradient, in units of the curvature's widths
 STEP = 1e-3
+# how near to a bound a nuisance counts as there, in the same units
+AT_BOUND = 1e-2
 # the least curvature of -2 ln L that sets such a unit
 FLATTEST = 1e-2
 # -2 ln L where a bin's expectation is no number of events
@@ -58,6 +60,8 @@ class EFTModel:
         taken = {*self._parts.values(), *(i for i, fixed in enumerate(held) if fixed)}
         self._nuisances = [i for i in range(self.model.config.npars) if i not in taken]
         self._init = np.array(self.model.config.suggested_init(), np.float64)
+        bounds = np.array(self.model.config.suggested_bounds(), np.float64)[self._nuisances]
+        self._lowest, self._highest = bounds.reshape(-1, 2).T
         # a gradient by central differences, and the value, are one evaluation of this many points
         self._points = 2 * (len(self._free) + len(self._nuisances)) + 1
         self._batched = self._workspace.model(batch_size=self._points)
@@ -130,7 +134,9 @@ class EFTModel:
         for name, value in factors(self.coefficients, at).items():
             if name in self._parts:
                 parameters[:number, self._parts[name]] = value
-        parameters[:number, self._nuisances] = values[:, free:]
+        # beyond its bounds a nuisance counts as at them
+        nuisances = np.clip(values[:, free:], self._lowest, self._highest)
+        parameters[:number, self._nuisances] = nuisances
         expected = np.asarray(self._batched.expected_data(parameters, include_auxdata=False))
         main, auxiliary = np.split(data, [expected.shape[1]])
         constraint = np.asarray(self._batched.constraint_logpdf(auxiliary, parameters))
@@ -171,7 +177,15 @@ class EFTModel:
         )  # fmt: skip
         at = begin + best.x @ directions
         width = np.sqrt(np.sum(directions**2, axis=0))
-        covariance = np.linalg.pinv(self._curvature(at, data, 0.05 * width) / 2)
+        nuisances = np.clip(at[len(first) :], self._lowest, self._highest)
+        at[len(first) :] = nuisances
+        room = np.full(len(at), np.inf)
+        room[len(first) :] = np.minimum(nuisances - self._lowest, self._highest - nuisances)
+        # one that ended at a bound, as that of a bin without an event, has no curvature
+        inside = room > AT_BOUND * width
+        step = np.minimum(0.05 * width, 0.5 * room)
+        curvature = self._curvature(at, data, np.where(inside, step, 0.05 * width))
+        covariance = np.linalg.pinv(curvature[np.ix_(inside, inside)] / 2)
         errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
         return Fit(
             dict(zip(self._free, at[: len(self._free)].tolist(), strict=True)),
