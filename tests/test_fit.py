@@ -180,6 +180,36 @@ def test_statistical_factors_are_as_wide_as_the_standard_models_errors(tmp_path:
     assert len(carriers) == 7
 
 
+def test_statistics_of_the_simulation_move_the_whole_bin(tmp_path: Path) -> None:
+    workspace, _, _ = cards(tmp_path)
+    model = EFTModel(workspace, ["a", "b"])
+    parameters = model.parameters({"a": 1.5, "b": -0.5})
+    before = model.model.expected_data(parameters, include_auxdata=False)
+    parameters[model.model.config.par_slice("stat_one")] = 1.1
+    after = model.model.expected_data(parameters, include_auxdata=False)
+    np.testing.assert_allclose(after, before * np.repeat([1.1, 1.0], 4))
+
+
+def test_errors_are_those_of_the_counts_however_many(tmp_path: Path) -> None:
+    # with nothing that matters to profile, 1 / error^2 sums up (d expected / d a)^2 / expected
+    workspace, _, _ = cards(tmp_path, systematics={"rate": {"lumi": {"value": 1 + 1e-9}}})
+    for channel in workspace["channels"]:
+        for sample in channel["samples"]:
+            sample["data"] = [1e5 * value for value in sample["data"]]
+            sample["modifiers"] = [
+                m for m in sample["modifiers"] if m["type"] in ("normfactor", "normsys")
+            ]
+    model = EFTModel(workspace, ["a", "b"], fixed={"b": 0.0})
+    point = {"a": 0.3}
+    data = model.model.expected_data(model.parameters(point))
+    best = model.fit(data, start={"a": 0.31})
+    up, down = (model.expected({"a": 0.3 + step}) for step in (1e-3, -1e-3))
+    slope = (up - down) / 2e-3
+    error = 1 / np.sqrt(np.sum(slope**2 / model.expected(point)))
+    assert best.errors["a"] == pytest.approx(error, rel=1e-3)
+    assert abs(best.values["a"] - 0.3) < 1e-2 * error
+
+
 def test_the_likelihood_is_pyhfs_with_every_nuisance_at_its_best(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

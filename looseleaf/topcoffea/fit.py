@@ -184,6 +184,7 @@ class EFTModel:
         begin = np.array([*first, *self._init[self._nuisances]])
         best = Minuit(lambda values: self.twice_nll(values, data), begin, name=self._names)
         best.errordef = Minuit.LEAST_SQUARES
+        best.strategy = 2
         best.limits = self._bounds
         best.errors = np.full(len(begin), FIRST_STEP)
         best.migrad()
