@@ -67,7 +67,7 @@ def sample_files(folder: Path, number: int) -> Fileset:
         with uproot.open(path) as file:
             uuid = str(file.file.uuid)
         size = path.stat().st_size
-        files.append(EventsSource(path.name, str(path), uuid, size, EVENTS, EVENTS))
+        files.append(EventsSource(path.name, str(path), str(path), uuid, size, EVENTS, EVENTS))
     return Fileset("d", tuple(files), {}, {"dataset": "d"}, "benchmark")
 
 

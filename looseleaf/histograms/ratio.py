@@ -86,7 +86,7 @@ def divide(
     - `uncorrelated`: as if the two were independent, which overstates the error of a subset;
       what plain division prints.
 
-    `benchmarks/coverage.py` shows what each of them covers. A negative numerator, as a
+    `benchmarks/intervals.py` shows what each of them covers. A negative numerator, as a
     subtraction can leave, counts as zero.
 
     Raises `NotASubset` if the numerator has a category of its own or, with a binomial interval,
