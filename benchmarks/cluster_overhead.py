@@ -29,7 +29,8 @@ from distributed import Client, LocalCluster
 
 from looseleaf.cluster import Site, client_for
 from looseleaf.processing.fileset import EventsSource, Fileset
-from looseleaf.processing.runner import Limits, SkimmedNanoAOD, run
+from looseleaf.processing.job import run
+from looseleaf.processing.runner import Limits, SkimmedNanoAOD
 
 LOCAL = {"kind": "local", "redirectors": []}
 EVENTS = 2000

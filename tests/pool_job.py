@@ -13,7 +13,8 @@ from processors import Traced
 from looseleaf.cluster import client_for
 from looseleaf.doorway import doorway
 from looseleaf.processing.fileset import from_manifest
-from looseleaf.processing.runner import Limits, run
+from looseleaf.processing.job import run
+from looseleaf.processing.runner import Limits
 
 folder, manifest = Path(sys.argv[1]), sys.argv[2]
 with doorway(str(folder / "log")):

@@ -18,7 +18,8 @@ from samples import qcd, skimmed
 from looseleaf.cluster import Site, client_for
 from looseleaf.errors import ConfigError
 from looseleaf.processing.fileset import Fileset, from_manifest
-from looseleaf.processing.runner import Limits, Processed, ProcessingFailed, run
+from looseleaf.processing.job import Processed, run
+from looseleaf.processing.runner import Limits, ProcessingFailed
 
 MUON = [f"Muon_{field}" for field in ("pt", "eta", "phi", "mass", "charge")]
 COLUMNS = ["run", "luminosityBlock", "event", "genWeight", *MUON]
