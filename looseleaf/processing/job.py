@@ -117,7 +117,7 @@ def _grouped(fileset: Fileset, identity: str, limits: Limits) -> list[Group]:
     keys = [key_of(identity, fileset.metadata, task, limits.chunksize) for task in tasks]
     return [
         Group(fileset, tasks[places.start : places.stop], keys[places.start : places.stop])
-        for places in groups_of(keys)
+        for places in groups_of([f"{task[0].file.uuid} {task[0].start}" for task in tasks])
     ]
 
 

@@ -8,6 +8,7 @@ or on the client, however many there are, and in whatever order they finish.
 A node is the range of the places that it sums in its group, such as range(4, 8).
 """
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -16,15 +17,16 @@ T = TypeVar("T")
 GROUP = 16
 
 
-def groups_of(keys: Sequence[str]) -> list[range]:
-    """Neighbouring places, at most 16 at a time, given the hexadecimal hash of each one's result.
+def groups_of(names: Sequence[str]) -> list[range]:
+    """Neighbouring places, at most 16 at a time, given a name for what stands at each.
 
-    A group also ends where a hash says so, one in 16, so that a result that is added or changed
+    A group also ends after every name that says so, one in 16, so that what is added or changed
     changes the groups around it and no others.
     """
     groups, start = [], 0
-    for place, key in enumerate(keys):
-        if place + 1 == len(keys) or place + 1 - start == GROUP or int(key[:8], 16) % GROUP == 0:
+    for place, name in enumerate(names):
+        ends = zlib.crc32(name.encode()) % GROUP == 0
+        if ends or place + 1 - start == GROUP or place + 1 == len(names):
             groups.append(range(start, place + 1))
             start = place + 1
     return groups
