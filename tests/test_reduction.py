@@ -10,6 +10,7 @@ from samples import qcd, skimmed
 
 from looseleaf.cluster import Site, client_for
 from looseleaf.processing import job
+from looseleaf.processing.checkpoints import is_whole, packed, unpacked
 from looseleaf.processing.fileset import Fileset, from_manifest
 from looseleaf.processing.job import Processed, run
 from looseleaf.processing.runner import Limits, ProcessingFailed
@@ -42,8 +43,11 @@ def test_a_tree_has_its_order_of_sums() -> None:
         added.append((left, right))
         return left + right
 
-    assert tree_sum(range(5), "abcde".__getitem__, add) == "abcde"
-    assert added == [("a", "b"), ("d", "e"), ("c", "de"), ("ab", "cde")]
+    def known(node: range) -> str | None:
+        return "abcde"[node.start] if len(node) == 1 else "DE" if node == range(3, 5) else None
+
+    assert tree_sum(range(5), known, add) == "abcDE"
+    assert added == [("a", "b"), ("c", "DE"), ("ab", "cDE")]
     above = parents(range(5))
     assert above[range(3, 5)] == range(2, 5)
     assert all(node in halves(parent) for node, parent in above.items())
@@ -158,3 +162,15 @@ def test_a_broken_run_resumes_to_the_same_bits_whatever_was_kept(
             run(Uneven(), [broken], site, limits, "test", kept)
     assert len(list(kept.iterdir())) > 0
     assert bits(run(Uneven(), [fileset], site, limits, "test", kept)["q"]) == expected
+
+
+def test_a_damaged_result_is_told_from_a_whole_one() -> None:
+    content = packed({"pt": list(range(1000))})
+    assert is_whole(content)
+    assert unpacked(content) == {"pt": list(range(1000))}
+    for place in range(0, len(content), 41):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        assert not is_whole(bytes(damaged))
+    assert not is_whole(content[:-1])
+    assert not is_whole(b"")

@@ -22,7 +22,6 @@ from looseleaf.files import digest
 from looseleaf.processing.fileset import Chunk
 
 ENDING = ".result"
-CHECKSUM = 32
 
 
 def processor_identity(processor: ProcessorABC) -> str:
@@ -48,18 +47,21 @@ def key_of(
 
 
 def packed(value: Any) -> bytes:
-    """A result as bytes that `unpacked` can tell from damaged ones."""
+    """A result as bytes that carry a checksum."""
     # LZ4: histograms of many terms are large, and zlib would take longer than filling them
-    content = lz4.frame.compress(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
-    return hashlib.sha256(content).digest() + content
+    return lz4.frame.compress(pickle.dumps(value, pickle.HIGHEST_PROTOCOL), content_checksum=True)
 
 
 def is_whole(content: bytes) -> bool:
-    return hashlib.sha256(memoryview(content)[CHECKSUM:]).digest() == content[:CHECKSUM]
+    try:
+        lz4.frame.decompress(content)
+    except RuntimeError:
+        return False
+    return True
 
 
 def unpacked(content: bytes) -> Any:
-    return pickle.loads(lz4.frame.decompress(memoryview(content)[CHECKSUM:]))
+    return pickle.loads(lz4.frame.decompress(content))
 
 
 class Checkpoints:

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
 from itertools import chain
@@ -63,28 +63,27 @@ class Processed:
 
 
 class Group:
-    """Neighbouring tasks of a dataset, whose results are summed as a tree, and what is kept of it.
+    """Neighbouring tasks of a dataset, whose results are summed as a tree.
 
-    `there` are the places whose results are kept; with `summed`, it is the sum that is.
+    `there` are the nodes of the tree whose results are kept: single tasks', or sums.
     """
 
     def __init__(
         self, fileset: Fileset, tasks: Sequence[Sequence[Chunk]], keys: Sequence[str]
     ) -> None:
-        self.fileset, self.tasks, self.keys = fileset, tasks, keys
-        self.key = keys[0] if len(keys) == 1 else digest([*keys])
+        self.fileset, self.tasks = fileset, tasks
         self.root = range(len(tasks))
         self.parents = parents(self.root)
-        self.there: set[int] = set()
-        self.summed = False
+        self.keys = {
+            node: keys[node.start] if len(node) == 1 else digest(list(keys[node.start : node.stop]))
+            for node in (self.root, *self.parents)
+        }
+        self.there: set[range] = set()
+        self._counted: set[int] = set()
 
     @property
     def done(self) -> set[int]:
-        return set(self.root) if self.summed else self.there
-
-    @property
-    def all_keys(self) -> set[str]:
-        return {self.key, *self.keys}
+        return {place for node in self.there for place in node}
 
     @property
     def complete(self) -> bool:
@@ -93,16 +92,24 @@ class Group:
     @property
     def wanted(self) -> dict[int, int]:
         """The places that aren't done, with their numbers of events."""
-        return {place: self.events(place) for place in self.root if place not in self.done}
+        return {place: self._events(place) for place in self.root if place not in self.done}
 
-    def events(self, place: int) -> int:
+    def _events(self, place: int) -> int:
         return sum(chunk.events for chunk in self.tasks[place])
+
+    def newly(self, places: Iterable[int]) -> int:
+        """The number of events at places that weren't asked for before."""
+        new = set(places) - self._counted
+        self._counted |= new
+        return sum(map(self._events, new))
 
     def sum(self, kept: Checkpoints) -> Partial:
         """The group's sum, from what is kept."""
-        if self.summed:
-            return unpacked(kept.read(self.key))
-        return tree_sum(self.root, lambda place: unpacked(kept.read(self.keys[place])), added)
+
+        def known(node: range) -> Partial | None:
+            return unpacked(kept.read(self.keys[node])) if node in self.there else None
+
+        return tree_sum(self.root, known, added)
 
     def where(self, places: Sequence[int]) -> str:
         first, last = self.tasks[places[0]][0], self.tasks[places[-1]][-1]
@@ -130,27 +137,26 @@ class Call:
     sums: bool = False
     tries: int = 1
 
+    @property
+    def node(self) -> range:
+        return range(self.places[0], self.places[-1] + 1)
+
 
 @dataclass(frozen=True)
 class Arrival:
-    """What workers have finished of a group, and the results at these places if they have come."""
+    """What workers have finished of a group, and the results by node if they have come."""
 
     group: Group
     places: Sequence[int]
-    results: Sequence[bytes] = ()
-    summed: bool = False
+    results: Mapping[range, bytes]
 
     def keep(self, kept: Checkpoints) -> None:
-        if not all(map(is_whole, self.results)):
-            where = self.group.where(self.places or self.group.root)
-            raise ProcessingFailed(f"{where}: the result was damaged on its way")
-        if self.summed:
-            kept.keep(self.group.key, self.results[0])
-            self.group.summed = True
-        elif self.results:
-            for place, result in zip(self.places, self.results, strict=True):
-                kept.keep(self.group.keys[place], result)
-                self.group.there.add(place)
+        for node, result in self.results.items():
+            if not is_whole(result):
+                where = self.group.where(node)
+                raise ProcessingFailed(f"{where}: the result was damaged on its way")
+            kept.keep(self.group.keys[node], result)
+            self.group.there.add(node)
 
 
 class Computation:
@@ -166,21 +172,20 @@ class Computation:
         self._parcel = Parcel(cloudpickle.dumps(work))
         self._fixed = {"parcel": self._parcel.name, "code": site.code}
         most = max(1, sum(len(g.wanted) for g in groups) // (CALLS_EACH * site.workers))
-        self._calls: list[Call] = []
-        # a group's results can stay on the workers if all are made there, and one by one
-        self._can_stay: set[str] = set()
-        for group in groups:
-            bundled = list(bundles(group.wanted, group.root, BUNDLE_EVENTS, most))
-            self._calls += [Call(group, places) for places in bundled]
-            if len(bundled) == len(group.tasks) > 1:
-                self._can_stay.add(group.key)
+        self._calls = [
+            Call(group, places)
+            for group in groups
+            for places in bundles(group.wanted, group.root, BUNDLE_EVENTS, most)
+        ]
+        # those of which nothing has come to the client before: they can be summed elsewhere
+        self._whole = {group.keys[group.root] for group in groups if not group.there}
         self._large: dict[str, bool] = {}
         # by key: a future that were held here would keep its result on the workers
         self._running: dict[str, Call] = {}
         # calls that failed, and the times at which they are made again
         self._later: list[tuple[float, Call]] = []
         # which is what those are for whose sibling in the tree isn't there yet
-        self._waiting: dict[tuple[str, range], tuple[distributed.Future, int]] = {}
+        self._waiting: dict[tuple[str, range], tuple[distributed.Future, Call]] = {}
 
     def arrivals(self) -> Iterator[Arrival]:
         """What workers finish, as they do. Raises `ProcessingFailed` if it can't be."""
@@ -193,6 +198,7 @@ class Computation:
         futures = self._site.client.map(
             worker_task,
             [self._tasks(call) for call in self._calls],
+            [self._in_tree(call) for call in self._calls],
             key=keys,
             pure=False,
             **self._fixed,
@@ -209,6 +215,10 @@ class Computation:
                 else:
                     self._site.look()
                     time.sleep(LOOK_S)
+            # sums that weren't made, as a part of theirs had to come by itself
+            left, self._waiting = list(self._waiting.values()), {}
+            self._running |= {future.key: call for future, call in left}
+            yield from self._come([future for future, _ in left])
         finally:
             self._finished.clear()
             self._waiting.clear()
@@ -218,29 +228,35 @@ class Computation:
     def _tasks(self, call: Call) -> list[Sequence[Chunk]]:
         return [call.group.tasks[place] for place in call.places]
 
+    def _in_tree(self, call: Call) -> bool:
+        return call.group.keys[call.group.root] in self._whole
+
     def _arrived(self, batch: Sequence[distributed.Future]) -> Iterator[Arrival]:
-        fetched = []
+        come = []
         for future in batch:
             call = self._running[future.key]
             if self._comes(call, future):
-                fetched.append(future)
-                continue
-            del self._running[future.key]
-            if not call.sums:
-                yield Arrival(call.group, call.places)
-            self._stay(call, future)
+                come.append(future)
+            else:
+                del self._running[future.key]
+                yield Arrival(call.group, call.places, {})
+                self._stay(call, future)
+        yield from self._come(come)
+
+    def _come(self, futures: Sequence[distributed.Future]) -> Iterator[Arrival]:
+        """Fetch the results of finished calls."""
         failures: list[BaseException] = []
-        for future, outcome in zip(fetched, self._outcomes(fetched), strict=True):
+        for future, outcome in zip(futures, self._outcomes(futures), strict=True):
             call = self._running.pop(future.key)
             future.release()
             match outcome:
                 case ReadingFailed():
-                    # a sum whose parts were lost with a worker, and can't be read any more
+                    # in a sum, of parts that were lost with a worker and can't be read any more
                     yield from self._read(call, [outcome] * len(call.places), failures)
                 case BaseException():
                     failures.append(self._told(call, outcome))
-                case _ if call.sums:
-                    yield Arrival(call.group, (), outcome, summed=True)
+                case [result] if len(call.places) > 1:
+                    yield Arrival(call.group, call.places, {call.node: result})
                 case _:
                     yield from self._read(call, outcome, failures)
         # what else has come is kept
@@ -251,46 +267,47 @@ class Computation:
         self, call: Call, outcome: Sequence[bytes | ReadingFailed], failures: list[BaseException]
     ) -> Iterator[Arrival]:
         """The results of a call; what couldn't be read is tried once more, or a failure."""
-        there = []
+        there = {}
         for place, result in zip(call.places, outcome, strict=True):
             if not isinstance(result, ReadingFailed):
-                there.append((place, result))
+                there[place] = result
             elif call.tries < self._limits.tries:
                 self._once_more(call, place, result)
             else:
                 often = f" (tried {call.tries} times)" if call.tries > 1 else ""
                 failures.append(ReadingFailed(f"{result}{often}"))
-        if there:
-            yield Arrival(call.group, *zip(*there, strict=True))
+        nodes = {range(place, place + 1): result for place, result in there.items()}
+        yield Arrival(call.group, list(there), nodes)
 
     def _comes(self, call: Call, future: distributed.Future) -> bool:
         """Whether the result of a finished call is to come to the client."""
         group, name = call.group, call.group.fileset.dataset
-        if call.sums:
-            return future.status != "finished" or call.places == group.root
-        if group.key not in self._can_stay or future.status != "finished":
+        if future.status != "finished" or call.node == group.root or not self._in_tree(call):
             return True
         if name not in self._large:
             # a dataset's first result tells
             (outcome,) = self._outcomes([future])
             if not isinstance(outcome, list):
                 return True
-            self._large[name] = len(outcome[0]) > LARGE_BYTES
+            results = [result for result in outcome if isinstance(result, bytes)]
+            self._large[name] = any(len(result) > LARGE_BYTES for result in results)
         return not self._large[name]
 
     def _stay(self, call: Call, future: distributed.Future) -> None:
         """Leave a result where it is until its sibling is there as well; then have them added."""
-        group, node = call.group, range(call.places[0], call.places[-1] + 1)
-        parent = group.parents[node]
+        key, node = call.group.keys[call.group.root], call.node
+        parent = call.group.parents[node]
         left, right = halves(parent)
-        other, tries = self._waiting.pop((group.key, right if node == left else left), (None, 1))
-        if other is None:
-            self._waiting[group.key, node] = future, call.tries
+        waiting = self._waiting.pop((key, right if node == left else left), None)
+        if waiting is None:
+            self._waiting[key, node] = future, call
             return
+        other, others = waiting
         pair = (future, other) if node == left else (other, future)
         # before what else there is to do: it makes room
         both = self._site.client.submit(combine, *pair, pure=False, priority=1)
-        self._follow(both, Call(group, parent, sums=True, tries=max(tries, call.tries)))
+        tries = max(call.tries, others.tries)
+        self._follow(both, Call(call.group, parent, sums=True, tries=tries))
 
     def _once_more(self, call: Call, place: int, problem: ReadingFailed) -> None:
         print(f"once more: {problem}", file=sys.stderr, flush=True)
@@ -304,7 +321,7 @@ class Computation:
         self._later = [(at, call) for at, call in self._later if at > now]
         for call in due:
             future = self._site.client.submit(
-                worker_task, self._tasks(call), **self._fixed, tries=call.tries, pure=False
+                worker_task, self._tasks(call), False, **self._fixed, tries=call.tries, pure=False
             )
             self._follow(future, call)
 
@@ -380,9 +397,10 @@ def run(
     groups = [group for fileset in filesets for group in _grouped(fileset, identity, limits)]
     whole = kept.whole()
     for group in groups:
-        group.summed = group.key in whole
-        group.there = {place for place in group.root if group.keys[place] in whole}
-    work = Work(processor, limits, {fileset.dataset: fileset.metadata for fileset in filesets})
+        group.there = {node for node, key in group.keys.items() if key in whole}
+    work = Work(
+        processor, limits, {fileset.dataset: fileset.metadata for fileset in filesets}, LARGE_BYTES
+    )
     before = sum(len(group.done) for group in groups)
     if before:
         of = sum(len(group.tasks) for group in groups)
@@ -390,10 +408,10 @@ def run(
     sums: dict[str, Partial] = {}
     upcoming = 0
     with Progress(label, sum(f.events for fileset in filesets for f in fileset.files)) as progress:
-        progress.add(sum(group.events(place) for group in groups for place in group.done))
+        progress.add(sum(group.newly(group.done) for group in groups))
         for arrived in chain([None], Computation(work, groups, site).arrivals()):
             if arrived is not None:
-                progress.add(sum(arrived.group.events(place) for place in arrived.places))
+                progress.add(arrived.group.newly(arrived.places))
                 arrived.keep(kept)
             while upcoming < len(groups) and groups[upcoming].complete:
                 partial = groups[upcoming].sum(kept)
@@ -407,9 +425,9 @@ def run(
             ledger = ledger_of(fileset, total.records, total.peaks)
         except Shortfall:
             # what was read may have been wrong: the next run reads it again
-            kept.prune({k for g in groups if g.fileset is not fileset for k in g.all_keys})
+            kept.prune({k for g in groups if g.fileset is not fileset for k in g.keys.values()})
             raise
         accumulator = processor.postprocess(total.accumulator)
         results[fileset.dataset] = Processed(accumulator, ledger)
-    kept.prune({key for group in groups for key in group.all_keys})
+    kept.prune({key for group in groups for key in group.keys.values()})
     return results

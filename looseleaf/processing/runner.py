@@ -24,6 +24,7 @@ from looseleaf.objects.branches import first_present
 from looseleaf.processing.checkpoints import packed, unpacked
 from looseleaf.processing.fileset import Chunk, cut
 from looseleaf.processing.ledger import ChunkRecord
+from looseleaf.processing.tree import tree_sum
 
 
 class ProcessingFailed(LooseleafError):
@@ -226,11 +227,15 @@ def added(left: Partial, right: Partial) -> Partial:
 
 @dataclass(frozen=True)
 class Work:
-    """What workers have to know beside the entries of a task: sent to each of them once."""
+    """What workers have to know beside the entries of a task: sent to each of them once.
+
+    Packed results of more than `large_bytes` are summed up before they leave a worker.
+    """
 
     processor: ProcessorABC
     limits: Limits
     metadata: Mapping[str, Mapping[str, Any]]
+    large_bytes: int
 
 
 @lru_cache(maxsize=4)
@@ -239,11 +244,12 @@ def _work(content: bytes) -> Work:
 
 
 def worker_task(
-    tasks: Sequence[Sequence[Chunk]], parcel: str, code: str, tries: int = 1
+    tasks: Sequence[Sequence[Chunk]], node: bool, parcel: str, code: str, tries: int = 1
 ) -> list[bytes | ReadingFailed]:
     """What a worker does: each task's packed result, or why it can't be read.
 
-    Raises `ReadingFailed` if it is the only one, and `ProcessingFailed` for all else.
+    If the tasks are a `node` of a tree and their results are large, it is their sum alone. Raises
+    `ReadingFailed` if one result was to come, and `ProcessingFailed` for all else.
     """
     worker = distributed.get_worker()
     problem = mismatch(worker, code)
@@ -256,29 +262,52 @@ def worker_task(
             f"worker {worker.name} can't load the processor: {problem}; give its package to the "
             "workers, as a wheel in `wheels:` of the site's file"
         ) from None
+    name = str(worker.name)
+
+    def done(place: int) -> Partial:
+        chunks = [piece for part in tasks[place] for piece in cut(part, work.limits.chunksize)]
+        metadata = work.metadata[chunks[0].dataset]
+        result = process_task(work.processor, chunks, metadata, work.limits.chunk_s, name, tries)
+        return Partial(*result, {name: peak_rss_bytes()})
+
+    if len(tasks) == 1:
+        return [packed(done(0))]
     outcomes: list[bytes | ReadingFailed] = []
-    for task in tasks:
+    for place in range(len(tasks)):
         try:
-            outcomes.append(_packed_task(task, work, str(worker.name), tries))
+            result = done(place)
         except ReadingFailed as problem:
-            if len(tasks) == 1:
-                raise
             outcomes.append(problem)
+            continue
+        outcomes.append(packed(result))
+        if node and place == 0 and len(outcomes[0]) > work.large_bytes:
+            return [_packed_sum(_sum(len(tasks), lambda n, first=result: done(n) if n else first))]
     return outcomes
 
 
-def _packed_task(task: Sequence[Chunk], work: Work, worker: str, tries: int) -> bytes:
-    chunks = [piece for chunk in task for piece in cut(chunk, work.limits.chunksize)]
-    metadata = work.metadata[task[0].dataset]
-    result = process_task(work.processor, chunks, metadata, work.limits.chunk_s, worker, tries)
-    return packed(Partial(*result, {worker: peak_rss_bytes()}))
+def _sum(number: int, leaf: Callable[[int], Partial]) -> Partial:
+    """The sum of a node, given what stands at each of its places."""
+
+    def known(node: range) -> Partial | None:
+        return leaf(node.start) if len(node) == 1 else None
+
+    return tree_sum(range(number), known, added)
 
 
-def combine(left: Sequence[bytes], right: Sequence[bytes]) -> list[bytes]:
-    """The sum of two packed results, in the form of `worker_task`'s, on a worker."""
-    total = added(unpacked(left[0]), unpacked(right[0]))
+def _packed_sum(total: Partial) -> bytes:
     name = str(distributed.get_worker().name)
-    return [packed(total._replace(peaks={**total.peaks, name: peak_rss_bytes()}))]
+    return packed(total._replace(peaks={**total.peaks, name: peak_rss_bytes()}))
+
+
+def combine(
+    left: Sequence[bytes | ReadingFailed], right: Sequence[bytes | ReadingFailed]
+) -> list[bytes]:
+    """On a worker, the packed sum of two nodes, both as `worker_task` returns them."""
+    for outcome in (*left, *right):
+        if isinstance(outcome, ReadingFailed):
+            raise outcome
+    sums = [_sum(len(side), lambda n, side=side: unpacked(side[n])) for side in (left, right)]
+    return [_packed_sum(added(*sums))]
 
 
 def _told(chunk: Chunk, problem: Exception) -> ProcessingFailed:

@@ -38,12 +38,13 @@ def halves(node: range) -> tuple[range, range]:
     return range(node.start, middle), range(middle, node.stop)
 
 
-def tree_sum(node: range, leaf: Callable[[int], T], add: Callable[[T, T], T]) -> T:
-    """The sum of a node, given what stands at each place. Few parts are held at a time."""
-    if len(node) == 1:
-        return leaf(node.start)
+def tree_sum(node: range, known: Callable[[range], T | None], add: Callable[[T, T], T]) -> T:
+    """The sum of a node, given those that are known. Few parts are held at a time."""
+    found = known(node)
+    if found is not None:
+        return found
     left, right = halves(node)
-    return add(tree_sum(left, leaf, add), tree_sum(right, leaf, add))
+    return add(tree_sum(left, known, add), tree_sum(right, known, add))
 
 
 def parents(root: range) -> dict[range, range]:
