@@ -219,12 +219,12 @@ def test_a_scheduler_whose_workers_are_gone(tmp_path: Path, fileset: Fileset) ->
         "wheels": [shipped_processors(tmp_path)],
         "dask": {"distributed.scheduler.no-workers-timeout": "4s"},
     }
+    processor = Traced(tmp_path / "journal", act=die)
     with (
         dask_scheduler(tmp_path, Path(sys.executable)) as (_, address),
         client_for({**attached(address), **settings}, 1, tmp_path / "w") as site,
         pytest.raises(WorkersGone, match=rf"{address} has had no workers for 4s: start some"),
     ):
-        processor = Traced(tmp_path / "journal", act=die)
         run(processor, [fileset], site, LIMITS, "test", tmp_path / "kept")
     assert (tmp_path / "journal.act").exists()
 
