@@ -31,7 +31,7 @@ import uproot
 import yaml
 
 REPO = Path(__file__).parent.parent
-# in place of this folder, whose coverage.py is not the module that numba looks for
+# what the tests use too
 sys.path[0] = str(REPO / "tests")
 
 from samples import SETTINGS, TRUTH, qcd  # noqa: E402
