@@ -43,10 +43,10 @@ from looseleaf.nanoaod import choose_branches, open_events  # noqa: E402
 from looseleaf.objects.columns import analysis_columns  # noqa: E402
 from looseleaf.objects.corrections import Corrections  # noqa: E402
 from looseleaf.objects.leptons import WorkingPoints  # noqa: E402
+from looseleaf.parquet import read  # noqa: E402
 from looseleaf.processing.fileset import EventsSource, Fileset, chunks_of  # noqa: E402
 from looseleaf.processing.runner import process_task  # noqa: E402
 from looseleaf.samples.generate import generate  # noqa: E402
-from looseleaf.servicex.pushdown import read  # noqa: E402
 from looseleaf.servicex.transform import STEP, collections_of  # noqa: E402
 
 CUT = "(nMuon > 0) & (MET_pt < 15)"

@@ -48,7 +48,7 @@ def _run(request: Request, folder: Path, workers: int, label: str) -> list[FileR
             expected_adler32=source.record.adler32,
             queries=(TreeQuery(columns=request.columns, cut=request.cut),),
             format=request.format,
-            output=str(folder / output_name(source)),
+            output=str(folder / output_name(source, request.format)),
         )
         for source in request.sources
         if source.record.name not in results

@@ -12,8 +12,9 @@ from pyarrow import fs
 from samples import qcd, skimmed
 from service import Service
 
-from looseleaf.errors import ConfigError, DataFileError
-from looseleaf.servicex.pushdown import predicate, read
+from looseleaf.errors import DataFileError
+from looseleaf.objects.expressions import Expression
+from looseleaf.parquet import ParquetTree, read
 
 CUT = "(MET_pt > 20) & ~(nMuon < 1)"
 
@@ -62,10 +63,43 @@ def test_every_part_of_a_predicate(tmp_path: Path) -> None:
         assert found["x"].to_list() == x[kept].tolist(), text
 
 
-def test_what_storage_cannot_do_is_refused(tmp_path: Path) -> None:
-    for text in ("abs(x) > 1", "x > 1 and x < 2", "not x", "1 < 2"):
-        with pytest.raises(ConfigError, match="can't be left to the storage"):
-            predicate(text)
+def groups_read(path: Path, cut: str) -> list[int]:
+    return ParquetTree(str(path), pa.OSFile(str(path))).left(cut)
+
+
+def test_the_same_events_whatever_is_left_out(tmp_path: Path) -> None:
+    """A cut gives the events that numpy selects, also among values that are no numbers and at the
+    edge of single precision; row groups are left out only where that is certain."""
+    edge = np.float32(15.1)
+    table = {
+        "x": np.array([edge, edge, 20, 30, np.nan, 5, 5, 5, 1, 1, 1, 1], np.float32),
+        "n": np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], np.uint64),
+    }
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table(table), path, row_group_size=4)
+    for cut, groups in {
+        "x > 18": [0],
+        "x <= 15.1": [0, 1, 2],
+        "(x < 3) | (n == 1)": [0, 2],
+        "~(n < 4) & (n != 9)": [1, 2],
+        "4 <= n": [1, 2],
+        # what is no number passes these
+        "x != 5": [0, 1, 2],
+        "~(x > 3)": [0, 1, 2],
+        # what statistics can't tell of
+        "abs(x) > 18": [0, 1, 2],
+        "x > 18 and n > 2": [0, 1, 2],
+        # of two columns they can
+        "x > n": [0, 1],
+        "x != n": [0, 1, 2],
+    }.items():
+        found = list(read([path], ["n"], cut))
+        expected = table["n"][Expression(cut)(table)]
+        assert [n for part in found for n in part["n"].to_list()] == expected.tolist(), cut
+        assert groups_read(path, cut) == groups, cut
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [1]}), tmp_path / "x.parquet")
     with pytest.raises(DataFileError, match="there is no column y, z"):
         list(read([tmp_path / "x.parquet"], ["y"], "z > 1"))
