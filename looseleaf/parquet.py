@@ -332,10 +332,22 @@ def is_parquet(url: str) -> bool:
     return urlsplit(url).path.endswith(ENDING)
 
 
+def stored_bytes(url: str) -> int | None:
+    """The size of a file on this machine or in an object store; None if it isn't there."""
+    filesystem, path = _located(url)
+    with reading(url):
+        found = filesystem.get_file_info(path)
+    return found.size if found.is_file else None
+
+
+def _located(url: str) -> tuple[fs.FileSystem, str]:
+    return fs.FileSystem.from_uri(url) if "://" in url else (fs.LocalFileSystem(), url)
+
+
 def _opened(path: str, filesystem: fs.FileSystem | None) -> pa.NativeFile:
-    if filesystem is None and "://" in path:
-        filesystem, path = fs.FileSystem.from_uri(path)
-    return (filesystem or fs.LocalFileSystem()).open_input_file(path)
+    if filesystem is None:
+        filesystem, path = _located(path)
+    return filesystem.open_input_file(path)
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -1,5 +1,6 @@
 """Parquet results by column and predicate: the same events from fewer bytes."""
 
+import json
 from pathlib import Path
 
 import awkward as ak
@@ -8,13 +9,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import uproot
+from processors import MuonPt
 from pyarrow import fs
 from samples import qcd, skimmed
 from service import Service
 
 from looseleaf.errors import DataFileError
+from looseleaf.files import read_json, write_json
 from looseleaf.objects.expressions import Expression
 from looseleaf.parquet import ParquetTree, read
+from looseleaf.processing.fileset import chunks_of, from_manifest
+from looseleaf.processing.ledger import ledger_of
+from looseleaf.processing.runner import process_task
+from looseleaf.records import MANIFEST_FORMAT
+from looseleaf.servicex.transform import FileTask, TreeQuery, transform_file
 
 CUT = "(MET_pt > 20) & ~(nMuon < 1)"
 
@@ -61,6 +69,57 @@ def test_every_part_of_a_predicate(tmp_path: Path) -> None:
     }.items():
         found = ak.concatenate(list(read([path], ["x"], text)))
         assert found["x"].to_list() == x[kept].tolist(), text
+
+
+@pytest.mark.parametrize("token", [True, False])
+def test_an_object_store_as_the_input_of_transforms_and_of_processing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: bool
+) -> None:
+    query = {"treename": "Events", "filter_name": ["Muon_*", "MET_*", "HLT_*"], "cut": "nMuon > 0"}
+    options = [] if token else ["--no-token"]
+    with Service(tmp_path, *options, workers=1) as service:
+        request = service.submit(
+            file_list=[str(source)],
+            selection=json.dumps([query]),
+            result_format="parquet",
+            result_destination="object-store",
+        )
+        status = service.finished(request)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", service.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", status.minio_access_key or "nobody")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", status.minio_secret_key or "nothing")
+        (entry,) = read_json(service.folder(request) / "manifest.json")["files"]
+        made = entry["result"]
+        url = f"s3://{request}/{made['output']}"
+        asked = TreeQuery(columns=("event", "Muon_pt"), cut="MET_pt > 20")
+        output = str(tmp_path / "again.parquet")
+        again = transform_file(
+            FileTask("q", (url,), made["bytes"], None, None, (asked,), output, "parquet")
+        )
+        manifest = tmp_path / "manifest.json"
+        totals = {key: made[key] for key in ("events_in", "sum_of_weights_in")}
+        value = {"folder": f"s3://{request}", "files": [made], "totals": totals}
+        write_json(manifest, {**value, "format": MANIFEST_FORMAT, "request_id": request})
+        fileset = from_manifest("q", manifest, {})
+        pieces = chunks_of(fileset, 5000)
+        found, records = process_task(MuonPt(), pieces, fileset.metadata)
+        ledger = ledger_of(fileset, records)
+        made["output"] = "other.parquet"
+        write_json(manifest, {**value, "format": MANIFEST_FORMAT, "request_id": request})
+        with pytest.raises(DataFileError, match=r"s3://.*/other\.parquet: gone from"):
+            from_manifest("q", manifest, {})
+    events = uproot.open(source)["Events"].arrays()
+    wanted = events[events["nMuon"] > 0]
+    muons = ak.flatten(wanted["Muon_pt"])
+    assert found["pt"].sum(flow=True).value == len(muons) > 0
+    assert found["events"] == {"q": len(wanted)}
+    # of 11 muon columns, MET and triggers it reads pT, mass and the like
+    assert sum(chunk["cost"]["bytes_read"] for chunk in ledger["chunks"]) > 0
+    assert ledger["original"]["events"] == again.events_in == len(events)
+    passed = wanted[wanted["MET_pt"] > 20]
+    kept = ak.from_parquet(output)
+    assert ak.all(kept["Muon_pt"] == passed["Muon_pt"])
+    assert again.cost["bytes_read"] < made["bytes"]
 
 
 def groups_read(path: Path, cut: str) -> list[int]:

@@ -7,6 +7,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from looseleaf.files import write_json
+from looseleaf.processes import keep_memory
 from looseleaf.progress import Progress
 from looseleaf.servicex.request import Request
 from looseleaf.servicex.transform import FileResult, FileTask, TreeQuery, transform_file
@@ -84,6 +85,7 @@ def _run(request: Request, folder: Path, workers: int, label: str) -> list[FileR
 @contextmanager
 def worker_pool(workers: int, tasks: int) -> Iterator[ProcessPoolExecutor]:
     """Worker processes that live as long as the block, no more than there is work for."""
+    keep_memory()
     context = get_context("forkserver")
     with ProcessPoolExecutor(max(1, min(workers, tasks)), mp_context=context) as pool:
         yield pool
