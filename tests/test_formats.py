@@ -31,6 +31,8 @@ from looseleaf.processing.runner import (
 )
 from looseleaf.servicex.formats import read_original
 from looseleaf.servicex.transform import FileTask, TreeQuery, transform_file
+from looseleaf.topcoffea.process import metadata_of
+from looseleaf.topcoffea.processor import TopCoffeaProcessor
 
 FORMATS = ("root-file", "root-rntuple", "parquet")
 POINTS = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
@@ -149,15 +151,29 @@ def test_nothing_selected_is_processed_and_normalised(tmp_path: Path, output: st
     assert ledger["original"]["sum_of_weights"] == pytest.approx(weights, rel=1e-12)
 
 
-@pytest.mark.parametrize("output", FORMATS)
-def test_eft_sums_of_any_format(tmp_path: Path, output: str) -> None:
-    datasets = {"e": sample("eft", 1000, files=1, wc_names=["a", "b"])}
-    columns = [*COLUMNS, "EFTfitCoefficients"]
-    path = skimmed(tmp_path, "e", datasets, columns, "MET_pt < 50", output)
-    source = uproot.open(tmp_path / "samples/e/e_0.root")["Events"]["EFTfitCoefficients"].array()
-    expected = ak.to_numpy(source).astype(float).sum(axis=0)
-    fileset = from_manifest("e", path, {})
-    np.testing.assert_allclose(fileset.original["eft_sums"], expected, rtol=1e-12)
+def test_eft_histograms_and_sums_are_the_same(tmp_path: Path) -> None:
+    analysis = yaml.safe_load((REPO / "config/analyses/tth_eft.yaml").read_text())
+    analysis["working_points"] = {
+        collection: {"loose": point, "tight": point, "momentum": "raw"}
+        for collection, point in analysis["leptons"].items()
+    }
+    names = ["ctG", "ctp"]
+    dataset = sample("eft", 6000, files=1, wc_names=names)
+    columns = sorted(analysis_columns(analysis, dataset, POINTS))
+    found = []
+    for output in FORMATS:
+        manifest = skimmed(
+            tmp_path / output, "e", {"e": dataset}, columns, "nMuon + nElectron >= 1", output
+        )
+        fileset = from_manifest("e", manifest, metadata_of(analysis, dataset))
+        processor = TopCoffeaProcessor(analysis, POINTS, names)
+        pieces = chunks_of(fileset, 1700)
+        found.append(process_task(processor, pieces, fileset.metadata)[0]["ht"])
+        source = uproot.open(tmp_path / output / "samples/e/e_0.root")["Events"]
+        terms = ak.to_numpy(source["EFTfitCoefficients"].array()).astype(float)
+        np.testing.assert_allclose(fileset.original["eft_sums"], terms.sum(axis=0), rtol=1e-12)
+    assert found[0].values().sum() > 0
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize("output", FORMATS)
