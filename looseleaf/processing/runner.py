@@ -18,9 +18,10 @@ from coffea.processor import ProcessorABC, accumulate
 
 from looseleaf.cluster.code import mismatch
 from looseleaf.cost import Stopwatch, peak_rss_bytes
-from looseleaf.errors import DataFileError, LooseleafError
-from looseleaf.nanoaod import TREE, EventsFile, open_file, reading
+from looseleaf.errors import DataFileError, LooseleafError, reading
+from looseleaf.nanoaod import TREE, Events, open_file
 from looseleaf.objects.branches import first_present
+from looseleaf.parquet import ParquetEvents
 from looseleaf.processing.checkpoints import packed, unpacked
 from looseleaf.processing.fileset import Chunk, cut
 from looseleaf.processing.ledger import ChunkRecord
@@ -73,7 +74,7 @@ class SkimmedNanoAOD(NanoAODSchema):
 
 
 @lru_cache(maxsize=16)
-def _opened(url: str, uuid: str) -> EventsFile:
+def _opened(url: str, uuid: str) -> Events:
     """A file kept open by this worker: on wide files the metadata costs more than a chunk."""
     file = open_file(url)
     if file.uuid != uuid:
@@ -110,15 +111,17 @@ def events_of(chunk: Chunk, metadata: Mapping[str, Any], clock: ReadClock) -> An
             f"{chunk.file.url}: holds {file.tree.num_entries} events, the manifest says "
             f"{chunk.file.events}"
         )
+    how = {
+        "schemaclass": type("Aliased", (SkimmedNanoAOD,), {"aliases": metadata.get("aliases", {})}),
+        "metadata": dict(metadata),
+        "mode": "virtual",
+        "buffer_cache": clock,
+    }
+    if isinstance(file, ParquetEvents):
+        source = file.tree.nanoevents_source(chunk.start, chunk.stop)
+        return NanoEventsFactory.from_parquet(source, entry_stop=chunk.events, **how).events()
     return NanoEventsFactory.from_root(
-        file.directory,
-        treepath=TREE,
-        entry_start=chunk.start,
-        entry_stop=chunk.stop,
-        schemaclass=type("Aliased", (SkimmedNanoAOD,), {"aliases": metadata.get("aliases", {})}),
-        metadata=dict(metadata),
-        mode="virtual",
-        buffer_cache=clock,
+        file.directory, treepath=TREE, entry_start=chunk.start, entry_stop=chunk.stop, **how
     ).events()
 
 

@@ -23,7 +23,7 @@ from looseleaf.servicex.service.state import BAD_DATASET, RUNNING, FileRow, stam
 CAPABILITIES = ["poll_local_transformation_results", "long_sample_titles_10240"]
 GIVEN = "File List Provided in Request"
 # a file and its replicas, as a place on this machine or an address
-PATH = r"^(/|root://|https?://)[^\x00-\x1f]*$"
+PATH = r"^(/|root://|https?://|s3://)[^\x00-\x1f]*$"
 
 
 class Submission(BaseModel):
