@@ -1,15 +1,18 @@
 """Does a request come to the same, however often service, workers and client are killed?
 
-    python benchmarks/servicex_kills.py [--kills 50]
+    python benchmarks/servicex_kills.py [--rounds 50]
 
-Requests of the remote backend to a service of our own are disturbed by kill -9 at random moments,
-five times each, until all kills are made; each has to come to the content of one that the embedded
-backend made undisturbed: manifest, events and every value. Ends with 1 if one doesn't.
+In each round two requests run, one of the remote backend and one for results on the service's own
+volume, in the three formats by turns, while the service, one of its workers and the client are
+each killed (kill -9) once, in random order at random moments. Both have to come to the content of
+requests that nothing disturbed: the manifests less times and tries, the trees, every column's type
+and bytes in its order; nothing half written may stay. Ends with 1 if a round doesn't.
 """
 
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,28 +22,35 @@ sys.path[0] = str(REPO / "tests")
 
 from samples import qcd, skimmed  # noqa: E402
 from service import Service  # noqa: E402
-from test_servicex_remote import COLUMNS, disturbed, undisturbed, wanted  # noqa: E402
+from test_servicex_remote import COLUMNS, calm, disturbed  # noqa: E402
 
-EACH = 5
+from looseleaf.servicex.formats import SUFFIXES  # noqa: E402
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=50)
-    rounds = -(-parser.parse_args().kills // EACH)
-    same = 0
+    parser.add_argument("--rounds", type=int, default=50)
+    rounds = parser.parse_args().rounds
+    same = struck = 0
+    started = time.monotonic()
     with TemporaryDirectory() as name:
         folder = Path(name)
-        skimmed(folder, "q", {"q": qcd(4000, files=8)}, COLUMNS, None)
+        skimmed(folder, "q", {"q": qcd(24_000, files=24)}, COLUMNS, None)
         das = folder / "q.das.json"
-        expected = undisturbed(wanted(das), folder)
+        expected = {output: calm(das, folder / output, output) for output in SUFFIXES}
         for number in range(rounds):
-            place = folder / str(number)
+            place, output = folder / str(number), list(SUFFIXES)[number % len(SUFFIXES)]
             with Service(place / "service") as service:
                 os.chdir(service.state)
-                found = disturbed(das, place, service, EACH, seed=number)
-            same += found == expected and not list(place.rglob(".part-*"))
-    print(f"{rounds} requests with {rounds * EACH} kills: {same} came to the same content")
+                found, hits = disturbed(das, place, service, output, seed=number)
+            good = found == expected[output] and not list(place.rglob(".part-*"))
+            same, struck = same + good, struck + hits
+            if not good:
+                print(f"round {number} ({output}) came to something else", flush=True)
+    print(
+        f"{rounds} rounds with {3 * rounds} kills, {struck} of them under way: {same} came to the "
+        f"same content ({time.monotonic() - started:.0f} s)"
+    )
     return 0 if same == rounds else 1
 
 

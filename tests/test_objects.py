@@ -1,5 +1,7 @@
 """Expressions, working points and columns."""
 
+from typing import Any
+
 import awkward as ak
 import numpy as np
 import pytest
@@ -38,8 +40,35 @@ def test_expression_on_jagged_arrays() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("pt[pt > 15]", [[30.0], [], [20.0]]),
+        ("count(pt[abs(eta) < 2.4])", [1, 0, 1]),
+        ("sum(pt)", [40.0, 0.0, 20.0]),
+        ("any(pt > 25)", [True, False, False]),
+        ("all(pt > 5)", [True, True, True]),
+        ("first(pt)", [10.0, None, 20.0]),
+        ("max(pt) - min(pt)", [20.0, None, 0.0]),
+        ("pt / scalar(met)", [[10.0, 30.0], [], [5.0]]),
+    ],
+)
+def test_expression_on_the_list_of_each_event(text: str, expected: list[Any]) -> None:
+    arrays = {
+        "pt": ak.Array([[10.0, 30.0], [], [20.0]]),
+        "eta": ak.Array([[0.1, -2.5], [], [1.0]]),
+        "met": ak.Array([1.0, 2.0, 4.0]),
+    }
+    assert Expression(text)(arrays).to_list() == expected
+    for wrong in ("count(met)", "scalar(pt)", "pt[met > 1]", "pt[eta]", "pt[count(pt) > 1]"):
+        with pytest.raises(ConfigError, match="each"):
+            Expression(wrong)(arrays)
+
+
+@pytest.mark.parametrize(
     "text",
     [
+        "first(x, 1)",
+        "x[1:]",
         "__import__('os').system('id')",
         "x.__class__",
         "x[0]",

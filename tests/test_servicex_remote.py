@@ -1,6 +1,7 @@
 """The remote backend: a ServiceX's results are those of the embedded backend, also after kills."""
 
 import base64
+import json
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import awkward as ak
 import pytest
 import uproot
 import yaml
@@ -21,12 +23,12 @@ from service import Service, run
 from looseleaf.errors import ConfigError, ServiceFailed, Shortfall
 from looseleaf.files import read_json
 from looseleaf.servicex.embedded import transform as embedded
+from looseleaf.servicex.formats import ORIGINAL
 from looseleaf.servicex.remote import Endpoint, transform
 from looseleaf.servicex.request import Request, request_from_das
 
 COLUMNS = ["run", "luminosityBlock", "event", "genWeight", "Muon_pt", "Muon_charge", "MET_pt|PFMET"]
 CUT = "(nMuon > 0) & (MET_pt > 5)"
-KILLS = 3
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +47,13 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service
         yield it
 
 
-def wanted(das: Path, cut: str | None = CUT, columns: list[str] = COLUMNS) -> Request:
-    return request_from_das(das, columns, cut, "root-file", "test", [])
+def wanted(
+    das: Path,
+    cut: str | None = CUT,
+    columns: list[str] = COLUMNS,
+    output_format: str = "root-file",
+) -> Request:
+    return request_from_das(das, columns, cut, output_format, "test", [])
 
 
 def mounted(service: Service) -> Endpoint:
@@ -58,19 +65,38 @@ def asked(request: Request, folder: Path, endpoint: Endpoint) -> dict[str, Any]:
     return read_json(folder / "out.json")
 
 
+# what says when, where and in which try a file was made, and which bytes its compression took
+CIRCUMSTANCES = ("bytes", "adler32", "uuid", "cost", "source_uuid")
+
+
+def plainly(told: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in told.items() if key not in CIRCUMSTANCES}
+
+
+def columns_of(path: Path) -> dict[str, Any]:
+    """Every column of a result's trees in its order: type, length and bytes, exactly."""
+    # what it is, whatever it is called
+    if path.read_bytes()[:4] == b"PAR1":
+        trees = {"Events": ak.from_parquet(path)}
+    else:
+        with uproot.open(path) as file:
+            there = file.keys(cycle=False)
+            trees = {name: file[name].arrays() for name in there if name != ORIGINAL}
+    found = {}
+    for tree, arrays in trees.items():
+        for name in arrays.fields:
+            column = ak.to_packed(arrays[name])
+            _, length, buffers = ak.to_buffers(column, byteorder="<")
+            parts = [buffers[key].tobytes() for key in sorted(buffers)]
+            found[f"{tree}/{name}"] = (str(column.type.content), length, parts)
+    return found
+
+
 def content(manifest: dict[str, Any]) -> Any:
     """What a request came to, apart from when and where it was carried out."""
-    told = [
-        {k: v for k, v in file.items() if k not in ("bytes", "adler32", "uuid", "cost")}
-        for file in manifest["files"]
-    ]
-    for file in told:
-        # a skim in between has an identity of its own
-        del file["source_uuid"]
-    totals = {k: v for k, v in manifest["totals"].items() if k != "bytes"}
+    told = [plainly(file) for file in manifest["files"]]
     paths = [Path(manifest["folder"]) / file["output"] for file in manifest["files"]]
-    events = [uproot.open(path)["Events"].arrays() for path in paths]
-    return told, totals, [{name: a[name].to_list() for name in sorted(a.fields)} for a in events]
+    return told, plainly(manifest["totals"]), list(map(columns_of, paths))
 
 
 def undisturbed(request: Request, folder: Path) -> Any:
@@ -193,18 +219,21 @@ def test_a_canceled_request_is_told_and_asked_again(
 CLIENT = """
 import sys
 from pathlib import Path
+from looseleaf.servicex.formats import ORIGINAL
 from looseleaf.servicex.remote import Endpoint, transform
 from looseleaf.servicex.request import request_from_das
-das, folder, mount, cut, *columns = sys.argv[1:]
-request = request_from_das(das, columns, cut, "root-file", "test", [])
+das, folder, mount, output_format, cut, *columns = sys.argv[1:]
+request = request_from_das(das, columns, cut, output_format, "test", [])
 endpoint = Endpoint(mount=Path(mount))
 transform(request, f"{folder}/volume", "sub", f"{folder}/out.json", endpoint, "q")
 """
 
 
-def client(das: Path, folder: Path, service: Service) -> "subprocess.Popen[bytes]":
+def client(
+    das: Path, folder: Path, service: Service, output_format: str = "root-file"
+) -> "subprocess.Popen[bytes]":
     mount = str(service.volume / "transforms")
-    arguments = [str(das), str(folder), mount, CUT, *COLUMNS]
+    arguments = [str(das), str(folder), mount, output_format, CUT, *COLUMNS]
     return subprocess.Popen([sys.executable, "-c", CLIENT, *arguments], cwd=service.state)
 
 
@@ -220,23 +249,70 @@ def strike(service: Service, victim: str, asking: "subprocess.Popen[bytes]") -> 
             os.kill(pid, signal.SIGKILL)
 
 
-def disturbed(das: Path, folder: Path, service: Service, kills: int, seed: int) -> Any:
-    """What a request comes to that is disturbed so many times, at random moments."""
+SELECTION = json.dumps(
+    [{"treename": "Events", "filter_name": ["Muon_*", "MET_*"], "cut": CUT}, {"treename": "Runs"}]
+)
+
+
+def on_volume(service: Service, das: Path, output_format: str, disturb: Any) -> Any:
+    """What a request for results on the service's own volume comes to, `disturb` being called
+    when it is submitted."""
+    files = [source.urls[0] for source in wanted(das).sources]
+    selection = json.dumps(json.loads(SELECTION)[: 1 if output_format == "parquet" else 2])
+    request = service.submit(file_list=files, selection=selection, result_format=output_format)
+    disturb(request)
+    assert service.finished(request).files_completed == len(files)
+    folder = service.folder(request)
+    manifest = read_json(folder / "manifest.json")
+    entries = [{**e, "tries": None, "result": plainly(e["result"])} for e in manifest["files"]]
+    outputs = [entry["result"]["output"] for entry in entries]
+    assert {path.name for path in folder.iterdir()} == {*outputs, "manifest.json"}
+    return manifest["request"], entries, [columns_of(folder / output) for output in outputs]
+
+
+def calm(das: Path, folder: Path, output_format: str) -> Any:
+    """What both requests of `disturbed` come to when nothing is killed."""
+    with Service(folder / "calm") as service:
+        found = on_volume(service, das, output_format, lambda request: None)
+    return undisturbed(wanted(das, output_format=output_format), folder), found
+
+
+def disturbed(
+    das: Path, folder: Path, service: Service, output_format: str, seed: int
+) -> tuple[Any, int]:
+    """What two requests come to, one of the remote backend and one for the service's volume, while
+    service, worker and client are killed once each, in random order at random moments; and how
+    many of the kills struck before both were done."""
     chance = random.Random(seed)
-    asking = client(das, folder, service)
-    for _ in range(kills):
-        # a moment of a run that takes a few seconds; not a wait for something
-        threading.Event().wait(chance.uniform(0, 2))
-        strike(service, chance.choice(["service", "worker", "client"]), asking)
-        if asking.poll() is not None:
-            asking = client(das, folder, service)
+    victims = chance.sample(["service", "worker", "client"], 3)
+    asking = client(das, folder, service, output_format)
+    struck = 0
+
+    def disturb(request: str) -> None:
+        nonlocal asking, struck
+        for victim in victims:
+            # a moment of a run that takes a few seconds; not a wait for something
+            threading.Event().wait(chance.uniform(0, 1.5))
+            done = (service.folder(request) / "manifest.json").exists()
+            struck += asking.poll() is None or not done
+            strike(service, victim, asking)
+            if victim == "client":
+                asking.wait()
+            if asking.poll() is not None:
+                asking = client(das, folder, service, output_format)
+
+    found = on_volume(service, das, output_format, disturb)
     while asking.wait(300) != 0:
-        asking = client(das, folder, service)
-    return content(read_json(folder / "out.json"))
+        asking = client(das, folder, service, output_format)
+    return (content(read_json(folder / "out.json")), found), struck
 
 
-def test_kills_at_random_change_nothing(service: Service, das: Path, tmp_path: Path) -> None:
-    assert disturbed(das, tmp_path, service, KILLS, seed=1) == undisturbed(wanted(das), tmp_path)
+@pytest.mark.parametrize("output_format", ["root-file", "root-rntuple", "parquet"])
+def test_kills_at_random_change_nothing(
+    service: Service, das: Path, tmp_path: Path, output_format: str
+) -> None:
+    found, _ = disturbed(das, tmp_path, service, output_format, seed=1)
+    assert found == calm(das, tmp_path, output_format)
     assert not list(tmp_path.rglob(".part-*"))
 
 

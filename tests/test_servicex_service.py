@@ -89,13 +89,19 @@ if asked["killed"]:
         remember(*given)
         os.kill(os.getpid(), signal.SIGKILL)
     QueryCache.cache_submitted_transform = killed
-raw = isinstance(asked["query"], dict)
+if isinstance(asked["query"], list):
+    where, select = asked["query"]
+    wanted = query.FuncADL_Uproot().FromTree("Events").Where(where).Select(select)
+elif isinstance(asked["query"], dict):
+    wanted = query.UprootRaw(asked["query"])
+else:
+    wanted = query.PythonFunction(asked["query"])
 spec = {
     "General": {"OutputFormat": "root-ttree", "Delivery": asked["delivery"]},
     "Sample": [{
         "Name": "s",
         "Dataset": dataset.FileList(asked["files"]),
-        "Query": (query.UprootRaw if raw else query.PythonFunction)(asked["query"]),
+        "Query": wanted,
     }],
 }
 found = deliver(spec, asked["config"], cache_dir=asked["cache"], progress_bar="none")
@@ -106,13 +112,13 @@ json.dump(list(found["s"]), sys.stdout)
 def delivered(
     service: Service,
     folder: Path,
-    asked: dict[str, Any] | str,
+    asked: dict[str, Any] | list[str] | str,
     files: list[str],
     delivery: str = "LocalCache",
     killed: bool = False,
 ) -> list[str]:
-    """What `servicex.deliver` gives back, of uproot-raw queries or a Python function's source; its
-    process is `killed` when it has submitted the request."""
+    """What `servicex.deliver` gives back, of an uproot-raw query, a Python function's source, or
+    func_adl's Where and Select; its process is `killed` when it has submitted the request."""
     value = {
         "query": asked,
         "files": files,
@@ -139,6 +145,19 @@ def source_of(result: str, files: list[str]) -> str:
 
 def test_stock_client_delivers_files(service: Service, files: list[str], tmp_path: Path) -> None:
     found = delivered(service, tmp_path, QUERY, files)
+    assert sorted(source_of(path, files) for path in found) == files
+    for path in found:
+        holds(path, source_of(path, files))
+
+
+def test_stock_client_delivers_a_func_adl_query(
+    service: Service, files: list[str], tmp_path: Path
+) -> None:
+    asked = [
+        "lambda e: e.Muon_pt.Count() > 0 and e.MET_pt > 10",
+        "lambda e: {'Muon_pt': e.Muon_pt, 'Muon_charge': e.Muon_charge, 'MET_pt': e.MET_pt}",
+    ]
+    found = delivered(service, tmp_path, asked, files)
     assert sorted(source_of(path, files) for path in found) == files
     for path in found:
         holds(path, source_of(path, files))

@@ -1,8 +1,9 @@
 """Cuts as expressions over declared columns, evaluated without Python's `eval`.
 
 The grammar is arithmetic, comparisons (also chained), `and or not & | ~`, parentheses, numbers,
-names and a few functions. Nothing else parses, so an expression from a configuration file can
-do no more than compute on the arrays it is given.
+names, a few functions, and `Muon_pt[Muon_pt > 5]`, the objects of each event that pass. Nothing
+else parses, so an expression from a configuration file can do no more than compute on the arrays
+it is given.
 """
 
 import ast
@@ -36,7 +37,12 @@ _COMPARE: dict[type, Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
-FUNCTIONS = ("abs", "cos", "exp", "hypot", "log", "maximum", "minimum", "sin", "sqrt", "where")
+# numpy's, value by value
+MATHEMATICS = ("abs", "cos", "exp", "hypot", "log", "maximum", "minimum", "sin", "sqrt", "where")
+# of the list that each event has: one value, none for `first`, `max` and `min` of an empty one;
+# `scalar` is a value that has to be no list
+OF_LISTS = ("all", "any", "count", "first", "max", "min", "scalar", "sum")
+FUNCTIONS = (*MATHEMATICS, *OF_LISTS)
 
 
 class Expression:
@@ -74,6 +80,10 @@ class Expression:
                 type(op) in _COMPARE for op in ops
             ):
                 return set().union(*map(self._check, [left, *others]))
+            case ast.Subscript(value=value, slice=mask) if not isinstance(mask, ast.Constant):
+                return self._check(value) | self._check(mask)
+            case ast.Call(func=ast.Name(id=name), args=args) if name in OF_LISTS and len(args) != 1:
+                why = f"{name} takes one argument"
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS:
                 return set().union(*map(self._check, args))
             case ast.Call(func=ast.Name(id=name)):
@@ -121,9 +131,44 @@ class Expression:
                     for a, op, b in zip(sides[:-1], ops, sides[1:], strict=True)
                 ]
                 return reduce(np.logical_and, parts)
+            case ast.Subscript(value=value, slice=mask):
+                return self._passing(self._value(value, columns), self._value(mask, columns))
+            case ast.Call(func=ast.Name(id=name), args=[of]) if name in OF_LISTS:
+                return self._of_list(name, self._value(of, columns))
             case ast.Call(func=ast.Name(id=name), args=args):
                 return getattr(np, name)(*[self._value(arg, columns) for arg in args])
         raise AssertionError(ast.dump(node))
+
+    def _passing(self, values: Any, mask: Any) -> Any:
+        import awkward as ak  # noqa: PLC0415 - as above
+
+        if not (isinstance(mask, ak.Array) and mask.ndim == 2 and _type_of(mask) == "bool"):
+            raise ConfigError(
+                f"expression {self.text!r}: in [] stands a yes or no for each object of the events"
+            )
+        return values[mask]
+
+    def _of_list(self, name: str, values: Any) -> Any:
+        import awkward as ak  # noqa: PLC0415 - as above
+
+        if not isinstance(values, ak.Array) and name != "scalar":
+            raise TypeError(f"{name} of {type(values).__name__}")
+        if (getattr(values, "ndim", 0) > 1) == (name == "scalar"):
+            why = "one value in each event" if name == "scalar" else "a list in each event"
+            raise ConfigError(f"expression {self.text!r}: {name}() is of {why}")
+        match name:
+            case "scalar":
+                return values
+            case "count":
+                return ak.num(values, axis=1)
+            case "first":
+                return ak.firsts(values, axis=1)
+        return getattr(ak, name)(values, axis=1)
+
+
+def _type_of(array: Any) -> str:
+    """The type of the single values in an array."""
+    return str(array.type).rpartition("* ")[2].lstrip("?")
 
 
 def _pointing(text: str, column: int, why: str) -> str:

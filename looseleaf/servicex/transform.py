@@ -34,7 +34,8 @@ class TreeQuery:
     """What to keep of one tree of a file, and what to call it.
 
     `columns` have to be there and may be alternatives `A|B`; `patterns` and `typenames` are shell
-    patterns for further branches; `computed` are new columns as expressions, by name. `cut` is an
+    patterns for further branches; `computed` are new columns as expressions of the selected events,
+    by name, those called `<collection>_...` objects of one of the `collections`. `cut` is an
     expression over event-level branches, None to keep every event. An `optional` tree may be
     missing.
     """
@@ -45,6 +46,7 @@ class TreeQuery:
     patterns: tuple[str, ...] = ()
     typenames: tuple[str, ...] = ()
     computed: tuple[tuple[str, str], ...] = ()
+    collections: tuple[str, ...] = ()
     cut: str | None = None
     optional: bool = False
 
@@ -114,6 +116,9 @@ def collections_of(branches: list[str], present: set[str]) -> dict[str, list[str
 
 def _mask(cut: Expression, arrays: ak.Array) -> np.ndarray:
     value = cut(arrays)
+    if value.ndim == 1 and isinstance(value.type.content, ak.types.OptionType):
+        # an event that has nothing to compare doesn't pass
+        value = ak.fill_none(value, False)
     mask = ak.to_numpy(value) if value.ndim == 1 else None
     if mask is None or mask.dtype != bool:
         raise ConfigError(f"servicex.cut: {cut.text!r} should give a yes or no for each event")
@@ -255,10 +260,33 @@ def _keep(
         mask = None if cut is None else _mask(cut, arrays)
         if sums is not None:
             _add(sums, arrays, mask, url)
-        for name, expression in computed.items():
-            arrays[name] = expression(arrays)
         kept = selected(arrays, mask)
-        result.extend(query.to, kept, {**groups, **{name: [name] for name in computed}})
+        made = {name: _column(expression, kept, url) for name, expression in computed.items()}
+        for name, column in made.items():
+            kept[name] = column
+        result.extend(query.to, kept, {**groups, **_grouped(list(computed), query.collections)})
+
+
+def _column(expression: Expression, events: ak.Array, url: str) -> Any:
+    """A new column; `DataFileError` if it has no value in some of the events."""
+    column = expression(events)
+    if not isinstance(column, ak.Array) or not isinstance(column.type.content, ak.types.OptionType):
+        return column
+    if ak.any(ak.is_none(column)):
+        raise DataFileError(
+            f"{url}: {expression.text!r} has no value in some events, where the list is empty: "
+            "leave these out"
+        )
+    return ak.drop_none(column)
+
+
+def _grouped(computed: list[str], collections: tuple[str, ...]) -> dict[str, list[str]]:
+    """Computed columns by the collection that they are written with."""
+    groups: dict[str, list[str]] = {}
+    for name in computed:
+        of = next((c for c in collections if name.startswith(f"{c}_")), name)
+        groups.setdefault(of, []).append(name)
+    return groups
 
 
 def _matching(query: TreeQuery, tree: Any) -> list[str]:

@@ -17,7 +17,7 @@ from looseleaf.records import FileRecord
 from looseleaf.servicex.request import MANIFEST
 from looseleaf.servicex.service.auth import Keys, signed
 from looseleaf.servicex.service.engine import Engine
-from looseleaf.servicex.service.queries import CODEGENS, check
+from looseleaf.servicex.service.queries import CODEGENS, check, usable
 from looseleaf.servicex.service.state import BAD_DATASET, RUNNING, FileRow, stamp
 
 CAPABILITIES = ["poll_local_transformation_results", "long_sample_titles_10240"]
@@ -35,7 +35,7 @@ class Submission(BaseModel):
     did: str | None = None
     file_list: list[Annotated[str, Field(pattern=PATH)]] | None = Field(None, alias="file-list")
     selection: str
-    codegen: Literal["uproot-raw", "python"]
+    codegen: Literal["uproot-raw", "uproot", "python"]
     destination: Literal["object-store", "volume"] = Field(alias="result-destination")
     format: Literal["root-file", "root-rntuple", "parquet"] = Field(alias="result-format")
 
@@ -100,7 +100,7 @@ def _protocol(
 
     @router.get("")
     def info() -> dict[str, Any]:
-        codegens = {k: v for k, v in CODEGENS.items() if keys is not None or k != "python"}
+        codegens = {k: v for k, v in usable().items() if keys is not None or k != "python"}
         return {
             "app-version": __version__,
             "code-gen-image": codegens,
@@ -167,7 +167,7 @@ def _checked(asked: Submission, catalogue: Mapping[str, Sequence[FileRecord]]) -
     """The files that are to be transformed, none for a dataset that nobody knows; `ConfigError`
     for what can't be carried out."""
     queries = check(asked.codegen, asked.selection)
-    if asked.format == "parquet" and asked.codegen == "uproot-raw" and len(queries) > 1:
+    if asked.format == "parquet" and asked.codegen != "python" and len(queries) > 1:
         raise ConfigError("Parquet holds one tree: ask for several one at a time")
     if (asked.did is None) == (asked.file_list is None):
         raise ConfigError("either did or file-list says what to transform")

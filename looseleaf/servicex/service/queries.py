@@ -11,11 +11,21 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from looseleaf.errors import ConfigError
 from looseleaf.objects.expressions import Expression
+from looseleaf.servicex.service.funcadl import available, func_adl_queries
 from looseleaf.servicex.transform import TreeQuery
 
 # the code generators that there are, and what carries them out
-CODEGENS = {"uproot-raw": "looseleaf.servicex.transform", "python": "run_query"}
+CODEGENS = {
+    "uproot-raw": "looseleaf.servicex.transform",
+    "uproot": "looseleaf.servicex.service.funcadl",
+    "python": "run_query",
+}
 FUNCTION = "run_query"
+
+
+def usable() -> dict[str, str]:
+    """The code generators whose packages are installed."""
+    return {name: what for name, what in CODEGENS.items() if name != "uproot" or available()}
 
 
 class RawQuery(BaseModel):
@@ -129,6 +139,8 @@ def check(codegen: str, selection: str) -> Any:
     match codegen:
         case "uproot-raw":
             return raw_queries(selection)
+        case "uproot":
+            return func_adl_queries(selection)
         case "python":
             return python_source(selection)
     raise ConfigError(f"codegen {codegen!r} is not one of {', '.join(CODEGENS)}")
