@@ -32,7 +32,7 @@ from urllib3.exceptions import HTTPError
 
 from looseleaf.errors import ConfigError, DataFileError, LooseleafError, ReadFailed
 from looseleaf.servicex.request import request_folder
-from looseleaf.servicex.service.transformer import MODULE, Outcome, code, give, outcome_of
+from looseleaf.servicex.service.transformer import MODULE, code, give, outcome_of
 from looseleaf.servicex.service.workers import Batch, Job, WorkerDied
 from looseleaf.servicex.transform import FileResult
 
@@ -45,10 +45,21 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 GRACE, POLL, VISIBLE, PATIENCE, ANSWER, TELL = 5, 0.5, 60.0, 300.0, 30.0, 30.0
 # more than the answer for a file with all luminosity sections of a year
 LONGEST_OUTCOME = 64 << 20
-OUTCOME = TypeAdapter(Outcome)
 # what the service does, asked for when it starts
 RIGHTS = [(verb, "pods") for verb in ("create", "delete", "get", "list", "watch")]
 RIGHTS += [("list", "events")]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pod says of a file: its result, or why there is none and whether another try may do."""
+
+    result: FileResult | None = None
+    error: str | None = None
+    transient: bool = False
+
+
+OUTCOME = TypeAdapter(Outcome)
 
 
 class NotAllowed(LooseleafError):

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from looseleaf.errors import LooseleafError, ReadFailed
-from looseleaf.servicex.transform import FileResult
+
+if TYPE_CHECKING:
+    # what only a worker's process needs to load
+    from looseleaf.servicex.transform import FileResult
 
 # a fresh interpreter, which shares neither memory nor open files with the service
 CONTEXT = get_context("spawn")
@@ -33,7 +36,7 @@ class Job:
     """A file's number in the service's state, and the call that carries it out."""
 
     number: int
-    function: Callable[[Any], FileResult]
+    function: Callable[[Any], "FileResult"]
     task: Any
 
 
@@ -53,7 +56,7 @@ class Carrier(Protocol):
 
     def carry_out(
         self, batch: Batch, seconds: float
-    ) -> Iterator[tuple[int, FileResult | Exception]]:
+    ) -> Iterator[tuple[int, "FileResult | Exception"]]:
         """What became of each file, by number, `seconds` for each. A worker that ends leaves out
         the files that it hasn't begun with."""
 
@@ -146,7 +149,7 @@ class Worker:
 
     def carry_out(
         self, batch: Batch, seconds: float
-    ) -> Iterator[tuple[int, FileResult | Exception]]:
+    ) -> Iterator[tuple[int, "FileResult | Exception"]]:
         for job in batch.jobs:
             try:
                 yield job.number, self.call(job.function, job.task, seconds)
