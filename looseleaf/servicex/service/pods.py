@@ -40,9 +40,10 @@ CONTAINER, RESULTS, WORK = "transformer", "results", ".work"
 COMMAND = ["python", "-m", MODULE]
 REQUEST, FILES, OWNER = (f"servicex.looseleaf/{name}" for name in ("request", "files", "owner"))
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-# seconds: to end a pod; between looks at what stands; that a network file system may hide a file
-# from us; that the API may be away; for an answer of it; until it is told that a pod waits
-GRACE, POLL, VISIBLE, PATIENCE, ANSWER, TELL = 5, 0.5, 60.0, 300.0, 30.0, 30.0
+# seconds: for a pod to end by itself, which has nothing to put in order; between looks at what
+# stands; that a network file system may hide a file; that the API may be away; for an answer of it;
+# until it is told that a pod waits; until a node that doesn't end a pod is not waited for
+GRACE, POLL, VISIBLE, PATIENCE, ANSWER, TELL, GONE = 1, 0.5, 60.0, 300.0, 30.0, 30.0, 60.0
 # more than the answer for a file with all luminosity sections of a year
 LONGEST_OUTCOME = 64 << 20
 # what the service does, asked for when it starts
@@ -52,7 +53,7 @@ RIGHTS += [("list", "events")]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a pod says of a file: its result, or why there is none and whether another try may do."""
+    """What a pod says of a file: its result, or why there is none and if another try may do."""
 
     result: FileResult | None = None
     error: str | None = None
@@ -88,7 +89,7 @@ class Pods:
 
     def __init__(self, settings: PodSettings, volume: Path, subdir: str) -> None:
         self.most, self.pending = settings.most, settings.pending
-        self.volume = volume
+        self.volume, self.closing = volume, threading.Event()
         self._work = request_folder(volume, subdir, WORK)
         self._template = read_template(settings.template)
         self._namespace = _connect(self._template)
@@ -102,7 +103,6 @@ class Pods:
         self._pods: dict[str, dict[str, Any]] = {}
         self._wanted: set[str] = set()
         self._killed: set[str] = set()
-        self.closing = threading.Event()
         self.workers = [PodWorker(self) for _ in range(settings.workers)]
 
     # what the engine asks
@@ -160,7 +160,7 @@ class Pods:
                     raise NotAllowed(f"Kubernetes refuses the pod: {_message(problem)}") from None
                 if time.monotonic() > until:
                     raise NotStarted(f"no pod for it: {_message(problem)}") from None
-                self.closing.wait(GRACE)
+                self.closing.wait(5)
             else:
                 return
 
@@ -170,7 +170,7 @@ class Pods:
         with suppress(LooseleafError):
             self._delete(name)
             with self._changed:
-                self._changed.wait_for(lambda: name not in self._pods, timeout=12 * GRACE)
+                self._changed.wait_for(lambda: name not in self._pods, timeout=GONE)
         with self._changed:
             # one that couldn't be deleted now is when the API is back
             self._wanted.discard(name)
@@ -289,7 +289,7 @@ class Pods:
                 for name in left:
                     self._delete(name)
                 self._watch(listed["metadata"]["resourceVersion"])
-            except (ApiException, HTTPError, OSError, LooseleafError) as problem:
+            except Exception as problem:
                 # what was seen is too old to go on from: listed again at once
                 if not (isinstance(problem, ApiException) and problem.status == 410):
                     say(f"Kubernetes can't be asked for pods: {_message(problem)}")
@@ -303,13 +303,10 @@ class Pods:
             label_selector=self._selector,
             resource_version=version,
             timeout_seconds=60,
-            deserialize=False,
             _request_timeout=(ANSWER, 90),
         )
         for event in events:
-            pod = event["object"]
-            if event["type"] == "ERROR":
-                raise ApiException(status=pod.get("code"), reason=pod.get("message"))
+            pod = event["raw_object"]
             with self._changed:
                 if event["type"] == "DELETED":
                     self._pods.pop(pod["metadata"]["name"], None)
@@ -409,6 +406,7 @@ class PodWorker:
             # what keeps one pod from starting does the next one
             yield from ((number, WorkerDied(str(problem))) for number in left)
         except WorkerDied as problem:
+            say(str(problem))
             yield next(iter(left)), problem
         except LooseleafError as problem:
             yield from ((number, problem) for number in left)
@@ -464,7 +462,7 @@ class PodWorker:
         for number, job in list(left.items()):
             path = outcome_of(work, number)
             if path.name in there:
-                outcome = _read(path, batch.folder / Path(job.task.output).name)
+                outcome = read_outcome(path, batch.folder / Path(job.task.output).name)
                 if outcome is not None:
                     yield number, outcome
 
@@ -479,7 +477,7 @@ def pod_name(batch: str) -> str:
     return f"servicex-{batch}"
 
 
-def _read(path: Path, output: Path) -> FileResult | Exception | None:
+def read_outcome(path: Path, output: Path) -> FileResult | Exception | None:
     """What a pod says of a file; None while the result that it speaks of can't be seen."""
     bad = DataFileError(f"{output.name}: the pod left no account of it that can be read")
     try:
@@ -567,7 +565,7 @@ def _message(problem: Exception) -> str:
         with suppress(ValueError, TypeError, KeyError):
             return json.loads(problem.body)["message"]
         return f"{problem.status} {problem.reason}"
-    return str(problem)
+    return str(problem) or type(problem).__name__
 
 
 def _phase(pod: Mapping[str, Any] | None) -> str:
