@@ -198,7 +198,8 @@ def _object_store(engine: Engine, keys: Keys | None) -> APIRouter:
         if key not in {row.output for row in rows if row.status == "success"} | {MANIFEST}:
             return _s3_error("NoSuchKey", 404)
         path = engine.folder(str(bucket)) / key
-        if not path.is_file():
+        # what ran a query may have put a link to elsewhere in the place of its result
+        if path.is_symlink() or not path.is_file():
             return _s3_error("NoSuchKey", 404)
         return FileResponse(path, media_type="application/octet-stream")
 
