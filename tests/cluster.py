@@ -646,6 +646,7 @@ class Container:
         self.folder = cluster.folder / "pods" / f"{self.name}-{pod['metadata']['uid'][:4]}"
         self.folder.mkdir(parents=True)
         self.log = self.folder / "log"
+        self.log.touch()
         self.fate: tuple[str, str] | None = None
         self.ending = False
         self.process = self._run()
