@@ -5,6 +5,7 @@ rendering, Kubernetes' client, the service and its transformers as processes in 
 kind, ServiceX's own client.
 """
 
+import ast
 import base64
 import json
 import os
@@ -221,7 +222,7 @@ def run_query(path):
     request = release.submit(file_list=files[:1], codegen="python", selection=query)
     release.finished(request)
     (entry,) = release.entries(request)
-    told = eval(entry["error"].partition("RuntimeError: ")[2])
+    told = ast.literal_eval(entry["error"].partition("RuntimeError: ")[2])
     assert sorted(told.pop("volume")) == sorted([".work", request])
     # a kubelet tells every container where Kubernetes is, and no more
     assert {text.partition("=")[0] for text in told.pop("environment")} == {
@@ -376,9 +377,12 @@ def test_a_quota_is_waited_for(release: Release, files: list[str]) -> None:
     asked = len(cluster.asked)
     request = release.submit(file_list=files[:1], selection=selection())
     wait_for(lambda: ("create", "pods") in [what[1:3] for what in cluster.asked[asked:]])
+    other = release.submit(file_list=files[:1], selection=selection())
+    run(release.adapter.cancel_transform(other))
     assert not release.made(request)
     cluster.quota = None
     assert done(release, request, 1) == [1]
+    assert not release.made(other)
 
 
 def test_a_pod_that_nobody_waits_for_is_deleted(release: Release) -> None:
