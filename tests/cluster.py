@@ -162,6 +162,7 @@ class Cluster:
         self.away = threading.Event()
         self.quota: int | None = None
         self.unschedulable: str | None = None
+        self.unmountable: str | None = None
         self.missing_images: set[str] = set()
         self.hold = threading.Event()
         self.containers: dict[str, Container] = {}
@@ -384,6 +385,20 @@ class Cluster:
                 self.update(
                     "pods", namespace, name, status={"phase": "Pending", "conditions": [condition]}
                 )
+                return
+            if self.unmountable is not None:
+                waiting = {"reason": "ContainerCreating"}
+                self.update("pods", namespace, name, status=status_of(pod, waiting=waiting))
+                event = {
+                    "apiVersion": "v1",
+                    "kind": "Event",
+                    "metadata": {"name": f"{name}.1", "namespace": namespace},
+                    "involvedObject": {"kind": "Pod", "name": name, "namespace": namespace},
+                    "type": "Warning",
+                    "reason": "FailedMount",
+                    "message": self.unmountable,
+                }
+                self.create("events", namespace, event)
                 return
             image = pod["spec"]["containers"][0]["image"]
             if image in self.missing_images:

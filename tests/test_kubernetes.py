@@ -435,9 +435,14 @@ def no_claim(cluster: Cluster, release: Release) -> None:
     del cluster.objects["persistentvolumeclaims", NAMESPACE, release.claim_name]
 
 
+def no_mount(cluster: Cluster, release: Release) -> None:
+    cluster.unmountable = "MountVolume.SetUp failed: mount.nfs: Connection timed out"
+
+
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
+        (no_mount, "FailedMount: MountVolume.SetUp failed: mount.nfs: Connection timed out"),
         (no_node, "Unschedulable: 0/1 nodes are available: 1 Insufficient memory."),
         (no_image, 'ImagePullBackOff: Back-off pulling image "looseleaf-servicex:0.1.0"'),
         (no_claim, 'persistentvolumeclaim "impatient-looseleaf-servicex-results" not found'),
@@ -453,7 +458,8 @@ def test_what_keeps_a_pod_from_starting_is_told(
         request = impatient.submit(file_list=files, selection=selection())
         assert impatient.finished(request).files_failed == FILES
     finally:
-        cluster.unschedulable, cluster.missing_images = None, set()
+        cluster.unschedulable = cluster.unmountable = None
+        cluster.missing_images.clear()
         key = ("persistentvolumeclaims", NAMESPACE, impatient.claim_name)
         cluster.objects[key] = kept[key]
     for entry in impatient.entries(request):
