@@ -35,6 +35,7 @@ from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import yaml
 from conftest import REPO
 from grid import Authority, TlsServer
 
@@ -161,6 +162,7 @@ class Cluster:
         self.away = threading.Event()
         self.quota: int | None = None
         self.unschedulable: str | None = None
+        self.unmountable: str | None = None
         self.missing_images: set[str] = set()
         self.hold = threading.Event()
         self.containers: dict[str, Container] = {}
@@ -236,6 +238,18 @@ class Cluster:
                 self.made.append(made)
         self._react(resource, namespace, name)
         return made
+
+    def apply(
+        self, resource: str, namespace: str, name: str, value: Object, user: str
+    ) -> tuple[int, Object]:
+        """Server-side apply by the one who owns all of an object."""
+        with self.lock:
+            if (resource, namespace, name) not in self.objects:
+                return 201, self.create(resource, namespace, value, user)
+            check_schema(value)
+            metadata = {**self.get(resource, namespace, name)["metadata"], **value["metadata"]}
+            self.update(resource, namespace, name, **{**value, "metadata": metadata})
+            return 200, self.get(resource, namespace, name)
 
     def _admit(self, resource: str, value: Object, user: str) -> None:
         if resource == "pods":
@@ -372,6 +386,20 @@ class Cluster:
                     "pods", namespace, name, status={"phase": "Pending", "conditions": [condition]}
                 )
                 return
+            if self.unmountable is not None:
+                waiting = {"reason": "ContainerCreating"}
+                self.update("pods", namespace, name, status=status_of(pod, waiting=waiting))
+                event = {
+                    "apiVersion": "v1",
+                    "kind": "Event",
+                    "metadata": {"name": f"{name}.1", "namespace": namespace},
+                    "involvedObject": {"kind": "Pod", "name": name, "namespace": namespace},
+                    "type": "Warning",
+                    "reason": "FailedMount",
+                    "message": self.unmountable,
+                }
+                self.create("events", namespace, event)
+                return
             image = pod["spec"]["containers"][0]["image"]
             if image in self.missing_images:
                 waiting = {
@@ -428,6 +456,28 @@ class Cluster:
         return Handler
 
 
+def validated(group: str) -> Object:
+    """As much of a group's OpenAPI as says that the server checks the fields of what is applied."""
+    return {
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": VERSION},
+        "paths": {
+            f"/{plural}/{{name}}": {
+                "patch": {
+                    "parameters": [{"name": "fieldValidation", "in": "query"}],
+                    "responses": {},
+                    "x-kubernetes-group-version-kind": {
+                        "group": group,
+                        "version": "v1",
+                        "kind": kind,
+                    },
+                }
+            }
+            for plural, kind in KINDS[group].items()
+        },
+    }
+
+
 def matches(value: Object, selector: str) -> bool:
     labels = value["metadata"].get("labels") or {}
     return all(
@@ -475,9 +525,57 @@ class Api(BaseHTTPRequestHandler):
             raise Refusal(401, "Unauthorized", "Unauthorized")
         return self.cluster.users[token]
 
+    def _discover(self, path: str) -> Object | None:
+        """What the server tells of itself, which Helm asks for first."""
+        groups = [
+            {"name": group, "versions": [version], "preferredVersion": version}
+            for group in KINDS
+            if group
+            for version in [{"groupVersion": f"{group}/v1", "version": "v1"}]
+        ]
+        match path.strip("/").split("/"):
+            case ["version"]:
+                return {"major": "1", "minor": "37", "gitVersion": f"v{VERSION}"}
+            case ["api"]:
+                return {"kind": "APIVersions", "versions": ["v1"]}
+            case ["apis"]:
+                return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
+            case ["openapi", "v3"]:
+                names = ["api/v1", *(f"apis/{group}/v1" for group in KINDS if group)]
+                return {"paths": {n: {"serverRelativeURL": f"/openapi/v3/{n}"} for n in names}}
+            case ["openapi", "v3", "api", "v1"]:
+                return validated("")
+            case ["openapi", "v3", "apis", group, "v1"] if group in KINDS:
+                return validated(group)
+            case ["api", "v1"]:
+                group = ""
+            case ["apis", group, "v1"] if group in KINDS:
+                pass
+            case _:
+                return None
+        return {
+            "kind": "APIResourceList",
+            "apiVersion": "v1",
+            "groupVersion": f"{group}/v1".lstrip("/"),
+            "resources": [
+                {
+                    "name": plural,
+                    "singularName": kind.lower(),
+                    "namespaced": plural != "namespaces",
+                    "kind": kind,
+                    "verbs": ["create", "delete", "get", "list", "patch", "watch"],
+                }
+                for plural, kind in KINDS[group].items()
+            ],
+        }
+
     def _carry_out(self, body: bytes) -> None:
         cluster, address = self.cluster, urlsplit(self.path)
         user = self._user()
+        known = self._discover(address.path) if self.command == "GET" else None
+        if known is not None:
+            self._answer(200, known)
+            return
         found = PATH.match(address.path)
         group = (found["group"] or "") if found else ""
         if found is None or found["resource"] not in KINDS.get(group, {}):
@@ -522,6 +620,8 @@ class Api(BaseHTTPRequestHandler):
                 api = f"{group}/v1".lstrip("/")
                 value = {"kind": kind, "apiVersion": api, "metadata": metadata, "items": items}
                 self._answer(200, value)
+            case "patch" if "apply-patch" in self.headers["Content-Type"]:
+                self._answer(*cluster.apply(resource, namespace, name, yaml.safe_load(body), user))
             case "watch":
                 self._watch(resource, namespace, selector, query)
             case _:
@@ -646,6 +746,7 @@ class Container:
         self.folder = cluster.folder / "pods" / f"{self.name}-{pod['metadata']['uid'][:4]}"
         self.folder.mkdir(parents=True)
         self.log = self.folder / "log"
+        self.log.touch()
         self.fate: tuple[str, str] | None = None
         self.ending = False
         self.process = self._run()

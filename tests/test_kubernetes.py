@@ -5,6 +5,7 @@ rendering, Kubernetes' client, the service and its transformers as processes in 
 kind, ServiceX's own client.
 """
 
+import ast
 import base64
 import json
 import os
@@ -221,7 +222,7 @@ def run_query(path):
     request = release.submit(file_list=files[:1], codegen="python", selection=query)
     release.finished(request)
     (entry,) = release.entries(request)
-    told = eval(entry["error"].partition("RuntimeError: ")[2])
+    told = ast.literal_eval(entry["error"].partition("RuntimeError: ")[2])
     assert sorted(told.pop("volume")) == sorted([".work", request])
     # a kubelet tells every container where Kubernetes is, and no more
     assert {text.partition("=")[0] for text in told.pop("environment")} == {
@@ -376,9 +377,12 @@ def test_a_quota_is_waited_for(release: Release, files: list[str]) -> None:
     asked = len(cluster.asked)
     request = release.submit(file_list=files[:1], selection=selection())
     wait_for(lambda: ("create", "pods") in [what[1:3] for what in cluster.asked[asked:]])
+    other = release.submit(file_list=files[:1], selection=selection())
+    run(release.adapter.cancel_transform(other))
     assert not release.made(request)
     cluster.quota = None
     assert done(release, request, 1) == [1]
+    assert not release.made(other)
 
 
 def test_a_pod_that_nobody_waits_for_is_deleted(release: Release) -> None:
@@ -431,9 +435,14 @@ def no_claim(cluster: Cluster, release: Release) -> None:
     del cluster.objects["persistentvolumeclaims", NAMESPACE, release.claim_name]
 
 
+def no_mount(cluster: Cluster, release: Release) -> None:
+    cluster.unmountable = "MountVolume.SetUp failed: mount.nfs: Connection timed out"
+
+
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
+        (no_mount, "FailedMount: MountVolume.SetUp failed: mount.nfs: Connection timed out"),
         (no_node, "Unschedulable: 0/1 nodes are available: 1 Insufficient memory."),
         (no_image, 'ImagePullBackOff: Back-off pulling image "looseleaf-servicex:0.1.0"'),
         (no_claim, 'persistentvolumeclaim "impatient-looseleaf-servicex-results" not found'),
@@ -449,7 +458,8 @@ def test_what_keeps_a_pod_from_starting_is_told(
         request = impatient.submit(file_list=files, selection=selection())
         assert impatient.finished(request).files_failed == FILES
     finally:
-        cluster.unschedulable, cluster.missing_images = None, set()
+        cluster.unschedulable = cluster.unmountable = None
+        cluster.missing_images.clear()
         key = ("persistentvolumeclaims", NAMESPACE, impatient.claim_name)
         cluster.objects[key] = kept[key]
     for entry in impatient.entries(request):

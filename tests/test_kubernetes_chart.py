@@ -289,6 +289,33 @@ def test_the_image_is_of_the_user_that_the_chart_names(repo: Path) -> None:
     assert f'__version__ = "{chart["appVersion"]}"' in (repo / "looseleaf/__init__.py").read_text()
 
 
+def test_helm_installs_upgrades_and_uninstalls(cluster: Cluster) -> None:
+    helm = pytest.importorskip("helm_python", reason="there is no Helm for this system on PyPI")
+    name, key = "skims-looseleaf-servicex", "checksum/config"
+
+    def annotations() -> dict[str, str]:
+        deployment = cluster.get("deployments", NAMESPACE, name)
+        return deployment["spec"]["template"]["metadata"]["annotations"]
+
+    with helm.Config(
+        namespace=NAMESPACE,
+        kube_apiserver=cluster.url,
+        kube_token=cluster.admin,
+        kube_ca_file=cluster.ca,
+        storage_driver="memory",
+    ) as api:
+        made = api.install(str(CHART), "skims", TLS, timeout=60)
+        assert made["status"] == "deployed"
+        assert annotations()[key] == checksum(TLS)
+        more = deep(TLS, {"transformer": {"resources": {"limits": {"memory": "8Gi"}}}})
+        assert api.upgrade(str(CHART), "skims", more, timeout=60)["revision"] == 2
+        assert annotations()[key] == checksum(more) != checksum(TLS)
+        api.uninstall("skims")
+    # results and what is known of them stay
+    left = {(resource, of) for resource, _, of in cluster.objects}
+    assert left == {("persistentvolumeclaims", f"{name}-{what}") for what in ("results", "state")}
+
+
 # what the service reads
 
 

@@ -454,6 +454,17 @@ def test_two_requests_on_one_input_share_nothing(service: Service, files: list[s
     assert min(counts) > 0
 
 
+def test_a_link_in_the_place_of_a_result_is_not_followed(files: list[str], tmp_path: Path) -> None:
+    with Service(tmp_path, "--no-token", workers=1) as service:
+        request = service.submit(file_list=files[:1], selection=selection())
+        service.finished(request)
+        (path,) = service.folder(request).glob("*.root")
+        assert answer(service, f"/{request}/{path.name}", "HEAD") == (200, "")
+        path.unlink()
+        path.symlink_to(service.client_config)
+        assert answer(service, f"/{request}/{path.name}")[0] == 404
+
+
 def test_names_of_300_characters(service: Service, files: list[str], tmp_path: Path) -> None:
     folder = tmp_path
     for letter in "abc":

@@ -112,7 +112,8 @@ class Pods:
         self._pods = {pod["metadata"]["name"]: pod for pod in listed}
         found = {}
         for pod in listed:
-            name, numbers = pod["metadata"]["name"], pod["metadata"]["annotations"].get(FILES)
+            name = pod["metadata"]["name"]
+            numbers = (pod["metadata"].get("annotations") or {}).get(FILES)
             if numbers is not None and "deletionTimestamp" not in pod["metadata"]:
                 found[name.removeprefix("servicex-")] = json.loads(numbers)
         self._wanted = set(map(pod_name, found))
@@ -160,7 +161,11 @@ class Pods:
                     raise NotAllowed(f"Kubernetes refuses the pod: {_message(problem)}") from None
                 if time.monotonic() > until:
                     raise NotStarted(f"no pod for it: {_message(problem)}") from None
-                self.closing.wait(5)
+                # for room, or for `kill`
+                with self._changed:
+                    self._changed.wait_for(lambda: batch.name in self._killed, timeout=5)
+                    if batch.name in self._killed:
+                        raise WorkerDied("canceled") from None
             else:
                 return
 
