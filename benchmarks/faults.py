@@ -30,7 +30,7 @@ sys.path.insert(0, str(REPO / "tests"))
 
 from pool import Pool, running_pool, shipped_processors, worker_python  # noqa: E402
 from samples import qcd, skimmed  # noqa: E402
-from test_faults import attached, dask_scheduler  # noqa: E402
+from schedulers import attached, dask_scheduler  # noqa: E402
 from test_pool import (  # noqa: E402
     COLUMNS,
     PHYSICIST,
