@@ -211,6 +211,18 @@ def test_a_job_outlives_its_workers(
     assert pool.empty_within(30)
 
 
+def test_jobs_that_are_removed_before_their_workers_come(
+    pool: Pool, python: Path, manifest: Path, undisturbed: str
+) -> None:
+    job = Disturbed(pool, python, manifest, "removed_early")
+    eventually(lambda: len(pool.jobs()) == 2)
+    pool.run("condor_rm", *[cluster for (cluster,) in pool.jobs("ClusterId")])
+    assert not job.given()
+    job.busy(2)
+    assert job.finish()["bits"] == undisturbed
+    assert pool.empty_within(30)
+
+
 def test_a_job_that_is_killed_leaves_none_behind_and_resumes(
     pool: Pool, python: Path, manifest: Path, undisturbed: str
 ) -> None:
