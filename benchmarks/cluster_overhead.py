@@ -1,16 +1,18 @@
 """What our bookkeeping costs beside coffea's Runner and a bare `client.map`, side by side.
 
-    .venv/bin/python benchmarks/cluster_overhead.py [--files 1400] [--rounds 3] [--workers 2]
+    .venv/bin/python benchmarks/cluster_overhead.py [--files 1400] [--rounds 3]
 
 All three run one processor over the same files of one small chunk each, in turn, on one cluster:
 what is compared is what a chunk costs beside its events. Ours identifies every chunk, sums up on
 the workers, keeps each result on disk and closes a ledger; `Runner` (with `DaskExecutor`) opens
 each file beforehand to count its entries; `client.map` gathers and adds up results and does
-nothing else. Starting a cluster is compared with Dask's own start. Trust the ratios; the times
-are this machine's.
+nothing else. A whole job of one file, from the start of its process and its cluster to its end, is
+compared with one by coffea's `Runner`. Trust the ratios; the times are this machine's.
 """
 
 import argparse
+import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,12 +29,13 @@ from distributed import Client, LocalCluster
 from writing import nanoaod
 
 from looseleaf.cluster import Site, client_for
-from looseleaf.processing.fileset import Fileset
+from looseleaf.processing.fileset import EventsSource, Fileset
 from looseleaf.processing.job import run
 from looseleaf.processing.runner import Limits, SkimmedNanoAOD
 
 LOCAL = {"kind": "local", "redirectors": []}
 EVENTS = 2000
+WORKERS = 2
 
 
 class MuonPt(ProcessorABC):
@@ -53,8 +56,8 @@ def ours(fileset: Fileset, site: Site, task_events: int) -> Any:
         return run(MuonPt(), [fileset], site, limits, "ours", kept)["d"].accumulator
 
 
-def coffeas(fileset: Fileset, site: Site) -> Any:
-    executor = DaskExecutor(client=site.client, status=False)
+def coffeas(fileset: Fileset, client: Client) -> Any:
+    executor = DaskExecutor(client=client, status=False)
     runner = Runner(executor=executor, schema=SkimmedNanoAOD, chunksize=EVENTS)
     files = {"d": {"files": [file.url for file in fileset.files], "treename": "Events"}}
     return runner(files, MuonPt(), treename="Events")
@@ -79,37 +82,53 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - started, result
 
 
-def our_start(workers: int, logs: Path) -> None:
-    with client_for(LOCAL, workers, logs) as site:
-        site.client.wait_for_workers(workers)
+def job_of_one_file(way: str, file: EventsSource, folder: Path) -> None:
+    """A whole job, from its cluster to its end: what is started for thousands of files, or one."""
+    fileset = Fileset("d", (file,), {}, {"dataset": "d"}, "benchmark")
+    if way == "ours":
+        with client_for(LOCAL, WORKERS, folder / "logs") as site:
+            result = ours(fileset, site, EVENTS)
+    else:
+        with (
+            LocalCluster(
+                n_workers=WORKERS, threads_per_worker=1, dashboard_address="127.0.0.1:0"
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            result = coffeas(fileset, client)
+    if result["pt"].sum(flow=True).value != EVENTS:
+        sys.exit(f"{way}: a wrong number of events")
 
 
-def dasks_start(workers: int) -> None:
-    with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-    ):
-        client.wait_for_workers(workers)
+def start_s(way: str, file: EventsSource) -> float:
+    """Seconds of such a job in a process of its own, imports included."""
+    command = [sys.executable, __file__, "--start", way, "--file", json.dumps(vars(file))]
+    return seconds(lambda: subprocess.run(command, check=True, stderr=subprocess.DEVNULL))[0]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=1400)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--start", choices=("ours", "coffea"), help=argparse.SUPPRESS)
+    parser.add_argument("--file", type=json.loads, help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.start is not None:
+        with TemporaryDirectory() as name:
+            job_of_one_file(asked.start, EventsSource(**asked.file), Path(name))
+        return
     with TemporaryDirectory() as name:
         folder = Path(name)
         files = nanoaod(folder / "files", asked.files, EVENTS)
         fileset = Fileset("d", tuple(files), {}, {"dataset": "d"}, "benchmark")
         ways: dict[str, Callable[[Site], Any]] = {
             "client.map": lambda site: bare(fileset, site),
-            "coffea Runner": lambda site: coffeas(fileset, site),
+            "coffea Runner": lambda site: coffeas(fileset, site.client),
             "ours, a task a file": lambda site: ours(fileset, site, EVENTS),
             "ours, small files grouped": lambda site: ours(fileset, site, 100 * EVENTS),
         }
         times: dict[str, list[float]] = {way: [] for way in ways}
-        with client_for(LOCAL, asked.workers, folder / "logs") as site:
+        with client_for(LOCAL, WORKERS, folder / "logs") as site:
             for number in range(asked.rounds + 1):
                 for way, work in ways.items():
                     spent, result = seconds(lambda work=work: work(site))
@@ -118,20 +137,19 @@ def main() -> None:
                     # the first round imports and compiles
                     if number:
                         times[way].append(spent)
-        starts: dict[str, list[float]] = {"dask": [], "ours": []}
-        for _ in range(asked.rounds):
-            starts["dask"].append(seconds(lambda: dasks_start(asked.workers))[0])
-            starts["ours"].append(seconds(lambda: our_start(asked.workers, folder / "logs"))[0])
-    print(f"{asked.files} files of one chunk, {asked.workers} workers, median of {asked.rounds}")
+        starts = {
+            way: median(start_s(way, files[0]) for _ in range(asked.rounds))
+            for way in ("ours", "coffea")
+        }
+    print(f"{asked.files} files of one chunk, {WORKERS} workers, median of {asked.rounds}")
     least = median(times["client.map"])
     for way, spent in times.items():
         each = 1000 * median(spent) / asked.files
         ratio = median(spent) / least
         print(f"{way:26} {median(spent):7.2f} s {each:7.2f} ms a chunk {ratio:6.2f} x client.map")
-    ratio = median(starts["ours"]) / median(starts["dask"])
     for way, spent in starts.items():
-        print(f"start and end, {way:9} {median(spent):7.2f} s")
-    print(f"start and end, ours over Dask's: {ratio:.2f}")
+        ratio = spent / starts["coffea"]
+        print(f"a job of one file, {way:7} {spent:7.2f} s {ratio:6.2f} x coffea's")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ sys.path.insert(0, str(REPO / "tests"))
 
 from pool import Pool, running_pool, shipped_processors, worker_python  # noqa: E402
 from samples import qcd, skimmed  # noqa: E402
-from test_faults import attached, dask_scheduler  # noqa: E402
+from schedulers import attached, dask_scheduler  # noqa: E402
 from test_pool import (  # noqa: E402
     COLUMNS,
     PHYSICIST,
@@ -207,11 +207,11 @@ class Campaign:
 
 
 def table(name: str, rounds: list[Round], calm_s: float) -> str:
-    more, empty = [r.whole_s - calm_s for r in rounds], [r.empty_s for r in rounds]
+    whole, empty = [r.whole_s for r in rounds], [r.empty_s for r in rounds]
     lost, leaked = sum(r.lost for r in rounds), sum(r.leaked for r in rounds)
     return (
-        f"| {name} | {len(rounds)} | {lost} | {median(more):.0f} ({max(more):.0f}) "
-        f"| {median(empty):.0f} ({max(empty):.0f}) | {leaked} |"
+        f"| {name} | {len(rounds)} | {lost} | {calm_s:.0f} | {median(whole):.0f} ({max(whole):.0f}) "
+        f"| {max(empty):.1f} | {leaked} |"
     )
 
 
@@ -238,8 +238,8 @@ def main() -> None:
             calm_s = campaign.calm_s if fault == "snakemake_killed" else median(calm)
             print(f"undisturbed: {calm_s:.1f} s", flush=True)
             lines.append(table(fault, rounds, calm_s))
-    print("| fault | tried | lost | s more (most) | s until the queue is empty (most) | left |")
-    print("|---|---|---|---|---|---|")
+    print("| fault | tried | lost | s undisturbed | s disturbed (most) | s to empty, most | left |")
+    print("|---|---|---|---|---|---|---|")
     print("\n".join(lines))
 
 

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from schedulers import dask_scheduler
+
+from looseleaf import cluster
+from looseleaf.cluster import client_for
 
 TOKEN = "a-very-secret-token"
 # what runs where snakemake does: the site's cluster, until its first job is submitted
@@ -39,18 +43,21 @@ touch "$FOLDER/submitted"
 """
 
 
+def certificate(folder: Path) -> None:
+    """hostcert.pem and hostkey.pem, signed by themselves."""
+    files = ["-keyout", f"{folder}/hostkey.pem", "-out", f"{folder}/hostcert.pem"]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=pod", *files],
+        check=True,
+        capture_output=True,
+    )
+
+
 @pytest.fixture(scope="module")
 def submitted(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> dict[str, Any]:
     """The directives of the first job, the arguments of its submission, what was printed."""
     folder = tmp_path_factory.mktemp("facility")
-    for name in ("ca", "host"):
-        certificate = [f"-keyout={folder}/{name}key.pem", f"-out={folder}/{name}cert.pem"]
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
-            + [part for option in certificate for part in option.split("=")],
-            check=True,
-            capture_output=True,
-        )
+    certificate(folder)
     (folder / "ca.pem").write_text((folder / "hostcert.pem").read_text())
     (folder / "token").write_text(TOKEN)
     (folder / "proxy").write_text("a proxy")
@@ -136,3 +143,24 @@ def test_site_files_are_what_the_schema_says(repo: Path) -> None:
     assert site["redirectors"] == ["root://xcache/"]
     # without settings of its own the user's running scheduler is looked for first
     assert "cluster" not in site
+
+
+def test_the_scheduler_that_runs_for_the_user_is_taken(
+    tmp_path: Path, repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate(tmp_path)
+    cert, key = str(tmp_path / "hostcert.pem"), str(tmp_path / "hostkey.pem")
+    options = ("--protocol", "tls", "--tls-ca-file", cert, "--tls-cert", cert, "--tls-key", key)
+    site = yaml.safe_load((repo / "config/sites/coffea-casa.yaml").read_text())
+    # the facility's own configuration of Dask says so there
+    site["dask"] = {
+        "distributed.comm.tls.ca-file": cert,
+        "distributed.comm.tls.client.cert": cert,
+        "distributed.comm.tls.client.key": key,
+    }
+    with dask_scheduler(tmp_path, Path(sys.executable), *options) as (_, address):
+        assert address.startswith("tls://")
+        monkeypatch.setattr(cluster, "COFFEA_CASA_SCHEDULER", address)
+        with client_for(site, 1, tmp_path / "logs") as here:
+            assert here.cluster is None
+            assert here.client.submit(sum, [1, 2]).result(timeout=30) == 3

@@ -1,11 +1,10 @@
 """Faults of files, workers and schedulers: nothing is lost, and what can't be mended is told."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from pool import shipped_processors, worker_python
 from processors import Kill, Link, MuonPt, Traced, devour, die
 from samples import qcd, skimmed
+from schedulers import attached, dask_scheduler
 
 from looseleaf.cluster import Site, WorkersGone, client_for
 from looseleaf.errors import ConfigError
@@ -147,50 +147,6 @@ def test_an_exception_is_told_once(
         run(processor, [fileset], site, replace(LIMITS, task_events=50), "test", tmp_path / "k")
     printed = capfd.readouterr()
     assert "the user's mistake" not in printed.err + printed.out
-
-
-@contextmanager
-def dask_scheduler(folder: Path, python: Path, **environment: str) -> Iterator[tuple[int, str]]:
-    """The process id and address of a scheduler with one worker, both started with `python`."""
-    with ExitStack() as stack:
-
-        def start(*command: str, **more: str) -> subprocess.Popen[str]:
-            process = subprocess.Popen(
-                [str(python), "-m", "distributed.cli." + command[0], *command[1:]],
-                cwd=folder,
-                env={**os.environ, **more},
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-
-            def stop() -> None:
-                process.send_signal(signal.SIGKILL)
-                process.communicate()
-
-            stack.callback(stop)
-            return process
-
-        scheduler = start(
-            "dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", ":0"
-        )
-        assert scheduler.stderr is not None
-        line = next(line for line in scheduler.stderr if "Scheduler at:" in line)
-        address = line.split()[-1]
-        start(
-            "dask_worker",
-            address,
-            "--no-nanny",
-            "--nthreads",
-            "1",
-            "--host",
-            "127.0.0.1",
-            **environment,
-        )
-        yield scheduler.pid, address
-
-
-def attached(address: str) -> dict[str, Any]:
-    return {"kind": "scheduler", "address": address, "redirectors": []}
 
 
 def test_a_scheduler_and_a_worker_without_our_code_and_then_killed(

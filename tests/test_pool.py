@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from looseleaf.processing.runner import Limits
 MUON = [f"Muon_{field}" for field in ("pt", "eta", "phi", "mass", "charge")]
 # as tests/pool.sh calls its user
 PHYSICIST = "physicist"
+RUNNING = "2"
 COLUMNS = ["run", "luminosityBlock", "event", "genWeight", *MUON]
 
 pytestmark = pytest.mark.chain
@@ -135,10 +136,11 @@ class Disturbed:
         journal = self.folder / "journal"
         return journal.read_text().splitlines() if journal.exists() else []
 
-    def busy(self) -> list[str]:
-        """The job ids of the workers, once two of them are at work."""
-        eventually(lambda: len(self.given()) >= 2)
-        return [cluster for (cluster,) in self.pool.jobs("ClusterId")]
+    def busy(self, given: int) -> list[str]:
+        """The job ids of the workers, once so many chunks were given to them."""
+        eventually(lambda: len(self.given()) >= given)
+        jobs = self.pool.jobs("ClusterId", "JobStatus")
+        return [cluster for cluster, status in jobs if status == RUNNING]
 
     def finish(self) -> dict[str, Any]:
         """Let the workers go; the job's result."""
@@ -188,21 +190,36 @@ def killed(pool: Pool, jobs: list[str]) -> None:
 WORKERS_FAULTS = (removed, all_removed, held, vacated, killed)
 
 
-@pytest.mark.parametrize("fault", WORKERS_FAULTS)
+@pytest.mark.parametrize("faults", [(removed, held, vacated), (killed, all_removed)])
 def test_a_job_outlives_its_workers(
     pool: Pool,
     python: Path,
     manifest: Path,
     undisturbed: str,
-    fault: Callable[[Pool, list[str]], None],
+    faults: Sequence[Callable[[Pool, list[str]], None]],
 ) -> None:
-    job = Disturbed(pool, python, manifest, fault.__name__)
-    fault(pool, job.busy())
-    # a chunk that was lost is given again
-    eventually(lambda: len(job.given()) >= 3)
+    job = Disturbed(pool, python, manifest, faults[0].__name__)
+    given = 2
+    for fault in faults:
+        fault(pool, job.busy(given))
+        # a chunk that was lost is given again
+        given += 2 if fault is all_removed else 1
+    job.busy(given)
     result = job.finish()
     assert result["ledger"]["processed"]["events"] == 4000
     assert result["bits"] == undisturbed
+    assert pool.empty_within(30)
+
+
+def test_jobs_that_are_removed_before_their_workers_come(
+    pool: Pool, python: Path, manifest: Path, undisturbed: str
+) -> None:
+    job = Disturbed(pool, python, manifest, "removed_early")
+    eventually(lambda: len(pool.jobs()) == 2)
+    pool.run("condor_rm", *[cluster for (cluster,) in pool.jobs("ClusterId")])
+    assert not job.given()
+    job.busy(2)
+    assert job.finish()["bits"] == undisturbed
     assert pool.empty_within(30)
 
 
@@ -210,7 +227,7 @@ def test_a_job_that_is_killed_leaves_none_behind_and_resumes(
     pool: Pool, python: Path, manifest: Path, undisturbed: str
 ) -> None:
     job = Disturbed(pool, python, manifest, "killed_job")
-    jobs = job.busy()
+    jobs = job.busy(2)
     # one worker's job is held and would wait for ever
     pool.run("condor_hold", jobs[0])
     pool.run("pkill", "-KILL", "-u", PHYSICIST, "-f", "pool_job.py .*killed_job")

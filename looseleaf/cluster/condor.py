@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 from uuid import uuid4
 
@@ -33,6 +34,9 @@ DIRECTIVES = {
 }
 TAG = "LooseleafRun"
 LOG_LINES = 15
+# how often the queue is looked at, and how many jobs for each worker may end before it has come
+LOOK_EVERY_S = 10.0
+REPLACEMENTS = 5
 
 
 @contextmanager
@@ -60,7 +64,7 @@ def batch_cluster(site: Mapping[str, Any], workers: int, logs: Path) -> Iterator
             cluster = cluster_class(**settings)
         except (TypeError, ValueError) as problem:
             raise ConfigError(f"site {kind}: cluster: {problem}") from None
-        with cluster:
+        with cluster, _replaced(cluster, run, settings.get("cancel_command_extra", ()), workers):
             # scale() doesn't replace a worker whose job was removed
             cluster.adapt(minimum_jobs=workers, maximum_jobs=workers, interval="2s")
             yield cluster
@@ -80,6 +84,53 @@ def _cluster_class(kind: str) -> Any:
             f"site {kind}: {name} needs the package {package}, which can't be imported "
             f"({problem}): install it where snakemake runs, or choose another site"
         ) from None
+
+
+@contextmanager
+def _replaced(cluster: Any, run: str, arguments: Sequence[str], workers: int) -> Iterator[None]:
+    """Have jobs replaced that left the queue before their worker came.
+
+    Dask learns of a worker that has gone, and not of one that never was there. Not more than a
+    few for each worker: what never starts is no fault that passes.
+    """
+    ended, left = Event(), REPLACEMENTS * workers
+
+    def look() -> None:
+        nonlocal left
+        while left > 0 and not ended.wait(LOOK_EVERY_S):
+            gone = _gone(cluster, run, arguments)[:left]
+            if gone and not ended.is_set():
+                left -= len(gone)
+                _fetch_logs(cluster)
+                cluster.sync(cluster.scale_down, gone)
+
+    thread = Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _gone(cluster: Any, run: str, arguments: Sequence[str]) -> list[Any]:
+    """The names of workers that are waited for, but whose jobs aren't in the queue any more."""
+    # looked at first: a job that is submitted meanwhile is in the queue
+    jobs = {name: job.job_id for name, job in list(cluster.workers.items()) if job.job_id}
+    asked = subprocess.run(
+        ["condor_q", *arguments, "-constraint", f'{TAG} == "{run}" && JobStatus != 3 &&'
+         " JobStatus != 4", "-af", "ClusterId"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if asked.returncode != 0:
+        return []
+    there = set(asked.stdout.split())
+    come = {worker["name"] for worker in cluster.scheduler_info["workers"].values()}
+    return [
+        name
+        for name, job in jobs.items()
+        if job.partition(".")[0] not in there and name not in come
+    ]
 
 
 @contextmanager
@@ -104,10 +155,15 @@ def _swept(run: str, arguments: Sequence[str]) -> Iterator[None]:
         watcher.stdin.close()
 
 
-def last_words(cluster: Any, logs: Path) -> str:
-    """The ends of the newest worker logs: what the workers, and HTCondor about them, said last."""
+def _fetch_logs(cluster: Any) -> None:
+    """Bring the output of spooled jobs here, which is lost when they leave the queue."""
     if hasattr(cluster, "fetch_worker_logs"):
         cluster.fetch_worker_logs()
+
+
+def last_words(cluster: Any, logs: Path) -> str:
+    """The ends of the newest worker logs: what the workers, and HTCondor about them, said last."""
+    _fetch_logs(cluster)
     told = []
     for ending in ("err", "log"):
         files = [path for path in logs.glob(f"worker-*.{ending}") if path.stat().st_size]

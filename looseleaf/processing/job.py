@@ -17,7 +17,7 @@ from coffea.processor import ProcessorABC
 from distributed.comm import CommClosedError
 from distributed.scheduler import NoWorkerError
 
-from looseleaf.cluster import Site
+from looseleaf.cluster import Site, WorkersGone
 from looseleaf.cluster.code import Parcel
 from looseleaf.errors import Shortfall
 from looseleaf.files import digest
@@ -207,18 +207,19 @@ class Computation:
         self._finished = distributed.as_completed(futures, raise_errors=False)
         del futures
         try:
-            while self._later or not self._finished.is_empty():
+            while self._later or self._waiting or not self._finished.is_empty():
                 self._start_again()
                 batch = self._finished.next_batch(block=False)
                 if batch:
                     yield from self._arrived(batch)
-                else:
+                elif self._later or not self._finished.is_empty():
                     self._site.look()
                     time.sleep(LOOK_S)
-            # sums that weren't made, as a part of theirs had to come by itself
-            left, self._waiting = list(self._waiting.values()), {}
-            self._running |= {future.key: call for future, call in left}
-            yield from self._come([future for future, _ in left])
+                else:
+                    # sums that weren't made, as a part of theirs had to come by itself
+                    left, self._waiting = list(self._waiting.values()), {}
+                    self._running |= {future.key: call for future, call in left}
+                    yield from self._come([future for future, _ in left])
         finally:
             self._finished.clear()
             self._waiting.clear()
@@ -333,12 +334,16 @@ class Computation:
         """The results of finished calls, or what they raised."""
         try:
             return self._fetched(futures)
+        except WorkersGone:
+            raise
         except (Exception, distributed.CancelledError):
             return [self._outcome(future) for future in futures]
 
     def _outcome(self, future: distributed.Future) -> Any:
         try:
             return self._fetched([future])[0]
+        except WorkersGone:
+            raise
         except (Exception, distributed.CancelledError) as problem:
             return problem
 
@@ -371,6 +376,8 @@ class Computation:
             try:
                 return pending.result(timeout=PATIENCE_S)
             except NotYet:
+                if pending.done():
+                    raise
                 self._site.look()
 
 

@@ -1,0 +1,58 @@
+"""Dask schedulers that are none of ours, for tests."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def dask_scheduler(
+    folder: Path, python: Path, *options: str, **environment: str
+) -> Iterator[tuple[int, str]]:
+    """The process id and address of a scheduler with one worker, both started with `python`.
+
+    Both are given the options, and the worker the environment.
+    """
+    with ExitStack() as stack:
+
+        def start(*command: str, **more: str) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                [str(python), "-m", "distributed.cli." + command[0], *command[1:], *options],
+                cwd=folder,
+                env={**os.environ, **more},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+
+            def stop() -> None:
+                process.send_signal(signal.SIGKILL)
+                process.communicate()
+
+            stack.callback(stop)
+            return process
+
+        scheduler = start(
+            "dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", ":0"
+        )
+        assert scheduler.stderr is not None
+        line = next(line for line in scheduler.stderr if "Scheduler at:" in line)
+        address = line.split()[-1]
+        start(
+            "dask_worker",
+            address,
+            "--no-nanny",
+            "--nthreads",
+            "1",
+            "--host",
+            "127.0.0.1",
+            **environment,
+        )
+        yield scheduler.pid, address
+
+
+def attached(address: str) -> dict[str, Any]:
+    return {"kind": "scheduler", "address": address, "redirectors": []}
