@@ -10,11 +10,11 @@ second core gives just now.
 
 The second table compares the formats: how long to read back, bytes read for one column and for the
 tenth of the events that a predicate leaves. The third is the whole chain on one core, the transform
-and then the fake-rate processor on what it wrote, beside the processor on the original files; the
-format that is first there is the workflow's default. Everything runs in turns in one run.
+and then the fake-rate processor on what it wrote, beside the processor on the original files: the
+workflow's default follows from it. Everything runs in turns in one run.
 
 Ends with 1 if the service is less than 1.7 times as fast as bare uproot on two workers, or less
-than 0.9 times on one, or if another format than the default makes the chain faster.
+than 0.9 times on one, or if another format than the default makes the chain 5% faster.
 """
 
 import argparse
@@ -66,6 +66,8 @@ from looseleaf.servicex.transform import (  # noqa: E402
 
 CUT = "(nMuon > 0) & (MET_pt < 15)"
 FILES = 8
+# two formats whose chains differ by less are equally fast
+NOISE = 1.05
 TABLES = ("skims", "formats", "chains")
 AT_LEAST = {1: 0.9, 2: 1.7}
 FORMATS = ("root-file", "root-rntuple", "parquet")
@@ -291,7 +293,11 @@ def compare_chains(
     fastest = min(CHAINS, key=together.__getitem__)
     default = yaml.safe_load((REPO / "config/config.yaml").read_text())["servicex"]["format"]
     print(f"fastest: {fastest}; the default is {default}")
-    return CHAINS[fastest] == (default, CHAINS["TTree lz4"][1])
+    # lz4, as the workflow writes
+    of_default = min(
+        t for n, t in together.items() if n.endswith("lz4") and CHAINS[n][0] == default
+    )
+    return of_default < together[fastest] * NOISE
 
 
 def main() -> int:

@@ -20,8 +20,9 @@ from looseleaf.parquet import ParquetTree
 from looseleaf.servicex.columns import selected
 from looseleaf.servicex.formats import ORIGINAL, Result, create
 
-# events read and written at a time, and how many bytes of them
-STEP, STEP_BYTES = 200_000, "64 MB"
+# events read and written at a time, and how many bytes of them; larger baskets cost less here and
+# more where a chunk of processing ends within one
+STEP, STEP_BYTES = 100_000, "64 MB"
 # one entry for each luminosity section, as NanoAOD has it
 LUMINOSITY_BLOCKS = "LuminosityBlocks"
 # what coffea's NanoAODSchema and every normalisation need, whatever else is asked for
