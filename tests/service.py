@@ -13,6 +13,10 @@ import yaml
 from servicex.models import TransformRequest
 from servicex.servicex_adapter import ServiceXAdapter
 
+from looseleaf.servicex.service.jail import missing
+
+# why there is no jail for Python queries on this machine; those are then run without
+NO_JAIL = missing()
 COMMAND = [sys.executable, "-m", "looseleaf", "servicex", "serve"]
 
 
@@ -22,6 +26,7 @@ class Service:
     def __init__(self, folder: Path, *options: str, workers: int = 2) -> None:
         self.volume, self.state = folder / "volume", folder / "state"
         self.options = [*options, "--workers", str(workers)]
+        self.options += ["--unconfined-python"] if NO_JAIL else []
         self.port = "0"
         self.process: subprocess.Popen[str] | None = None
 

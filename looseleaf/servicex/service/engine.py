@@ -6,7 +6,7 @@ import sys
 import threading
 import traceback
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,11 +18,20 @@ from looseleaf.servicex.formats import SUFFIXES
 from looseleaf.servicex.request import MANIFEST, request_folder
 from looseleaf.servicex.service.python import PythonTask, run_python
 from looseleaf.servicex.service.queries import check
-from looseleaf.servicex.service.state import COMPLETE, FATAL, RUNNING, FileRow, State
+from looseleaf.servicex.service.state import (
+    COMPLETE,
+    FATAL,
+    RUNNING,
+    FileRow,
+    State,
+    StateFull,
+)
 from looseleaf.servicex.service.workers import Worker, WorkerDied
 from looseleaf.servicex.transform import FileTask, transform_file
 from looseleaf.servicex.volume import result_name
 
+# seconds until a disk that is full is tried again
+FULL = 2.0
 SERVICE_MANIFEST_FORMAT = "looseleaf-servicex/1"
 # failures of the machine or the network that may be over a moment later
 TRANSIENT = {errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET}
@@ -30,12 +39,14 @@ TRANSIENT = {errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.ECONN
 
 @dataclass(frozen=True)
 class Limits:
-    """`tries` of a file, `seconds` for one try, and the memory in bytes of a python query."""
+    """`tries` of a file, `seconds` for one try, and the memory in bytes of a python query, which
+    runs in a jail if it is to be `confined`."""
 
     tries: int = 4
     backoff: float = 1.0
     seconds: int = 3600
     memory: int = 4 << 30
+    confined: bool = True
 
 
 class Engine:
@@ -112,13 +123,20 @@ class Engine:
             with self._work:
                 if self._stopping:
                     return
-                row = self.state.claim()
+                try:
+                    row = self.state.claim()
+                except StateFull:
+                    self._work.wait(FULL)
+                    continue
                 if row is None:
                     self._work.wait(self.state.next_retry())
                     continue
                 self._busy[row.number] = worker
             try:
                 self._one(row, worker)
+            except StateFull:
+                # told, and the service is ending: the next one takes the file up
+                pass
             except Exception:
                 # a defect of ours: the file is given up, the service goes on
                 traceback.print_exc(file=sys.stderr)
@@ -129,6 +147,21 @@ class Engine:
                 with self._work:
                     del self._busy[row.number]
                     self._work.notify_all()
+
+    def _written(self, change: Callable[..., Any], *values: Any) -> Any:
+        """A change of the state, made once there is room for it."""
+        told = False
+        while True:
+            try:
+                return change(*values)
+            except StateFull as problem:
+                if not told:
+                    print(f"{problem}: waiting for room", file=sys.stderr, flush=True)
+                told = True
+                with self._work:
+                    if self._stopping:
+                        raise
+                    self._work.wait(FULL)
 
     def _one(self, row: FileRow, worker: Worker) -> None:
         request = self.state.request(row.request)
@@ -141,9 +174,8 @@ class Engine:
             if self._stopping:
                 return
             if self._transient(problem) and row.tries < self.limits.tries:
-                self.state.retry(
-                    row.number, self.limits.backoff * 2 ** (row.tries - 1), str(problem)
-                )
+                after = self.limits.backoff * 2 ** (row.tries - 1)
+                self._written(self.state.retry, row.number, after, str(problem))
             else:
                 self._done(row, None, _told(problem))
             return
@@ -162,6 +194,7 @@ class Engine:
                 format=request["format"],
                 memory=self.limits.memory,
                 seconds=self.limits.seconds,
+                confined=self.limits.confined,
             )
         return transform_file, FileTask(
             name=urls[0],
@@ -181,7 +214,7 @@ class Engine:
         )
 
     def _done(self, row: FileRow, result: dict[str, Any] | None, error: str | None) -> None:
-        if not self.state.done(row.number, result, error):
+        if not self._written(self.state.done, row.number, result, error):
             # canceled while it was written
             (self.folder(row.request) / row.output).unlink(missing_ok=True)
             return
@@ -200,9 +233,9 @@ class Engine:
                 write_json(self.folder(request_id) / MANIFEST, self._manifest(request))
             except OSError as problem:
                 print(f"request {request_id}: no manifest: {problem}", file=sys.stderr)
-                self.state.finish(request_id, FATAL)
+                self._written(self.state.finish, request_id, FATAL)
             else:
-                self.state.finish(request_id, COMPLETE)
+                self._written(self.state.finish, request_id, COMPLETE)
 
     def _manifest(self, request: dict[str, Any]) -> dict[str, Any]:
         return {
