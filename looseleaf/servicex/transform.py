@@ -10,7 +10,7 @@ import awkward as ak
 import numpy as np
 
 from looseleaf.cost import Stopwatch
-from looseleaf.errors import ConfigError, DataFileError, ReadFailed
+from looseleaf.errors import DataFileError, ReadFailed
 from looseleaf.files import adler32, whole
 from looseleaf.nanoaod import TREE, EventsFile, choose_branches, open_events, reading
 from looseleaf.objects.branches import EFT_COEFFICIENTS
@@ -110,17 +110,6 @@ def collections_of(branches: list[str], present: set[str]) -> dict[str, list[str
     return {name: of for name, of in groups.items() if not (name[0] == "n" and name[1:] in groups)}
 
 
-def _mask(cut: Expression, arrays: ak.Array) -> np.ndarray:
-    value = cut(arrays)
-    if value.ndim == 1 and isinstance(value.type.content, ak.types.OptionType):
-        # an event that has nothing to compare doesn't pass
-        value = ak.fill_none(value, False)
-    mask = ak.to_numpy(value) if value.ndim == 1 else None
-    if mask is None or mask.dtype != bool:
-        raise ConfigError(f"servicex.cut: {cut.text!r} should give a yes or no for each event")
-    return mask
-
-
 def transform_file(task: FileTask) -> FileResult:
     """Carry out a request on one file; the result stands whole at `task.output` or not at all.
 
@@ -218,7 +207,7 @@ def _keep(
     if sums is not None:
         extra += [WEIGHT] if WEIGHT in present else []
     for arrays in steps(tree, url, list(dict.fromkeys([*branches, *extra]))):
-        mask = None if cut is None else _mask(cut, arrays)
+        mask = None if cut is None else cut.keeps(arrays)
         if sums is not None:
             try:
                 sums.add(arrays, mask)
