@@ -30,7 +30,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 # renew the lock; uv is needed for this alone
 lock:
-	uv pip compile pyproject.toml --extra test --extra xrootd --extra rucio --extra servicex --extra func-adl --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock --quiet
+	uv pip compile pyproject.toml --extra test --extra xrootd --extra rucio --extra kubernetes --extra func-adl --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock --quiet
 
 clean:
 	rm -rf .venv results .snakemake

@@ -21,15 +21,15 @@ from typing import Any
 
 import awkward as ak
 import hist
-import numpy as np
-import uproot
 from coffea.nanoevents import NanoEventsFactory
 from coffea.processor import DaskExecutor, ProcessorABC, Runner, accumulate
 from distributed import Client, LocalCluster
+from writing import nanoaod
 
 from looseleaf.cluster import Site, client_for
-from looseleaf.processing.fileset import EventsSource, Fileset
-from looseleaf.processing.runner import Limits, SkimmedNanoAOD, run
+from looseleaf.processing.fileset import Fileset
+from looseleaf.processing.job import run
+from looseleaf.processing.runner import Limits, SkimmedNanoAOD
 
 LOCAL = {"kind": "local", "redirectors": []}
 EVENTS = 2000
@@ -45,30 +45,6 @@ class MuonPt(ProcessorABC):
 
     def postprocess(self, accumulator: Any) -> Any:
         return accumulator
-
-
-def sample_files(folder: Path, number: int) -> Fileset:
-    """`number` files of the same events, each with an identity of its own."""
-    folder.mkdir()
-    columns = {
-        "run": np.ones(EVENTS, np.uint32),
-        "luminosityBlock": np.ones(EVENTS, np.uint32),
-        "event": np.arange(EVENTS, dtype=np.uint64),
-        "genWeight": np.ones(EVENTS, np.float32),
-        "MET_phi": np.zeros(EVENTS, np.float32),
-        "MET_pt": np.random.default_rng(7).exponential(30, EVENTS).astype(np.float32),
-    }
-    files = []
-    for index in range(number):
-        path = folder / f"{index}.root"
-        with uproot.recreate(path) as file:
-            file.mktree("Events", {name: column.dtype for name, column in columns.items()})
-            file["Events"].extend(columns)
-        with uproot.open(path) as file:
-            uuid = str(file.file.uuid)
-        size = path.stat().st_size
-        files.append(EventsSource(path.name, str(path), uuid, size, EVENTS, EVENTS))
-    return Fileset("d", tuple(files), {}, {"dataset": "d"}, "benchmark")
 
 
 def ours(fileset: Fileset, site: Site, task_events: int) -> Any:
@@ -124,7 +100,8 @@ def main() -> None:
     asked = parser.parse_args()
     with TemporaryDirectory() as name:
         folder = Path(name)
-        fileset = sample_files(folder / "files", asked.files)
+        files = nanoaod(folder / "files", asked.files, EVENTS)
+        fileset = Fileset("d", tuple(files), {}, {"dataset": "d"}, "benchmark")
         ways: dict[str, Callable[[Site], Any]] = {
             "client.map": lambda site: bare(fileset, site),
             "coffea Runner": lambda site: coffeas(fileset, site),

@@ -1,21 +1,25 @@
-"""What a skim costs beside bare uproot, and what its format is worth afterwards: two tables.
+"""What a skim costs beside bare uproot, and what its format is worth afterwards: three tables.
 
-    python benchmarks/servicex_formats.py [--events 4000000] [--rounds 3]
+    python benchmarks/servicex_formats.py [--events 4000000] [--rounds 3] [--tables skims chains]
 
 A dataset of eight demo files is skimmed to the columns and events that the muon fake rate reads: by
-a loop of bare uproot in one process, which reads, selects and writes the same and no more, and by
-volume requests to services with one and with two workers, from the submission to the manifest that
-says all is done. Bare uproot in two processes shows how much a second core gives just now. The
-second table compares the formats: how large, how long to write and to read back, bytes read for one
-column and for the tenth of the events that a predicate leaves; then the fake-rate processor on the
-skim and on the original files. Everything runs in turns in one run.
+a loop of bare uproot in one process, which reads, selects and writes the same, in steps of the same
+size, and no more, and by volume requests to services with one and with two workers, from the
+submission to the manifest that says all is done. Bare uproot in two processes shows how much a
+second core gives just now.
+
+The second table compares the formats: how long to read back, bytes read for one column and for the
+tenth of the events that a predicate leaves. The third is the whole chain on one core, the transform
+and then the fake-rate processor on what it wrote, beside the processor on the original files; the
+format that is first there is the workflow's default. Everything runs in turns in one run.
 
 Ends with 1 if the service is less than 1.7 times as fast as bare uproot on two workers, or less
-than 0.9 times on one.
+than 0.9 times on one, or if another format than the default makes the chain faster.
 """
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -31,7 +35,7 @@ import uproot
 import yaml
 
 REPO = Path(__file__).parent.parent
-# in place of this folder, whose coverage.py is not the module that numba looks for
+# what the tests use too
 sys.path[0] = str(REPO / "tests")
 
 from samples import SETTINGS, TRUTH, qcd  # noqa: E402
@@ -43,16 +47,36 @@ from looseleaf.nanoaod import choose_branches, open_events  # noqa: E402
 from looseleaf.objects.columns import analysis_columns  # noqa: E402
 from looseleaf.objects.corrections import Corrections  # noqa: E402
 from looseleaf.objects.leptons import WorkingPoints  # noqa: E402
+from looseleaf.parquet import read  # noqa: E402
 from looseleaf.processing.fileset import EventsSource, Fileset, chunks_of  # noqa: E402
+from looseleaf.processing.ledger import ChunkRecord, ledger_of  # noqa: E402
 from looseleaf.processing.runner import process_task  # noqa: E402
 from looseleaf.samples.generate import generate  # noqa: E402
-from looseleaf.servicex.pushdown import read  # noqa: E402
-from looseleaf.servicex.transform import STEP, collections_of  # noqa: E402
+from looseleaf.servicex import formats  # noqa: E402
+from looseleaf.servicex.embedded import worker_pool  # noqa: E402
+from looseleaf.servicex.formats import SUFFIXES  # noqa: E402
+from looseleaf.servicex.transform import (  # noqa: E402
+    STEP,
+    FileResult,
+    FileTask,
+    TreeQuery,
+    collections_of,
+    transform_file,
+)
 
 CUT = "(nMuon > 0) & (MET_pt < 15)"
 FILES = 8
+TABLES = ("skims", "formats", "chains")
 AT_LEAST = {1: 0.9, 2: 1.7}
 FORMATS = ("root-file", "root-rntuple", "parquet")
+# Parquet is compressed by lz4 whatever is said here
+CHAINS = {
+    "TTree lz4": ("root-file", uproot.LZ4(1)),
+    "TTree zstd": ("root-file", uproot.ZSTD(1)),
+    "RNTuple lz4": ("root-rntuple", uproot.LZ4(1)),
+    "Parquet lz4": ("parquet", uproot.LZ4(1)),
+}
+POINTS = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
 
 
 def bare(files: list[str], branches: list[str], folder: Path) -> None:
@@ -130,16 +154,27 @@ def readers(paths: list[Path], branches: list[str]) -> dict[str, Callable[[], ob
     return {"all": lambda: events(branches), "one": lambda: events(["MET_pt"])}
 
 
-def fake_rates(paths: list[Path], analysis: dict[str, Any], points: WorkingPoints) -> float:
-    """Seconds of the fake-rate processor over files, in this process."""
+def fake_rates(
+    paths: list[Path], results: list[FileResult] | None, analysis: dict[str, Any]
+) -> tuple[float, float]:
+    """Seconds and MB read by the fake-rate processor over files, in this process."""
     sources = []
-    for path in paths:
+    for index, path in enumerate(paths):
         with open_events(str(path)) as file:
             entries, known = file.tree.num_entries, file.uuid
-        sources.append(EventsSource(path.name, str(path), str(path), known, entries, 0.0))
+        weights = 0.0 if results is None else results[index].sum_of_weights_out
+        size = path.stat().st_size
+        source = EventsSource(path.name, str(path), str(path), known, size, entries, weights)
+        sources.append(source)
     fileset = Fileset("q", tuple(sources), {}, {"dataset": "q", "data": False}, "")
-    processor = FakeRateProcessor(analysis, points, Corrections.from_files({}))
-    return seconds(lambda: process_task(processor, chunks_of(fileset, 250_000), fileset.metadata))
+    processor = FakeRateProcessor(analysis, POINTS, Corrections.from_files({}))
+    chunks = chunks_of(fileset, 250_000)
+    records: list[ChunkRecord] = []
+    spent = seconds(lambda: records.extend(process_task(processor, chunks, fileset.metadata)[1]))
+    if results is not None:
+        # as the workflow does: nothing was lost
+        ledger_of(fileset, records)
+    return spent, sum(record.cost["bytes_read"] for record in records) / 1e6
 
 
 def compare_skims(
@@ -152,11 +187,15 @@ def compare_skims(
         place.mkdir()
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
 
+        def in_one() -> None:
+            # not in this process, which has much more in its memory
+            pool.submit(bare, files, branches, folder).result()
+
         def in_two() -> None:
             list(pool.map(bare, [files[::2], files[1::2]], [branches] * 2, places))
 
         ways: dict[Any, Callable[[], object]] = {
-            "bare": lambda: bare(files, branches, folder),
+            "bare": in_one,
             "two": in_two,
             **{n: lambda s=s: skimmed(s, files, branches) for n, s in services.items()},
         }
@@ -164,6 +203,8 @@ def compare_skims(
             work()
         for _ in range(rounds):
             for key, work in ways.items():
+                # the service waits until its results are on the disk: not for what others wrote
+                os.sync()
                 times[key].append(seconds(work))
     middle = {key: statistics.median(values) for key, values in times.items()}
     ratio = {key: middle["bare"] / value for key, value in middle.items()}
@@ -180,68 +221,107 @@ def compare_skims(
     return all(ratio[workers] >= least for workers, least in AT_LEAST.items())
 
 
-def compare_formats(
-    files: list[str], branches: list[str], service: Service, rounds: int
-) -> list[Path]:
-    """The second table; the skim as ROOT TTrees."""
-    print("format        write s    MB  read all s   one column: s     MB  a tenth: MB")
-    skims: dict[str, list[Path]] = {}
+def compare_formats(files: list[str], branches: list[str], service: Service, rounds: int) -> None:
+    """The second table."""
+    print("format         MB  read all s   one column: s     MB  a tenth: MB")
     for output in FORMATS:
-        write = [
-            seconds(lambda f=output: skims.update({f: skimmed(service, files, branches, f)}))
-            for _ in range(rounds)
-        ]
-        ways = readers(skims[output], branches)
+        skim = skimmed(service, files, branches, output)
+        ways = readers(skim, branches)
         ways["all"]()
         spent = {
             way: statistics.median(seconds(work) for _ in range(rounds))
             for way, work in ways.items()
         }
-        size = sum(path.stat().st_size for path in skims[output]) / 1e6
+        size = sum(path.stat().st_size for path in skim) / 1e6
         got = {way: bytes_read(work) / 1e6 for way, work in ways.items()}
         tenth = f"{got['tenth']:.2f} of one file" if "tenth" in got else "-"
         print(
-            f"{output:13} {statistics.median(write):7.2f} {size:5.1f} {spent['all']:11.2f} "
+            f"{output:13} {size:5.1f} {spent['all']:11.2f} "
             f"{spent['one']:15.3f} {got['one']:6.2f}  {tenth}"
         )
-    return skims["root-file"]
+
+
+def one_chain(
+    name: str, files: list[str], branches: list[str], analysis: dict[str, Any], folder: Path
+) -> tuple[float, float, float, float]:
+    """Seconds and MB of the transform to a format, then of the fake-rate processor on its results;
+    of the original files if the name is of none."""
+    if name not in CHAINS:
+        return (0.0, 0.0, *fake_rates(list(map(Path, files)), None, analysis))
+    # the workflow has no choice of compression: what it would be worth is asked here alone
+    output, formats.COMPRESSION = CHAINS[name]
+    query = TreeQuery(patterns=tuple(branches), cut=CUT)
+    paths = [folder / f"{index}{SUFFIXES[output]}" for index in range(len(files))]
+    results: list[FileResult] = []
+
+    def transform() -> None:
+        for path, file in zip(paths, files, strict=True):
+            task = FileTask(file, (file,), None, None, None, (query,), str(path), output)
+            results.append(transform_file(task))
+
+    spent = seconds(transform)
+    size = sum(path.stat().st_size for path in paths) / 1e6
+    return (spent, size, *fake_rates(paths, results, analysis))
+
+
+def compare_chains(
+    files: list[str], branches: list[str], analysis: dict[str, Any], folder: Path, rounds: int
+) -> bool:
+    """The third table; whether the default is the format that makes the chain fastest."""
+    times: dict[str, list[tuple[float, ...]]] = {name: [] for name in (*CHAINS, "originals")}
+    # a worker as the workflow's, which keeps its memory
+    with worker_pool(1, 1) as pool:
+
+        def run(name: str, files: list[str]) -> tuple[float, ...]:
+            place = folder / name.replace(" ", "_")
+            return pool.submit(one_chain, name, files, branches, analysis, place).result()
+
+        # the first call compiles
+        run("TTree lz4", files[:1])
+        for _ in range(rounds):
+            for name, rows in times.items():
+                rows.append(run(name, files))
+    print("chain         transform s    MB  fake rates s  MB read  together s")
+    together = {}
+    for name, rows in times.items():
+        spent, size, process, read = map(statistics.median, zip(*rows, strict=True))
+        together[name] = spent + process
+        numbers = f"{spent:11.2f} {size:5.0f} {process:13.2f} {read:8.1f} {spent + process:11.2f}"
+        print(f"{name:13} {numbers}")
+    fastest = min(CHAINS, key=together.__getitem__)
+    default = yaml.safe_load((REPO / "config/config.yaml").read_text())["servicex"]["format"]
+    print(f"fastest: {fastest}; the default is {default}")
+    return CHAINS[fastest] == (default, CHAINS["TTree lz4"][1])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, default=4_000_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
     asked = parser.parse_args()
     analysis = yaml.safe_load((REPO / "config/analyses/muon.yaml").read_text())
-    points = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
     dataset = qcd(asked.events, FILES)
     with TemporaryDirectory() as name:
         folder = Path(name)
         settings = {**SETTINGS, "step": 50_000}
         generate("q", {"q": dataset}, settings, folder / "q/catalogue.json", TRUTH)
-        originals = sorted((folder / "q").glob("*.root"))
-        files = list(map(str, originals))
+        files = list(map(str, sorted((folder / "q").glob("*.root"))))
         with uproot.open(files[0]) as file:
             there = file["Events"].keys()
-        needed = choose_branches(files[0], there, analysis_columns(analysis, dataset, points))
+        needed = choose_branches(files[0], there, analysis_columns(analysis, dataset, POINTS))
         always = {"run", "luminosityBlock", "event", "genWeight", "MET_pt"}
         branches = sorted(always | set(needed))
         print(f"{asked.events} events in {FILES} files, {len(branches)} columns, {CUT}")
+        met = True
         with Service(folder / "1", workers=1) as one, Service(folder / "2", workers=2) as two:
-            met = compare_skims(files, branches, {1: one, 2: two}, folder, asked.rounds)
-            skim = compare_formats(files, branches, two, asked.rounds)
-            manifest = read_json(skim[0].parent / "manifest.json")
-            times = [
-                (fake_rates(originals, analysis, points), fake_rates(skim, analysis, points))
-                for _ in range(asked.rounds + 1)
-            ]
-    out = sum(file["result"]["events_out"] for file in manifest["files"])
-    # the first round compiles
-    slow, fast = (statistics.median(column) for column in zip(*times[1:], strict=True))
-    print(
-        f"fake rates of the {out} events of the skim: {fast:.2f} s, of the originals: {slow:.2f} s "
-        f"(ratio {slow / fast:.1f})"
-    )
+            if "skims" in asked.tables:
+                services = {1: one, 2: two}
+                met &= compare_skims(files, branches, services, folder, asked.rounds)
+            if "formats" in asked.tables:
+                compare_formats(files, branches, two, asked.rounds)
+        if "chains" in asked.tables:
+            met &= compare_chains(files, branches, analysis, folder, asked.rounds)
     return 0 if met else 1
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 REPO = Path(__file__).parent.parent
-# in place of this folder, whose coverage.py is not the module that numba looks for
+# what the tests use too
 sys.path[0] = str(REPO / "tests")
 
 from samples import qcd, skimmed  # noqa: E402

@@ -121,6 +121,7 @@ def servicex() -> None:
 @click.option("--port", type=click.IntRange(0, 65535), default=5000, show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1)
 @click.option("--token/--no-token", default=True, help="Who has no token is turned away.")
+@click.option("--token-file", type=click.Path(path_type=Path), help="The clients' token.")
 @click.option("--certificate", type=click.Path(path_type=Path), help="For TLS, PEM.")
 @click.option("--key", type=click.Path(path_type=Path), help="For TLS, PEM.")
 @click.option(
@@ -134,6 +135,13 @@ def servicex() -> None:
 @click.option("--seconds", type=click.IntRange(min=1), default=3600, show_default=True)
 @click.option("--memory", type=click.IntRange(min=256), default=4096, show_default=True, help="MB.")
 @click.option("--unconfined-python", is_flag=True, help="Run Python queries without a jail.")
+@click.option(
+    "--pods",
+    type=click.Path(path_type=Path),
+    help="Work in pods on Kubernetes, made of this template.",
+)
+@click.option("--files-per-pod", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--pending", type=click.IntRange(min=1), default=900, show_default=True)
 def serve(
     state: Path, tries: int, seconds: int, memory: int, unconfined_python: bool, **options: Any
 ) -> None:
@@ -144,6 +152,10 @@ def serve(
     is started again. --tries are those of a file when the network fails or a worker dies,
     --seconds a file's longest time, --memory what a python query may use. Python queries run in a
     jail that bubblewrap makes; without it they are refused, unless --unconfined-python.
+
+    With --pods there are up to --workers pods at a time, each for up to --files-per-pod files of a
+    request; one that can't start within --pending seconds is given up. charts/looseleaf-servicex
+    sets all of it up.
     """
     try:
         from looseleaf.servicex.service.engine import Limits  # noqa: PLC0415 - as above

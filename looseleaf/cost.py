@@ -24,6 +24,13 @@ class Cost:
         return asdict(self)
 
 
+def peak_rss_bytes() -> int:
+    """The peak of this process's memory since it began."""
+    # kilobytes on Linux, bytes on macOS
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 class Stopwatch:
     """Started when made; `cost` tells what was spent since."""
 
@@ -31,12 +38,10 @@ class Stopwatch:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     def cost(self, events: int, bytes_read: int) -> Cost:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return Cost(
             events=events,
             bytes_read=bytes_read,
             wall_s=round(time.perf_counter() - self._wall, 4),
             cpu_s=round(time.process_time() - self._cpu, 4),
-            # kilobytes on Linux, bytes on macOS
-            peak_rss_bytes=peak * (1 if sys.platform == "darwin" else 1024),
+            peak_rss_bytes=peak_rss_bytes(),
         )

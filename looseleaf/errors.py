@@ -1,5 +1,8 @@
 """The errors a user is meant to read: what is wrong, where, and what to do about it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LooseleafError(Exception):
     """Base of all errors whose message is written for the user."""
@@ -32,3 +35,27 @@ class Shortfall(LooseleafError):
 
 class ServiceFailed(LooseleafError):
     """A ServiceX refused a request, or can't be reached; the message says which and why."""
+
+
+def failure_at(url: str) -> type[DataFileError]:
+    """A file on this machine doesn't get better by waiting; one elsewhere may."""
+    return ReadFailed if "://" in url else DataFileError
+
+
+def brief(problem: Exception) -> str:
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return f"{type(problem).__name__}: {lines[0] if lines else 'no message'}"
+
+
+@contextmanager
+def reading(url: str) -> Iterator[None]:
+    """Turn whatever a library raises while it reads `url` into a `DataFileError` that names it."""
+    try:
+        yield
+    except DataFileError:
+        raise
+    except Exception as problem:
+        raise failure_at(url)(
+            f"{url}: can't be read to the end: {brief(problem)}; "
+            "is the file cut off or damaged? compare its size with the catalogue's"
+        ) from None

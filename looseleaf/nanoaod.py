@@ -1,28 +1,32 @@
 """Opening NanoAOD files, with errors that name the file and what is the matter with it."""
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import uproot
 
-from looseleaf.errors import DataFileError, ReadFailed
+from looseleaf.errors import DataFileError, brief, failure_at
 from looseleaf.objects.branches import first_present
+from looseleaf.parquet import ParquetEvents, is_parquet
 
 TREE = "Events"
-# XRootD's own settings wait for half an hour; another address may be next on the list. What the
-# user has set wins. They are read when its library is loaded.
+# XRootD's own settings wait for half an hour; another address may be next on the list, and the
+# whole list is tried again. A host that accepts and stays silent costs 30 s. What the user has set
+# wins. They are read when its library is loaded.
 XROOTD_PATIENCE = {
     "XRD_CONNECTIONWINDOW": "20",
-    "XRD_CONNECTIONRETRY": "2",
+    "XRD_CONNECTIONRETRY": "1",
     "XRD_REQUESTTIMEOUT": "120",
 }
 
 
 @dataclass(frozen=True)
 class EventsFile:
-    """An open file and its Events tree."""
+    """An open ROOT file and its Events tree, a TTree or an RNTuple."""
 
     directory: uproot.ReadOnlyDirectory
     tree: uproot.TTree
@@ -42,18 +46,35 @@ class EventsFile:
         """The identity that ROOT gave the file."""
         return str(self.directory.file.uuid)
 
+    def said(self, key: str) -> Any:
+        """The JSON that stands in the file under a key; None if there is none."""
+        return json.loads(str(self.directory[key])) if key in self.directory else None
+
     def close(self) -> None:
         self.directory.close()
 
 
-def open_file(url: str, name: str = TREE) -> EventsFile:
-    """Open a NanoAOD file; `DataFileError` if it isn't there, is cut off or has no Events tree (or
-    the one called `name`)."""
+Events = EventsFile | ParquetEvents
+
+
+def open_file(url: str, name: str = TREE) -> Events:
+    """Open a NanoAOD file, ROOT or, where it ends in .parquet, Parquet; `DataFileError` if it isn't
+    there, is cut off or has no Events tree (or the one called `name`)."""
     if url.startswith("root://"):
         for setting, seconds in XROOTD_PATIENCE.items():
             os.environ.setdefault(setting, seconds)
+    parquet = is_parquet(url)
     try:
+        if parquet:
+            file = ParquetEvents(url, name)
+            if name in file.directory:
+                return file
+            raise DataFileError(
+                f"{url}: no {name} tree (the file holds {', '.join(file.directory)})"
+            )
         directory = uproot.open(url)
+    except DataFileError:
+        raise
     except FileNotFoundError:
         raise DataFileError(f"{url}: no such file; was it moved or deleted?") from None
     except ImportError:
@@ -62,7 +83,10 @@ def open_file(url: str, name: str = TREE) -> EventsFile:
             "pip install xrootd fsspec-xrootd"
         ) from None
     except Exception as problem:
-        raise _failure(url)(f"{url}: can't be opened as a ROOT file: {_brief(problem)}") from None
+        kind = "Parquet" if parquet else "ROOT"
+        raise failure_at(url)(
+            f"{url}: can't be opened as a {kind} file: {brief(problem)}"
+        ) from None
     try:
         tree = directory[name]
     except uproot.KeyInFileError:
@@ -73,32 +97,18 @@ def open_file(url: str, name: str = TREE) -> EventsFile:
         ) from None
     except Exception as problem:
         directory.close()
-        raise DataFileError(f"{url}: the {name} tree can't be read: {_brief(problem)}") from None
+        raise DataFileError(f"{url}: the {name} tree can't be read: {brief(problem)}") from None
     return EventsFile(directory, tree)
 
 
 @contextmanager
-def open_events(url: str, name: str = TREE) -> Iterator[EventsFile]:
+def open_events(url: str, name: str = TREE) -> Iterator[Events]:
     """`open_file` for the length of a block."""
     file = open_file(url, name)
     try:
         yield file
     finally:
         file.close()
-
-
-@contextmanager
-def reading(url: str) -> Iterator[None]:
-    """Turn whatever uproot raises while it reads `url` into a `DataFileError` naming the file."""
-    try:
-        yield
-    except DataFileError:
-        raise
-    except Exception as problem:
-        raise _failure(url)(
-            f"{url}: can't be read to the end: {_brief(problem)}; "
-            "is the file cut off or damaged? compare its size with the catalogue's"
-        ) from None
 
 
 def choose_branches(url: str, present: Iterable[str], wanted: Iterable[str]) -> list[str]:
@@ -118,13 +128,3 @@ def choose_branches(url: str, present: Iterable[str], wanted: Iterable[str]) -> 
     # two columns may have an alternative in common: written twice, it would get another name
     chosen = [name for column in wanted for name in column.split("|") if name in there]
     return list(dict.fromkeys(chosen))
-
-
-def _failure(url: str) -> type[DataFileError]:
-    """A file on this machine doesn't get better by waiting; one elsewhere may."""
-    return ReadFailed if "://" in url else DataFileError
-
-
-def _brief(problem: Exception) -> str:
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    return f"{type(problem).__name__}: {lines[0] if lines else 'no message'}"

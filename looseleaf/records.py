@@ -10,6 +10,8 @@ from looseleaf.errors import DataFileError
 from looseleaf.files import adler32, read_json, write_json
 
 CATALOGUE_FORMAT = "looseleaf-catalogue/1"
+# what a lookup leaves; another format asks again
+SNAPSHOT_FORMAT = "looseleaf-das/1"
 # what a finished transform leaves on the volume and as its target
 MANIFEST_FORMAT = "looseleaf-manifest/2"
 

@@ -10,6 +10,7 @@ from looseleaf.config import find, load, maps_applied
 from looseleaf.errors import LooseleafError
 from looseleaf.files import canonical, write_json
 from looseleaf.paths import Paths
+from looseleaf.records import SNAPSHOT_FORMAT
 from looseleaf.topcoffea.channels import channels_of
 
 try:

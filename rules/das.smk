@@ -1,7 +1,8 @@
 # Requires: a service (DBS, DAS, Rucio), catalogues (of demo samples, or named in the
 # configuration), or files on disk.
 # Makes: for each dataset the list of its files. An existing list is asked for again only by
-# --forcerun das_lookup (or if what is asked for changes), and then says what has changed.
+# --forcerun das_lookup (or if what is asked for changes), and then says what has changed. It is a
+# record of what others said and no result of our code: an edit of that is no reason to ask again.
 
 
 rule das_lookup:
@@ -25,7 +26,7 @@ rule das_lookup:
         files_root=lambda w: (
             config["das"]["files_root"] if "files" in SETTINGS.datasets[w.dataset] else ""
         ),
-        code=code_hash("looseleaf.das.lookup"),
+        format=SNAPSHOT_FORMAT,
     message:
         "das: looking up {wildcards.dataset}"
     script:

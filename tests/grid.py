@@ -192,6 +192,10 @@ class DbsHandler(Handler):
     def _rows(self, api: str, parameters: dict[str, str]) -> list[dict[str, Any]]:
         server, dataset = self.server, parameters.get("dataset", "")
         match api:
+            case "files" if "block_name" in parameters:
+                block = parameters["block_name"]
+                rows = server.files.get(block.partition("#")[0], [])
+                return [row for row in rows if row["block_name"] == block]
             case "files":
                 return server.files.get(dataset, [])
             case "datasets":

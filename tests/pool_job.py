@@ -1,33 +1,37 @@
-"""A processing job for the pool, which tests disturb: pool_job.py FOLDER MANIFEST.
+"""A processing job, which tests disturb: pool_job.py FOLDER MANIFEST [SECONDS].
 
-It processes the manifest at the site of FOLDER/site.json, waiting in each chunk for FOLDER/gate,
-and writes FOLDER/result.json.
+It processes the manifest at the site of FOLDER/site.json and writes FOLDER/result.json. In each
+chunk it waits for FOLDER/gate, or, where SECONDS are given, for up to so long at random.
 """
 
 import json
 import sys
 from pathlib import Path
 
-from processors import Traced
+from processors import Traced, Uneven
 
 from looseleaf.cluster import client_for
 from looseleaf.doorway import doorway
 from looseleaf.processing.fileset import from_manifest
-from looseleaf.processing.runner import Limits, run
+from looseleaf.processing.job import run
+from looseleaf.processing.runner import Limits
 
-folder, manifest = Path(sys.argv[1]), sys.argv[2]
+folder, manifest, *longest = Path(sys.argv[1]), *sys.argv[2:]
 with doorway(str(folder / "log")):
     settings = json.loads((folder / "site.json").read_text())
     with client_for(settings, 2, folder / "workers") as site:
-        processor = Traced(folder / "journal", gate=folder / "gate")
-        results = run(
-            processor, [from_manifest("q", manifest, {})], site, Limits(500, 500), "job",
-            folder / "kept",
-        )  # fmt: skip
+        if longest:
+            processor, limits = Uneven(float(longest[0])), Limits(50, 50)
+        else:
+            processor = Traced(folder / "journal", gate=folder / "gate")
+            limits = Limits(500, 500)
+        fileset = from_manifest("q", manifest, {})
+        results = run(processor, [fileset], site, limits, "job", folder / "kept")
+    (histogram,) = (h for h in results["q"].accumulator.values() if hasattr(h, "view"))
     (folder / "result.json").write_text(
         json.dumps(
             {
-                "bits": results["q"].accumulator["pt"].view(flow=True).tobytes().hex(),
+                "bits": histogram.view(flow=True).tobytes().hex(),
                 "ledger": results["q"].ledger,
             }
         )

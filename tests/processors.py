@@ -1,6 +1,7 @@
 """Processors that tests send to Dask workers, which import them from here."""
 
 import os
+import random
 import signal
 import time
 from collections.abc import Callable
@@ -72,6 +73,35 @@ class Traced(MuonPt):
         while self.gate is not None and not self.gate.exists():
             time.sleep(0.05)
         return super().process(events)
+
+
+class Uneven(MuonPt):
+    """Weights whose sum in floating point depends on its order, after waits of any length."""
+
+    def __init__(self, longest_s: float = 0.0, act: Callable[[], None] | None = None) -> None:
+        super().__init__()
+        self.longest_s, self.act = longest_s, act
+
+    def process(self, events: Any) -> dict[str, Any]:
+        if self.act is not None:
+            self.act()
+        time.sleep(random.random() * self.longest_s)
+        number = ak.to_numpy(events.event).astype(float)
+        h = hist.Hist(hist.axis.Regular(3, 0, 3, name="n"), storage=hist.storage.Weight())
+        h.fill(number % 3, weight=np.exp(20 * np.sin(number)))
+        return {"h": h}
+
+
+@dataclass(frozen=True)
+class Once:
+    """Does something in the first process that comes to it."""
+
+    path: Path
+    act: Callable[[], None]
+
+    def __call__(self) -> None:
+        if first_of_all(self.path):
+            self.act()
 
 
 def first_of_all(path: Path) -> bool:

@@ -37,6 +37,7 @@ def skimmed(
     datasets: Mapping[str, Mapping[str, Any]],
     columns: list[str],
     cut: str | None = None,
+    output_format: str = "root-file",
 ) -> Path:
     """Generate, look up and transform one dataset; the path of the manifest."""
     catalogue = folder / "samples" / name / "catalogue.json"
@@ -44,6 +45,6 @@ def skimmed(
     das = folder / f"{name}.das.json"
     lookup(datasets[name]["das"], das, [catalogue])
     manifest = folder / f"{name}.json"
-    request = request_from_das(das, columns, cut, "root-file", "test", [])
+    request = request_from_das(das, columns, cut, output_format, "test", [])
     transform(request, folder / "volume", "sub", manifest, 1, name)
     return manifest

@@ -542,3 +542,21 @@ with Progress("stage x", 300) as progress:
     for _ in range(3):
         progress.add(100)
 """
+
+
+def test_skims_of_every_format_give_the_same_map(tmp_path: Path) -> None:
+    few = variant(tmp_path, "few", datasets={"measure": ["QCD_Pt-20to30"]})
+    target = "results/fakerate/few/map.json"
+    maps = []
+    for choice in ("root-file", "root-rntuple", "parquet"):
+        override = {
+            "samples": {"scale": 0.02},
+            "analyses": [few],
+            "servicex": {"format": choice},
+        }
+        run = run_snakemake(tmp_path, target, override=override)
+        assert run.status == 0, run.text
+        manifest = json.loads((tmp_path / "results/servicex/QCD_Pt-20to30.json").read_text())
+        assert manifest["request"]["format"] == choice
+        maps.append(json.loads((tmp_path / target).read_text()))
+    assert maps[0] == maps[1] == maps[2]

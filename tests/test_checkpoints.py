@@ -18,7 +18,8 @@ from looseleaf.cluster import Site, client_for
 from looseleaf.errors import Shortfall
 from looseleaf.processing.checkpoints import processor_identity
 from looseleaf.processing.fileset import Fileset, chunks_of, cut, from_manifest, tasks_of
-from looseleaf.processing.runner import Limits, Processed, ProcessingFailed, run
+from looseleaf.processing.job import Processed, run
+from looseleaf.processing.runner import Limits, ProcessingFailed
 
 MUON = [f"Muon_{field}" for field in ("pt", "eta", "phi", "mass", "charge")]
 COLUMNS = ["run", "luminosityBlock", "event", "genWeight", *MUON]

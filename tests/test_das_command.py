@@ -1,16 +1,19 @@
 """The query language, the command and the function for notebooks, over catalogues and over a
 stand-in for dasgoclient that prints what the real one prints."""
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+import psutil
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -231,6 +234,7 @@ def test_so_many_and_no_more(catalogue: Path) -> None:
         ("file dataset=/A/B/C | grep file.size>999 | max(file.size)", 17, "no record is left"),
         ("file dataset=/A/B/C | grep file.size>x", 17, "'x' is no number"),
         ("site dataset=/A/B/C", 1, "the backend catalogue: does not know site"),
+        ("dataset=/A/*/C status=PRODUCTION", 17, "catalogue doesn't know the status of datasets"),
     ],
 )
 def test_how_the_command_ends(catalogue: Path, query: str, status: int, message: str) -> None:
@@ -397,6 +401,8 @@ def test_files_from_dasgoclient(standin: StandIn) -> None:
     assert standin.calls == [
         "-query file dataset=/A/B/C instance=prod/global -json -timeout=30",
     ]
+    assert asked("file block=/A/B/C#1") == FILES
+    assert standin.calls[1].startswith("-query file block=/A/B/C#1 instance=")
 
 
 def test_auto_prefers_dasgoclient(standin: StandIn) -> None:
@@ -509,6 +515,21 @@ def test_a_dasgoclient_that_hangs_is_ended(standin: StandIn) -> None:
     (standin.folder / "dasgoclient").write_text("#!/bin/sh\nexec sleep 600\n")
     with pytest.raises(Transient, match=r"no answer within 0.2 s"):
         ask(parse("file dataset=/A/B/C"), replace(ASKING, timeout=0.2, tries=2))
+
+
+def test_what_a_dasgoclient_started_ends_with_it(standin: StandIn) -> None:
+    """The one on CVMFS is a script, whose children hold on to its output."""
+    (standin.folder / "dasgoclient").write_text(
+        f"#!/bin/sh\nsleep 600 &\necho $! > {standin.folder}/child\nwait\n"
+    )
+    started = time.monotonic()
+    with pytest.raises(Transient, match=r"no answer within 0.5 s"):
+        ask(parse("file dataset=/A/B/C"), replace(ASKING, timeout=0.5, tries=1))
+    assert time.monotonic() - started < 10
+    pid = int((standin.folder / "child").read_text())
+    with contextlib.suppress(psutil.NoSuchProcess):
+        # whoever adopts orphans here need not have collected it yet
+        assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_dasgoclient_that_cannot_be_run(standin: StandIn) -> None:

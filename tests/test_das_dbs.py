@@ -1,7 +1,9 @@
 """The backend `dbs` against a DBS over TLS that wants a certificate, with real VOMS proxies."""
 
+import contextlib
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -169,8 +171,17 @@ def test_a_connection_that_breaks_off_is_tried_again(server: DbsServer, asking: 
     server.faults = [broken_off]
     assert len(ask(parse(FILES), asking).records["/A/B/C"]) == 2
     server.faults = [broken_off] * 9
-    assert "no answer from https://localhost" in refusal(Transient, asking)
+    assert "/DBSReader broke off: IncompleteRead(" in refusal(CutOff, asking)
     assert len(server.asked) == 2 + 3
+
+
+def test_lines_that_stop_between_two_are_no_whole_answer(server: DbsServer, asking: Asking) -> None:
+    def first_line_only(handler: DbsHandler) -> None:
+        handler.answer('{"logical_file_name": "/store/a.root"}\n', Content_Length="5000")
+        handler.close_connection = True
+
+    server.faults = [first_line_only] * 9
+    assert "/DBSReader broke off: IncompleteRead(" in refusal(CutOff, asking)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +204,33 @@ def test_an_answer_that_never_comes(server: DbsServer, asking: Asking) -> None:
         release.set()
     assert "in 2 tries" in message
     assert "timed out" in message
+
+
+def test_an_answer_that_drips_in(server: DbsServer, asking: Asking) -> None:
+    """Each byte comes in time, the whole answer does not."""
+
+    def drip(handler: DbsHandler) -> None:
+        handler.answer("[", Content_Length="1000")
+        with contextlib.suppress(OSError):
+            for _ in range(50):
+                handler.wfile.write(b" ")
+                handler.wfile.flush()
+                time.sleep(0.1)
+        handler.close_connection = True
+
+    server.faults = [drip] * 2
+    started = time.monotonic()
+    message = refusal(CutOff, replace(asking, timeout=0.3, tries=2))
+    assert time.monotonic() - started < 4
+    assert "was not whole after 0.3 s; das.timeout (--timeout) gives it more" in message
+
+
+def test_files_of_a_block_in_one_call(server: DbsServer, asking: Asking) -> None:
+    other = dbs_row("/store/c.root", block_name="/A/B/C#2")
+    server.files["/A/B/C"].append(other)
+    (found,) = ask(parse("file block=/A/B/C#2"), asking).records["/A/B/C"]
+    assert found == FileRecord("/store/c.root", 100, 10, "0000000a", "/A/B/C#2")
+    assert server.asked == [("files", {"block_name": "/A/B/C#2", "detail": "True"})]
 
 
 def test_nobody_listens(server: DbsServer, asking: Asking) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import ssl
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote_plus, urlsplit
@@ -12,7 +14,7 @@ from grid import VOMS_TOOL, Authority, Handler, TlsServer, need, serving
 
 from looseleaf.das.ask import Asking, ask
 from looseleaf.das.lookup import lookup
-from looseleaf.das.problems import NoCredential, RucioFailed
+from looseleaf.das.problems import NoCredential, QueryWrong, RucioFailed
 from looseleaf.das.query import parse
 from looseleaf.das.records import BlockRecord, DatasetRecord, SiteRecord
 from looseleaf.errors import LookupFailed
@@ -52,6 +54,8 @@ class RucioHandler(Handler):
             self.stream(["/A/B/C"] if "/A*/B/C" in wanted else [])
         elif path == ["dids", "cms", "/A/B/C", "files"]:
             self.stream(FILES)
+        elif path == ["dids", "cms", "/A/B/C#1", "files"]:
+            self.stream(FILES[:2])
         elif path == ["dids", "cms", "/A/B/C", "dids"]:
             self.stream([{"scope": "cms", "name": "/A/B/C#1", "type": "DATASET"}])
         else:
@@ -113,6 +117,9 @@ def test_what_rucio_knows() -> None:
     ]
     assert asked("dataset=/A*/B/C") == [DatasetRecord("/A/B/C")]
     assert asked("block dataset=/A/B/C") == [BlockRecord("/A/B/C#1")]
+    assert asked("file block=/A/B/C#1") == [
+        FileRecord(f"/store/{name}.root", 100, None, "0000000a", "/A/B/C#1") for name in "ab"
+    ]
     # of four files; one that is still being copied isn't there
     assert asked("site dataset=/A/B/C") == [
         SiteRecord("T2_CH_CERN", 75.0),
@@ -133,8 +140,20 @@ def test_what_rucio_does_not_know() -> None:
         ask(parse("file dataset=/A/B/USER"), ASKING)
     with pytest.raises(LookupFailed, match=r"rucio \(rucio\) knows no dataset /X\*/B/C"):
         ask(parse("file dataset=/X*/B/C"), ASKING)
+    with pytest.raises(QueryWrong, match="rucio doesn't know the status of datasets"):
+        ask(parse("dataset=/A*/B/C status=PRODUCTION"), ASKING)
     with pytest.raises(LookupFailed, match="the backend rucio: does not know summary"):
         ask(parse("summary dataset=/A/B/C"), ASKING)
+
+
+def test_a_rucio_that_stays_silent(server: TlsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(RucioHandler, "do_GET", lambda handler: release.wait())
+    try:
+        with pytest.raises(RucioFailed, match=r"^Rucio: file of /A/B/C: \w*Timeout: "):
+            ask(parse("file dataset=/A/B/C"), replace(ASKING, timeout=0.3))
+    finally:
+        release.set()
 
 
 def test_rucio_wants_an_hour(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:

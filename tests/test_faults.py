@@ -15,10 +15,11 @@ from pool import shipped_processors, worker_python
 from processors import Kill, Link, MuonPt, Traced, devour, die
 from samples import qcd, skimmed
 
-from looseleaf.cluster import Site, client_for
+from looseleaf.cluster import Site, WorkersGone, client_for
 from looseleaf.errors import ConfigError
 from looseleaf.processing.fileset import Fileset, from_manifest
-from looseleaf.processing.runner import Limits, Processed, ProcessingFailed, run
+from looseleaf.processing.job import Processed, run
+from looseleaf.processing.runner import Limits, ProcessingFailed
 
 MUON = [f"Muon_{field}" for field in ("pt", "eta", "phi", "mass", "charge")]
 COLUMNS = ["run", "luminosityBlock", "event", "genWeight", *MUON]
@@ -211,6 +212,21 @@ def test_a_scheduler_and_a_worker_without_our_code_and_then_killed(
     with local(tmp_path) as site:
         results = run(processor, [fileset], site, LIMITS, "test", tmp_path / "kept")
     assert bits(results["q"]) == undisturbed
+
+
+def test_a_scheduler_whose_workers_are_gone(tmp_path: Path, fileset: Fileset) -> None:
+    settings = {
+        "wheels": [shipped_processors(tmp_path)],
+        "dask": {"distributed.scheduler.no-workers-timeout": "4s"},
+    }
+    processor = Traced(tmp_path / "journal", act=die)
+    with (
+        dask_scheduler(tmp_path, Path(sys.executable)) as (_, address),
+        client_for({**attached(address), **settings}, 1, tmp_path / "w") as site,
+        pytest.raises(WorkersGone, match=rf"{address} has had no workers for 4s: start some"),
+    ):
+        run(processor, [fileset], site, LIMITS, "test", tmp_path / "kept")
+    assert (tmp_path / "journal.act").exists()
 
 
 def test_a_worker_with_another_version_of_a_package(tmp_path: Path, fileset: Fileset) -> None:

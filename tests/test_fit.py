@@ -6,13 +6,14 @@ from typing import Any
 
 import hist
 import numpy as np
+import pyhf
 import pytest
 import uproot
 from scipy.stats import poisson
 
 from looseleaf.topcoffea.datacards import write_datacards
 from looseleaf.topcoffea.efthist import EFTHist
-from looseleaf.topcoffea.fit import EFTModel
+from looseleaf.topcoffea.fit import EFTModel, FitFailed
 from looseleaf.topcoffea.pictures import pictures, stack, twice_delta_nll
 from looseleaf.topcoffea.store import write_histograms
 from looseleaf.topcoffea.templates import factors, kept_coefficients, parts_of, templates_of
@@ -163,16 +164,92 @@ def test_asimov_data_give_back_the_standard_model(tmp_path: Path) -> None:
     assert 0 < best.errors["a"] < 1
 
 
-def test_toys_find_the_injected_coefficient(tmp_path: Path) -> None:
-    workspace, _, _ = cards(tmp_path, systematics={"rate": {"lumi": {"value": 1.01}}})
+def test_statistical_factors_are_as_wide_as_the_standard_models_errors(tmp_path: Path) -> None:
+    workspace, _, root = cards(tmp_path)
+    config = EFTModel(workspace, ["a", "b"]).model.config
+    parts = [root[name] for name in ("ttH_sm", "tt")]
+    expected = np.sqrt(sum(part.variances() for part in parts)) / sum(p.values() for p in parts)
+    np.testing.assert_allclose(config.param_set("stat_one").width(), expected)
+    assert config.param_set("stat_one").n_parameters == len(EDGES) - 1
+    # what is signal beyond the Standard Model varies with the rest of its bin
+    carriers = [
+        sample["name"]
+        for sample in workspace["channels"][0]["samples"]
+        if any(m["type"] == "staterror" for m in sample["modifiers"])
+    ]
+    assert len(carriers) == 7
+
+
+def test_statistics_of_the_simulation_move_the_whole_bin(tmp_path: Path) -> None:
+    workspace, _, _ = cards(tmp_path)
+    model = EFTModel(workspace, ["a", "b"])
+    parameters = model.parameters({"a": 1.5, "b": -0.5})
+    before = model.model.expected_data(parameters, include_auxdata=False)
+    parameters[model.model.config.par_slice("stat_one")] = 1.1
+    after = model.model.expected_data(parameters, include_auxdata=False)
+    np.testing.assert_allclose(after, before * np.repeat([1.1, 1.0], 4))
+
+
+def test_errors_are_those_of_the_counts_however_many(tmp_path: Path) -> None:
+    # with nothing that matters to profile, 1 / error^2 sums up (d expected / d a)^2 / expected
+    workspace, _, _ = cards(tmp_path, systematics={"rate": {"lumi": {"value": 1 + 1e-9}}})
     for channel in workspace["channels"]:
         for sample in channel["samples"]:
-            # a few parameters make a fit of milliseconds; the rest is tried above
+            sample["data"] = [1e5 * value for value in sample["data"]]
             sample["modifiers"] = [
                 m for m in sample["modifiers"] if m["type"] in ("normfactor", "normsys")
             ]
     model = EFTModel(workspace, ["a", "b"], fixed={"b": 0.0})
-    injected, number = {"a": 0.5}, 200
+    point = {"a": 0.3}
+    data = model.model.expected_data(model.parameters(point))
+    best = model.fit(data, start={"a": 0.31})
+    up, down = (model.expected({"a": 0.3 + step}) for step in (1e-3, -1e-3))
+    slope = (up - down) / 2e-3
+    error = 1 / np.sqrt(np.sum(slope**2 / model.expected(point)))
+    assert best.errors["a"] == pytest.approx(error, rel=1e-3)
+    assert abs(best.values["a"] - 0.3) < 1e-2 * error
+
+
+def test_the_likelihood_is_pyhfs_with_every_nuisance_at_its_best(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """pyhf's own minimiser, at points where the factors of the parts are held."""
+    workspace, _, _ = cards(tmp_path)
+    both = {"a": 0.4, "b": -0.3}
+    data = EFTModel(workspace, ["a", "b"]).toys(both, 1, seed=8)[0]
+    pyhf.set_backend("numpy", "minuit")
+    request.addfinalizer(lambda: pyhf.set_backend("numpy"))
+    ours, theirs = [], []
+    for point in (both, {"a": 0.0, "b": 0.0}, {"a": 0.9, "b": 0.2}):
+        held = EFTModel(workspace, ["a", "b"], fixed={"b": point["b"]})
+        nuisances = EFTModel(workspace, ["a", "b"], fixed=point)
+        ours.append(nuisances.fit(data).twice_nll)
+        config, start = held.model.config, held.parameters(point).tolist()
+        parts = [
+            name.partition("_")[0] in ("sm", "lin", "quad", "mixed") for name in config.par_names
+        ]
+        fixed = [h or part for h, part in zip(config.suggested_fixed(), parts, strict=True)]
+        _, value = pyhf.infer.mle.fit(
+            data, held.model, start, fixed_params=fixed, return_fitted_val=True
+        )
+        theirs.append(float(value))
+    # they differ by a constant of the data
+    np.testing.assert_allclose(np.diff(ours), np.diff(theirs), atol=2e-3)
+    assert max(np.abs(np.diff(ours))) > 1
+
+
+def test_a_fit_without_a_minimum_says_so(tmp_path: Path) -> None:
+    workspace, _, _ = cards(tmp_path)
+    model = EFTModel(workspace, ["a", "b"])
+    nothing = np.full_like(model.observed, np.nan)
+    with pytest.raises(FitFailed, match=r"the fit of a, b found no minimum \(started at"):
+        model.fit(nothing)
+
+
+def test_toys_find_the_injected_coefficient(tmp_path: Path) -> None:
+    workspace, _, _ = cards(tmp_path)
+    model = EFTModel(workspace, ["a", "b"], fixed={"b": 0.0})
+    injected, number = {"a": 0.5}, 120
     fits = [model.fit(toy, start=injected) for toy in model.toys(injected, number, seed=3)]
     pulls = np.array([(fit.values["a"] - 0.5) / fit.errors["a"] for fit in fits])
     assert abs(pulls.mean()) < 3 / np.sqrt(number)

@@ -15,8 +15,10 @@ from pool import REPO, Pool, running_pool, shipped_processors, worker_python
 from processors import MuonPt
 from samples import qcd, skimmed
 
-from looseleaf.processing.fileset import chunks_of, from_manifest
-from looseleaf.processing.runner import process_task
+from looseleaf.cluster import client_for
+from looseleaf.processing.fileset import from_manifest
+from looseleaf.processing.job import run
+from looseleaf.processing.runner import Limits
 
 MUON = [f"Muon_{field}" for field in ("pt", "eta", "phi", "mass", "charge")]
 # as tests/pool.sh calls its user
@@ -101,8 +103,10 @@ def test_the_chain_runs_on_the_pool(pool: Pool, python: Path) -> None:
 class Disturbed:
     """A job of tests/pool_job.py on the pool, whose workers wait until they are let go."""
 
-    def __init__(self, pool: Pool, python: Path, manifest: Path, name: str) -> None:
-        self.pool, self.manifest = pool, manifest
+    def __init__(
+        self, pool: Pool, python: Path, manifest: Path, name: str, longest_s: str | None = None
+    ) -> None:
+        self.pool, self.manifest, self.longest_s = pool, manifest, longest_s
         self.folder = pool.folder / name
         self.folder.mkdir()
         settings = cluster(python, wheels=[shipped_processors(self.folder)])
@@ -114,10 +118,14 @@ class Disturbed:
             self.folder,
             "env",
             f"PYTHONPATH={REPO}:{REPO}/tests",
+            # where the facility's cluster says that its scheduler is
+            "POD_IP=127.0.0.1",
+            "HOSTNAME=pool",
             sys.executable,
             f"{REPO}/tests/pool_job.py",
             str(self.folder),
             str(self.manifest),
+            *([self.longest_s] if self.longest_s else []),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
@@ -148,11 +156,13 @@ def manifest(pool: Pool) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(manifest: Path) -> str:
-    """The bits of the histogram that a job without faults makes."""
-    chunks = chunks_of(from_manifest("q", manifest, {}), 500)
-    total = process_task(MuonPt(), chunks, {"dataset": "q"})[0]["pt"]
-    return total.view(flow=True).tobytes().hex()
+def undisturbed(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The bits of the histogram that a job without faults makes, on this machine."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    fileset = from_manifest("q", manifest, {})
+    with client_for({"kind": "local", "redirectors": []}, 1, folder) as site:
+        result = run(MuonPt(), [fileset], site, Limits(500, 500), "local", folder / "kept")["q"]
+    return result.accumulator["pt"].view(flow=True).tobytes().hex()
 
 
 def removed(pool: Pool, jobs: list[str]) -> None:
@@ -175,7 +185,10 @@ def killed(pool: Pool, jobs: list[str]) -> None:
     pool.run("pkill", "-KILL", "-u", PHYSICIST, "-n", "-f", "multiprocessing.spawn")
 
 
-@pytest.mark.parametrize("fault", [removed, all_removed, held, vacated, killed])
+WORKERS_FAULTS = (removed, all_removed, held, vacated, killed)
+
+
+@pytest.mark.parametrize("fault", WORKERS_FAULTS)
 def test_a_job_outlives_its_workers(
     pool: Pool,
     python: Path,
@@ -208,16 +221,34 @@ def test_a_job_that_is_killed_leaves_none_behind_and_resumes(
     assert pool.empty_within(30)
 
 
+def spooled() -> dict[str, Any]:
+    """The facility's cluster, with its spooled jobs, on a pool that has no containers."""
+    return {
+        "kind": "coffea-casa",
+        "redirectors": [],
+        "cluster": {
+            "worker_image": "none",
+            "scheduler_port": 0,
+            "dashboard_port": 0,
+            "cores": 1,
+            "memory": "1 GB",
+            "disk": "100 MB",
+            "python": "/nowhere/python",
+            "job_extra_directives": {"universe": "vanilla", "docker_image": ""},
+        },
+    }
+
+
+@pytest.mark.parametrize("settings", [cluster(Path("/nowhere/python")), spooled()])
 def test_workers_that_never_start_are_told_with_their_logs(
-    pool: Pool, manifest: Path, tmp_path: Path
+    pool: Pool, manifest: Path, settings: dict[str, Any]
 ) -> None:
-    settings = cluster(Path("/nowhere/python"), dask={
-        "distributed.scheduler.no-workers-timeout": "15s"})  # fmt: skip
-    folder = pool.folder / "no_python"
+    settings["dask"] = {"distributed.scheduler.no-workers-timeout": "20s"}
+    folder = pool.folder / f"no_python_{settings['kind']}"
     folder.mkdir()
     (folder / "gate").touch()
     job = Disturbed.__new__(Disturbed)
-    job.pool, job.manifest, job.folder = pool, manifest, folder
+    job.pool, job.manifest, job.folder, job.longest_s = pool, manifest, folder, None
     (folder / "site.json").write_text(json.dumps(settings))
     text, _ = job.start().communicate(timeout=120)
     assert "the workers died of it or never came (NoWorkerError)" in text

@@ -284,7 +284,7 @@ def test_intervals_are_those_of_root(tmp_path: Path, axes: Axes, weights: bool) 
 
 @pytest.fixture(scope="session")
 def coverage() -> dict[str, Any]:
-    return runpy.run_path(str(REPO / "benchmarks/coverage.py"))
+    return runpy.run_path(str(REPO / "benchmarks/intervals.py"))
 
 
 @pytest.mark.parametrize(

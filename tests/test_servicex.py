@@ -275,7 +275,7 @@ def test_urls_follow_the_sites_redirectors() -> None:
 
 def test_results_do_not_share_a_name_and_fit_a_file_system() -> None:
     def name(lfn: str) -> str:
-        return output_name(Source(replace(RECORD, name=lfn), ()))
+        return output_name(Source(replace(RECORD, name=lfn), ()), "root-file")
 
     assert name("/store/x/1/a.root") == "store:x:1:a.root"
     long = ["/store/" + "d" * 300 + f"/{number}/a.root" for number in (1, 2)]

@@ -24,7 +24,7 @@ import uproot
 import uvicorn
 from botocore.config import Config
 from samples import SETTINGS, TRUTH, qcd
-from service import COMMAND, NO_JAIL, Service, run
+from service import COMMAND, NO_JAIL, QUERY, Service, expected, holds, run, selection
 from starlette.staticfiles import StaticFiles
 
 from looseleaf.files import read_json
@@ -33,15 +33,6 @@ from looseleaf.servicex.formats import read_original
 from looseleaf.servicex.volume import result_name
 
 FILES, EVENTS = 4, 2000
-QUERY: dict[str, Any] = {
-    "treename": "Events",
-    "filter_name": ["Muon_pt", "Muon_charge", "MET_pt"],
-    "cut": "(nMuon > 0) & (MET_pt > 10)",
-}
-
-
-def selection(**more: Any) -> str:
-    return json.dumps([{**QUERY, **more}])
 
 
 @pytest.fixture(scope="module")
@@ -56,29 +47,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with Service(tmp_path_factory.mktemp("service"), "--seconds", "60", "--memory", "2048") as it:
         yield it
-
-
-def expected(path: str) -> ak.Array:
-    arrays = uproot.open(path)["Events"].arrays()
-    return arrays[(arrays["nMuon"] > 0) & (arrays["MET_pt"] > 10)]
-
-
-def holds(result: str | Path, source: str) -> None:
-    """A result is what a direct reading of its source selects."""
-    wanted = expected(source)
-    if str(result).endswith(".parquet"):
-        found = ak.from_parquet(result)
-    else:
-        found = uproot.open(result)["Events"].arrays()
-    names = {"nMuon", "Muon_pt", "Muon_charge", "MET_pt"}
-    assert set(found.fields) == names | {"run", "luminosityBlock", "event", "genWeight"}
-    assert len(found) == len(wanted) > 0
-    for name in found.fields:
-        assert ak.all(found[name] == wanted[name]), name
-    weights = uproot.open(source)["Events"]["genWeight"].array(library="np")
-    original = read_original(result)
-    assert original["events"] == len(weights)
-    assert original["sum_of_weights"] == pytest.approx(weights.astype(float).sum(), rel=1e-12)
 
 
 # the client leaves loops and files open, which is its own affair in a process of its own

@@ -1,41 +1,75 @@
 """Where processors run: one function gives a Dask client for a site of the configuration."""
 
 import sys
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import dask
+from dask.utils import parse_timedelta
 from distributed import Client, LocalCluster
 
+from looseleaf import workerprocess
 from looseleaf.cluster.code import OurCode, OurCodeOnScheduler, archive
 from looseleaf.cluster.condor import batch_cluster, last_words
-from looseleaf.errors import ConfigError
+from looseleaf.errors import ConfigError, LooseleafError
 
-# Dask's nanny starts workers with MALLOC_TRIM_THRESHOLD_=65536, which makes numpy and awkward
-# return memory to the system after every array: 1.4 to 2.4 times slower on chunks of NanoAOD.
-# The environment variable for this setting doesn't work, the configuration does.
-WORKER_ENVIRONMENT = {
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 28),
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-}
+NO_WORKERS_TIMEOUT = "distributed.scheduler.no-workers-timeout"
+LOOK_EVERY_S = 2.0
 CONNECT_TIMEOUT = "20 s"
 # where the facility runs a scheduler for its user
 COFFEA_CASA_SCHEDULER = "tls://localhost:8786"
 
 
+class WorkersGone(LooseleafError):
+    """A scheduler has had no workers for long; the message says which, and how long."""
+
+
+class _Presence:
+    """When workers were seen last."""
+
+    def __init__(self) -> None:
+        self._seen = self._looked = time.monotonic()
+
+    def look(self, client: Client) -> None:
+        now = time.monotonic()
+        if now - self._looked < LOOK_EVERY_S:
+            return
+        self._looked = now
+        # a scheduler that has gone is told of by its tasks
+        with suppress(OSError):
+            if client.nthreads():
+                self._seen = now
+        limit = dask.config.get(NO_WORKERS_TIMEOUT)
+        if now - self._seen > parse_timedelta(limit):
+            raise WorkersGone(
+                f"the Dask scheduler at {client.scheduler.address} has had no workers for {limit}: "
+                "start some and run again; what was finished is kept"
+            )
+
+
 @dataclass(frozen=True)
 class Site:
-    """A place to run at: its client, the hash of the code its workers were sent, their logs."""
+    """A place to run at: its client, how many workers were asked for, the hash of the code they
+    were sent, their logs, and the cluster if it is our own."""
 
     client: Client
+    workers: int
     code: str
     logs: Path
     cluster: Any = field(default=None, repr=False)
+    _presence: _Presence = field(default_factory=_Presence, repr=False)
+
+    def look(self) -> None:
+        """Raise `WorkersGone` if a scheduler that isn't ours has long had no workers.
+
+        Ours does so by itself. To be called again and again.
+        """
+        if self.cluster is None:
+            self._presence.look(self.client)
 
     def last_words(self) -> str:
         """What the workers said last, where their logs are kept; else nothing."""
@@ -55,9 +89,10 @@ def client_for(site: Mapping[str, Any], workers: int, logs: Path) -> Iterator[Si
     or refuses its settings, or a wheel of the site can't be read.
     """
     settings = {
-        "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
+        "distributed.nanny.pre-spawn-environ": workerprocess.ENVIRONMENT,
+        "distributed.worker.multiprocessing-method": workerprocess.METHOD,
         # a batch system that starts nothing must not make a job wait for ever
-        "distributed.scheduler.no-workers-timeout": "30 minutes",
+        NO_WORKERS_TIMEOUT: "30 minutes",
         **site.get("dask", {}),
     }
     archives = [archive(), *(_wheel(path) for path in site.get("wheels", []))]
@@ -68,7 +103,7 @@ def client_for(site: Mapping[str, Any], workers: int, logs: Path) -> Iterator[Si
             client.register_plugin(OurCodeOnScheduler(archives, plugin.code))
         client.register_plugin(plugin)
         print(f"dask dashboard: {client.dashboard_link}", file=sys.stderr, flush=True)
-        yield Site(client, plugin.code, logs, cluster)
+        yield Site(client, workers, plugin.code, logs, cluster)
 
 
 def _started(
@@ -90,6 +125,7 @@ def _started(
             "dashboard_address": "127.0.0.1:0",
             **site.get("cluster", {}),
         }
+        workerprocess.prepare(site)
         cluster = stack.enter_context(LocalCluster(n_workers=workers, **arguments))
     else:
         cluster = stack.enter_context(batch_cluster(site, workers, logs))

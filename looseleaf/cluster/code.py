@@ -101,6 +101,14 @@ class OurCode(WorkerPlugin):
         _put_first(self._archives, place)
 
 
+class Parcel(WorkerPlugin):
+    """Bytes that every worker has, late and restarted ones too, instead of every task of a job."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.name = f"{PACKAGE}-parcel-{hashlib.sha256(content).hexdigest()[:12]}"
+
+
 class OurCodeOnScheduler(SchedulerPlugin):
     """Unpacks the same archives where a scheduler runs that we didn't start: it reads our tasks."""
 

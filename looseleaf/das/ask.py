@@ -13,7 +13,6 @@ from looseleaf.das.query import INSTANCE, Query
 from looseleaf.das.records import LumiRecord, Record
 from looseleaf.das.rucio import Rucio
 from looseleaf.errors import LookupFailed
-from looseleaf.records import FileRecord
 
 BACKENDS = ("dasgoclient", "dbs", "rucio", "catalogue")
 
@@ -23,7 +22,7 @@ class Backend(Protocol):
 
     `answers` are the fields it knows; `check`, called once before anything is asked, raises
     `LookupFailed` if it can't work here; `records` gives those of one dataset, for the field
-    `dataset` those of all that match, or an empty list.
+    `dataset` those of all that match, for `file` also those of one block, or an empty list.
     """
 
     name: str
@@ -88,7 +87,7 @@ def backend_of(name: str, asking: Asking) -> Backend:
         case "dbs":
             return Dbs(asking.host, asking.instance, asking.timeout, asking.tries, asking.parallel)
         case "rucio":
-            return Rucio()
+            return Rucio(asking.timeout)
         case _:
             return Catalogue(asking.catalogues)
 
@@ -144,8 +143,11 @@ def ask(query: Query, asking: Asking) -> Answer:
         names = [query.dataset]
     if query.field == "dataset":
         return Answer(query, backend.name, instance, {query.dataset: matching}, passed_over)
-    found = records_of(backend, query.field, names, asking.parallel)
-    narrowed = {name: _narrowed(query, records) for name, records in found.items()}
+    if query.block is not None and query.field == "file":
+        narrowed = {query.dataset: backend.records("file", query.block, "VALID")}
+    else:
+        found = records_of(backend, query.field, names, asking.parallel)
+        narrowed = {name: _narrowed(query, records) for name, records in found.items()}
     for name, records in narrowed.items():
         if not records:
             raise LookupFailed(
@@ -174,9 +176,7 @@ def records_of(
 def _narrowed(query: Query, records: Sequence[Record]) -> list[Record]:
     """The records of the block and the runs asked for."""
     kept = list(records)
-    if query.block is not None and query.field == "file":
-        kept = [r for r in kept if isinstance(r, FileRecord) and r.block == query.block]
-    elif query.block is not None and query.field == "block":
+    if query.block is not None:
         kept = [r for r in kept if r.name == query.block]
     if query.runs is not None:
         kept = [r for r in kept if isinstance(r, LumiRecord) and {*r.runs} & {*query.runs}]

@@ -8,7 +8,13 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
-from looseleaf.das.records import BlockRecord, DatasetRecord, Record, SummaryRecord
+from looseleaf.das.records import (
+    BlockRecord,
+    DatasetRecord,
+    Record,
+    SummaryRecord,
+    only_valid,
+)
 from looseleaf.errors import LookupFailed
 from looseleaf.records import FileRecord, block_name, describe, read_catalogue
 
@@ -38,9 +44,12 @@ class Catalogue:
     def records(self, field: str, dataset: str, status: str) -> list[Record]:
         """The records of a dataset, or for `dataset` those that match; a catalogue's are valid.
 
-        Raises `LookupFailed` naming the catalogues and what they know instead.
+        Raises `LookupFailed` naming the catalogues and what they know instead, and `QueryWrong` for
+        datasets of another status than VALID.
         """
+        only_valid(status, self.name)
         known = self._known
+        dataset, _, block = dataset.partition("#")
         if field == "dataset":
             return [DatasetRecord(name, "VALID") for name in known if fnmatchcase(name, dataset)]
         if dataset not in known:
@@ -50,7 +59,7 @@ class Catalogue:
             raise LookupFailed(f"dataset {dataset} is not in the catalogue ({where}){hint}")
         files = known[dataset]
         if field == "file":
-            return [*files]
+            return [file for file in files if not block or file.block == f"{dataset}#{block}"]
         valid = [file for file in files if file.valid]
         blocks = {file.block for file in valid if file.block is not None}
         if field == "summary":

@@ -1,8 +1,10 @@
 """The backend `dasgoclient`: CMS's own command, found on the PATH or on CVMFS."""
 
 import math
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from functools import cached_property
@@ -68,7 +70,8 @@ class Dasgoclient:
 
     def records(self, field: str, dataset: str, status: str) -> list[Record]:
         """The records of a dataset (for `dataset`: of those that match) from one run."""
-        query = f"{field} dataset={dataset} instance={self.instance}"
+        key = "block" if "#" in dataset else "dataset"
+        query = f"{field} {key}={dataset} instance={self.instance}"
         if field == "dataset":
             query += f" status={status}"
         patiently = Retrying(
@@ -89,20 +92,28 @@ class Dasgoclient:
             f"-timeout={math.ceil(self.timeout)}",
         ]
         try:
-            run = subprocess.run(
+            run = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 encoding="utf-8",
                 errors="replace",
-                timeout=self.timeout,
-                check=False,
+                start_new_session=True,
             )
-        except subprocess.TimeoutExpired:
-            raise Transient(f"{asked}: no answer within {self.timeout:g} s") from None
         except OSError as problem:
             raise ServiceFailed(f"{asked}: can't be run: {problem.strerror}") from None
-        return answer_of(run.stdout, run.stderr, run.returncode, asked, self._credential)
+        with run:
+            try:
+                output, errors = run.communicate(timeout=self.timeout)
+            except BaseException as problem:
+                # the one on CVMFS is a script: what it started would hold the pipes open
+                os.killpg(run.pid, signal.SIGKILL)
+                if isinstance(problem, subprocess.TimeoutExpired):
+                    text = f"{asked}: no answer within {self.timeout:g} s"
+                    raise Transient(text) from None
+                raise
+        return answer_of(output, errors, run.returncode, asked, self._credential)
 
 
 def answer_of(

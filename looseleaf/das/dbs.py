@@ -2,6 +2,7 @@
 
 import math
 import ssl
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -28,14 +29,16 @@ FILE_KEYS = {"name": "logical_file_name", "bytes": "file_size", "events": "event
 # overloaded, or a part behind the front end is restarting
 TRANSIENT = (429, 502, 503, 504)
 BACKOFF = 0.5
+READ = 1 << 20
 
 
 class Dbs:
     """Asks the DBS reader of an instance (prod/global) at a host (https://...).
 
     Failed connections, time-outs, broken-off answers and the statuses in `TRANSIENT` are asked
-    again, `tries` times in all, with growing pauses; everything else fails at once. `timeout` in
-    seconds. At most `parallel` connections are open at a time.
+    again, `tries` times in all, with growing pauses; everything else fails at once. An answer has
+    to begin within `timeout` seconds, and to end within as many. At most `parallel` connections
+    are open at a time.
     """
 
     name = "dbs"
@@ -95,17 +98,42 @@ class Dbs:
 
     def _get_once(self, api: str, **parameters: str) -> list[dict[str, Any]]:
         asked = f"DBS {api} of {next(iter(parameters.values()))}"
+        url = f"{self.base}/{api}/"
         try:
-            answer = self._pool.request("GET", f"{self.base}/{api}/", fields=parameters)
+            answer = self._pool.request("GET", url, fields=parameters, preload_content=False)
         except urllib3.exceptions.HTTPError as problem:
             raise self._told(problem, asked) from None
-        body = self._credential.without_secrets(answer.data.decode(errors="replace"))
+        content = self._content(answer, asked).decode(errors="replace")
+        body = self._credential.without_secrets(content)
         if answer.status != 200:
             raise self._refused(answer.status, body, asked)
         rows = rows_of(body, asked)
         if len(rows) == 1 and "error" in rows[0]:
             raise self._refused(answer.status, body, asked)
         return rows
+
+    def _content(self, answer: urllib3.BaseHTTPResponse, asked: str) -> bytes:
+        """The whole of an answer; one that goes on and on, or breaks off, is `CutOff`.
+
+        The pool's own time-out is of each read, which a byte now and then keeps waiting for ever.
+        """
+        parts, end = [], time.monotonic() + self.timeout
+        try:
+            # only a read of so many bytes notices that fewer came than were announced
+            while part := answer.read1(READ):
+                parts.append(part)
+                if time.monotonic() > end:
+                    answer.close()
+                    raise CutOff(
+                        f"{asked}: the answer of {self.base} was not whole after {self.timeout:g} "
+                        "s; das.timeout (--timeout) gives it more"
+                    )
+        except urllib3.exceptions.HTTPError as problem:
+            answer.close()
+            words = self._credential.without_secrets(str(problem.args[-1]))
+            raise CutOff(f"{asked}: the answer of {self.base} broke off: {words}") from None
+        answer.release_conn()
+        return b"".join(parts)
 
     def _refused(self, status: int, body: str, asked: str) -> Exception:
         """The exception for an answer that isn't the one asked for, in DBS's own words."""
@@ -155,7 +183,8 @@ class Dbs:
         source = f"DBS {self.base}"
         match field:
             case "file":
-                rows = self._get("files", dataset=dataset, detail="True")
+                key = "block_name" if "#" in dataset else "dataset"
+                rows = self._get("files", **{key: dataset}, detail="True")
                 return [file_record(row, FILE_KEYS, source) for row in rows]
             case "dataset":
                 rows = self._get("datasets", dataset=dataset, dataset_access_type=status)

@@ -14,9 +14,8 @@ from looseleaf.das.catalogue import from_files, total
 from looseleaf.das.query import parse
 from looseleaf.errors import DataFileError, LookupFailed
 from looseleaf.files import read_json, write_json
-from looseleaf.records import FileRecord
+from looseleaf.records import SNAPSHOT_FORMAT, FileRecord
 
-FORMAT = "looseleaf-das/1"
 CHANGES = ("added", "removed", "invalidated", "altered")
 
 
@@ -115,7 +114,7 @@ def lookup(
     check(dataset, records, source)
     valid = [record for record in records if record.valid]
     snapshot = {
-        "format": FORMAT,
+        "format": SNAPSHOT_FORMAT,
         "dataset": dataset,
         "query": query,
         **told,
@@ -150,7 +149,7 @@ def _since(
     except DataFileError:
         # none, or one that can't tell anything
         return snapshot
-    known = isinstance(before, dict) and before.get("format") == FORMAT
+    known = isinstance(before, dict) and before.get("format") == SNAPSHOT_FORMAT
     if not known or before["dataset"] != snapshot["dataset"]:
         return snapshot
     old = [FileRecord.from_json(file, str(output)) for file in before["files"]]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from looseleaf.das.problems import ServiceFailed
+from looseleaf.das.problems import QueryWrong, ServiceFailed
 from looseleaf.records import FileRecord
 
 
@@ -54,6 +54,15 @@ class LumiRecord:
 
 
 Record = FileRecord | DatasetRecord | BlockRecord | SiteRecord | SummaryRecord | LumiRecord
+
+
+def only_valid(status: str, backend: str) -> None:
+    """Refuse a query for datasets of another status, to a backend that doesn't know any."""
+    if status != "VALID":
+        raise QueryWrong(
+            f"status={status}: the backend {backend} doesn't know the status of datasets; "
+            "dasgoclient and dbs do"
+        )
 
 
 def whole_number(row: Mapping[str, Any], key: str, source: str) -> int | None:

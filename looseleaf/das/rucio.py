@@ -11,7 +11,14 @@ from typing import Any
 
 from looseleaf.das.problems import RucioFailed
 from looseleaf.das.proxy import Credential, credential
-from looseleaf.das.records import BlockRecord, DatasetRecord, Record, SiteRecord, file_record
+from looseleaf.das.records import (
+    BlockRecord,
+    DatasetRecord,
+    Record,
+    SiteRecord,
+    file_record,
+    only_valid,
+)
 from looseleaf.errors import LookupFailed, LooseleafError
 
 SCOPE = "cms"
@@ -22,10 +29,17 @@ ON_CVMFS = "/cvmfs/cms.cern.ch/rucio/current"
 
 
 class Rucio:
-    """Asks CMS's Rucio, whose address stands in the configuration below RUCIO_HOME."""
+    """Asks CMS's Rucio, whose address stands in the configuration below RUCIO_HOME.
+
+    Each of its client's requests takes at most `timeout` seconds without a byte; what fails on the
+    way is asked again by the client itself.
+    """
 
     name = "rucio"
     answers = frozenset({"file", "dataset", "block", "site"})
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
 
     @cached_property
     def _credential(self) -> Credential:
@@ -43,13 +57,18 @@ class Rucio:
         from coffea.dataset_tools.rucio_utils import get_rucio_client  # noqa: PLC0415 - optional
 
         with _told("Rucio", self._credential):
-            return get_rucio_client(proxy=self._credential.proxy)
+            client = get_rucio_client(proxy=self._credential.proxy)
+        client.timeout = self.timeout
+        return client
 
     def records(self, field: str, dataset: str, status: str) -> list[Record]:
         """The records of a dataset, for `dataset` of the containers that match.
 
-        Rucio knows no numbers of events and no invalid files.
+        Rucio knows no numbers of events, no invalid files and not the block of a file, except where
+        files of a block are asked for. Raises `QueryWrong` for datasets of another status than
+        VALID, of which it knows nothing.
         """
+        only_valid(status, self.name)
         from coffea.dataset_tools.rucio_utils import query_dataset  # noqa: PLC0415 - optional
 
         client = self._client
@@ -57,7 +76,8 @@ class Rucio:
             match field:
                 case "file":
                     rows = list(client.list_files(SCOPE, dataset))
-                    return [file_record(row, FILE_KEYS, "Rucio") for row in rows]
+                    block = {"block_name": dataset} if "#" in dataset else {}
+                    return [file_record({**row, **block}, FILE_KEYS, "Rucio") for row in rows]
                 case "dataset":
                     names = query_dataset(dataset, client=client, scope=SCOPE)
                     return [DatasetRecord(name) for name in names]

@@ -1,13 +1,12 @@
 """The ratio of two histograms, one a subset of the other, with its interval."""
 
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import hist
 import numpy as np
-from hist.intervals import clopper_pearson_interval
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from looseleaf.errors import LooseleafError
 
@@ -86,7 +85,7 @@ def divide(
     - `uncorrelated`: as if the two were independent, which overstates the error of a subset;
       what plain division prints.
 
-    `benchmarks/coverage.py` shows what each of them covers. A negative numerator, as a
+    `benchmarks/intervals.py` shows what each of them covers. A negative numerator, as a
     subtraction can leave, counts as zero.
 
     Raises `NotASubset` if the numerator has a category of its own or, with a binomial interval,
@@ -220,14 +219,23 @@ def _binomial(
             "all; is the tight working point built on the loose one?"
         )
     if interval == "clopper-pearson":
-        lower, upper = clopper_pearson_interval(num, den, coverage=ONE_SIGMA)
-        return lower, upper
-    z = norm.ppf(0.5 + ONE_SIGMA / 2)
+        return _clopper_pearson(num, den)
+    z = NormalDist().inv_cdf(0.5 + ONE_SIGMA / 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = num / den
         middle = (rate + z**2 / (2 * den)) / (1 + z**2 / den)
         half = z / (1 + z**2 / den) * np.sqrt(rate * (1 - rate) / den + z**2 / (4 * den**2))
     return middle - half, middle + half
+
+
+def _clopper_pearson(
+    passed: NDArray[np.float64], tried: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    # it imports scipy.stats, half a second that jobs needn't spend which only write histograms
+    from hist.intervals import clopper_pearson_interval  # noqa: PLC0415
+
+    lower, upper = clopper_pearson_interval(passed, tried, coverage=ONE_SIGMA)
+    return lower, upper
 
 
 def _widened(
@@ -246,7 +254,7 @@ def _widened(
     known = ~empty & (den_var > 0)
     effective = np.where(known, den**2 / np.where(known, den_var, 1.0), 1.0)
     passed = np.where(known, np.clip(value, 0, 1), 0.0) * effective
-    low, high = clopper_pearson_interval(passed, effective, coverage=ONE_SIGMA)
+    low, high = _clopper_pearson(passed, effective)
     few = known & (np.minimum(passed, effective - passed) < FEW)
     lower = np.where(few, np.maximum(np.minimum(lower, low), 0.0), lower)
     # a subtraction can leave a rate of more than one

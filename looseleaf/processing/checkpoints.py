@@ -8,21 +8,20 @@ the name under which the result is looked for, so that nothing stale is ever tak
 import hashlib
 import pickle
 import sys
-import zlib
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import lz4.frame
 from coffea.processor import ProcessorABC
 
 from looseleaf.cluster.code import PACKAGE, versions
 from looseleaf.codehash import code_hash
-from looseleaf.files import digest, whole
+from looseleaf.files import digest
 from looseleaf.processing.fileset import Chunk
 
 ENDING = ".result"
-CHECKSUM = 32
 
 
 def processor_identity(processor: ProcessorABC) -> str:
@@ -48,40 +47,50 @@ def key_of(
 
 
 def packed(value: Any) -> bytes:
-    """A result as bytes that `unpacked` can tell from damaged ones."""
-    content = zlib.compress(pickle.dumps(value, pickle.HIGHEST_PROTOCOL), 1)
-    return hashlib.sha256(content).digest() + content
+    """A result as bytes that carry a checksum."""
+    # LZ4: histograms of many terms are large, and zlib would take longer than filling them
+    return lz4.frame.compress(pickle.dumps(value, pickle.HIGHEST_PROTOCOL), content_checksum=True)
 
 
 def is_whole(content: bytes) -> bool:
-    return hashlib.sha256(content[CHECKSUM:]).digest() == content[:CHECKSUM]
+    try:
+        lz4.frame.decompress(content)
+    except RuntimeError:
+        return False
+    return True
 
 
 def unpacked(content: bytes) -> Any:
-    return pickle.loads(zlib.decompress(content[CHECKSUM:]))
+    return pickle.loads(lz4.frame.decompress(content))
 
 
 class Checkpoints:
-    """A folder of packed results by key."""
+    """A folder of packed results by key. One job at a time writes to it."""
 
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}{ENDING}"
 
-    def has(self, key: str) -> bool:
-        """Whether a result is there and whole; one that a crash of the machine left is not."""
-        path = self._path(key)
-        return path.is_file() and is_whole(path.read_bytes())
+    def whole(self) -> set[str]:
+        """The keys of all results that are whole; one that a crash of the machine left is not."""
+        return {
+            path.name.removesuffix(ENDING)
+            for path in self._folder.glob(f"*{ENDING}")
+            if is_whole(path.read_bytes())
+        }
 
     def read(self, key: str) -> bytes:
         return self._path(key).read_bytes()
 
     def keep(self, key: str, content: bytes) -> None:
-        # its checksum tells of a crash, so a result needn't wait for the disk
-        with whole(self._path(key), durable=False) as part:
-            part.write_bytes(content)
+        # its checksum tells of a crash, so a result needn't wait for the disk; thousands of them
+        # are written, without the care that outputs take
+        part = self._folder / f".part-{key}{ENDING}"
+        part.write_bytes(content)
+        part.replace(self._path(key))
 
     def prune(self, keys: Set[str]) -> None:
         """Remove what is under none of these keys, parts that a killed job left included."""

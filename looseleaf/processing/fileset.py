@@ -10,6 +10,7 @@ from typing import Any
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json
 from looseleaf.objects.luminosity import common, united
+from looseleaf.parquet import stored_bytes
 from looseleaf.records import MANIFEST_FORMAT
 
 
@@ -61,7 +62,7 @@ class Chunk:
 
 
 def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any]) -> Fileset:
-    """The fileset of a finished transform.
+    """The fileset of a finished transform, on a volume or, for Parquet, in an object store.
 
     Raises `DataFileError` if the manifest is of another format, or a result has gone or changed.
     """
@@ -70,8 +71,8 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
         raise DataFileError(f"{manifest}: not a manifest (no format {MANIFEST_FORMAT!r})")
     files = []
     for entry in value["files"]:
-        path = Path(value["folder"]) / entry["output"]
-        size = path.stat().st_size if path.is_file() else None
+        url = f"{value['folder']}/{entry['output']}"
+        size = stored_bytes(url)
         if size != entry["bytes"]:
             matter = (
                 "gone from the volume"
@@ -79,12 +80,12 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
                 else f"holds {size} bytes, the manifest says {entry['bytes']}"
             )
             raise DataFileError(
-                f"{path}: {matter}; make it again (snakemake --forcerun servicex_transform)"
+                f"{url}: {matter}; make it again (snakemake --forcerun servicex_transform)"
             )
         files.append(
             EventsSource(
                 name=entry["source"],
-                url=str(path),
+                url=url,
                 source_url=entry["source_url"],
                 uuid=entry["uuid"],
                 bytes=entry["bytes"],

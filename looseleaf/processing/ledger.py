@@ -1,6 +1,7 @@
 """The ledger of a target: what was to be processed, what was, and whether the two agree."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -32,8 +33,12 @@ class ChunkRecord:
     cost: Mapping[str, float]
 
 
-def ledger_of(fileset: Fileset, records: Iterable[ChunkRecord]) -> dict[str, Any]:
+def ledger_of(
+    fileset: Fileset, records: Iterable[ChunkRecord], peaks: Mapping[str, int]
+) -> dict[str, Any]:
     """Hold the records of processed chunks against the fileset.
+
+    `peaks` has the peak memory of each worker's process, in bytes, as it summed results up.
 
     Raises `Shortfall` naming the files and entry ranges that are missing, counted twice or
     whose events or sums of weights differ from the manifest's.
@@ -73,7 +78,7 @@ def ledger_of(fileset: Fileset, records: Iterable[ChunkRecord]) -> dict[str, Any
         },
         "sources": {file.name: file.source_url for file in fileset.files},
         "empty_files": [file.name for file in fileset.files if file.events == 0],
-        "workers": _workers(ordered),
+        "workers": _workers(ordered, peaks),
         "chunks": [asdict(record) for record in ordered],
     }
 
@@ -96,11 +101,12 @@ def _gaps(file: EventsSource, records: Sequence[ChunkRecord]) -> Iterator[str]:
         yield f"{file.name} entries {reached}-{file.events} were not processed"
 
 
-def _workers(records: Iterable[ChunkRecord]) -> dict[str, dict[str, float]]:
-    """By worker, the peak of its memory as it processed these chunks, and how many there were."""
-    workers: dict[str, dict[str, float]] = {}
-    for record in records:
-        worker = workers.setdefault(record.worker, {"chunks": 0, "peak_rss_bytes": 0})
-        worker["chunks"] += 1
-        worker["peak_rss_bytes"] = max(worker["peak_rss_bytes"], record.cost["peak_rss_bytes"])
-    return workers
+def _workers(
+    records: Iterable[ChunkRecord], peaks: Mapping[str, int]
+) -> dict[str, dict[str, float]]:
+    """By worker, how many chunks it processed, and the peak of its memory until its last sum."""
+    chunks = Counter(record.worker for record in records)
+    return {
+        worker: {"chunks": chunks[worker], "peak_rss_bytes": peaks[worker]}
+        for worker in sorted(peaks)
+    }

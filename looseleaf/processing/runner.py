@@ -1,40 +1,31 @@
-"""Running a coffea processor over filesets on a Dask client."""
+"""What a worker does: it opens files, runs a processor over their chunks, and sums up."""
 
-import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import awkward as ak
+import cloudpickle
 import distributed
 import numpy as np
 from coffea.nanoevents import NanoAODSchema, NanoEventsFactory
 from coffea.processor import ProcessorABC, accumulate
-from distributed.scheduler import NoWorkerError
 
-from looseleaf.cluster import Site
 from looseleaf.cluster.code import mismatch
-from looseleaf.cost import Stopwatch
-from looseleaf.errors import DataFileError, LooseleafError, Shortfall
-from looseleaf.nanoaod import TREE, EventsFile, open_file, reading
+from looseleaf.cost import Stopwatch, peak_rss_bytes
+from looseleaf.errors import DataFileError, LooseleafError, reading
+from looseleaf.nanoaod import TREE, Events, open_file
 from looseleaf.objects.branches import first_present
-from looseleaf.processing.checkpoints import (
-    Checkpoints,
-    is_whole,
-    key_of,
-    packed,
-    processor_identity,
-    unpacked,
-)
-from looseleaf.processing.fileset import Chunk, Fileset, chunks_of, cut, tasks_of
-from looseleaf.processing.ledger import ChunkRecord, ledger_of
-from looseleaf.progress import Progress
+from looseleaf.parquet import ParquetEvents
+from looseleaf.processing.checkpoints import packed, unpacked
+from looseleaf.processing.fileset import Chunk, cut
+from looseleaf.processing.ledger import ChunkRecord
+from looseleaf.processing.tree import tree_sum
 
 
 class ProcessingFailed(LooseleafError):
@@ -60,14 +51,6 @@ class Limits:
     chunk_s: float = 1800.0
 
 
-@dataclass(frozen=True)
-class Processed:
-    """The result for one dataset: the processor's accumulator and the ledger."""
-
-    accumulator: dict[str, Any]
-    ledger: dict[str, Any]
-
-
 class SkimmedNanoAOD(NanoAODSchema):
     """NanoAOD of which a transform kept some columns.
 
@@ -91,7 +74,7 @@ class SkimmedNanoAOD(NanoAODSchema):
 
 
 @lru_cache(maxsize=16)
-def _opened(url: str, uuid: str) -> EventsFile:
+def _opened(url: str, uuid: str) -> Events:
     """A file kept open by this worker: on wide files the metadata costs more than a chunk."""
     file = open_file(url)
     if file.uuid != uuid:
@@ -128,15 +111,17 @@ def events_of(chunk: Chunk, metadata: Mapping[str, Any], clock: ReadClock) -> An
             f"{chunk.file.url}: holds {file.tree.num_entries} events, the manifest says "
             f"{chunk.file.events}"
         )
+    how = {
+        "schemaclass": type("Aliased", (SkimmedNanoAOD,), {"aliases": metadata.get("aliases", {})}),
+        "metadata": dict(metadata),
+        "mode": "virtual",
+        "buffer_cache": clock,
+    }
+    if isinstance(file, ParquetEvents):
+        source = file.tree.nanoevents_source(chunk.start, chunk.stop)
+        return NanoEventsFactory.from_parquet(source, entry_stop=chunk.events, **how).events()
     return NanoEventsFactory.from_root(
-        file.directory,
-        treepath=TREE,
-        entry_start=chunk.start,
-        entry_stop=chunk.stop,
-        schemaclass=type("Aliased", (SkimmedNanoAOD,), {"aliases": metadata.get("aliases", {})}),
-        metadata=dict(metadata),
-        mode="virtual",
-        buffer_cache=clock,
+        file.directory, treepath=TREE, entry_start=chunk.start, entry_stop=chunk.stop, **how
     ).events()
 
 
@@ -225,25 +210,107 @@ def _within(seconds: float | None, work: Callable[[], Any]) -> Any:
     return outcome["result"]
 
 
+class Partial(NamedTuple):
+    """A sum on its way: of what, and the peak memory of the processes that made it, by worker."""
+
+    accumulator: dict[str, Any]
+    records: list[ChunkRecord]
+    peaks: dict[str, int]
+
+
+def added(left: Partial, right: Partial) -> Partial:
+    """The sum of two partial sums, which the left one becomes."""
+    peaks = {
+        worker: max(left.peaks.get(worker, 0), right.peaks.get(worker, 0))
+        for worker in left.peaks | right.peaks
+    }
+    accumulator = accumulate([right.accumulator], left.accumulator)
+    return Partial(accumulator, left.records + right.records, peaks)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What workers have to know beside the entries of a task: sent to each of them once.
+
+    Packed results of more than `large_bytes` are summed up before they leave a worker.
+    """
+
+    processor: ProcessorABC
+    limits: Limits
+    metadata: Mapping[str, Mapping[str, Any]]
+    large_bytes: int
+
+
+@lru_cache(maxsize=4)
+def _work(content: bytes) -> Work:
+    return cloudpickle.loads(content)
+
+
 def worker_task(
-    task: Sequence[Chunk],
-    metadata: Mapping[str, Any],
-    processor: ProcessorABC,
-    limits: Limits,
-    code: str,
-    tries: int = 1,
-) -> bytes:
-    """What a worker does: `process_task`, chunk by chunk, and the packed result of it."""
+    tasks: Sequence[Sequence[Chunk]], node: bool, parcel: str, code: str, tries: int = 1
+) -> list[bytes | ReadingFailed]:
+    """What a worker does: each task's packed result, or why it can't be read.
+
+    If the tasks are a `node` of a tree and their results are large, it is their sum alone. Raises
+    `ReadingFailed` if one result was to come, and `ProcessingFailed` for all else.
+    """
     worker = distributed.get_worker()
     problem = mismatch(worker, code)
     if problem is not None:
         raise ProcessingFailed(problem)
-    if tries > 1:
-        # what hindered the reading may pass
-        time.sleep(2**tries)
-    chunks = [piece for chunk in task for piece in cut(chunk, limits.chunksize)]
+    try:
+        work = _work(worker.plugins[parcel].content)
+    except ImportError as problem:
+        raise ProcessingFailed(
+            f"worker {worker.name} can't load the processor: {problem}; give its package to the "
+            "workers, as a wheel in `wheels:` of the site's file"
+        ) from None
     name = str(worker.name)
-    return packed(process_task(processor, chunks, metadata, limits.chunk_s, name, tries))
+
+    def done(place: int) -> Partial:
+        chunks = [piece for part in tasks[place] for piece in cut(part, work.limits.chunksize)]
+        metadata = work.metadata[chunks[0].dataset]
+        result = process_task(work.processor, chunks, metadata, work.limits.chunk_s, name, tries)
+        return Partial(*result, {name: peak_rss_bytes()})
+
+    if len(tasks) == 1:
+        return [packed(done(0))]
+    outcomes: list[bytes | ReadingFailed] = []
+    for place in range(len(tasks)):
+        try:
+            result = done(place)
+        except ReadingFailed as problem:
+            outcomes.append(problem)
+            continue
+        outcomes.append(packed(result))
+        if node and place == 0 and len(outcomes[0]) > work.large_bytes:
+            return [_packed_sum(_sum(len(tasks), lambda n, first=result: done(n) if n else first))]
+    return outcomes
+
+
+def _sum(number: int, leaf: Callable[[int], Partial]) -> Partial:
+    """The sum of a node, given what stands at each of its places."""
+
+    def known(node: range) -> Partial | None:
+        return leaf(node.start) if len(node) == 1 else None
+
+    return tree_sum(range(number), known, added)
+
+
+def _packed_sum(total: Partial) -> bytes:
+    name = str(distributed.get_worker().name)
+    return packed(total._replace(peaks={**total.peaks, name: peak_rss_bytes()}))
+
+
+def combine(
+    left: Sequence[bytes | ReadingFailed], right: Sequence[bytes | ReadingFailed]
+) -> list[bytes]:
+    """On a worker, the packed sum of two nodes, both as `worker_task` returns them."""
+    for outcome in (*left, *right):
+        if isinstance(outcome, ReadingFailed):
+            raise outcome
+    sums = [_sum(len(side), lambda n, side=side: unpacked(side[n])) for side in (left, right)]
+    return [_packed_sum(added(*sums))]
 
 
 def _told(chunk: Chunk, problem: Exception) -> ProcessingFailed:
@@ -262,139 +329,3 @@ def _told(chunk: Chunk, problem: Exception) -> ProcessingFailed:
     if any("/uproot/" in frame.filename for frame in frames):
         return ReadingFailed(f"{where}: {chunk.file.url} can't be read: {what}")
     return ProcessingFailed(f"{where}: {what}")
-
-
-def _payload(outcome: Any, task: Sequence[Chunk], site: Site) -> bytes:
-    """The packed result of a task, or what Dask says of it, raised in words for the user."""
-    first, last = task[0], task[-1]
-    where = (
-        f"dataset {first.dataset}, {first.file.name} entries {first.start}- to {last.file.name} "
-        f"entries -{last.stop}"
-    )
-    problem = outcome[1] if isinstance(outcome, tuple) else outcome
-    match problem:
-        case bytes() if is_whole(problem):
-            return problem
-        case bytes():
-            raise ProcessingFailed(f"{where}: the result was damaged on its way")
-        case distributed.KilledWorker() | NoWorkerError():
-            raise ProcessingFailed(
-                f"{where}: the workers died of it or never came "
-                f"({type(problem).__name__}); do they have enough memory? a smaller "
-                f"processing.chunksize takes less\n{site.last_words()}".rstrip()
-            )
-        case distributed.CancelledError():
-            raise ProcessingFailed(
-                "the Dask scheduler has gone; run again: what was finished is kept"
-            )
-        case _:
-            raise problem
-
-
-def run(
-    processor: ProcessorABC,
-    filesets: Sequence[Fileset],
-    site: Site,
-    limits: Limits,
-    label: str,
-    folder: str | Path,
-) -> dict[str, Processed]:
-    """Process every dataset and close its ledger.
-
-    The results of tasks are kept in `folder` as they come; those that are there already are taken
-    from it, and those that belong to nothing any more removed in the end. All are merged in the
-    order of the files, whatever order the workers finish in, so a repeated or resumed run gives
-    the same numbers to the last bit. One result at a time is held in memory beside the sums.
-
-    Raises `ProcessingFailed` for the first chunk that fails and `Shortfall` if less was processed
-    than expected.
-    """
-    kept, identity = Checkpoints(folder), processor_identity(processor)
-    work = [
-        (fileset, task)
-        for fileset in filesets
-        for task in tasks_of(chunks_of(fileset, limits.task_events), limits.task_events)
-    ]
-    keys = [key_of(identity, fileset.metadata, task, limits.chunksize) for fileset, task in work]
-    old = [index for index, key in enumerate(keys) if kept.has(key)]
-    new = _computed(processor, work, sorted(set(range(len(work))) - set(old)), site, limits)
-    total = sum(file.events for fileset in filesets for file in fileset.files)
-    merged: dict[str, dict[str, Any]] = {}
-    records: dict[str, list[ChunkRecord]] = {fileset.dataset: [] for fileset in filesets}
-    there: set[int] = set()
-    upcoming = 0
-    if old:
-        print(f"{label}: {len(old)} of {len(work)} tasks were done before", file=sys.stderr)
-    with Progress(label, total) as progress:
-        for index, payload in chain(((index, None) for index in old), new):
-            if payload is not None:
-                kept.keep(keys[index], payload)
-            there.add(index)
-            progress.add(sum(chunk.events for chunk in work[index][1]))
-            while upcoming in there:
-                accumulator, done = unpacked(kept.read(keys[upcoming]))
-                name = work[upcoming][0].dataset
-                merged[name] = (
-                    accumulate([merged[name], accumulator]) if name in merged else accumulator
-                )
-                records[name] += done
-                upcoming += 1
-    results = {}
-    for fileset in filesets:
-        name = fileset.dataset
-        try:
-            ledger = ledger_of(fileset, records[name])
-        except Shortfall:
-            # what was read may have been wrong: the next run reads it again
-            kept.prune({k for k, (f, _) in zip(keys, work, strict=True) if f is not fileset})
-            raise
-        results[name] = Processed(processor.postprocess(merged[name]), ledger)
-    kept.prune(set(keys))
-    return results
-
-
-def _computed(
-    processor: ProcessorABC,
-    work: Sequence[tuple[Fileset, Sequence[Chunk]]],
-    wanted: Sequence[int],
-    site: Site,
-    limits: Limits,
-) -> Iterator[tuple[int, bytes]]:
-    """The wanted items of `work` and their packed results, as workers finish them."""
-    if not wanted:
-        return
-    # the processor goes with the tasks: scattered, it would be lost with the worker that holds it
-    fixed = {"processor": processor, "limits": limits, "code": site.code}
-    futures = site.client.map(
-        worker_task,
-        [work[index][1] for index in wanted],
-        [work[index][0].metadata for index in wanted],
-        pure=False,
-        **fixed,
-    )
-    # by key: a future that were held here would keep its result on the workers
-    running = {future.key: (index, 1) for future, index in zip(futures, wanted, strict=True)}
-    # results come as they are, without a round trip through this thread for each
-    finished = distributed.as_completed(futures, with_results=True, raise_errors=False)
-    del futures
-    try:
-        for future, outcome in finished:
-            index, tries = running.pop(future.key)
-            fileset, task = work[index]
-            try:
-                payload = _payload(outcome, task, site)
-            except ReadingFailed as problem:
-                if tries == limits.tries:
-                    often = f" (tried {tries} times)" if tries > 1 else ""
-                    raise ReadingFailed(f"{problem}{often}") from None
-                print(f"once more: {problem}", file=sys.stderr, flush=True)
-                again = site.client.submit(
-                    worker_task, task, fileset.metadata, tries=tries + 1, pure=False, **fixed
-                )
-                running[again.key] = (index, tries + 1)
-                finished.add(again)
-            else:
-                future.release()
-                yield index, payload
-    finally:
-        finished.clear()

@@ -14,7 +14,8 @@ from looseleaf.files import whole, write_json
 from looseleaf.histograms.store import write_uhi
 from looseleaf.objects.luminosity import check_golden
 from looseleaf.processing.fileset import from_manifest
-from looseleaf.processing.runner import Limits, run
+from looseleaf.processing.job import run
+from looseleaf.processing.runner import Limits
 
 TASK_COLUMNS = (
     "dataset", "file", "start", "stop", "events", "worker", "tries", "bytes_read", "read_s",

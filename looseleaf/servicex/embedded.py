@@ -7,6 +7,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from looseleaf.files import write_json
+from looseleaf.processes import keep_memory
 from looseleaf.progress import Progress
 from looseleaf.servicex.request import Request
 from looseleaf.servicex.transform import FileResult, FileTask, TreeQuery, transform_file
@@ -48,7 +49,7 @@ def _run(request: Request, folder: Path, workers: int, label: str) -> list[FileR
             expected_adler32=source.record.adler32,
             queries=(TreeQuery(columns=request.columns, cut=request.cut),),
             format=request.format,
-            output=str(folder / output_name(source)),
+            output=str(folder / output_name(source, request.format)),
         )
         for source in request.sources
         if source.record.name not in results
@@ -84,6 +85,7 @@ def _run(request: Request, folder: Path, workers: int, label: str) -> list[FileR
 @contextmanager
 def worker_pool(workers: int, tasks: int) -> Iterator[ProcessPoolExecutor]:
     """Worker processes that live as long as the block, no more than there is work for."""
+    keep_memory()
     context = get_context("forkserver")
     with ProcessPoolExecutor(max(1, min(workers, tasks)), mp_context=context) as pool:
         yield pool

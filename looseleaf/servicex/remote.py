@@ -359,7 +359,7 @@ def _adopted(request: Request, source: Source, path: Path, folder: Path) -> File
             expected_events=source.record.events,
             expected_adler32=None,
             queries=(TreeQuery(columns=request.columns),),
-            output=str(folder / output_name(source)),
+            output=str(folder / output_name(source, request.format)),
             format=request.format,
             original=ORIGINAL_TREE,
         )

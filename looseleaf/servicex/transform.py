@@ -10,15 +10,18 @@ import awkward as ak
 import numpy as np
 
 from looseleaf.cost import Stopwatch
-from looseleaf.errors import DataFileError, ReadFailed
+from looseleaf.errors import DataFileError, ReadFailed, reading
 from looseleaf.files import adler32, whole
-from looseleaf.nanoaod import TREE, EventsFile, choose_branches, open_events, reading
+from looseleaf.nanoaod import TREE, Events, choose_branches, open_events
 from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.luminosity import Sections, sections
-from looseleaf.servicex.formats import Result, create
+from looseleaf.parquet import ParquetTree
+from looseleaf.servicex.columns import selected
+from looseleaf.servicex.formats import ORIGINAL, Result, create
 
-STEP = 100_000
+# events read and written at a time, and how many bytes of them
+STEP, STEP_BYTES = 200_000, "64 MB"
 # one entry for each luminosity section, as NanoAOD has it
 LUMINOSITY_BLOCKS = "LuminosityBlocks"
 # what coffea's NanoAODSchema and every normalisation need, whatever else is asked for
@@ -53,7 +56,8 @@ class FileTask:
     """One input file of a request, and where its result goes.
 
     What the result says of the original file (events, sums of weights) is counted while the first
-    of `queries` is carried out, or, where the file is itself a skim, in its tree `original`.
+    of `queries` is carried out; where the file is itself a skim, it is what the skim says, or what
+    its tree `original` holds.
     """
 
     name: str
@@ -137,34 +141,25 @@ def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
     with open_events(url, task.queries[0].tree) as file, whole(output) as part:
         entries = file.tree.num_entries
         _agrees(url, "bytes", file.size, task.expected_bytes)
-        sums = Sums()
-        counted = sums if task.original is None else _counted(file, task.original, url)
-        _agrees(
-            url,
-            "events",
-            entries if task.original is None else counted.events_in,
-            task.expected_events,
-        )
+        before = entries if task.original is None else _tree(file, task.original, url).num_entries
+        _agrees(url, "events", before, task.expected_events)
         if task.expected_adler32 is not None and "://" not in url:
             _agrees(url, "as its adler32", adler32(url), task.expected_adler32)
+        original, sums = _known(file, task, url), Sums()
         identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{task.output}:{file.uuid}")
         with create(part, task.format, identity) as result:
             for query in task.queries:
-                _keep(query, file, url, result, sums if query is task.queries[0] else None)
-            if sums.events_in != entries:
+                if query is task.queries[0]:
+                    _keep(query, file, url, result, sums, original is not None)
+                else:
+                    _keep(query, file, url, result)
+            if sums.events_in + sums.left_out != entries:
                 raise DataFileError(
-                    f"{url}: {sums.events_in} of its {entries} events could be read"
+                    f"{url}: {sums.events_in + sums.left_out} of its {entries} events could be read"
                 )
-            lumis = None if counted.weighted else _sections(file, url, task.original or TREE)
-            result.describe(
-                {
-                    "source": task.name,
-                    "events": counted.events_in,
-                    "sum_of_weights": counted.weights_in,
-                    "eft_sums": counted.eft_in,
-                    "lumi_sections": lumis,
-                }
-            )
+            if original is None:
+                original = _counted(sums, file, url, TREE)
+            result.describe({**original, "source": task.name})
         read, known = file.bytes_read, file.uuid
     return FileResult(
         source=task.name,
@@ -175,20 +170,61 @@ def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
         bytes=output.stat().st_size,
         adler32=adler32(output),
         uuid=str(identity),
-        events_in=counted.events_in,
+        events_in=original["events"],
         events_out=sums.events_out,
-        sum_of_weights_in=counted.weights_in,
+        sum_of_weights_in=original["sum_of_weights"],
         sum_of_weights_out=sums.weights_out,
-        eft_sums_in=counted.eft_in,
-        lumi_sections=lumis,
-        cost=watch.cost(sums.events_in, read).to_json(),
+        eft_sums_in=original["eft_sums"],
+        lumi_sections=original["lumi_sections"],
+        cost=watch.cost(entries, read).to_json(),
     )
 
 
+def _known(file: Events, task: FileTask, url: str) -> dict[str, Any] | None:
+    """What can be said of the original file before the events are read, as results say it; None
+    where they have to be gone through."""
+    said = file.said(ORIGINAL)
+    if said is not None:
+        # the skim of a skim: what the first one was made from
+        return {"eft_sums": None, "lumi_sections": None, **said}
+    if task.original is None and not isinstance(file.tree, ParquetTree):
+        return None
+    # of Parquet only these columns are read whole
+    name, sums = task.original or task.queries[0].tree, Sums()
+    tree = _tree(file, name, url)
+    there = tree.keys(recursive=False)
+    for arrays in steps(
+        tree, url, [n for n in (WEIGHT, EFT_COEFFICIENTS) if n in there] or there[:1]
+    ):
+        _add(sums, arrays, None, url)
+    return _counted(sums, file, url, name)
+
+
+def _counted(sums: "Sums", file: Events, url: str, tree: str) -> dict[str, Any]:
+    return {
+        "events": sums.events_in,
+        "sum_of_weights": sums.weights_in,
+        "eft_sums": sums.eft_in,
+        "lumi_sections": None if sums.weighted else _sections(file, url, tree),
+    }
+
+
+def _tree(file: Events, name: str, url: str) -> Any:
+    if name not in file.directory:
+        raise DataFileError(f"{url}: no {name} tree: nothing says what the original file held")
+    return file.directory[name]
+
+
 def _keep(
-    query: TreeQuery, file: EventsFile, url: str, result: Result, sums: "Sums | None"
+    query: TreeQuery,
+    file: Events,
+    url: str,
+    result: Result,
+    sums: "Sums | None" = None,
+    may_leave_out: bool = True,
 ) -> None:
-    """Carry out one query of a task; `sums` are made of all events of the tree."""
+    """Carry out one query of a task; `sums` are made of the events read, which are all of the tree
+    unless those that can't pass the cut may be left out."""
     if query.tree not in file.directory:
         if query.optional:
             return
@@ -206,14 +242,14 @@ def _keep(
     extra = choose_branches(url, present, sorted(names))
     if sums is not None:
         extra += [WEIGHT] if WEIGHT in present else []
-    for arrays in steps(tree, url, list(dict.fromkeys([*branches, *extra]))):
+    pushed = query.cut if may_leave_out else None
+    if sums is not None and isinstance(tree, ParquetTree):
+        sums.left_out = tree.num_entries - tree.events(tree.left(pushed))
+    for arrays in steps(tree, url, list(dict.fromkeys([*branches, *extra])), pushed):
         mask = None if cut is None else cut.keeps(arrays)
         if sums is not None:
-            try:
-                sums.add(arrays, mask)
-            except DataFileError as problem:
-                raise DataFileError(f"{url}: {problem}") from None
-        kept = arrays if mask is None else arrays[mask]
+            _add(sums, arrays, mask, url)
+        kept = selected(arrays, mask)
         made = {name: _column(expression, kept, url) for name, expression in computed.items()}
         for name, column in made.items():
             kept[name] = column
@@ -264,41 +300,50 @@ def _agrees(url: str, what: str, found: int | str, expected: int | str | None) -
         )
 
 
-def _counted(file: EventsFile, name: str, url: str) -> "Sums":
-    """The sums of all events in a tree."""
-    if name not in file.directory:
-        raise DataFileError(f"{url}: no {name} tree: nothing says what the original file held")
-    tree, sums = file.directory[name], Sums()
-    for arrays in steps(tree, url, tree.keys(recursive=False)):
-        sums.add(arrays, None)
-    return sums
-
-
-def _sections(file: EventsFile, url: str, events: str) -> Sections | None:
+def _sections(file: Events, url: str, events: str) -> Sections | None:
     """The luminosity sections of a file, also those in which no event was recorded; None in a file
     that is not NanoAOD."""
     name = next((n for n in (LUMINOSITY_BLOCKS, events) if n in file.directory), None)
     if name is None or not {"run", "luminosityBlock"} <= set(file.directory[name].keys()):
         return None
-    with reading(url):
-        found = file.directory[name].arrays(["run", "luminosityBlock"], library="np")
-    return sections(found["run"], found["luminosityBlock"])
+    found = [*steps(file.directory[name], url, ["run", "luminosityBlock"])]
+    return sections(
+        *(
+            np.concatenate([ak.to_numpy(part[n]) for part in found])
+            for n in ("run", "luminosityBlock")
+        )
+    )
 
 
-def steps(tree: Any, url: str, branches: list[str]) -> Iterator[ak.Array]:
-    """The events in steps; at least one, of no events, so that an empty file keeps its branches."""
+def steps(tree: Any, url: str, branches: list[str], cut: str | None = None) -> Iterator[ak.Array]:
+    """The events in steps; at least one, of no events, so that an empty file keeps its branches.
+
+    Of Parquet the row groups in which no event can pass `cut` are left out.
+    """
     with reading(url):
-        if tree.num_entries == 0:
+        if isinstance(tree, ParquetTree):
+            yield from tree.steps(branches, STEP, cut)
+        elif tree.num_entries == 0:
             yield tree.arrays(branches, library="ak")
         else:
-            yield from tree.iterate(branches, step_size=STEP, library="ak")
+            # many wide columns are read in smaller steps
+            size = min(STEP, max(1, tree.num_entries_for(STEP_BYTES, filter_name=branches)))
+            yield from tree.iterate(branches, step_size=size, library="ak")
+
+
+def _add(sums: "Sums", arrays: ak.Array, mask: np.ndarray | None, url: str) -> None:
+    try:
+        sums.add(arrays, mask)
+    except DataFileError as problem:
+        raise DataFileError(f"{url}: {problem}") from None
 
 
 class Sums:
-    """Events and sums of weights before and after the selection, in double precision."""
+    """Events and sums of weights before and after the selection, in double precision; `left_out`
+    are events that weren't read, since they can't pass."""
 
     def __init__(self) -> None:
-        self.events_in = self.events_out = 0
+        self.events_in = self.events_out = self.left_out = 0
         self.weights_in = self.weights_out = 0.0
         self.weighted = False
         self.eft_in: list[float] | None = None

@@ -13,19 +13,23 @@ from urllib.parse import urlsplit
 from looseleaf.errors import Shortfall
 from looseleaf.files import read_json, whole, write_json
 from looseleaf.records import MANIFEST_FORMAT
+from looseleaf.servicex.formats import SUFFIXES
 from looseleaf.servicex.request import MANIFEST, Request, Source, request_folder
 from looseleaf.servicex.transform import FileResult
 
 LONGEST_NAME = 200
 
 
-def output_name(source: Source) -> str:
+def output_name(source: Source, output_format: str) -> str:
     """A file name for the result that no two files of a request share.
 
     The logical name with ':' for '/', as ServiceX names results, cut short where a file system
-    would refuse it.
+    would refuse it, with the ending of its format.
     """
     name = source.record.name.strip("/").replace("/", ":")
+    suffix = SUFFIXES[output_format]
+    if not name.endswith(suffix):
+        name = name.removesuffix(".root") + suffix
     if len(name) > LONGEST_NAME:
         name = f"{sha1(name.encode()).hexdigest()}_{name[-LONGEST_NAME + 41 :]}"
     return name
@@ -85,7 +89,7 @@ def made_before(request: Request, folder: Path) -> dict[str, FileResult]:
     found = {}
     folders = [folder, *(path for path in folder.parent.iterdir() if path != folder)]
     for source in request.sources:
-        output, key = output_name(source), _key(request, source)
+        output, key = output_name(source, request.format), _key(request, source)
         for place in folders:
             record = place / f"{output}.json"
             value = read_json(record) if record.is_file() else {"key": None}

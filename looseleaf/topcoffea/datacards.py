@@ -16,7 +16,13 @@ from looseleaf.topcoffea.channels import FLIPS, NONPROMPT
 from looseleaf.topcoffea.combine import DATA, up_and_down
 from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.store import read_histograms
-from looseleaf.topcoffea.templates import Template, kept_coefficients, parts_of, templates_of
+from looseleaf.topcoffea.templates import (
+    Template,
+    kept_coefficients,
+    parts_of,
+    statistical,
+    templates_of,
+)
 
 # Combine's name of what was observed
 OBSERVED = "data_obs"
@@ -156,8 +162,9 @@ def workspace_of(
     """The channels as a pyhf workspace, checked against pyhf's schema.
 
     A signal's part is scaled with a normfactor of its name (`sm`, `lin_ctG`, ...); `fit` ties them
-    to the coefficients by `templates.factors`. Statistical uncertainties of the templates are
-    those of the Standard Model and the backgrounds, bin by bin.
+    to the coefficients by `templates.factors`. The statistical uncertainty of simulation is one
+    factor for each bin, on all that is expected there, at every point as wide as at the Standard
+    Model: the parts of a signal are of the same events, and vary together.
     """
     parts = parts_of(coefficients)
     spec: dict[str, Any] = {"channels": [], "observations": [], "version": "1.0.0"}
@@ -168,9 +175,12 @@ def workspace_of(
             {
                 "name": template.name,
                 "data": template.values.tolist(),
-                "modifiers": _modifiers(analysis, channel, template),
+                "modifiers": [
+                    *_modifiers(analysis, template),
+                    {"name": statistical(channel), "type": "staterror", "data": errors},
+                ],
             }
-            for template in model
+            for template, errors in zip(model, _statistical_errors(channel, model), strict=True)
         ]
         spec["channels"].append({"name": channel, "samples": samples})
         spec["observations"].append({"name": channel, "data": observed.tolist()})
@@ -199,9 +209,29 @@ def workspace_of(
     return spec
 
 
-def _modifiers(
-    analysis: Mapping[str, Any], channel: str, template: Template
-) -> list[dict[str, Any]]:
+def _statistical_errors(channel: str, model: Sequence[Template]) -> list[list[float]]:
+    """For each template what pyhf is to take for its errors.
+
+    pyhf divides the errors of all templates that a factor multiplies, in quadrature, by the sum of
+    their contents. It is to get the relative error of the Standard Model's sum, though the other
+    parts of signals are multiplied too: the first template carries it all.
+    """
+    physical = [template for template in model if template.part in ("", "sm")]
+    expected = np.sum([template.values for template in physical], axis=0)
+    variance = np.sum([template.variances for template in physical], axis=0)
+    contents = np.sum([template.values for template in model], axis=0)
+    filled = expected > 0
+    if (contents[filled] <= 0).any():
+        raise DataFileError(
+            f"channel {channel}: negative weights outweigh the others in a bin of the signals' "
+            "parts: merge bins of the observable"
+        )
+    relative = np.sqrt(variance) / np.where(filled, expected, 1.0) * filled
+    nothing = [0.0] * len(contents)
+    return [(relative * contents).tolist(), *[nothing] * (len(model) - 1)]
+
+
+def _modifiers(analysis: Mapping[str, Any], template: Template) -> list[dict[str, Any]]:
     modifiers: list[dict[str, Any]] = []
     if template.part:
         modifiers.append({"name": template.part, "type": "normfactor", "data": None})
@@ -215,7 +245,4 @@ def _modifiers(
             for key, direction in (("hi_data", "Up"), ("lo_data", "Down"))
         }
         modifiers.append({"name": name, "type": "histosys", "data": varied})
-    if template.part in ("", "sm"):
-        errors = np.sqrt(template.variances).tolist()
-        modifiers.append({"name": f"stat_{channel}", "type": "staterror", "data": errors})
     return modifiers

@@ -46,6 +46,8 @@ Array = NDArray[Any]
 Point = Mapping[str, float]
 # events whose squares are made at a time, and the doubles that a block of monomials may take
 TILE_EVENTS = 4096
+# events whose bins are looked up at a time
+FILL_EVENTS = 8192
 BLOCK_DOUBLES = 1 << 19
 # equal cells that an axis' edges are searched from
 CELLS = 1024
@@ -244,26 +246,30 @@ class EFTHist:
         terms = None if eft is None else self._terms(eft, coefficients or self.coefficients)
         index = None if rows is None else np.asarray(rows, np.int64)
         size = self._size([*given, weight, index if index is not None else terms])
-        weights = np.ones(size) if weight is None else np.empty(size)
-        if weight is not None:
-            weights[...] = np.asarray(weight, np.float64)
-        if index is None:
-            index = np.arange(size)
-        if terms is not None and size and not 0 <= index.min() <= index.max() < len(terms):
+        chosen_rows = terms is not None and index is not None and size
+        if chosen_rows and not 0 <= index.min() <= index.max() < len(terms):
             raise ValueError(f"rows should lie within the {len(terms)} rows of eft")
         given = [np.asarray(value) for value in given]
         self._grow(given)
-        bins = self._dense_bins(given, size)
         columns = None
         if coefficients is not None and tuple(coefficients) != self.coefficients:
             columns = self._columns(coefficients)
-        for key, events in self._by_cell(given, size):
-            cell = self._cells.get(key) or self._new_cell()
-            self._cells[key] = cell
-            chosen = (bins, index, weights) if events is None else (
-                bins[events], index[events], weights[events]
-            )  # fmt: skip
-            self._add(cell, *chosen, terms, columns)
+        weights = np.asarray(1.0 if weight is None else weight, np.float64)
+        # by tiles, whose bins and weights stay in the cache
+        for start in range(0, size, FILL_EVENTS):
+            tile = slice(start, min(start + FILL_EVENTS, size))
+            number = tile.stop - start
+            mine = [value[tile] if value.ndim else value for value in given]
+            bins = self._dense_bins(mine, number)
+            own = _tile(weights, tile, number)
+            row = np.arange(start, tile.stop) if index is None else _tile(index, tile, number)
+            for key, events in self._by_cell(mine, number):
+                cell = self._cells.get(key) or self._new_cell()
+                self._cells[key] = cell
+                chosen = (bins, row, own) if events is None else (
+                    bins[events], row[events], own[events]
+                )  # fmt: skip
+                self._add(cell, *chosen, terms, columns)
         return self
 
     def _in_order(self, values: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
@@ -802,6 +808,11 @@ def _distinct(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array(list(dict.fromkeys(map(tuple, points.tolist())))).reshape(-1, points.shape[1])
 
 
+def _tile(values: Array, tile: slice, number: int) -> Array:
+    """A part of an array in one piece, or a number repeated."""
+    return np.ascontiguousarray(values[tile]) if values.ndim else np.full(number, values)
+
+
 def _index(axis: Any, values: Array) -> NDArray[np.int64]:
     """The bin of each value, -1 and the axis' size beyond its ends.
 
@@ -934,16 +945,18 @@ def _searched(edges, first, scale, values):  # type: ignore[no-untyped-def]
     return out
 
 
-@numba.njit(nogil=True)
+@numba.njit(nogil=True, fastmath={"contract"})
 def _add_terms(sums, bins, rows, weights, terms):  # type: ignore[no-untyped-def]
     """Add each event's weighted terms to its bin; events of bin -1 have none."""
     for event in range(len(bins)):
-        index = bins[event]
-        if index < 0:
+        if bins[event] < 0:
             continue
-        row, weight = rows[event], weights[event]
-        for term in range(terms.shape[1]):
-            sums[index, term] += weight * terms[row, term]
+        # as unsigned, or each access would ask whether the index counts from the end
+        into = sums[numba.uint64(bins[event])]
+        row = terms[numba.uint64(rows[event])]
+        weight = weights[event]
+        for term in range(len(row)):
+            into[term] += weight * row[term]
 
 
 @numba.njit(nogil=True)

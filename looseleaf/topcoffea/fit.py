@@ -1,4 +1,13 @@
-"""Fitting the Wilson coefficients of a pyhf workspace that `datacards` wrote."""
+"""Fitting the Wilson coefficients of a pyhf workspace that `datacards` wrote.
+
+The statistical uncertainty of simulation is one factor g a bin, on all that is expected there
+(R. Barlow and C. Beeston, Comp. Phys. Comm. 77 (1993) 219, as J. Conway made it one factor a bin,
+arXiv:1103.0354). With T events expected, n observed and g measured to be a with a width d,
+
+    -2 ln L(g) = 2 (g T - n ln g T) + (g - a)^2 / d^2
+
+is least where g^2 + g (T d^2 - a) - n d^2 = 0, so that these factors need no search.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,14 +15,18 @@ from typing import Any
 
 import numpy as np
 import pyhf
+from iminuit import Minuit
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.special import xlogy
 
-from looseleaf.topcoffea.templates import factors
+from looseleaf.errors import LooseleafError
+from looseleaf.topcoffea.templates import factors, statistical
 
 # the largest value that a coefficient is tried at
 LARGEST = 100.0
+# what the first step of a search is of, and the least that pyhf allows a statistical factor
+FIRST_STEP = 0.1
+SMALLEST_FACTOR = 1e-10
 # -2 ln L where a bin's expectation is no number of events
 IMPOSSIBLE = 1e10
 
@@ -28,6 +41,10 @@ class Fit:
     values: dict[str, float]
     errors: dict[str, float]
     twice_nll: float
+
+
+class FitFailed(LooseleafError):
+    """The likelihood has no minimum that could be found; the message says which fit it was."""
 
 
 class EFTModel:
@@ -48,17 +65,41 @@ class EFTModel:
         self.coefficients = tuple(coefficients)
         self._fixed = dict(fixed or {})
         self._free = [name for name in coefficients if name not in self._fixed]
-        order = self.model.config.par_order
+        config = self.model.config
         parts = factors(self.coefficients, [0.0] * len(coefficients))
-        slices = {name: self.model.config.par_slice(name) for name in order}
+        slices = {name: config.par_slice(name) for name in config.par_order}
         self._parts = {name: slices[name].start for name in parts if name in slices}
-        held = self.model.config.suggested_fixed()
-        taken = {*self._parts.values(), *(i for i, fixed in enumerate(held) if fixed)}
-        self._nuisances = [i for i in range(self.model.config.npars) if i not in taken]
-        self._init = np.array(self.model.config.suggested_init(), np.float64)
-        bounds = self.model.config.suggested_bounds()
+        held = np.array(config.suggested_fixed())
+        self._find_statistical(slices, held)
+        taken = {*self._parts.values(), *self._stat.tolist(), *np.flatnonzero(held).tolist()}
+        self._nuisances = [i for i in range(config.npars) if i not in taken]
+        names = [f"{n}[{i}]" for n, s in slices.items() for i in range(s.stop - s.start)]
+        self._names = [*self._free, *(names[i] for i in self._nuisances)]
+        self._init = np.array(config.suggested_init(), np.float64)
+        bounds = config.suggested_bounds()
         self._bounds = [(-LARGEST, LARGEST)] * len(self._free)
         self._bounds += [tuple(bounds[i]) for i in self._nuisances]
+
+    def _find_statistical(self, slices: Mapping[str, slice], held: NDArray[np.bool_]) -> None:
+        """The statistical factors: which parameters they are, of which bins, their places among
+        the auxiliary measurements, and their widths."""
+        config = self.model.config
+        found: list[tuple[int, int, int, float]] = []
+        of_channel = {statistical(channel): channel for channel in config.channels}
+        start = 0
+        for name in config.auxdata_order:
+            parameters = config.param_set(name)
+            if name in of_channel:
+                first = config.channel_slices[of_channel[name]].start
+                found += [
+                    (slices[name].start + i, first + i, start + i, width)
+                    for i, width in enumerate(parameters.width())
+                    if not held[slices[name].start + i]
+                ]
+            start += parameters.n_parameters
+        columns = np.array(found, np.float64).reshape(-1, 4).T
+        self._stat, self._stat_bins, self._stat_places = columns[:3].astype(np.int64)
+        self._stat_widths = columns[3]
 
     @property
     def observed(self) -> NDArray[np.float64]:
@@ -109,53 +150,52 @@ class EFTModel:
         return np.concatenate(columns, axis=1) if columns else np.zeros((number, 0))
 
     def twice_nll(self, values: NDArray[np.float64], data: NDArray[np.float64]) -> float:
-        """-2 ln L at the free coefficients, then the nuisances, up to a constant of the data."""
+        """-2 ln L at the free coefficients, then the nuisances, against that of a model which
+        expects just what is there; the statistical factors are where it is least."""
         free = len(self._free)
         point = self._fixed | dict(zip(self._free, values[:free], strict=True))
         parameters = self.parameters(point, values[free:])
-        expected = np.asarray(self.model.expected_data(parameters, include_auxdata=False))
-        # quadratics of sums with negative weights may fall below zero far from any sensible point
-        if ((expected < 0) | ((expected == 0) & (data[: len(expected)] > 0))).any():
-            return IMPOSSIBLE
+        expected = np.array(self.model.expected_data(parameters, include_auxdata=False))
         main, auxiliary = np.split(data, [len(expected)])
-        # the factorial of the counts is left out
-        total = float(np.sum(xlogy(main, expected) - expected))
+        # quadratics of sums with negative weights may fall below zero far from any sensible point
+        if ((expected < 0) | ((expected == 0) & (main > 0))).any():
+            return IMPOSSIBLE
+        square, bins = self._stat_widths**2, self._stat_bins
+        half = (auxiliary[self._stat_places] - expected[bins] * square) / 2
+        best = np.maximum(half + np.sqrt(half**2 + main[bins] * square), SMALLEST_FACTOR)
+        expected[bins] *= best
+        parameters[self._stat] = best
+        # against what is observed: sums of whole log-likelihoods, millions where there are many
+        # events, would leave no digits to take differences of
+        ratio = np.where(main > 0, main, 1.0) / np.where(expected > 0, expected, 1.0)
+        total = float(np.sum(main - expected - xlogy(main, ratio)))
         return -2.0 * (total + float(self.model.constraint_logpdf(auxiliary, parameters)))
 
     def fit(
         self, data: NDArray[np.float64] | None = None, start: Mapping[str, float] | None = None
     ) -> Fit:
-        """The best point for `data` (the workspace's own if none is given)."""
+        """The best point for `data` (the workspace's own if none is given).
+
+        A quadratic may have two minima: the one that is found is that of `start`. Raises
+        `FitFailed` if there is none.
+        """
         data = self.observed if data is None else data
         first = [(start or {}).get(name, 0.0) for name in self._free]
         begin = np.array([*first, *self._init[self._nuisances]])
-        best = minimize(
-            self.twice_nll, begin, args=(data,), method="L-BFGS-B", bounds=self._bounds,
-            options={"ftol": 1e-10, "gtol": 1e-6},
-        )  # fmt: skip
-        covariance = np.linalg.pinv(self._curvature(best.x, data) / 2)
-        errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+        best = Minuit(lambda values: self.twice_nll(values, data), begin, name=self._names)
+        best.errordef = Minuit.LEAST_SQUARES
+        best.strategy = 2
+        best.limits = self._bounds
+        best.errors = np.full(len(begin), FIRST_STEP)
+        best.migrad()
+        best.hesse()
+        if not best.valid:
+            raise FitFailed(
+                f"the fit of {', '.join(self._free)} found no minimum (started at {first}): start "
+                "it elsewhere, or fix coefficients that the data can't tell apart"
+            )
         return Fit(
-            dict(zip(self._free, best.x[: len(self._free)].tolist(), strict=True)),
-            dict(zip(self._free, errors[: len(self._free)].tolist(), strict=True)),
-            float(best.fun),
+            {name: float(best.values[name]) for name in self._free},
+            {name: float(best.errors[name]) for name in self._free},
+            float(best.fval),
         )
-
-    def _curvature(self, at: NDArray[np.float64], data: NDArray[np.float64]) -> Any:
-        """Second derivatives of -2 ln L by central differences."""
-        size, step = len(at), 1e-3 * np.maximum(np.abs(at), 0.1)
-
-        def moved(*changes: tuple[int, float]) -> float:
-            values = at.copy()
-            for index, sign in changes:
-                values[index] += sign * step[index]
-            return self.twice_nll(values, data)
-
-        middle = self.twice_nll(at, data)
-        out = np.empty((size, size))
-        for i in range(size):
-            out[i, i] = (moved((i, 1)) - 2 * middle + moved((i, -1))) / step[i] ** 2
-            for j in range(i):
-                corners = [moved((i, a), (j, b)) * a * b for a in (1, -1) for b in (1, -1)]
-                out[i, j] = out[j, i] = sum(corners) / (4 * step[i] * step[j])
-        return out

@@ -52,6 +52,11 @@ def parts_of(coefficients: Sequence[str]) -> list[str]:
     return ["sm", *single, *(f"mixed_{a}_{b}" for a, b in combinations(coefficients, 2))]
 
 
+def statistical(channel: str) -> str:
+    """The name of the statistical factors of a channel's bins."""
+    return f"stat_{channel}"
+
+
 def coefficients_of(workspace: Mapping[str, Any]) -> list[str]:
     """The coefficients of a workspace, by the names of its parts."""
     (measurement,) = workspace["measurements"]

@@ -23,7 +23,7 @@ from looseleaf.servicex.service.state import BAD_DATASET, RUNNING, FileRow, Stat
 CAPABILITIES = ["poll_local_transformation_results", "long_sample_titles_10240"]
 GIVEN = "File List Provided in Request"
 # a file and its replicas, as a place on this machine or an address
-PATH = r"^(/|root://|https?://)[^\x00-\x1f]*$"
+PATH = r"^(/|root://|https?://|s3://)[^\x00-\x1f]*$"
 
 
 class Submission(BaseModel):
@@ -211,7 +211,8 @@ def _object_store(engine: Engine, keys: Keys | None) -> APIRouter:
         if key not in {row.output for row in rows if row.status == "success"} | {MANIFEST}:
             return _s3_error("NoSuchKey", 404)
         path = engine.folder(str(bucket)) / key
-        if not path.is_file():
+        # what ran a query may have put a link to elsewhere in the place of its result
+        if path.is_symlink() or not path.is_file():
             return _s3_error("NoSuchKey", 404)
         return FileResponse(path, media_type="application/octet-stream")
 

@@ -1,6 +1,5 @@
-"""The queue: files of requests handed to worker processes, tried again, canceled, written down."""
+"""The queue: files of requests handed to workers, tried again, canceled, written down."""
 
-import errno
 import shutil
 import sys
 import threading
@@ -12,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from looseleaf.errors import LooseleafError, ReadFailed
 from looseleaf.files import write_json
 from looseleaf.servicex.formats import SUFFIXES
 from looseleaf.servicex.request import MANIFEST, request_folder
@@ -26,15 +24,13 @@ from looseleaf.servicex.service.state import (
     State,
     StateFull,
 )
-from looseleaf.servicex.service.workers import Worker, WorkerDied
-from looseleaf.servicex.transform import FileTask, transform_file
+from looseleaf.servicex.service.workers import Batch, Carrier, Crew, Job, told, transient
+from looseleaf.servicex.transform import FileResult, FileTask, transform_file
 from looseleaf.servicex.volume import result_name
 
 # seconds until a disk that is full is tried again
 FULL = 2.0
 SERVICE_MANIFEST_FORMAT = "looseleaf-servicex/1"
-# failures of the machine or the network that may be over a moment later
-TRANSIENT = {errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET}
 
 
 @dataclass(frozen=True)
@@ -50,20 +46,19 @@ class Limits:
 
 
 class Engine:
-    """Works through the state's files with so many worker processes."""
+    """Works through the state's files with a crew of workers."""
 
-    def __init__(
-        self, state: State, volume: Path, subdir: str, workers: int, limits: Limits
-    ) -> None:
+    def __init__(self, state: State, volume: Path, subdir: str, crew: Crew, limits: Limits) -> None:
         self.state, self.limits = state, limits
         self._volume, self._subdir = volume, subdir
         self._work, self._finishing = threading.Condition(), threading.Lock()
         self._stopping = False
-        self._busy: dict[int, Worker] = {}
-        self._workers = [Worker() for _ in range(workers)]
+        self._busy: dict[int, tuple[Carrier, str]] = {}
+        self._standing: list[tuple[str, list[FileRow]]] = []
+        self._crew = crew
         self._threads = [
             threading.Thread(target=self._serve, args=(worker,), daemon=True)
-            for worker in self._workers
+            for worker in crew.workers
         ]
 
     def folder(self, request_id: str) -> Path:
@@ -72,8 +67,16 @@ class Engine:
     def start(self) -> None:
         """Take up what an earlier service left, then wait for more."""
         self.state.recover()
+        for name, numbers in self._crew.standing().items():
+            rows = self.state.take_up(numbers)
+            if rows:
+                self._standing.append((name, rows))
+            else:
+                self._crew.drop(name)
+        at_work = {rows[0].request for _, rows in self._standing}
         for request_id in self.state.requests():
-            self._clear_parts(request_id)
+            if request_id not in at_work:
+                self._clear_parts(request_id)
             self._finish_if_done(request_id)
         for thread in self._threads:
             thread.start()
@@ -83,8 +86,8 @@ class Engine:
         with self._work:
             self._stopping = True
             self._work.notify_all()
-        for worker in self._workers:
-            worker.kill()
+        for worker in self._crew.workers:
+            worker.close()
 
     def submit(
         self, request: dict[str, str | None], paths: Sequence[str], status: str = RUNNING
@@ -104,7 +107,8 @@ class Engine:
         with self._work:
             for number in under_way:
                 if number in self._busy:
-                    self._busy[number].kill()
+                    worker, batch = self._busy[number]
+                    worker.kill(batch)
             self._work.wait_for(lambda: not set(under_way) & set(self._busy), timeout=60)
         self._clear_parts(request_id)
 
@@ -118,68 +122,83 @@ class Engine:
         for part in self.folder(request_id).glob(".part-*"):
             part.unlink(missing_ok=True)
 
-    def _serve(self, worker: Worker) -> None:
+    def _serve(self, worker: Carrier) -> None:
         while True:
             with self._work:
                 if self._stopping:
                     return
                 try:
-                    row = self.state.claim()
+                    name, rows = self._next()
                 except StateFull:
                     self._work.wait(FULL)
                     continue
-                if row is None:
+                if not rows:
                     self._work.wait(self.state.next_retry())
                     continue
-                self._busy[row.number] = worker
+                self._busy.update({row.number: (worker, name) for row in rows})
             try:
-                self._one(row, worker)
+                self._carry_out(name, rows, worker)
             except StateFull:
-                # told, and the service is ending: the next one takes the file up
+                # told, and the service is ending: the next one takes the files up
                 pass
             except Exception:
-                # a defect of ours: the file is given up, the service goes on
+                # a defect of ours: the files are given up, the service goes on
                 traceback.print_exc(file=sys.stderr)
                 with suppress(Exception):
-                    self.state.done(row.number, None, "the service failed; its log says how")
-                    self._finish_if_done(row.request)
+                    for row in rows:
+                        self.state.done(row.number, None, "the service failed; its log says how")
+                    self._finish_if_done(rows[0].request)
             finally:
                 with self._work:
-                    del self._busy[row.number]
+                    for row in rows:
+                        del self._busy[row.number]
                     self._work.notify_all()
 
     def _written(self, change: Callable[..., Any], *values: Any) -> Any:
         """A change of the state, made once there is room for it."""
-        told = False
+        warned = False
         while True:
             try:
                 return change(*values)
             except StateFull as problem:
-                if not told:
+                if not warned:
                     print(f"{problem}: waiting for room", file=sys.stderr, flush=True)
-                told = True
+                warned = True
                 with self._work:
                     if self._stopping:
                         raise
                     self._work.wait(FULL)
 
-    def _one(self, row: FileRow, worker: Worker) -> None:
-        request = self.state.request(row.request)
+    def _next(self) -> tuple[str, list[FileRow]]:
+        """The next batch: its name, and its files if there are any."""
+        if self._standing:
+            return self._standing.pop()
+        rows = self.state.claim(self._crew.most, len(self._crew.workers))
+        name = f"{rows[0].request}-{rows[0].number}-{rows[0].tries}" if rows else ""
+        return name, rows
+
+    def _carry_out(self, name: str, rows: Sequence[FileRow], worker: Carrier) -> None:
+        request = self.state.request(rows[0].request)
         if request is None:
             return
-        function, task = self._task(request, row)
-        try:
-            result = worker.call(function, task, self.limits.seconds)
-        except Exception as problem:
+        jobs = tuple(Job(row.number, *self._task(request, row)) for row in rows)
+        batch = Batch(name, request["id"], self.folder(request["id"]), jobs)
+        left = {row.number: row for row in rows}
+        for number, outcome in worker.carry_out(batch, self.limits.seconds):
             if self._stopping:
                 return
-            if self._transient(problem) and row.tries < self.limits.tries:
-                after = self.limits.backoff * 2 ** (row.tries - 1)
-                self._written(self.state.retry, row.number, after, str(problem))
-            else:
-                self._done(row, None, _told(problem))
-            return
-        self._done(row, asdict(result), None)
+            self._ended(left.pop(number), outcome)
+        if not self._stopping:
+            self._written(self.state.release, list(left))
+
+    def _ended(self, row: FileRow, outcome: FileResult | Exception) -> None:
+        if not isinstance(outcome, Exception):
+            self._done(row, asdict(outcome), None)
+        elif transient(outcome) and row.tries < self.limits.tries:
+            after = self.limits.backoff * 2 ** (row.tries - 1)
+            self._written(self.state.retry, row.number, after, str(outcome))
+        else:
+            self._done(row, None, told(outcome))
 
     def _task(self, request: dict[str, Any], row: FileRow) -> tuple[Any, Any]:
         asked = check(request["codegen"], request["selection"])
@@ -205,12 +224,6 @@ class Engine:
             queries=asked,
             output=output,
             format=request["format"],
-        )
-
-    @staticmethod
-    def _transient(problem: Exception) -> bool:
-        return isinstance(problem, (WorkerDied, ReadFailed)) or (
-            isinstance(problem, OSError) and problem.errno in TRANSIENT
         )
 
     def _done(self, row: FileRow, result: dict[str, Any] | None, error: str | None) -> None:
@@ -256,12 +269,3 @@ class Engine:
                 for file in self.state.files(request["id"])
             ],
         }
-
-
-def _told(problem: Exception) -> str:
-    if isinstance(problem, LooseleafError):
-        return str(problem)
-    if isinstance(problem, OSError) and problem.strerror:
-        where = f" while writing {Path(problem.filename).name}" if problem.filename else ""
-        return f"{problem.strerror}{where}"
-    return f"{type(problem).__name__}: {problem}"

@@ -23,9 +23,9 @@ from typing import Any, BinaryIO
 import awkward as ak
 
 from looseleaf.cost import Stopwatch
-from looseleaf.errors import ConfigError, DataFileError
+from looseleaf.errors import ConfigError, DataFileError, reading
 from looseleaf.files import adler32, whole
-from looseleaf.nanoaod import TREE, open_events, reading
+from looseleaf.nanoaod import TREE, open_events
 from looseleaf.servicex.formats import create
 from looseleaf.servicex.service.jail import give_up_rights, hand_over, jailed
 from looseleaf.servicex.service.queries import FUNCTION

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import uvicorn
@@ -21,11 +21,16 @@ from looseleaf.servicex.service.app import make_app
 from looseleaf.servicex.service.auth import Keys, write_private
 from looseleaf.servicex.service.engine import Engine, Limits
 from looseleaf.servicex.service.state import State
+from looseleaf.servicex.service.workers import Crew, Processes
+
+SHORTEST_TOKEN = 16
 
 
 @dataclass(frozen=True)
 class Service:
-    """How a service is set up; `certificate` and `key` are the PEM files of TLS."""
+    """How a service is set up; `certificate` and `key` are the PEM files of TLS, `token_file` holds
+    the clients' token. With `pods`, a template for them, the work is done on Kubernetes, by up to
+    `workers` pods at a time; one gets up to `files_per_pod` and has `pending` seconds to start."""
 
     volume: Path
     subdir: str
@@ -34,10 +39,14 @@ class Service:
     port: int = 5000
     workers: int = 2
     token: bool = True
+    token_file: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
     catalogues: Sequence[Path] = ()
     limits: Limits = field(default_factory=Limits)
+    pods: Path | None = None
+    files_per_pod: int = 8
+    pending: float = 900
 
 
 def serve(service: Service) -> None:
@@ -54,7 +63,7 @@ def serve(service: Service) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"{state}: another service runs with this state") from None
-        keys = Keys.of(state / "keys.json") if service.token else None
+        keys = _keys(service, state)
         datasets: dict[str, list[FileRecord]] = {}
         for catalogue in service.catalogues:
             datasets |= read_catalogue(catalogue)
@@ -62,10 +71,11 @@ def serve(service: Service) -> None:
         scheme = "http" if service.certificate is None else "https"
         name = f"[{service.host}]" if ":" in service.host else service.host
         url = f"{scheme}://{name}:{listener.getsockname()[1]}"
-        engine = Engine(
-            State(state / "state.sqlite"), volume, service.subdir, service.workers, service.limits
-        )
         no_python = None if keys is None else _no_python(service, volume, state)
+        crew = _crew(service, volume)
+        # a pod has none of the service's secrets, and is all the jail that can be made there
+        limits = replace(service.limits, confined=service.limits.confined and service.pods is None)
+        engine = Engine(State(state / "state.sqlite"), volume, service.subdir, crew, limits)
         config = uvicorn.Config(
             make_app(engine, keys, datasets, no_python),
             log_level="warning",
@@ -80,6 +90,34 @@ def serve(service: Service) -> None:
             uvicorn.Server(config).run(sockets=[listener])
         finally:
             engine.stop()
+
+
+def _keys(service: Service, state: Path) -> Keys | None:
+    if not service.token:
+        return None
+    keys = Keys.of(state / "keys.json")
+    if service.token_file is None:
+        return keys
+    try:
+        token = service.token_file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"--token-file {service.token_file}: {problem}") from None
+    if len(token) < SHORTEST_TOKEN:
+        raise ConfigError(
+            f"--token-file {service.token_file}: a token has {SHORTEST_TOKEN} characters or more"
+        )
+    return replace(keys, token=token)
+
+
+def _crew(service: Service, volume: Path) -> Crew:
+    if service.pods is None:
+        return Processes(service.workers)
+    try:
+        from looseleaf.servicex.service.pods import Pods, PodSettings  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as problem:
+        raise ConfigError(f"--pods: {problem}: type pip install 'looseleaf[kubernetes]'") from None
+    settings = PodSettings(service.pods, service.workers, service.files_per_pod, service.pending)
+    return Pods(settings, volume, service.subdir)
 
 
 def _safe(service: Service) -> None:
@@ -98,6 +136,8 @@ def _safe(service: Service) -> None:
 
 def _no_python(service: Service, *folders: Path) -> str | None:
     """Why nobody may send Python queries; None, with a warning if they get no jail, if one may."""
+    if service.pods is not None:
+        return None
     if not service.limits.confined:
         print(
             "warning: --unconfined-python: Python queries can read and change what this service's "
@@ -105,7 +145,8 @@ def _no_python(service: Service, *folders: Path) -> str | None:
             file=sys.stderr,
         )
         return None
-    secret = [*folders, *(path.resolve() for path in (service.key,) if path is not None)]
+    given = [path.resolve() for path in (service.key, service.token_file) if path is not None]
+    secret = [*folders, *given]
     for path in secret:
         for folder in jail.visible():
             if path.is_relative_to(folder):

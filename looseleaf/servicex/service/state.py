@@ -169,16 +169,48 @@ class State:
         )
         return [_file(row) for row in self._rows(query, request_id, later_than)]
 
-    def claim(self) -> FileRow | None:
-        """The next file to work on, now marked as running."""
+    def claim(self, most: int = 1, among: int = 1) -> list[FileRow]:
+        """The next files to work on, now marked as running: of one request, so that each of `among`
+        workers gets some of those that are waiting, `most` files at the most."""
+        ready = "status = 'waiting' AND not_before <= ?"
+        moment = time.time()
         with self._change() as db:
-            row = db.execute(
-                "UPDATE files SET status = 'running', tries = tries + 1 WHERE number = ("
-                "SELECT number FROM files WHERE status = 'waiting' AND not_before <= ? "
-                f"ORDER BY number LIMIT 1) RETURNING {FILE_COLUMNS}",
-                (time.time(),),
+            first = db.execute(
+                f"SELECT request FROM files WHERE {ready} ORDER BY number LIMIT 1", (moment,)
             ).fetchone()
-        return None if row is None else _file(row)
+            if first is None:
+                return []
+            ready = f"request = ? AND {ready}"
+            if most > 1:
+                count = f"SELECT count(*) FROM files WHERE {ready}"
+                (waiting,) = db.execute(count, (*first, moment)).fetchone()
+                most = max(1, min(most, waiting // among))
+            query = f"SELECT number FROM files WHERE {ready} ORDER BY number LIMIT ?"
+            chosen = db.execute(query, (*first, moment, most)).fetchall()
+            return self._start(db, [row[0] for row in chosen])
+
+    def take_up(self, numbers: Sequence[int]) -> list[FileRow]:
+        """Those of certain files that are waiting, now marked as running."""
+        with self._change() as db:
+            return self._start(db, numbers)
+
+    @staticmethod
+    def _start(db: sqlite3.Connection, numbers: Sequence[int]) -> list[FileRow]:
+        rows = db.execute(
+            "UPDATE files SET status = 'running', tries = tries + 1 WHERE status = 'waiting' "
+            f"AND number IN ({', '.join('?' * len(numbers))}) RETURNING {FILE_COLUMNS}",
+            numbers,
+        )
+        return sorted(map(_file, rows.fetchall()), key=lambda file: file.number)
+
+    def release(self, numbers: Sequence[int]) -> None:
+        """Files that were given to a worker which didn't begin with them are waiting again."""
+        with self._change() as db:
+            db.execute(
+                "UPDATE files SET status = 'waiting', tries = tries - 1 WHERE status = 'running' "
+                f"AND number IN ({', '.join('?' * len(numbers))})",
+                numbers,
+            )
 
     def next_retry(self) -> float | None:
         """Seconds until a file that failed is to be tried again."""

@@ -1,28 +1,119 @@
-"""Worker processes that live as long as the service, and are replaced when they die."""
+"""Who carries files out: the interface, and worker processes, which live as long as the service and
+are replaced when they die."""
 
+import errno
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from looseleaf.errors import LooseleafError
+from looseleaf.errors import LooseleafError, ReadFailed
+
+if TYPE_CHECKING:
+    # what only a worker's process needs to load
+    from looseleaf.servicex.transform import FileResult
 
 # a fresh interpreter, which shares neither memory nor open files with the service
 CONTEXT = get_context("spawn")
 # glibc gives memory back and takes it again for every basket unless it is told not to; read when a
 # process starts
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_MMAP_THRESHOLD_": "1073741824"}
+# failures of the machine or the network that may be over a moment later
+TRANSIENT = {errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET}
 
 
 class WorkerDied(LooseleafError):
     """The process that worked on a file ended: killed, out of memory, or crashed."""
 
 
+@dataclass(frozen=True)
+class Job:
+    """A file's number in the service's state, and the call that carries it out."""
+
+    number: int
+    function: Callable[[Any], "FileResult"]
+    task: Any
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Files of one request that one worker carries out in turn, under a name that no other batch
+    has; `folder` is where the request's results stand."""
+
+    name: str
+    request: str
+    folder: Path
+    jobs: tuple[Job, ...]
+
+
+class Carrier(Protocol):
+    """One worker. `carry_out` is for one thread at a time, the others for any."""
+
+    def carry_out(
+        self, batch: Batch, seconds: float
+    ) -> Iterator[tuple[int, "FileResult | Exception"]]:
+        """What became of each file, by number, `seconds` for each. A worker that ends leaves out
+        the files that it hasn't begun with."""
+
+    def kill(self, batch: str) -> None:
+        """End the work on a batch."""
+
+    def close(self) -> None:
+        """Leave off, as the service ends."""
+
+
+class Crew(Protocol):
+    """The workers of a service, each given up to `most` files at a time."""
+
+    most: int
+    workers: Sequence[Carrier]
+
+    def standing(self) -> Mapping[str, Sequence[int]]:
+        """Batches that an earlier service's workers are still at: numbers of files by name."""
+
+    def drop(self, batch: str) -> None:
+        """End a standing batch that nobody waits for."""
+
+
+class Processes:
+    """Worker processes of this machine, which end with the service."""
+
+    most = 1
+
+    def __init__(self, workers: int) -> None:
+        self.workers = [Worker() for _ in range(workers)]
+
+    def standing(self) -> Mapping[str, Sequence[int]]:
+        return {}
+
+    def drop(self, batch: str) -> None:
+        pass
+
+
+def transient(problem: Exception) -> bool:
+    """Whether another try may do."""
+    return isinstance(problem, (WorkerDied, ReadFailed)) or (
+        isinstance(problem, OSError) and problem.errno in TRANSIENT
+    )
+
+
+def told(problem: Exception) -> str:
+    """What is said of a file that failed."""
+    if isinstance(problem, LooseleafError):
+        return str(problem)
+    if isinstance(problem, OSError) and problem.strerror:
+        where = f" while writing {Path(problem.filename).name}" if problem.filename else ""
+        return f"{problem.strerror}{where}"
+    return f"{type(problem).__name__}: {problem}"
+
+
 class Worker:
-    """One process; `call` is for one thread at a time, `kill` for any."""
+    """One process; `call` and `carry_out` are for one thread at a time, `kill` for any."""
 
     def __init__(self) -> None:
         self._start()
@@ -56,6 +147,18 @@ class Worker:
             raise problem
         return value
 
+    def carry_out(
+        self, batch: Batch, seconds: float
+    ) -> Iterator[tuple[int, "FileResult | Exception"]]:
+        for job in batch.jobs:
+            try:
+                yield job.number, self.call(job.function, job.task, seconds)
+            except Exception as problem:
+                yield job.number, problem
+
+    def close(self) -> None:
+        self.kill()
+
     def _replaced(self, problem: WorkerDied) -> WorkerDied:
         self.kill()
         self._process.join()
@@ -63,7 +166,7 @@ class Worker:
         self._start()
         return problem
 
-    def kill(self) -> None:
+    def kill(self, batch: str = "") -> None:
         """End the process, whatever it is doing, and what it has started."""
         pid = self._process.pid
         if pid is None or not self._process.is_alive():

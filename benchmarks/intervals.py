@@ -1,6 +1,6 @@
 """What each interval of `looseleaf.histograms.divide` covers: a table, by sums and by toys.
 
-    python benchmarks/coverage.py [--toys 20000] [--seed 1]
+    python benchmarks/intervals.py [--toys 20000] [--seed 1]
 
 The unweighted intervals are summed over all outcomes, without toys. The others are tried on toys
 whose number of entries is drawn from a Poisson distribution of mean n, each of which passes with

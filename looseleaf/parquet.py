@@ -1,0 +1,380 @@
+"""Events in Parquet, read by columns and by a predicate, so that the storage sends less.
+
+pyarrow's datasets leave out the columns that nobody asked for and the row groups whose statistics
+say that nothing in them passes. A file is on this machine, or in an object store: `s3://` with
+credentials and endpoint as AWS's variables say (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
+`AWS_ENDPOINT_URL`), or any file system of pyarrow's. A format that filters on the storage itself
+(Skyhook's on Ceph) would make the fragment here in place of Parquet's.
+"""
+
+import json
+import operator
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from io import RawIOBase
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import awkward as ak
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from awkward.contents import Content, ListOffsetArray, NumpyArray, RecordArray
+from awkward.index import Index64
+from pyarrow import fs
+
+from looseleaf.errors import DataFileError, reading
+from looseleaf.objects.expressions import Expression
+
+# keys of a file's metadata: who it is, the name of its tree; coffea goes by the same
+IDENTITY, TREE_NAME = b"uuid", b"object_path"
+ENDING = ".parquet"
+# events that `read` hands out at a time
+STEP = 100_000
+
+
+class _Counted(RawIOBase):
+    """A file that counts the bytes it is asked for."""
+
+    def __init__(self, source: pa.NativeFile) -> None:
+        super().__init__()
+        self._source = source
+        self.bytes_read = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._source.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._source.tell()
+
+    def size(self) -> int:
+        return self._source.size()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._source.read(size if size >= 0 else None)
+        self.bytes_read += len(data)
+        return data
+
+    def close(self) -> None:
+        self._source.close()
+        super().close()
+
+
+class ParquetTree:
+    """The columns of a Parquet file, by the names that a tree's branches have; `url` is what the
+    file is called where it can't be read."""
+
+    def __init__(self, url: str, source: pa.NativeFile | _Counted) -> None:
+        self._url = url
+        self._fragment = ds.ParquetFileFormat().make_fragment(pa.PythonFile(source, mode="r"))
+        self.schema: pa.Schema = self._fragment.physical_schema
+        self.metadata: pq.FileMetaData = self._fragment.metadata
+        # the rows at which its row groups begin, and their end
+        self._edges = [0]
+        for group in self._fragment.row_groups:
+            self._edges.append(self._edges[-1] + group.num_rows)
+
+    @property
+    def num_entries(self) -> int:
+        return self._edges[-1]
+
+    def keys(
+        self,
+        recursive: bool = False,
+        filter_name: Sequence[str] | None = None,
+        filter_typename: Sequence[str] | None = None,
+    ) -> list[str]:
+        """The columns whose names, and types as a TTree calls them, match one of the patterns."""
+
+        def match(text: str, patterns: Sequence[str] | None) -> bool:
+            return patterns is None or any(fnmatchcase(text, pattern) for pattern in patterns)
+
+        return [
+            field.name
+            for field in self.schema
+            if match(field.name, filter_name) and match(_typename(field.type), filter_typename)
+        ]
+
+    def rows(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
+        """Rows [start, stop) of some columns; only the row groups that hold them are read."""
+        groups = [
+            number
+            for number, (first, last) in enumerate(pairwise(self._edges))
+            if first < stop and start < last
+        ]
+        if not groups:
+            return self.schema.empty_table().select(list(columns))
+        table = self._read(groups, columns)
+        return table.slice(start - self._edges[groups[0]], stop - start)
+
+    def steps(
+        self, columns: Sequence[str], size: int, cut: str | None = None
+    ) -> Iterator[ak.Array]:
+        """The events in steps of about `size`, without the row groups in which none passes `cut`;
+        at least one step."""
+        groups = self.left(cut)
+        step: list[int] = []
+        for number in groups:
+            step.append(number)
+            if self.events(step) >= size or number == groups[-1]:
+                yield _awkward(self._read(step, columns))
+                step = []
+        if not groups:
+            yield _awkward(self.schema.empty_table().select(list(columns)))
+
+    def _read(self, groups: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        with reading(self._url):
+            found = self._fragment.subset(row_group_ids=list(groups))
+            return found.to_table(columns=list(columns), use_threads=False)
+
+    def left(self, cut: str | None) -> list[int]:
+        """The row groups of which some events may pass `cut`."""
+        everything = [group.id for group in self._fragment.row_groups]
+        condition = None if cut is None else predicate(cut, self.schema)
+        if condition is None or not everything:
+            return everything
+        try:
+            found = self._fragment.subset(filter=condition, schema=self.schema)
+        except (pa.ArrowException, ValueError):
+            # types that pyarrow doesn't compare
+            return everything
+        return [group.id for group in found.row_groups]
+
+    def events(self, groups: Sequence[int]) -> int:
+        """How many there are in some row groups."""
+        return sum(self._edges[number + 1] - self._edges[number] for number in groups)
+
+    def nanoevents_source(self, start: int, stop: int) -> pq.ParquetFile:
+        """Rows [start, stop) as what coffea's `from_parquet` reads its columns from."""
+        return _Rows(self, start, stop)
+
+
+class _Rows(pq.ParquetFile):
+    """A range of rows of a file, which coffea asks for one column after the other.
+
+    Of a whole file it would read every row for each chunk.
+    """
+
+    def __init__(self, tree: ParquetTree, start: int, stop: int) -> None:
+        self._tree, self._start, self._stop = tree, start, stop
+
+    @property
+    def metadata(self) -> pq.FileMetaData:
+        return self._tree.metadata
+
+    @property
+    def schema_arrow(self) -> pa.Schema:
+        # coffea stumbles over what is neither numbers nor lists of numbers
+        fields = [field for field in self._tree.schema if _is_numbers(field.type)]
+        return pa.schema(fields, self._tree.metadata.metadata)
+
+    def read(self, columns: Sequence[str], use_threads: bool = False) -> pa.Table:
+        table = self._tree.rows(self._start, self._stop, columns)
+        # coffea takes the first chunk for all
+        chunks = [pa.chunked_array([column.combine_chunks()]) for column in table.columns]
+        return pa.table(chunks, schema=table.schema)
+
+
+class ParquetEvents:
+    """An open Parquet file and its tree, as `looseleaf.nanoaod` has those of ROOT files."""
+
+    def __init__(self, url: str | Path, name: str, filesystem: fs.FileSystem | None = None) -> None:
+        self._source = _Counted(_opened(str(url), filesystem))
+        self.tree = ParquetTree(str(url), self._source)
+        self._said = self.tree.metadata.metadata or {}
+        self.directory = {self._said.get(TREE_NAME, name.encode()).decode(): self.tree}
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes asked of the storage so far."""
+        return self._source.bytes_read
+
+    @property
+    def size(self) -> int:
+        """Bytes that the file has, as its storage says."""
+        return self._source.size()
+
+    @property
+    def uuid(self) -> str:
+        """The identity that its writer gave the file, or one that follows from its footer."""
+        if IDENTITY in self._said:
+            return self._said[IDENTITY].decode()
+        footer = pa.BufferOutputStream()
+        self.tree.metadata.write_metadata_file(footer)
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, footer.getvalue().to_pybytes().hex()))
+
+    def said(self, key: str) -> Any:
+        """The JSON that stands in the file under a key; None if there is none."""
+        text = self._said.get(key.encode())
+        return None if text is None else json.loads(text)
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def read(
+    paths: Sequence[str | Path],
+    columns: Sequence[str],
+    cut: str | None = None,
+    filesystem: fs.FileSystem | None = None,
+) -> Iterator[ak.Array]:
+    """The events of Parquet results that pass `cut`, their `columns` alone, in steps.
+
+    `cut` is an expression of looseleaf's; comparisons of columns, joined by & and |, say which row
+    groups aren't read. `filesystem` is where the paths are; without it they are places on this
+    machine or URLs. Raises `DataFileError` naming a column that is not there or a file that can't
+    be read.
+    """
+    condition = None if cut is None else Expression(cut)
+    names = list(dict.fromkeys([*columns, *(condition.names if condition is not None else ())]))
+    for path in paths:
+        try:
+            file = ParquetEvents(path, "", filesystem)
+        except (OSError, ValueError) as problem:
+            raise DataFileError(f"{path}: can't be read as Parquet: {problem}") from None
+        try:
+            missing = sorted(set(names) - set(file.tree.keys()))
+            if missing:
+                raise DataFileError(f"{path}: there is no column {', '.join(missing)}")
+            for events in file.tree.steps(names, STEP, cut):
+                kept = events if condition is None else events[condition(events)]
+                if len(kept):
+                    yield kept[list(columns)]
+        finally:
+            file.close()
+
+
+def predicate(cut: str, schema: pa.Schema) -> pc.Expression | None:
+    """A looseleaf expression as pyarrow's, by which row groups may be left out.
+
+    None for what can't be left to statistics: arithmetic, functions, `and`, `or`, `not`; and a
+    negated comparison of floating-point columns, since they don't tell of values that are no
+    numbers, which pass it.
+    """
+    expression = Expression(cut)
+    if not expression.names <= set(schema.names):
+        return None
+    columns = {name: _Column(pc.field(name), schema.field(name).type) for name in expression.names}
+    try:
+        value = expression(columns)
+    except (TypeError, ValueError, OverflowError, pa.ArrowException):
+        return None
+    return value.expression if isinstance(value, _Condition) else None
+
+
+class _Condition:
+    """A condition of a predicate, and whether values that are no numbers have a say in it."""
+
+    def __init__(self, expression: pc.Expression, floating: bool) -> None:
+        self.expression, self._floating = expression, floating
+
+    def __and__(self, other: "_Condition") -> "_Condition":
+        return _Condition(self.expression & other.expression, self._floating or other._floating)
+
+    def __or__(self, other: "_Condition") -> "_Condition":
+        return _Condition(self.expression | other.expression, self._floating or other._floating)
+
+    def __invert__(self) -> "_Condition":
+        if self._floating:
+            raise TypeError
+        return _Condition(~self.expression, False)
+
+
+class _Column:
+    """A column of a predicate, compared with numbers of its own precision, as numpy does."""
+
+    def __init__(self, field: pc.Expression, kind: pa.DataType) -> None:
+        self._field, self._kind = field, kind
+        self._floating = pa.types.is_floating(kind)
+
+    def _compared(self, compare: Callable[[Any, Any], Any], other: Any) -> _Condition:
+        floating = self._floating or (isinstance(other, _Column) and other._floating)
+        if compare is operator.ne and floating:
+            raise TypeError
+        if isinstance(other, _Column):
+            return _Condition(compare(self._field, other._field), floating)
+        value = pa.scalar(other, self._kind if self._floating else None)
+        return _Condition(compare(self._field, value), floating)
+
+    def __lt__(self, other: Any) -> _Condition:
+        return self._compared(operator.lt, other)
+
+    def __le__(self, other: Any) -> _Condition:
+        return self._compared(operator.le, other)
+
+    def __gt__(self, other: Any) -> _Condition:
+        return self._compared(operator.gt, other)
+
+    def __ge__(self, other: Any) -> _Condition:
+        return self._compared(operator.ge, other)
+
+    def __eq__(self, other: object) -> _Condition:  # type: ignore[override]
+        return self._compared(operator.eq, other)
+
+    def __ne__(self, other: object) -> _Condition:  # type: ignore[override]
+        return self._compared(operator.ne, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def is_parquet(url: str) -> bool:
+    return urlsplit(url).path.endswith(ENDING)
+
+
+def stored_bytes(url: str) -> int | None:
+    """The size of a file on this machine or in an object store; None if it isn't there."""
+    filesystem, path = _located(url)
+    with reading(url):
+        found = filesystem.get_file_info(path)
+    return found.size if found.is_file else None
+
+
+def _located(url: str) -> tuple[fs.FileSystem, str]:
+    return fs.FileSystem.from_uri(url) if "://" in url else (fs.LocalFileSystem(), url)
+
+
+def _opened(path: str, filesystem: fs.FileSystem | None) -> pa.NativeFile:
+    if filesystem is None:
+        filesystem, path = _located(path)
+    return filesystem.open_input_file(path)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
+def _is_numbers(kind: pa.DataType) -> bool:
+    kind = kind.value_type if _is_list(kind) else kind
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+
+
+def _typename(kind: pa.DataType) -> str:
+    """What uproot calls the type of such a branch of a TTree."""
+    if _is_list(kind):
+        return f"{_typename(kind.value_type)}[]"
+    return f"{kind}_t" if pa.types.is_integer(kind) else str(kind)
+
+
+def _awkward(table: pa.Table) -> ak.Array:
+    contents = [_content(column.combine_chunks()) for column in table.columns]
+    return ak.Array(RecordArray(contents, table.column_names, length=table.num_rows))
+
+
+def _content(array: pa.Array) -> Content:
+    if not _is_numbers(array.type) or array.null_count:
+        return ak.from_arrow(array, highlevel=False)
+    if not _is_list(array.type):
+        return NumpyArray(array.to_numpy(zero_copy_only=False))
+    offsets = array.offsets.to_numpy().astype(np.int64)
+    return ListOffsetArray(Index64(offsets - offsets[0]), _content(array.flatten()))

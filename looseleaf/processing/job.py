@@ -1,0 +1,433 @@
+"""Running a coffea processor over filesets on a Dask client: what is asked of whom, and its sum."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import TimeoutError as NotYet
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import cloudpickle
+import distributed
+from coffea.processor import ProcessorABC
+from distributed.comm import CommClosedError
+from distributed.scheduler import NoWorkerError
+
+from looseleaf.cluster import Site
+from looseleaf.cluster.code import Parcel
+from looseleaf.errors import Shortfall
+from looseleaf.files import digest
+from looseleaf.processing.checkpoints import (
+    Checkpoints,
+    is_whole,
+    key_of,
+    processor_identity,
+    unpacked,
+)
+from looseleaf.processing.fileset import Chunk, Fileset, chunks_of, tasks_of
+from looseleaf.processing.ledger import ledger_of
+from looseleaf.processing.runner import (
+    Limits,
+    Partial,
+    ProcessingFailed,
+    ReadingFailed,
+    Work,
+    added,
+    combine,
+    worker_task,
+)
+from looseleaf.processing.tree import bundles, groups_of, halves, parents, tree_sum
+from looseleaf.progress import Progress
+
+# tasks of few events are given to a worker together: Dask takes some milliseconds for each call
+BUNDLE_EVENTS = 32_000
+# but never so many together that a worker has fewer calls than this
+CALLS_EACH = 8
+# a packed result of more bytes is summed with its neighbours before it leaves the workers
+LARGE_BYTES = 1 << 20
+# how often finished calls are looked for, and workers
+LOOK_S = 0.01
+PATIENCE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Processed:
+    """The result for one dataset: the processor's accumulator and the ledger."""
+
+    accumulator: dict[str, Any]
+    ledger: dict[str, Any]
+
+
+class Group:
+    """Neighbouring tasks of a dataset, whose results are summed as a tree.
+
+    `there` are the nodes of the tree whose results are kept: single tasks', or sums.
+    """
+
+    def __init__(
+        self, fileset: Fileset, tasks: Sequence[Sequence[Chunk]], keys: Sequence[str]
+    ) -> None:
+        self.fileset, self.tasks = fileset, tasks
+        self.root = range(len(tasks))
+        self.parents = parents(self.root)
+        self.keys = {
+            node: keys[node.start] if len(node) == 1 else digest(list(keys[node.start : node.stop]))
+            for node in (self.root, *self.parents)
+        }
+        self.there: set[range] = set()
+        self._counted: set[int] = set()
+
+    @property
+    def done(self) -> set[int]:
+        return {place for node in self.there for place in node}
+
+    @property
+    def complete(self) -> bool:
+        return len(self.done) == len(self.tasks)
+
+    @property
+    def wanted(self) -> dict[int, int]:
+        """The places that aren't done, with their numbers of events."""
+        return {place: self._events(place) for place in self.root if place not in self.done}
+
+    def _events(self, place: int) -> int:
+        return sum(chunk.events for chunk in self.tasks[place])
+
+    def newly(self, places: Iterable[int]) -> int:
+        """The number of events at places that weren't asked for before."""
+        new = set(places) - self._counted
+        self._counted |= new
+        return sum(map(self._events, new))
+
+    def sum(self, kept: Checkpoints) -> Partial:
+        """The group's sum, from what is kept."""
+
+        def known(node: range) -> Partial | None:
+            return unpacked(kept.read(self.keys[node])) if node in self.there else None
+
+        return tree_sum(self.root, known, added)
+
+    def where(self, places: Sequence[int]) -> str:
+        first, last = self.tasks[places[0]][0], self.tasks[places[-1]][-1]
+        return (
+            f"dataset {first.dataset}, {first.file.name} entries {first.start}- to "
+            f"{last.file.name} entries -{last.stop}"
+        )
+
+
+def _grouped(fileset: Fileset, identity: str, limits: Limits) -> list[Group]:
+    tasks = tasks_of(chunks_of(fileset, limits.task_events), limits.task_events)
+    keys = [key_of(identity, fileset.metadata, task, limits.chunksize) for task in tasks]
+    return [
+        Group(fileset, tasks[places.start : places.stop], keys[places.start : places.stop])
+        for places in groups_of([f"{task[0].file.uuid} {task[0].start}" for task in tasks])
+    ]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call on a worker: of the tasks at some places of a group, or, if it `sums`, of a node."""
+
+    group: Group
+    places: Sequence[int]
+    sums: bool = False
+    tries: int = 1
+
+    @property
+    def node(self) -> range:
+        return range(self.places[0], self.places[-1] + 1)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What workers have finished of a group, and the results by node if they have come."""
+
+    group: Group
+    places: Sequence[int]
+    results: Mapping[range, bytes]
+
+    def keep(self, kept: Checkpoints) -> None:
+        for node, result in self.results.items():
+            if not is_whole(result):
+                where = self.group.where(node)
+                raise ProcessingFailed(f"{where}: the result was damaged on its way")
+            kept.keep(self.group.keys[node], result)
+            self.group.there.add(node)
+
+
+class Computation:
+    """What is missing of some groups, on its way through the workers.
+
+    Results come to the client task by task as long as they are small. Where a dataset's are
+    large, those of a group stay on the workers, which add them up along the group's tree; only
+    the group's sum comes.
+    """
+
+    def __init__(self, work: Work, groups: Sequence[Group], site: Site) -> None:
+        self._limits, self._site = work.limits, site
+        self._parcel = Parcel(cloudpickle.dumps(work))
+        self._fixed = {"parcel": self._parcel.name, "code": site.code}
+        most = max(1, sum(len(g.wanted) for g in groups) // (CALLS_EACH * site.workers))
+        self._calls = [
+            Call(group, places)
+            for group in groups
+            for places in bundles(group.wanted, group.root, BUNDLE_EVENTS, most)
+        ]
+        # those of which nothing has come to the client before: they can be summed elsewhere
+        self._whole = {group.keys[group.root] for group in groups if not group.there}
+        self._large: dict[str, bool] = {}
+        # by key: a future that were held here would keep its result on the workers
+        self._running: dict[str, Call] = {}
+        # calls that failed, and the times at which they are made again
+        self._later: list[tuple[float, Call]] = []
+        # which is what those are for whose sibling in the tree isn't there yet
+        self._waiting: dict[tuple[str, range], tuple[distributed.Future, Call]] = {}
+
+    def arrivals(self) -> Iterator[Arrival]:
+        """What workers finish, as they do. Raises `ProcessingFailed` if it can't be."""
+        if not self._calls:
+            return
+        self._site.client.register_plugin(self._parcel)
+        # in the order of the files, as names sort: a group's results are soon summed up
+        run = uuid4().hex[:8]
+        keys = [f"process-{run}-{number:07}" for number in range(len(self._calls))]
+        futures = self._site.client.map(
+            worker_task,
+            [self._tasks(call) for call in self._calls],
+            [self._in_tree(call) for call in self._calls],
+            key=keys,
+            pure=False,
+            **self._fixed,
+        )
+        self._running = dict(zip(keys, self._calls, strict=True))
+        self._finished = distributed.as_completed(futures, raise_errors=False)
+        del futures
+        try:
+            while self._later or not self._finished.is_empty():
+                self._start_again()
+                batch = self._finished.next_batch(block=False)
+                if batch:
+                    yield from self._arrived(batch)
+                else:
+                    self._site.look()
+                    time.sleep(LOOK_S)
+            # sums that weren't made, as a part of theirs had to come by itself
+            left, self._waiting = list(self._waiting.values()), {}
+            self._running |= {future.key: call for future, call in left}
+            yield from self._come([future for future, _ in left])
+        finally:
+            self._finished.clear()
+            self._waiting.clear()
+            if self._site.client.status == "running":
+                self._site.client.unregister_worker_plugin(self._parcel.name)
+
+    def _tasks(self, call: Call) -> list[Sequence[Chunk]]:
+        return [call.group.tasks[place] for place in call.places]
+
+    def _in_tree(self, call: Call) -> bool:
+        return call.group.keys[call.group.root] in self._whole
+
+    def _arrived(self, batch: Sequence[distributed.Future]) -> Iterator[Arrival]:
+        come = []
+        for future in batch:
+            call = self._running[future.key]
+            if self._comes(call, future):
+                come.append(future)
+            else:
+                del self._running[future.key]
+                yield Arrival(call.group, call.places, {})
+                self._stay(call, future)
+        yield from self._come(come)
+
+    def _come(self, futures: Sequence[distributed.Future]) -> Iterator[Arrival]:
+        """Fetch the results of finished calls."""
+        failures: list[BaseException] = []
+        for future, outcome in zip(futures, self._outcomes(futures), strict=True):
+            call = self._running.pop(future.key)
+            future.release()
+            match outcome:
+                case ReadingFailed():
+                    # in a sum, of parts that were lost with a worker and can't be read any more
+                    yield from self._read(call, [outcome] * len(call.places), failures)
+                case BaseException():
+                    failures.append(self._told(call, outcome))
+                case [result] if len(call.places) > 1:
+                    yield Arrival(call.group, call.places, {call.node: result})
+                case _:
+                    yield from self._read(call, outcome, failures)
+        # what else has come is kept
+        if failures:
+            raise failures[0]
+
+    def _read(
+        self, call: Call, outcome: Sequence[bytes | ReadingFailed], failures: list[BaseException]
+    ) -> Iterator[Arrival]:
+        """The results of a call; what couldn't be read is tried once more, or a failure."""
+        there = {}
+        for place, result in zip(call.places, outcome, strict=True):
+            if not isinstance(result, ReadingFailed):
+                there[place] = result
+            elif call.tries < self._limits.tries:
+                self._once_more(call, place, result)
+            else:
+                often = f" (tried {call.tries} times)" if call.tries > 1 else ""
+                failures.append(ReadingFailed(f"{result}{often}"))
+        nodes = {range(place, place + 1): result for place, result in there.items()}
+        yield Arrival(call.group, list(there), nodes)
+
+    def _comes(self, call: Call, future: distributed.Future) -> bool:
+        """Whether the result of a finished call is to come to the client."""
+        group, name = call.group, call.group.fileset.dataset
+        if future.status != "finished" or call.node == group.root or not self._in_tree(call):
+            return True
+        if name not in self._large:
+            # a dataset's first result tells
+            (outcome,) = self._outcomes([future])
+            if not isinstance(outcome, list):
+                return True
+            results = [result for result in outcome if isinstance(result, bytes)]
+            self._large[name] = any(len(result) > LARGE_BYTES for result in results)
+        return not self._large[name]
+
+    def _stay(self, call: Call, future: distributed.Future) -> None:
+        """Leave a result where it is until its sibling is there as well; then have them added."""
+        key, node = call.group.keys[call.group.root], call.node
+        parent = call.group.parents[node]
+        left, right = halves(parent)
+        waiting = self._waiting.pop((key, right if node == left else left), None)
+        if waiting is None:
+            self._waiting[key, node] = future, call
+            return
+        other, others = waiting
+        pair = (future, other) if node == left else (other, future)
+        # before what else there is to do: it makes room
+        both = self._site.client.submit(combine, *pair, pure=False, priority=1)
+        tries = max(call.tries, others.tries)
+        self._follow(both, Call(call.group, parent, sums=True, tries=tries))
+
+    def _once_more(self, call: Call, place: int, problem: ReadingFailed) -> None:
+        print(f"once more: {problem}", file=sys.stderr, flush=True)
+        again = Call(call.group, (place,), tries=call.tries + 1)
+        # what hindered the reading may pass
+        self._later.append((time.monotonic() + 2**again.tries, again))
+
+    def _start_again(self) -> None:
+        now = time.monotonic()
+        due = [call for at, call in self._later if at <= now]
+        self._later = [(at, call) for at, call in self._later if at > now]
+        for call in due:
+            future = self._site.client.submit(
+                worker_task, self._tasks(call), False, **self._fixed, tries=call.tries, pure=False
+            )
+            self._follow(future, call)
+
+    def _follow(self, future: distributed.Future, call: Call) -> None:
+        self._running[future.key] = call
+        self._finished.add(future)
+
+    def _outcomes(self, futures: Sequence[distributed.Future]) -> list[Any]:
+        """The results of finished calls, or what they raised."""
+        try:
+            return self._fetched(futures)
+        except (Exception, distributed.CancelledError):
+            return [self._outcome(future) for future in futures]
+
+    def _outcome(self, future: distributed.Future) -> Any:
+        try:
+            return self._fetched([future])[0]
+        except (Exception, distributed.CancelledError) as problem:
+            return problem
+
+    def _told(self, call: Call, problem: BaseException) -> BaseException:
+        """What went wrong with a call, in words for the user."""
+        where = call.group.where(call.places)
+        match problem:
+            case distributed.KilledWorker() | NoWorkerError():
+                return ProcessingFailed(
+                    f"{where}: the workers died of it or never came "
+                    f"({type(problem).__name__}); do they have enough memory? a smaller "
+                    f"processing.chunksize takes less\n{self._site.last_words()}".rstrip()
+                )
+            case distributed.CancelledError() | CommClosedError():
+                return ProcessingFailed(
+                    "the Dask scheduler has gone; run again: what was finished is kept"
+                )
+            case _:
+                return problem
+
+    def _fetched(self, futures: Sequence[distributed.Future]) -> list[Any]:
+        """The results of finished calls, in one go; a worker may be lost meanwhile."""
+        client = self._site.client
+
+        async def gathered() -> list[Any]:
+            return await client.gather(list(futures), asynchronous=True)
+
+        pending = asyncio.run_coroutine_threadsafe(gathered(), client.loop.asyncio_loop)
+        while True:
+            try:
+                return pending.result(timeout=PATIENCE_S)
+            except NotYet:
+                self._site.look()
+
+
+def run(
+    processor: ProcessorABC,
+    filesets: Sequence[Fileset],
+    site: Site,
+    limits: Limits,
+    label: str,
+    folder: str | Path,
+) -> dict[str, Processed]:
+    """Process every dataset and close its ledger.
+
+    The results of tasks are kept in `folder` as they come, or their sums if they are large and so
+    summed up on the workers; what is there already is taken from it, and what belongs to nothing
+    any more removed in the end. The order of summing follows from the files, whatever order the
+    workers finish in, so a repeated or resumed run gives the same numbers to the last bit. A few
+    partial results at a time are held in memory beside the sums.
+
+    Raises `ProcessingFailed` for the first chunk that fails and `Shortfall` if less was processed
+    than expected.
+    """
+    kept, identity = Checkpoints(folder), processor_identity(processor)
+    groups = [group for fileset in filesets for group in _grouped(fileset, identity, limits)]
+    whole = kept.whole()
+    for group in groups:
+        group.there = {node for node, key in group.keys.items() if key in whole}
+    work = Work(
+        processor, limits, {fileset.dataset: fileset.metadata for fileset in filesets}, LARGE_BYTES
+    )
+    before = sum(len(group.done) for group in groups)
+    if before:
+        of = sum(len(group.tasks) for group in groups)
+        print(f"{label}: {before} of {of} tasks were done before", file=sys.stderr)
+    sums: dict[str, Partial] = {}
+    upcoming = 0
+    with Progress(label, sum(f.events for fileset in filesets for f in fileset.files)) as progress:
+        progress.add(sum(group.newly(group.done) for group in groups))
+        for arrived in chain([None], Computation(work, groups, site).arrivals()):
+            if arrived is not None:
+                progress.add(arrived.group.newly(arrived.places))
+                arrived.keep(kept)
+            while upcoming < len(groups) and groups[upcoming].complete:
+                partial = groups[upcoming].sum(kept)
+                name = groups[upcoming].fileset.dataset
+                sums[name] = added(sums[name], partial) if name in sums else partial
+                upcoming += 1
+    results = {}
+    for fileset in filesets:
+        total = sums.pop(fileset.dataset)
+        try:
+            ledger = ledger_of(fileset, total.records, total.peaks)
+        except Shortfall:
+            # what was read may have been wrong: the next run reads it again
+            kept.prune({k for g in groups if g.fileset is not fileset for k in g.keys.values()})
+            raise
+        accumulator = processor.postprocess(total.accumulator)
+        results[fileset.dataset] = Processed(accumulator, ledger)
+    kept.prune({key for group in groups for key in group.keys.values()})
+    return results

@@ -1,0 +1,67 @@
+"""What runs in a transformer pod: a batch of files, carried out as on the service's own machine.
+
+    python -m looseleaf.servicex.service.transformer FOLDER SECONDS CODE
+
+The files and what is to be done with each stand in the folder, which the service has written, and
+what became of each is left there. No way leads from here to the service or to Kubernetes. The
+libraries are loaded by the worker process alone.
+"""
+
+import pickle
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from looseleaf.codehash import code_hash
+from looseleaf.files import whole, write_json
+from looseleaf.servicex.service.workers import Job, Worker, told, transient
+
+MODULE, JOBS = "looseleaf.servicex.service.transformer", "jobs.pickle"
+
+
+def code() -> str:
+    """What a service and its transformers have to have in common."""
+    return code_hash(MODULE, "looseleaf.servicex.service.engine")
+
+
+def give(folder: Path, jobs: Sequence[Job]) -> None:
+    """Write down, for a pod, what it is to do."""
+    calls = [(job.number, pickle.dumps((job.function, job.task))) for job in jobs]
+    with whole(folder / JOBS) as part:
+        part.write_bytes(pickle.dumps(calls))
+
+
+def outcome_of(folder: Path, number: int) -> Path:
+    return folder / f"{number}.json"
+
+
+def carry_out(call: bytes) -> dict[str, Any]:
+    # written by the service, in a folder that only it and this pod see
+    function, task = pickle.loads(call)
+    return asdict(function(task))
+
+
+def _work(folder: Path, seconds: float) -> None:
+    worker = Worker()
+    for number, call in pickle.loads((folder / JOBS).read_bytes()):
+        try:
+            outcome = {"result": worker.call(carry_out, call, seconds)}
+        except Exception as problem:
+            outcome = {"error": told(problem), "transient": transient(problem)}
+        write_json(outcome_of(folder, number), outcome)
+    worker.kill()
+
+
+def main(folder: str, seconds: str, asked: str) -> None:
+    if asked != code():
+        sys.exit(
+            f"this image has looseleaf's transformer {code()}, the service {asked}: "
+            "give both the same image (image.tag)"
+        )
+    _work(Path(folder), float(seconds))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
