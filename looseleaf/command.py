@@ -134,6 +134,7 @@ def servicex() -> None:
 @click.option("--tries", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--seconds", type=click.IntRange(min=1), default=3600, show_default=True)
 @click.option("--memory", type=click.IntRange(min=256), default=4096, show_default=True, help="MB.")
+@click.option("--unconfined-python", is_flag=True, help="Run Python queries without a jail.")
 @click.option(
     "--pods",
     type=click.Path(path_type=Path),
@@ -141,13 +142,16 @@ def servicex() -> None:
 )
 @click.option("--files-per-pod", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option("--pending", type=click.IntRange(min=1), default=900, show_default=True)
-def serve(state: Path, tries: int, seconds: int, memory: int, **options: Any) -> None:
+def serve(
+    state: Path, tries: int, seconds: int, memory: int, unconfined_python: bool, **options: Any
+) -> None:
     """Run a ServiceX on this machine, results on a volume.
 
     It serves ServiceX's own client (`servicex.deliver`, with the servicex.yaml that it writes) and
     the workflow (servicex.backend: remote). Ended in whatever way, it goes on where it was when it
     is started again. --tries are those of a file when the network fails or a worker dies,
-    --seconds a file's longest time, --memory what a python query may use.
+    --seconds a file's longest time, --memory what a python query may use. Python queries run in a
+    jail that bubblewrap makes; without it they are refused, unless --unconfined-python.
 
     With --pods there are up to --workers pods at a time, each for up to --files-per-pod files of a
     request; one that can't start within --pending seconds is given up. charts/looseleaf-servicex
@@ -160,7 +164,8 @@ def serve(state: Path, tries: int, seconds: int, memory: int, **options: Any) ->
     except ModuleNotFoundError as problem:
         click.echo(f"error: {problem}: type pip install 'looseleaf[servicex]'", err=True)
         sys.exit(1)
-    limits = Limits(tries=tries, seconds=seconds, memory=memory << 20)
+    confined = not unconfined_python
+    limits = Limits(tries=tries, seconds=seconds, memory=memory << 20, confined=confined)
     try:
         run(Service(state=state.expanduser(), limits=limits, **options))
     except LooseleafError as problem:

@@ -59,6 +59,8 @@ def test_expression_on_the_list_of_each_event(text: str, expected: list[Any]) ->
         "met": ak.Array([1.0, 2.0, 4.0]),
     }
     assert Expression(text)(arrays).to_list() == expected
+    assert Expression("first(pt) > 15").keeps(arrays).tolist() == [False, False, True]
+    assert Expression("not first(pt) > 15").keeps(arrays).tolist() == [True, False, False]
     for wrong in ("count(met)", "scalar(pt)", "pt[met > 1]", "pt[eta]", "pt[count(pt) > 1]"):
         with pytest.raises(ConfigError, match="each"):
             Expression(wrong)(arrays)

@@ -433,6 +433,10 @@ def test_full_disk_is_told_and_leaves_nothing_half_written(tmp_path: Path) -> No
         assert told.startswith(f"error: no space left on the disk while writing {volume}/sub/")
         assert [path for path in volume.rglob("*") if path.is_file()] == []
         assert not (tmp_path / "out.json").exists()
+        # with room it goes through
+        subprocess.run(["mount", "-o", "remount,size=20m", str(volume)], check=True)
+        transform(wanted, volume, "sub", tmp_path / "out.json", 1, "q")
+        assert read_json(tmp_path / "out.json")["totals"]["events_out"] == 60_000
     finally:
         subprocess.run(["umount", str(volume)], check=True)
 

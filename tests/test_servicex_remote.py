@@ -1,5 +1,6 @@
 """The remote backend: a ServiceX's results are those of the embedded backend, also after kills."""
 
+import asyncio
 import base64
 import json
 import os
@@ -24,7 +25,7 @@ from looseleaf.errors import ConfigError, ServiceFailed, Shortfall
 from looseleaf.files import read_json
 from looseleaf.servicex.embedded import transform as embedded
 from looseleaf.servicex.formats import ORIGINAL
-from looseleaf.servicex.remote import Endpoint, transform
+from looseleaf.servicex.remote import FIRST_WAIT, LONGEST_WAIT_HERE, Endpoint, transform
 from looseleaf.servicex.request import Request, request_from_das
 
 COLUMNS = ["run", "luminosityBlock", "event", "genWeight", "Muon_pt", "Muon_charge", "MET_pt|PFMET"]
@@ -144,6 +145,35 @@ def test_a_complete_request_is_not_asked_again(service: Service, das: Path, tmp_
     assert asked(wanted(das), tmp_path, mounted(service)) == first
 
 
+def test_another_destination_is_another_request(
+    service: Service, das: Path, tmp_path: Path
+) -> None:
+    first = asked(wanted(das), tmp_path / "first", mounted(service))
+    again = asked(wanted(das), tmp_path / "again", mounted(service))
+    # what the service has is taken up for a folder that has nothing
+    assert len(run(service.adapter.get_transforms())) == 1
+    other = asked(wanted(das), tmp_path / "other", Endpoint())
+    destinations = [s.result_destination for s in run(service.adapter.get_transforms())]
+    assert destinations == ["volume", "object-store"]
+    assert content(first) == content(again) == content(other)
+
+
+def test_a_service_of_this_machine_is_asked_often(
+    service: Service, das: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float, *more: Any) -> Any:
+        waits.append(seconds)
+        return await sleep(seconds, *more)
+
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    asked(wanted(das), tmp_path, mounted(service))
+    assert waits[0] == FIRST_WAIT == 0.1
+    assert max(waits) <= LONGEST_WAIT_HERE == 0.5
+
+
 def test_a_file_without_result_is_named_and_the_rest_is_kept(
     service: Service, das: Path, tmp_path: Path
 ) -> None:
@@ -219,7 +249,6 @@ def test_a_canceled_request_is_told_and_asked_again(
 CLIENT = """
 import sys
 from pathlib import Path
-from looseleaf.servicex.formats import ORIGINAL
 from looseleaf.servicex.remote import Endpoint, transform
 from looseleaf.servicex.request import request_from_das
 das, folder, mount, output_format, cut, *columns = sys.argv[1:]

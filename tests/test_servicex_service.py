@@ -4,12 +4,15 @@ import base64
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,11 @@ import boto3
 import pyarrow.parquet as pq
 import pytest
 import uproot
+import uvicorn
 from botocore.config import Config
 from samples import SETTINGS, TRUTH, qcd
-from service import COMMAND, QUERY, Service, expected, holds, run, selection
+from service import COMMAND, NO_JAIL, QUERY, Service, expected, holds, run, selection
+from starlette.staticfiles import StaticFiles
 
 from looseleaf.files import read_json
 from looseleaf.samples.generate import generate
@@ -362,9 +367,20 @@ def test_python_query_to_parquet(service: Service, files: list[str]) -> None:
     [
         ("raise KeyError('no such thing')", "KeyError: 'no such thing'"),
         ("sys.exit(3)", "it ended with status 3"),
-        ("os.kill(os.getpid(), 9)", "it ended with status -9"),
+        ("os.kill(os.getpid(), 9)", "it ended with status"),
         ("return bytearray(3 << 30)", "needs more than 2,147,483,648 bytes of memory"),
         ("return {}", "returned no tree"),
+        (
+            "f = open(os.environ['HOME'] + '/x', 'wb'); f.seek(3 << 30); f.write(b'x'); f.close()",
+            "File too large",
+        ),
+        ("[os.open('/dev/null', 0) for _ in range(300)]", "Too many open files"),
+        ("os.write(3, b'[1]'); os._exit(0)", "answered in place of the service's code"),
+        pytest.param(
+            "[os.fork() or __import__('time').sleep(60) for _ in range(300)]",
+            "Resource temporarily unavailable",
+            marks=pytest.mark.skipif(NO_JAIL is not None, reason=f"no jail here: {NO_JAIL}"),
+        ),
     ],
 )
 def test_python_query_that_fails(service: Service, files: list[str], body: str, error: str) -> None:
@@ -392,6 +408,122 @@ def test_python_query_sees_no_secret(service: Service, files: list[str]) -> None
     for secret in ("LOOSELEAF_TEST_SECRET", str(service.state), *keys.values()):
         assert secret not in text
     assert os.environ["HOME"] + "'" not in text
+
+
+# what a query tries; gives back what it got hold of
+TRIES = """
+import os, signal, socket
+def run_query(path):
+    got = []
+    def attempt(what, action):
+        try:
+            action()
+            got.append(what)
+        except OSError:
+            pass
+    for secret in {secrets}:
+        attempt("read " + secret, lambda: open(secret, "rb").close())
+    for folder in {folders}:
+        if os.access(folder, os.W_OK):
+            got.append("write " + folder)
+    attempt("change its input", lambda: open(path, "ab").close())
+    service = ("127.0.0.1", {port})
+    attempt("talk to the service", lambda: socket.create_connection(service, 2).close())
+    attempt("signal the service", lambda: os.kill({pid}, 0))
+    attempt("be root", lambda: os.setuid(0))
+    if len([name for name in os.listdir("/proc") if name.isdigit()]) > 2:
+        got.append("see processes")
+    with open("/proc/self/status") as status:
+        lines = list(status)
+    for line in lines:
+        if line.startswith(("CapEff", "CapPrm")) and int(line.split()[1], 16):
+            got.append("have capabilities")
+    raise RuntimeError(repr(sorted(set(got))))
+"""
+
+
+@pytest.mark.skipif(NO_JAIL is not None, reason=f"no jail here: {NO_JAIL}")
+def test_a_python_query_is_in_a_jail(service: Service, files: list[str], tmp_path: Path) -> None:
+    other = service.submit(file_list=files[:1], selection=selection())
+    service.finished(other)
+    (result,) = service.folder(other).glob("*.root")
+    # readable by everybody, so that nothing but the jail hides them
+    proxy, config, key = tmp_path / "x509up_u0", tmp_path / ".servicex", tmp_path / "key.pem"
+    for path in (proxy, config, key):
+        path.write_text("secret")
+    own = [service.state / name for name in ("keys.json", "servicex.yaml", "state.sqlite")]
+    secrets = [*own, proxy, config, key, result, Path(files[1]), Path("/etc/passwd")]
+    assert service.process is not None
+    source = TRIES.format(
+        secrets=list(map(str, secrets)),
+        folders=[str(service.folder(other)), str(Path(files[0]).parent), "/usr", sys.prefix],
+        port=service.port,
+        pid=service.process.pid,
+    )
+    request = service.submit(
+        file_list=files[:1],
+        codegen="python",
+        selection=base64.b64encode(source.encode()).decode(),
+    )
+    service.finished(request)
+    (entry,) = read_json(service.folder(request) / "manifest.json")["files"]
+    assert entry["error"].endswith("RuntimeError: []"), entry["error"]
+    # outside of it the same attempts succeed, all but root's own
+    scope: dict[str, Any] = {}
+    exec(source, scope)
+    with pytest.raises(RuntimeError) as free:
+        scope["run_query"](files[0])
+    for what in (*(f"read {path}" for path in secrets), "talk to the service", "see processes"):
+        assert what in str(free.value)
+
+
+@contextmanager
+def web(folder: Path) -> Iterator[str]:
+    """A web server, with ranges, for the files in a folder."""
+    config = uvicorn.Config(StaticFiles(directory=folder), port=0, log_level="warning")
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.mark.skipif(NO_JAIL is not None, reason=f"no jail here: {NO_JAIL}")
+def test_a_python_query_reads_a_remote_file_without_a_network(
+    service: Service, files: list[str]
+) -> None:
+    body = "return uproot.open(path)['Events'].arrays(['event'])"
+    with web(Path(files[0]).parent) as url:
+        entry = asked_python(service, [f"{url}/{Path(files[0]).name}"], body)
+    assert (entry["status"], entry["result"]["events_out"]) == ("success", EVENTS // FILES)
+    assert entry["result"]["source_url"].startswith(url)
+    assert not list(service.volume.rglob(".part-*"))
+
+
+def test_without_a_jail_python_queries_take_the_operators_word(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    unsaid = Service(tmp_path, workers=1)
+    unsaid.options = [option for option in unsaid.options if option != "--unconfined-python"]
+    body = python("return uproot.open(path)['Events'].arrays(['event'])")
+    with unsaid:
+        with pytest.raises(RuntimeError, match=r"bwrap .* is not installed.*--unconfined-python"):
+            unsaid.submit(file_list=files[:1], codegen="python", selection=body)
+        assert "python" not in run(unsaid.adapter.get_code_generators_async())
+        request = unsaid.submit(file_list=files[:1], selection=selection())
+        assert unsaid.finished(request).files_completed == 1
+    with Service(tmp_path, "--unconfined-python", workers=1) as said:
+        request = said.submit(file_list=files[:1], codegen="python", selection=body)
+        assert said.finished(request).files_completed == 1
+
+
+def test_what_python_queries_see_holds_no_secret(tmp_path: Path) -> None:
+    key = str(Path(sys.prefix) / "pyvenv.cfg")
+    text = refused(tmp_path, "--certificate", key, "--key", key)
+    assert f"Python queries see all of {sys.prefix}: put it elsewhere" in text
 
 
 def test_only_python_with_a_token(files: list[str], tmp_path: Path) -> None:
@@ -525,7 +657,7 @@ def test_a_manifest_that_cannot_be_written_is_no_success(files: list[str], tmp_p
         assert (status.status, status.files_completed) == ("Fatal", FILES)
 
 
-def refused(folder: Path, *options: str, user: int | None = None) -> str:
+def refused(folder: Path, *options: str) -> str:
     """What the command says when it doesn't start."""
     plain = ["--volume", str(folder / "volume"), "--state", str(folder / "state"), "--port", "0"]
     done = subprocess.run(
@@ -534,7 +666,6 @@ def refused(folder: Path, *options: str, user: int | None = None) -> str:
         text=True,
         timeout=60,
         check=False,
-        user=user,
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -555,25 +686,79 @@ def test_folders_and_addresses_that_are_refused(tmp_path: Path) -> None:
         assert "another service runs with this state" in refused(tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
-def test_a_volume_that_fills_up(files: list[str], tmp_path: Path) -> None:
-    volume = tmp_path / "volume"
-    volume.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(volume)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+@contextmanager
+def mounted(place: Path, size: str) -> Iterator[None]:
+    """A file system of its own, as small as that."""
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a tmpfs is not allowed here")
     try:
-        with Service(tmp_path, workers=1) as service:
-            everything = selection(cut=None, filter_name="*")
-            request = service.submit(file_list=files, selection=everything)
-            status = service.finished(request)
-            assert status.files_failed > 0
-            entries = read_json(service.folder(request) / "manifest.json")["files"]
-            errors = {entry["error"] for entry in entries if entry["status"] == "failure"}
-            assert all("No space left on device" in error for error in errors)
-            assert not list(service.folder(request).glob(".part-*"))
-            run(service.adapter.delete_transform(request))
-            small = service.submit(file_list=files[:1], selection=selection())
-            assert service.finished(small).files_completed == 1
+        yield
     finally:
-        subprocess.run(["umount", str(volume)], check=True)
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def remount(place: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", str(place)], check=True)
+
+
+def test_a_volume_that_fills_up(files: list[str], tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    with mounted(volume, "160k"), Service(tmp_path, workers=1) as service:
+        everything = selection(cut=None, filter_name="*")
+        request = service.submit(file_list=files, selection=everything)
+        status = service.finished(request)
+        assert status.files_failed > 0
+        entries = read_json(service.folder(request) / "manifest.json")["files"]
+        errors = {entry["error"] for entry in entries if entry["status"] == "failure"}
+        assert all("No space left on device" in error for error in errors)
+        assert not list(service.folder(request).glob(".part-*"))
+        run(service.adapter.delete_transform(request))
+        small = service.submit(file_list=files[:1], selection=selection())
+        assert service.finished(small).files_completed == 1
+
+
+def test_a_volume_that_can_no_longer_be_written(files: list[str], tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    with mounted(volume, "10m"):
+        with Service(tmp_path, workers=1) as service:
+            remount(volume, "ro")
+            status = service.finished(service.submit(file_list=files, selection=selection()))
+            # not even a manifest can say so
+            assert (status.status, status.files_failed) == ("Fatal", FILES)
+            remount(volume, "rw")
+            request = service.submit(file_list=files, selection=selection())
+            assert service.finished(request).files_completed == FILES
+        remount(volume, "ro")
+        assert "the volume can't be used: Read-only file system" in refused(tmp_path)
+
+
+def fill(path: Path) -> None:
+    with open(path, "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def submit_many(service: Service, files: list[str]) -> None:
+    # the log beside the database has some room left
+    for _ in range(100):
+        service.submit(file_list=files, selection=selection(cut="MET_pt > 1" + "0" * 4000))
+
+
+def test_a_state_whose_disk_is_full(files: list[str], tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with mounted(state, "1m"), Service(tmp_path, workers=1) as service:
+        # a file that is under way while the disk fills up
+        body = "import time; time.sleep(3); return uproot.open(path)['Events'].arrays(['event'])"
+        slow = service.submit(file_list=files[:1], codegen="python", selection=python(body))
+        filling = state / "filling"
+        with pytest.raises(OSError, match="No space left"):
+            fill(filling)
+        with pytest.raises(RuntimeError, match="the service's own disk is full"):
+            submit_many(service, files)
+        filling.unlink()
+        # what was taken in is carried out, and new requests are
+        assert service.finished(slow).files_completed == 1
+        request = service.submit(file_list=files[:1], selection=selection())
+        assert service.finished(request).files_completed == 1

@@ -9,7 +9,7 @@ import numpy as np
 from coffea.processor import ProcessorABC
 
 from looseleaf.objects.corrections import Corrections
-from looseleaf.objects.events import counted_momentum, recorded, weights, yes_or_no
+from looseleaf.objects.events import counted_momentum, recorded, weights
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
@@ -74,8 +74,7 @@ class ApplicationProcessor(ProcessorABC):
         if events.metadata["role"] == "observe" and not self._analysis["unblind"]:
             selected &= prediction.failing > 0
         in_channel = {
-            channel: selected & yes_or_no(cut, quantities)
-            for channel, cut in self._channels.items()
+            channel: selected & cut.keeps(quantities) for channel, cut in self._channels.items()
         }
         axis = hist.axis.StrCategory(list(self._channels), name=CHANNEL, overflow=False)
         by_failing = hist.Hist(

@@ -30,15 +30,6 @@ class Branches:
         raise ConfigError(f"an expression speaks of {name!r}, which is no branch of these events")
 
 
-def yes_or_no(cut: Expression, columns: Any) -> NDArray[np.bool_]:
-    """Which events an expression keeps; `ConfigError` unless it says so for each of them."""
-    value = cut(columns)
-    mask = ak.to_numpy(value) if getattr(value, "ndim", 0) == 1 else None
-    if mask is None or mask.dtype != bool:
-        raise ConfigError(f"the cut {cut.text!r} should give a yes or no for each event")
-    return mask
-
-
 class Selection:
     """Leptons chosen from the events of a region, one entry for each.
 
@@ -82,7 +73,7 @@ def passing(events: Any, text: str) -> NDArray[np.bool_]:
 
     Raises `ConfigError` if it gives anything but one yes or no for each event.
     """
-    return yes_or_no(Expression(text), Branches(events))
+    return Expression(text).keeps(Branches(events))
 
 
 def met(events: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -106,6 +106,20 @@ class Expression:
         """The value for arrays looked up by name, `columns[name]`; numpy or awkward arrays."""
         return self._value(self._body, columns)
 
+    def keeps(self, columns: Mapping[str, Any] | Any) -> Any:
+        """Which events a cut keeps, as an array of bool; not those in which it has no value.
+
+        Raises `ConfigError` unless it says yes or no for each of them.
+        """
+        import awkward as ak  # noqa: PLC0415 - as below
+
+        value = self(columns)
+        if getattr(value, "ndim", 0) == 1:
+            mask = ak.to_numpy(ak.fill_none(value, False))
+            if mask.dtype == bool:
+                return mask
+        raise ConfigError(f"the cut {self.text!r} should give a yes or no for each event")
+
     def _value(self, node: ast.AST, columns: Any) -> Any:
         # numpy's functions dispatch on awkward arrays too; imported late, since the graph is
         # parsed with this module and only jobs compute
@@ -142,6 +156,8 @@ class Expression:
     def _passing(self, values: Any, mask: Any) -> Any:
         import awkward as ak  # noqa: PLC0415 - as above
 
+        if not isinstance(values, ak.Array):
+            raise TypeError(f"objects of {type(values).__name__}")
         if not (isinstance(mask, ak.Array) and mask.ndim == 2 and _type_of(mask) == "bool"):
             raise ConfigError(
                 f"expression {self.text!r}: in [] stands a yes or no for each object of the events"

@@ -10,7 +10,7 @@ import awkward as ak
 import numpy as np
 
 from looseleaf.cost import Stopwatch
-from looseleaf.errors import ConfigError, DataFileError, ReadFailed, reading
+from looseleaf.errors import DataFileError, ReadFailed, reading
 from looseleaf.files import adler32, whole
 from looseleaf.nanoaod import TREE, Events, choose_branches, open_events
 from looseleaf.objects.branches import EFT_COEFFICIENTS
@@ -113,17 +113,6 @@ def collections_of(branches: list[str], present: set[str]) -> dict[str, list[str
         prefix = branch.partition("_")[0]
         groups.setdefault(prefix if f"n{prefix}" in present else branch, []).append(branch)
     return {name: of for name, of in groups.items() if not (name[0] == "n" and name[1:] in groups)}
-
-
-def _mask(cut: Expression, arrays: ak.Array) -> np.ndarray:
-    value = cut(arrays)
-    if value.ndim == 1 and isinstance(value.type.content, ak.types.OptionType):
-        # an event that has nothing to compare doesn't pass
-        value = ak.fill_none(value, False)
-    mask = ak.to_numpy(value) if value.ndim == 1 else None
-    if mask is None or mask.dtype != bool:
-        raise ConfigError(f"servicex.cut: {cut.text!r} should give a yes or no for each event")
-    return mask
 
 
 def transform_file(task: FileTask) -> FileResult:
@@ -258,7 +247,7 @@ def _keep(
     if sums is not None and isinstance(tree, ParquetTree):
         sums.left_out = tree.num_entries - tree.events(tree.left(pushed))
     for arrays in steps(tree, url, list(dict.fromkeys([*branches, *extra])), pushed):
-        mask = None if cut is None else _mask(cut, arrays)
+        mask = None if cut is None else cut.keeps(arrays)
         if sums is not None:
             _add(sums, arrays, mask, url)
         kept = selected(arrays, mask)

@@ -18,7 +18,7 @@ from looseleaf.servicex.request import MANIFEST
 from looseleaf.servicex.service.auth import Keys, signed
 from looseleaf.servicex.service.engine import Engine
 from looseleaf.servicex.service.queries import CODEGENS, check, usable
-from looseleaf.servicex.service.state import BAD_DATASET, RUNNING, FileRow, stamp
+from looseleaf.servicex.service.state import BAD_DATASET, RUNNING, FileRow, StateFull, stamp
 
 CAPABILITIES = ["poll_local_transformation_results", "long_sample_titles_10240"]
 GIVEN = "File List Provided in Request"
@@ -41,18 +41,28 @@ class Submission(BaseModel):
 
 
 def make_app(
-    engine: Engine, keys: Keys | None, catalogue: Mapping[str, Sequence[FileRecord]]
+    engine: Engine,
+    keys: Keys | None,
+    catalogue: Mapping[str, Sequence[FileRecord]],
+    no_python: str | None = None,
 ) -> FastAPI:
     """The service. Without keys nobody has to present a token, and nobody may send Python.
 
-    `catalogue` are the datasets that may be asked for by name.
+    `catalogue` are the datasets that may be asked for by name, `no_python` why nobody may send
+    Python, if nobody may.
     """
+    if keys is None:
+        no_python = "python queries are for services with a token"
     app = FastAPI(title="looseleaf servicex", version=__version__, docs_url=None, redoc_url=None)
 
     @app.exception_handler(HTTPException)
     async def told(request: Request, problem: HTTPException) -> JSONResponse:
         # the client looks for the reason under this name
         return JSONResponse({"message": problem.detail}, problem.status_code)
+
+    @app.exception_handler(StateFull)
+    async def full(request: Request, problem: StateFull) -> JSONResponse:
+        return JSONResponse({"message": f"the service's own disk is full: {problem}"}, 507)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, problem: RequestValidationError) -> JSONResponse:
@@ -70,7 +80,7 @@ def make_app(
         if keys is not None and not keys.valid(_presented(request)):
             raise HTTPException(401, "a valid token is needed: see the service's servicex.yaml")
 
-    protocol = _protocol(engine, keys, catalogue)
+    protocol = _protocol(engine, keys, catalogue, no_python)
     app.include_router(protocol, prefix="/servicex", dependencies=[Depends(allowed)])
     app.include_router(_object_store(engine, keys))
     return app
@@ -82,7 +92,10 @@ def _presented(request: Request) -> str:
 
 
 def _protocol(
-    engine: Engine, keys: Keys | None, catalogue: Mapping[str, Sequence[FileRecord]]
+    engine: Engine,
+    keys: Keys | None,
+    catalogue: Mapping[str, Sequence[FileRecord]],
+    no_python: str | None,
 ) -> APIRouter:
     router, state = APIRouter(), engine.state
 
@@ -100,7 +113,7 @@ def _protocol(
 
     @router.get("")
     def info() -> dict[str, Any]:
-        codegens = {k: v for k, v in usable().items() if keys is not None or k != "python"}
+        codegens = {k: v for k, v in usable().items() if no_python is None or k != "python"}
         return {
             "app-version": __version__,
             "code-gen-image": codegens,
@@ -109,8 +122,8 @@ def _protocol(
 
     @router.post("/transformation")
     def submit(asked: Submission) -> dict[str, str]:
-        if asked.codegen == "python" and keys is None:
-            raise HTTPException(403, "python queries are for services with a token")
+        if asked.codegen == "python" and no_python is not None:
+            raise HTTPException(403, no_python)
         try:
             paths = _checked(asked, catalogue)
         except ConfigError as problem:

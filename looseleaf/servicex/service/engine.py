@@ -5,7 +5,7 @@ import sys
 import threading
 import traceback
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,22 +16,33 @@ from looseleaf.servicex.formats import SUFFIXES
 from looseleaf.servicex.request import MANIFEST, request_folder
 from looseleaf.servicex.service.python import PythonTask, run_python
 from looseleaf.servicex.service.queries import check
-from looseleaf.servicex.service.state import COMPLETE, FATAL, RUNNING, FileRow, State
+from looseleaf.servicex.service.state import (
+    COMPLETE,
+    FATAL,
+    RUNNING,
+    FileRow,
+    State,
+    StateFull,
+)
 from looseleaf.servicex.service.workers import Batch, Carrier, Crew, Job, told, transient
 from looseleaf.servicex.transform import FileResult, FileTask, transform_file
 from looseleaf.servicex.volume import result_name
 
+# seconds until a disk that is full is tried again
+FULL = 2.0
 SERVICE_MANIFEST_FORMAT = "looseleaf-servicex/1"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """`tries` of a file, `seconds` for one try, and the memory in bytes of a python query."""
+    """`tries` of a file, `seconds` for one try, and the memory in bytes of a python query, which
+    runs in a jail if it is to be `confined`."""
 
     tries: int = 4
     backoff: float = 1.0
     seconds: int = 3600
     memory: int = 4 << 30
+    confined: bool = True
 
 
 class Engine:
@@ -116,13 +127,20 @@ class Engine:
             with self._work:
                 if self._stopping:
                     return
-                name, rows = self._next()
+                try:
+                    name, rows = self._next()
+                except StateFull:
+                    self._work.wait(FULL)
+                    continue
                 if not rows:
                     self._work.wait(self.state.next_retry())
                     continue
                 self._busy.update({row.number: (worker, name) for row in rows})
             try:
                 self._carry_out(name, rows, worker)
+            except StateFull:
+                # told, and the service is ending: the next one takes the files up
+                pass
             except Exception:
                 # a defect of ours: the files are given up, the service goes on
                 traceback.print_exc(file=sys.stderr)
@@ -135,6 +153,21 @@ class Engine:
                     for row in rows:
                         del self._busy[row.number]
                     self._work.notify_all()
+
+    def _written(self, change: Callable[..., Any], *values: Any) -> Any:
+        """A change of the state, made once there is room for it."""
+        warned = False
+        while True:
+            try:
+                return change(*values)
+            except StateFull as problem:
+                if not warned:
+                    print(f"{problem}: waiting for room", file=sys.stderr, flush=True)
+                warned = True
+                with self._work:
+                    if self._stopping:
+                        raise
+                    self._work.wait(FULL)
 
     def _next(self) -> tuple[str, list[FileRow]]:
         """The next batch: its name, and its files if there are any."""
@@ -156,13 +189,14 @@ class Engine:
                 return
             self._ended(left.pop(number), outcome)
         if not self._stopping:
-            self.state.release(list(left))
+            self._written(self.state.release, list(left))
 
     def _ended(self, row: FileRow, outcome: FileResult | Exception) -> None:
         if not isinstance(outcome, Exception):
             self._done(row, asdict(outcome), None)
         elif transient(outcome) and row.tries < self.limits.tries:
-            self.state.retry(row.number, self.limits.backoff * 2 ** (row.tries - 1), str(outcome))
+            after = self.limits.backoff * 2 ** (row.tries - 1)
+            self._written(self.state.retry, row.number, after, str(outcome))
         else:
             self._done(row, None, told(outcome))
 
@@ -179,6 +213,7 @@ class Engine:
                 format=request["format"],
                 memory=self.limits.memory,
                 seconds=self.limits.seconds,
+                confined=self.limits.confined,
             )
         return transform_file, FileTask(
             name=urls[0],
@@ -192,7 +227,7 @@ class Engine:
         )
 
     def _done(self, row: FileRow, result: dict[str, Any] | None, error: str | None) -> None:
-        if not self.state.done(row.number, result, error):
+        if not self._written(self.state.done, row.number, result, error):
             # canceled while it was written
             (self.folder(row.request) / row.output).unlink(missing_ok=True)
             return
@@ -211,9 +246,9 @@ class Engine:
                 write_json(self.folder(request_id) / MANIFEST, self._manifest(request))
             except OSError as problem:
                 print(f"request {request_id}: no manifest: {problem}", file=sys.stderr)
-                self.state.finish(request_id, FATAL)
+                self._written(self.state.finish, request_id, FATAL)
             else:
-                self.state.finish(request_id, COMPLETE)
+                self._written(self.state.finish, request_id, COMPLETE)
 
     def _manifest(self, request: dict[str, Any]) -> dict[str, Any]:
         return {

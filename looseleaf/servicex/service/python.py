@@ -1,8 +1,10 @@
 """Python queries: a user's `run_query(path)` on one file, in a process with nothing to steal.
 
-A query is arbitrary code. It runs in an interpreter of its own, with an environment that holds
-none of the service's settings, an empty folder as its home, and limits of memory and processor
-time. It is still a process of the service's Unix user: what that user may read, it may read.
+A query is arbitrary code. It runs in an interpreter of its own, in a jail (`jail`) that shows it
+the input file and the result, with an environment that holds none of the service's settings and
+limits of memory, processor time, sizes of files, processes and open files. What the service needs
+to know of the input it reads itself; a file elsewhere it fetches, so that a query needs neither a
+network nor anybody's proxy.
 """
 
 import json
@@ -11,28 +13,37 @@ import resource
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from tempfile import NamedTemporaryFile, TemporaryDirectory, TemporaryFile
+from typing import Any, BinaryIO
 
 import awkward as ak
 
 from looseleaf.cost import Stopwatch
-from looseleaf.errors import ConfigError, DataFileError
+from looseleaf.errors import ConfigError, DataFileError, reading
 from looseleaf.files import adler32, whole
 from looseleaf.nanoaod import TREE, open_events
 from looseleaf.servicex.formats import create
+from looseleaf.servicex.service.jail import give_up_rights, hand_over, jailed
 from looseleaf.servicex.service.queries import FUNCTION
 from looseleaf.servicex.transform import WEIGHT, FileResult, Sums, collections_of, steps
 
 LIBRARY_PATH = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
 
 
+# a worker is one core's
+ONE_CORE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+LONGEST_ANSWER, LONGEST_PROBLEM = 1 << 16, 1000
+PROCESSES, OPEN_FILES = 256, 256
+
+
 @dataclass(frozen=True)
 class PythonTask:
-    """A function's source and the file to run it on; limits in bytes and seconds."""
+    """A function's source and the file to run it on; limits in bytes and seconds. Without
+    `confined` there is no jail."""
 
     name: str
     urls: tuple[str, ...]
@@ -41,61 +52,152 @@ class PythonTask:
     format: str
     memory: int
     seconds: int
+    confined: bool = True
+
+
+@dataclass(frozen=True)
+class _Input:
+    """A file on this machine, where it comes from, and what is in it."""
+
+    path: Path
+    url: str
+    uuid: str
+    sums: Sums
 
 
 def run_python(task: PythonTask) -> FileResult:
     """Run a python query; the result stands whole at `task.output` or not at all.
 
-    Raises `DataFileError` with the last line of what went wrong in the query.
+    Raises `DataFileError` with the last line of what went wrong in the query, `ReadFailed` for a
+    file elsewhere that can't be read just now.
     """
     watch = Stopwatch()
     output = Path(task.output)
-    environment = {name: os.environ[name] for name in LIBRARY_PATH if name in os.environ}
-    with whole(output) as part, TemporaryDirectory(prefix="query-") as home:
-        done = subprocess.run(
-            # isolated: no PYTHON* variables, no packages of the user, not the working folder
-            [sys.executable, "-I", "-m", __name__],
-            input=json.dumps({**asdict(task), "part": str(part)}),
-            env={**environment, "HOME": home},
-            cwd=home,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
+    with whole(output) as part, _input(task, output.parent) as file:
+        identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{task.output}:{file.uuid}")
+        original = {
+            "source": task.name,
+            "events": file.sums.events_in,
+            "sum_of_weights": file.sums.weights_in,
+        }
+        events = _asked(
+            task,
+            file.path,
+            part,
+            {**asdict(task), "path": str(file.path), "part": str(part)}
+            | {"uuid": str(identity), "original": original},
         )
-        try:
-            told = json.loads(done.stdout)
-        except ValueError:
-            lines = done.stderr.strip().splitlines()
-            why = lines[-1] if lines else f"it ended with status {done.returncode}"
-            raise DataFileError(f"{task.name}: the python query failed: {why}") from None
-        if "problem" in told:
-            raise DataFileError(f"{task.name}: {told['problem']}")
         if part.is_symlink() or not part.is_file():
             raise DataFileError(f"{task.name}: the python query took its result away")
+        if os.geteuid() == 0:
+            os.chown(part, 0, 0)
     return FileResult(
         source=task.name,
-        source_url=told["url"],
+        source_url=file.url,
         passed_over=[],
-        source_uuid=told["source_uuid"],
+        source_uuid=file.uuid,
         output=output.name,
         bytes=output.stat().st_size,
         adler32=adler32(output),
-        uuid=told["uuid"],
-        events_in=told["events_in"],
-        events_out=told["events_out"],
-        sum_of_weights_in=told["sum_of_weights_in"],
-        sum_of_weights_out=told["sum_of_weights_in"],
+        uuid=str(identity),
+        events_in=file.sums.events_in,
+        events_out=events,
+        sum_of_weights_in=file.sums.weights_in,
+        sum_of_weights_out=file.sums.weights_in,
         eft_sums_in=None,
         lumi_sections=None,
-        cost=watch.cost(told["events_in"], 0).to_json(),
+        cost=watch.cost(file.sums.events_in, 0).to_json(),
     )
 
 
-def _limit(memory: int, seconds: int) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+@contextmanager
+def _input(task: PythonTask, folder: Path) -> Iterator[_Input]:
+    """The first of a task's files that can be read, a copy if it is not on this machine."""
+    problems: list[DataFileError] = []
+    for url in task.urls:
+        try:
+            with open_events(url) as file:
+                known, sums = file.uuid, Sums()
+                there = file.tree.keys(recursive=False)
+                for arrays in steps(file.tree, url, [WEIGHT] if WEIGHT in there else there[:1]):
+                    sums.add(arrays, None)
+        except DataFileError as problem:
+            problems.append(problem)
+            continue
+        if "://" not in url:
+            yield _Input(Path(url), url, known, sums)
+            return
+        with NamedTemporaryFile(dir=folder, prefix=".part-", suffix=".root") as copy:
+            with reading(url):
+                _fetch(url, copy.name)
+            hand_over(Path(copy.name))
+            yield _Input(Path(copy.name), url, known, sums)
+        return
+    raise type(problems[-1])("; ".join(map(str, problems)))
+
+
+def _fetch(url: str, path: str) -> None:
+    from fsspec.core import url_to_fs  # noqa: PLC0415 - for files elsewhere
+
+    filesystem, place = url_to_fs(url)
+    filesystem.get_file(place, path)
+
+
+def _asked(task: PythonTask, path: Path, part: Path, question: dict[str, Any]) -> int:
+    """Run a query in a process of its own; the number of events that it wrote."""
+    environment = {name: os.environ[name] for name in LIBRARY_PATH if name in os.environ}
+    # isolated: no PYTHON* variables, no packages of the user, not the working folder
+    command = [sys.executable, "-I", "-m", __name__]
+    # in files, whose size is limited, since a query may print without end
+    with (
+        TemporaryDirectory(prefix="query-", ignore_cleanup_errors=True) as home,
+        TemporaryFile() as answer,
+        TemporaryFile() as errors,
+    ):
+        if task.confined:
+            hand_over(Path(home), part)
+            command = jailed(command, Path(home), [path], part)
+        done = subprocess.run(
+            command,
+            input=json.dumps(question).encode(),
+            env={**environment, **ONE_CORE, "HOME": home},
+            cwd=home,
+            stdout=answer,
+            stderr=errors,
+            check=False,
+        )
+        try:
+            told = json.loads(_end_of(answer))
+        except ValueError:
+            lines = _end_of(errors).strip().splitlines()
+            why = lines[-1] if lines else f"it ended with status {done.returncode}"
+            told = {"problem": f"the python query failed: {why}"}
+    match told:
+        case {"events_out": int(events)}:
+            return events
+        case {"problem": str(problem)}:
+            raise DataFileError(f"{task.name}: {problem[:LONGEST_PROBLEM]}")
+    raise DataFileError(f"{task.name}: the python query answered in place of the service's code")
+
+
+def _end_of(file: BinaryIO) -> str:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - LONGEST_ANSWER))
+    return file.read().decode(errors="replace")
+
+
+def _limit(memory: int, seconds: int, confined: bool) -> None:
+    """Limits that the query can't raise; `confined`, its user's processes are those in jails."""
+    for what, most in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_CORE, 0),
+        # a result has been in memory before
+        (resource.RLIMIT_FSIZE, memory),
+        (resource.RLIMIT_NOFILE, OPEN_FILES),
+        *([(resource.RLIMIT_NPROC, PROCESSES)] if confined else []),
+    ):
+        resource.setrlimit(what, (most, most))
 
 
 def _trees(returned: Any) -> dict[str, ak.Array]:
@@ -111,37 +213,14 @@ def _trees(returned: Any) -> dict[str, ak.Array]:
 
 
 def _carry_out(task: dict[str, Any]) -> dict[str, Any]:
-    problems = []
-    for url in task["urls"]:
-        try:
-            with open_events(url) as file:
-                known, sums = file.uuid, Sums()
-                there = file.tree.keys(recursive=False)
-                for arrays in steps(file.tree, url, [WEIGHT] if WEIGHT in there else there[:1]):
-                    sums.add(arrays, None)
-            break
-        except DataFileError as problem:
-            problems.append(str(problem))
-    else:
-        return {"problem": "; ".join(problems)}
     scope: dict[str, Any] = {"__name__": "query"}
     exec(compile(task["source"], "<python query>", "exec"), scope)
-    trees = _trees(scope[FUNCTION](url))
-    identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{task['output']}:{known}")
-    with create(Path(task["part"]), task["format"], identity) as result:
+    trees = _trees(scope[FUNCTION](task["path"]))
+    with create(Path(task["part"]), task["format"], uuid.UUID(task["uuid"])) as result:
         for name, arrays in trees.items():
             result.extend(name, arrays, collections_of(arrays.fields, set(arrays.fields)))
-        result.describe(
-            {"source": task["name"], "events": sums.events_in, "sum_of_weights": sums.weights_in}
-        )
-    return {
-        "url": url,
-        "source_uuid": known,
-        "uuid": str(identity),
-        "events_in": sums.events_in,
-        "events_out": len(next(iter(trees.values()))),
-        "sum_of_weights_in": sums.weights_in,
-    }
+        result.describe(task["original"])
+    return {"events_out": len(next(iter(trees.values())))}
 
 
 def _main() -> None:
@@ -149,7 +228,9 @@ def _main() -> None:
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     task = json.load(sys.stdin)
-    _limit(task["memory"], task["seconds"])
+    if task["confined"]:
+        give_up_rights()
+    _limit(task["memory"], task["seconds"], task["confined"])
     try:
         told = _carry_out(task)
     except MemoryError:

@@ -4,6 +4,7 @@ import fcntl
 import ipaddress
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from looseleaf.errors import ConfigError
 from looseleaf.files import whole
 from looseleaf.records import FileRecord, read_catalogue
 from looseleaf.servicex.request import request_folder
+from looseleaf.servicex.service import jail
 from looseleaf.servicex.service.app import make_app
 from looseleaf.servicex.service.auth import Keys, write_private
 from looseleaf.servicex.service.engine import Engine, Limits
@@ -69,10 +71,13 @@ def serve(service: Service) -> None:
         scheme = "http" if service.certificate is None else "https"
         name = f"[{service.host}]" if ":" in service.host else service.host
         url = f"{scheme}://{name}:{listener.getsockname()[1]}"
+        no_python = None if keys is None else _no_python(service, volume, state)
         crew = _crew(service, volume)
-        engine = Engine(State(state / "state.sqlite"), volume, service.subdir, crew, service.limits)
+        # a pod has none of the service's secrets, and is all the jail that can be made there
+        limits = replace(service.limits, confined=service.limits.confined and service.pods is None)
+        engine = Engine(State(state / "state.sqlite"), volume, service.subdir, crew, limits)
         config = uvicorn.Config(
-            make_app(engine, keys, datasets),
+            make_app(engine, keys, datasets, no_python),
             log_level="warning",
             access_log=False,
             ssl_certfile=service.certificate,
@@ -127,6 +132,32 @@ def _safe(service: Service) -> None:
             f"--host {service.host}: others can reach this address, so it takes a token and TLS "
             "(--certificate, --key); 127.0.0.1 is for this machine alone"
         )
+
+
+def _no_python(service: Service, *folders: Path) -> str | None:
+    """Why nobody may send Python queries; None, with a warning if they get no jail, if one may."""
+    if service.pods is not None:
+        return None
+    if not service.limits.confined:
+        print(
+            "warning: --unconfined-python: Python queries can read and change what this service's "
+            "user can",
+            file=sys.stderr,
+        )
+        return None
+    given = [path.resolve() for path in (service.key, service.token_file) if path is not None]
+    secret = [*folders, *given]
+    for path in secret:
+        for folder in jail.visible():
+            if path.is_relative_to(folder):
+                raise ConfigError(f"{path}: Python queries see all of {folder}: put it elsewhere")
+    problem = jail.missing()
+    if problem is None:
+        return None
+    return (
+        f"python queries need a jail, which this service can't make: {problem}; its operator may "
+        "install bubblewrap, or do without (--unconfined-python)"
+    )
 
 
 def _folders(service: Service) -> tuple[Path, Path]:

@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from looseleaf.errors import LooseleafError
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS requests (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, title TEXT,
@@ -27,6 +29,8 @@ CREATE INDEX IF NOT EXISTS files_of ON files (request, status);
 CREATE INDEX IF NOT EXISTS files_by_status ON files (status);
 CREATE TABLE IF NOT EXISTS clock (last TEXT NOT NULL);
 """
+# the log beside the database can't grow, or the file can't
+NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
 # the words of the protocol
 RUNNING, COMPLETE, CANCELED = "Running", "Complete", "Canceled"
 FATAL, BAD_DATASET = "Fatal", "Bad Dataset"
@@ -67,10 +71,18 @@ def stamp(moment: datetime) -> str:
     return moment.isoformat(timespec="microseconds")
 
 
+class StateFull(LooseleafError):
+    """The service can't write down what is asked of it or done, for want of room on its disk."""
+
+
 class State:
-    """The requests of a service; every method is a transaction of its own."""
+    """The requests of a service; every method is a transaction of its own.
+
+    A change for which there is no room on the disk raises `StateFull`, and is not made.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode = WAL")
@@ -80,13 +92,17 @@ class State:
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
             try:
+                self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
+                self._db.execute("COMMIT")
+            except BaseException as problem:
+                # SQLite has done so itself where it ran out of room
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                if getattr(problem, "sqlite_errorcode", None) in NO_ROOM:
+                    raise StateFull(f"{self._path}: {problem}") from None
                 raise
-            self._db.execute("COMMIT")
 
     def _rows(self, query: str, *values: Any) -> list[Any]:
         with self._lock:

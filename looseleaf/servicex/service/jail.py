@@ -1,0 +1,80 @@
+"""Where Python queries run: a jail made by bubblewrap.
+
+In it stand the system's programs and libraries, this Python and looseleaf, read-only; the input
+file, read-only; an empty folder; and the one file that the result goes into. There is no network,
+no other process, no capability and no way to new rights. Where the service runs as root, the query
+runs as nobody.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import looseleaf
+
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
+# what the dynamic linker and the clock need of /etc; nothing of it is secret
+SETTINGS = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
+ALONE = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try")
+NOBODY = 65534
+
+
+def visible() -> list[Path]:
+    """The folders that a query sees beside the system's: of Python, and looseleaf itself."""
+    package = Path(looseleaf.__file__).parent
+    return list(dict.fromkeys([Path(sys.base_prefix), Path(sys.prefix), package]))
+
+
+def jailed(command: Sequence[str], home: Path, reads: Sequence[Path], writes: Path) -> list[str]:
+    """A command that runs `command` in the jail, with the folder `home` as its /tmp."""
+    options = ["bwrap", *ALONE, "--die-with-parent"]
+    if os.geteuid() == 0:
+        # what `give_up_rights` needs, and gives up
+        options += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    for path in (*SYSTEM, *SETTINGS):
+        options += [*_way_to(Path(path)), "--ro-bind-try", path, path]
+    for folder in visible():
+        options += [*_way_to(folder), "--ro-bind", str(folder), str(folder)]
+    options += ["--proc", "/proc", "--dev", "/dev", "--bind", str(home), "/tmp"]
+    for path in reads:
+        options += [*_way_to(path), "--ro-bind", str(path), str(path)]
+    options += _way_to(writes)
+    options += ["--bind", str(writes), str(writes), "--chdir", "/tmp", "--setenv", "HOME", "/tmp"]
+    return [*options, "--remount-ro", "/dev", "--remount-ro", "/", *command]
+
+
+def _way_to(path: Path) -> list[str]:
+    """Folders that lead to a place in the jail, for every user of it."""
+    above = list(path.parents)[-2::-1]
+    return [word for folder in above for word in ("--dir", str(folder))]
+
+
+def hand_over(*paths: Path) -> None:
+    """Make files those of the user whom a query runs as."""
+    if os.geteuid() == 0:
+        for path in paths:
+            os.chown(path, NOBODY, NOBODY)
+
+
+def give_up_rights() -> None:
+    """In the jail, before anything of a user's is run."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+
+
+def missing() -> str | None:
+    """Why no jail can be made on this machine, None if one can."""
+    if shutil.which("bwrap") is None:
+        return "the program bwrap (bubblewrap) is not installed"
+    try:
+        command = jailed([sys.executable, "-I", "-c", ""], Path("/tmp"), [], Path("/dev/null"))
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        return f"bwrap: {problem}"
+    told = done.stderr.strip().splitlines()
+    return None if done.returncode == 0 else (told[-1] if told else "bwrap doesn't work")
