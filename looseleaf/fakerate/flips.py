@@ -32,6 +32,7 @@ from looseleaf.objects.events import recorded
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.names import FLIP_CORRECTION
+from looseleaf.objects.rates import clamped_bins
 from looseleaf.processing.stage import DatasetFiles, Running, event_metadata, process_datasets
 
 SIGNS, BANDS = ("opposite", "same"), ("peak", "beside")
@@ -78,7 +79,11 @@ class FlipProcessor(ProcessorABC):
             *axes,
             storage=hist.storage.Int64(),
         )
-        places = [self._bin(electron) for electron in (first, second)]
+        edges = analysis["binning"]["pt"], analysis["binning"]["abs_eta"]
+        places = [
+            clamped_bins(*edges, ak.to_numpy(one.pt), np.abs(ak.to_numpy(one.eta)))
+            for one in (first, second)
+        ]
         for sign, of_sign in zip(SIGNS, (~same, same), strict=True):
             for band, of_band in zip(BANDS, (peak, beside), strict=True):
                 mask = of_sign & of_band
@@ -91,17 +96,6 @@ class FlipProcessor(ProcessorABC):
         )
         cutflow[...] = [int(value) for value in steps.values()]
         return {"pairs": counted, "cutflow": cutflow}
-
-    def _bin(self, electron: Any) -> NDArray[np.int64]:
-        binning = self._analysis["binning"]
-        row, column = (
-            np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
-            for edges, values in (
-                (binning["pt"], ak.to_numpy(electron.pt)),
-                (binning["abs_eta"], np.abs(ak.to_numpy(electron.eta))),
-            )
-        )
-        return row * (len(binning["abs_eta"]) - 1) + column
 
     def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
         return accumulator
