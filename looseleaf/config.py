@@ -30,6 +30,7 @@ RESERVED = (
     "truth",
     "closure",
     "closure_histograms",
+    "flips",
     "histograms",
     "yields",
     "workspace",
@@ -37,7 +38,7 @@ RESERVED = (
 )
 # coefficients up to which squared weights are kept at every point: 715 numbers a bin for 9
 MOST_EXACT = 9
-KINDS = ("fakerate", "application", "topcoffea")
+KINDS = ("fakerate", "application", "flips", "topcoffea")
 
 
 @dataclass(frozen=True)
@@ -253,6 +254,7 @@ def _analyses(
             raise ConfigError(f"{path}: name: the analysis {analysis['name']!r} exists already")
         if roles := working_points_of(analysis, analyses, str(path)):
             analysis["working_points"] = roles
+        _check_flips(analysis, analyses, str(path))
         for key, correction in analysis.get("corrections", {}).items():
             where = f"{path}: corrections.{key}.file"
             correction["file"] = str(find(correction["file"], base, where))
@@ -303,6 +305,17 @@ def working_points_of(
     return roles
 
 
+def _check_flips(analysis: Mapping[str, Any], analyses: Mapping[str, Any], file: str) -> None:
+    """Refuse a map of charge flips that nothing before measures, and bins that fall."""
+    if analysis["kind"] == "flips":
+        for axis, edges in analysis["binning"].items():
+            _check_rising(edges, f"{file}: binning.{axis}")
+        _check_rising(analysis["mass"]["peak"], f"{file}: mass.peak")
+    name = analysis.get("flips", {}).get("map")
+    if name is not None and analyses.get(name, {}).get("kind") != "flips":
+        raise ConfigError(f"{file}: flips.map: {name!r} is no flips analysis listed before it")
+
+
 def _check_analysis(
     analysis: Mapping[str, Any],
     datasets: Mapping[str, Any],
@@ -322,7 +335,7 @@ def _check_analysis(
             raise ConfigError(f"{file}: datasets.data: {name!r} is simulation")
         if datasets[name]["data"] and name not in _may_be_data(analysis):
             raise ConfigError(f"{file}: datasets: {name!r} is data; here simulation is expected")
-        normalised = analysis.get("weights", "xsec") == "xsec"
+        normalised = analysis["kind"] != "flips" and analysis.get("weights", "xsec") == "xsec"
         if normalised and not datasets[name]["data"] and "xsec_pb" not in datasets[name]:
             raise ConfigError(f"{file}: datasets: {name!r} needs an xsec_pb to be normalised")
     for name, observable in analysis.get("observables", {}).items():
@@ -342,9 +355,7 @@ def _check_analysis(
 
 def _may_be_data(analysis: Mapping[str, Any]) -> list[str]:
     """The datasets of an analysis that needn't be simulation."""
-    group = {"fakerate": "measure", "application": "observe", "topcoffea": "data"}.get(
-        analysis["kind"]
-    )
+    group = {"application": "observe", "topcoffea": "data"}.get(analysis["kind"], "measure")
     return analysis["datasets"].get(group, [])
 
 

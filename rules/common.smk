@@ -24,6 +24,7 @@ DEMO = [name for name in DATASETS if "sample" in SETTINGS.datasets[name]]
 FAKERATE = SETTINGS.of_kind("fakerate")
 WITH_TRUTH = [name for name in FAKERATE if "truth" in SETTINGS.analyses[name]]
 APPLICATION = SETTINGS.of_kind("application")
+FLIPS = SETTINGS.of_kind("flips")
 TOPCOFFEA = SETTINGS.of_kind("topcoffea")
 FORMATS = ("png", "pdf")
 ENVIRONMENT = "../envs/looseleaf.yaml"
@@ -162,8 +163,10 @@ def maps_of(analysis):
 
 
 def flips_of(analysis):
-    """The correctionlib file of charge flips, where an analysis names one."""
+    """The correctionlib file of charge flips, where an analysis names one or who measures it."""
     flips = SETTINGS.analyses[analysis].get("flips")
+    if flips and "map" in flips:
+        return PATHS.fakerate("flips.correctionlib.json", flips["map"])
     return config_file(flips["file"]) if flips else []
 
 
@@ -210,6 +213,8 @@ def job_records():
         *expand(PATHS.benchmark("fakerate_measure/{analysis}"), analysis=FAKERATE),
         *expand(PATHS.benchmark("fakerate_apply/{analysis}"), analysis=APPLICATION),
         *expand(PATHS.benchmark("fakerate_closure/{analysis}"), analysis=APPLICATION),
+        *expand(PATHS.benchmark("fakerate_flips_process/{analysis}"), analysis=FLIPS),
+        *expand(PATHS.benchmark("fakerate_flips/{analysis}"), analysis=FLIPS),
         *expand(PATHS.benchmark("topcoffea_process/{analysis}"), analysis=TOPCOFFEA),
         *expand(PATHS.benchmark("topcoffea_combine/{analysis}"), analysis=TOPCOFFEA),
         *expand(PATHS.benchmark("topcoffea_datacards/{analysis}"), analysis=TOPCOFFEA),
@@ -221,7 +226,7 @@ def job_records():
 
 def all_ledgers():
     """Every analysis' ledgers."""
-    kinds = [("fakerate", FAKERATE + APPLICATION), ("topcoffea", TOPCOFFEA)]
+    kinds = [("fakerate", FAKERATE + APPLICATION + FLIPS), ("topcoffea", TOPCOFFEA)]
     return [
         path
         for kind, analyses in kinds

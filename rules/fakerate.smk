@@ -155,6 +155,63 @@ rule fakerate_closure:
         "../scripts/fakerate_closure.py"
 
 
+for analysis in FLIPS:
+
+    rule:
+        name:
+            f"fakerate_flips_process_{analysis}"
+        input:
+            manifests=by_dataset(analysis, PATHS.manifest),
+            masks=lumi_masks(analysis),
+        output:
+            processed=by_dataset(analysis, PATHS.processed("fakerate", analysis)),
+            ledgers=by_dataset(analysis, PATHS.ledger("fakerate", analysis)),
+            tasks=PATHS.tasks("fakerate", analysis),
+            performance=PATHS.performance("fakerate", analysis),
+        log:
+            PATHS.log(f"fakerate_flips_process/{analysis}"),
+        benchmark:
+            PATHS.benchmark(f"fakerate_flips_process/{analysis}")
+        conda:
+            ENVIRONMENT
+        threads: workflow.cores
+        resources:
+            dask_cluster=1,
+            site=canonical(SETTINGS.site),
+            limits=canonical(config["processing"]),
+        params:
+            analysis=as_is(analysis_of(analysis, without=("title",), ordered=False)),
+            points=as_is(canonical(SETTINGS.points_of(analysis))),
+            datasets=declared_for(analysis, "data", "lumi_mask"),
+            code=code_hash("looseleaf.fakerate.flips"),
+        message:
+            f"fakerate: counting pairs for {analysis}"
+        script:
+            "../scripts/fakerate_flips_process.py"
+
+
+rule fakerate_flips:
+    """Measure the probabilities of charge flips of one analysis."""
+    input:
+        processed=lambda w: by_dataset(w.analysis, PATHS.processed("fakerate", w.analysis)),
+    output:
+        correction=PATHS.fakerate("flips.correctionlib.json"),
+        summary=PATHS.fakerate("flips.json"),
+    log:
+        PATHS.log("fakerate_flips/{analysis}"),
+    benchmark:
+        PATHS.benchmark("fakerate_flips/{analysis}")
+    conda:
+        ENVIRONMENT
+    params:
+        analysis=lambda w: analysis_of(w.analysis),
+        code=code_hash("looseleaf.fakerate.flips"),
+    message:
+        "fakerate: measuring {wildcards.analysis}"
+    script:
+        "../scripts/fakerate_flips.py"
+
+
 rule fakerate:
     """Stage target: all fake-rate maps, and their closure."""
     input:
@@ -168,3 +225,4 @@ rule fakerate:
         ),
         expand(PATHS.fakerate("truth.json"), analysis=WITH_TRUTH),
         expand(PATHS.fakerate("closure.json"), analysis=APPLICATION),
+        expand(PATHS.fakerate("flips.correctionlib.json"), analysis=FLIPS),

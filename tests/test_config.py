@@ -514,6 +514,7 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
             {"nonprompt": {"maps": {"Muon": "electron"}, "cap": 0.8}},
             "nonprompt.maps.Muon: 'electron' is a map of Electrons",
         ),
+        ({"flips": {"map": "muon"}}, "flips.map: 'muon' is no flips analysis listed before it"),
         (
             {"datasets": {"simulation": ["tHq_EFT", "ttH_EFT"]}},
             "nonprompt: takes data: name some in datasets.data",

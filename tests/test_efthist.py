@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from looseleaf.topcoffea.efthist import (
+    FILL_EVENTS,
     EFTHist,
     combine_scaling,
     monomials,
@@ -459,3 +460,21 @@ def test_numbered_categories_are_selected_too() -> None:
     assert filled.select(k=5).at().values() == [2]
     some = filled.select(k=[5, 3]).at()
     assert (list(some.axes[0]), some.values()[:, 0].tolist()) == ([5, 3], [2, 1])
+
+
+def test_fills_of_several_tiles_lose_nothing() -> None:
+    size = 2 * FILL_EVENTS + 5
+    rng = np.random.default_rng(4)
+    x, weight = rng.uniform(-0.5, 4.5, size), rng.uniform(0, 1, size)
+    label = rng.choice(["e", "m"], size)
+    terms, rows = rng.normal(size=(100, 3)), rng.integers(0, 100, size)
+    axes = hist.axis.StrCategory([], name="c", growth=True), hist.axis.Regular(4, 0, 4, name="x")
+    one = EFTHist(*axes, coefficients=["a"], squares=False)
+    one.fill(label, x, weight=weight, eft=terms, rows=rows)
+    for name in ("e", "m"):
+        mine = label == name
+        bins = np.floor(x[mine]).astype(int).clip(-1, 4) + 1
+        for term in range(3):
+            expected = np.bincount(bins, weight[mine] * terms[rows[mine], term], 6)
+            found = one.select(c=name).terms(flow=True)[:, term]
+            np.testing.assert_allclose(found, expected, atol=1e-9)

@@ -147,6 +147,88 @@ def test_a_card_says_what_its_templates_hold(tmp_path: Path) -> None:
     assert float(rows["observation"][0]) == pytest.approx(observed.sum(), abs=1e-5)
 
 
+def read_card(path: Path) -> dict[str, Any]:
+    """A card of one channel by Combine's documented grammar, with nothing of how we write it.
+
+    Source: "Preparing the datacard" in the documentation of HiggsAnalysis-CombinedLimit.
+    """
+    lines = [line.split() for line in path.read_text().splitlines()]
+    lines = [w for w in lines if w and w[0][0] != "#" and not set(w[0]) <= {"-"}]
+    counts = {w[0]: w[1] for w in lines if w[0] in ("imax", "jmax", "kmax")}
+    bins, observed = (next(w[1:] for w in lines if w[0] == key) for key in ("bin", "observation"))
+    columns = [w[1:] for w in lines if w[0] == "bin"][1]
+    names, ids = (w[1:] for w in lines if w[0] == "process")
+    rates = next(w[1:] for w in lines if w[0] == "rate")
+    ((process, channel, file, nominal, varied),) = (w[1:] for w in lines if w[0] == "shapes")
+    assert (process, channel) == ("*", bins[0])
+    head = {*counts, "bin", "observation", "process", "rate", "shapes"}
+    nuisances = {w[0]: (w[1], w[2:]) for w in lines if w[0] not in head and w[1] != "autoMCStats"}
+    for key, number in (("imax", len(bins)), ("jmax", len(names) - 1), ("kmax", len(nuisances))):
+        assert counts[key] in ("*", str(number))
+    assert len({len(row) for row in (columns, names, ids, rates)}) == 1
+    assert all(len(row) == len(names) for _, row in nuisances.values())
+    assert set(columns) == set(bins)
+    assert len(set(ids)) == len(ids)
+    root = uproot.open(path.parent / file)
+
+    def shape(name: str, systematic: str = "") -> np.ndarray:
+        pattern = varied if systematic else nominal
+        key = pattern.replace("$PROCESS", name).replace("$SYSTEMATIC", systematic)
+        return root[key].values()
+
+    for name, rate in zip(names, rates, strict=True):
+        # Combine stops where a rate and the integral differ
+        assert shape(name).sum() == pytest.approx(float(rate), rel=1e-5, abs=1e-5)
+    assert shape("data_obs").sum() == pytest.approx(float(observed[0]), rel=1e-5)
+    return {"names": names, "ids": [int(i) for i in ids], "nuisances": nuisances, "shape": shape}
+
+
+@pytest.mark.parametrize("channel", ["one", "two"])
+def test_a_card_read_as_combine_documents_it_is_the_histogram(tmp_path: Path, channel: str) -> None:
+    workspace, _, _ = cards(tmp_path)
+    card = read_card(tmp_path / f"{channel}.txt")
+    signals = [n for n, i in zip(card["names"], card["ids"], strict=True) if i <= 0]
+    assert set(card["names"]) - set(signals) == {"tt"}
+    point = {"a": -0.4, "b": 1.3}
+    scale = {f"ttH_{part}": v for part, v in factors(["a", "b"], [-0.4, 1.3]).items()}
+    assert set(scale) == set(signals)
+
+    def expected(**moved: str) -> np.ndarray:
+        """The bins at the point, with nuisances moved by one standard deviation Up or Down."""
+        total = 0.0
+        for column, name in enumerate(card["names"]):
+            values = card["shape"](name)
+            for nuisance, direction in moved.items():
+                kind, row = card["nuisances"][nuisance]
+                if row[column] == "-":
+                    continue
+                if kind == "shape":
+                    values = card["shape"](name, nuisance + direction)
+                else:
+                    down, _, up = row[column].partition("/")
+                    both = {"Up": float(up or down), "Down": float(down) if up else 1 / float(down)}
+                    values = values * both[direction]
+            total = total + scale.get(name, 1.0) * values
+        return total
+
+    one = filled().select(channel=channel, systematic="nominal")
+    whole = one.grouped("process", {"all": ["ttH", "tt"]}).select(process="all")
+    contents = whole.values([point], flow=True)[0]
+    contents[1] += contents[0]
+    contents[-2] += contents[-1]
+    np.testing.assert_allclose(expected(), contents[1:-1], rtol=1e-9)
+    # and so is the workspace, whose nuisances it shares
+    model = EFTModel(workspace, ["a", "b"])
+    bins = slice(0, 4) if channel == "one" else slice(4, 8)
+    order = model.model.config
+    for nuisance in ("lumi", "xsec_tt", "jes"):
+        for direction, value in (("Up", 1.0), ("Down", -1.0)):
+            parameters = model.parameters(point)
+            parameters[order.par_slice(nuisance)] = value
+            found = model.model.expected_data(parameters, include_auxdata=False)[bins]
+            np.testing.assert_allclose(expected(**{nuisance: direction}), found, rtol=1e-9)
+
+
 def test_the_workspace_is_the_histogram_at_every_point(tmp_path: Path) -> None:
     workspace, _, _ = cards(tmp_path)
     model = EFTModel(workspace, ["a", "b"])

@@ -26,6 +26,8 @@ def used_points(analysis: Mapping[str, Any]) -> list[tuple[str, str]]:
             for collection, roles in analysis["working_points"].items()
             for role in ("loose", "tight")
         ]
+    if analysis["kind"] == "flips":
+        return [("Electron", analysis["electron"])]
     collection = analysis["lepton"]["collection"]
     mine = [(collection, analysis[role]) for role in ("denominator", "loose", "tight")]
     return [*mine, *analysis["veto"].items()]
@@ -137,6 +139,9 @@ def analysis_columns(
     columns = set(IDENTITY)
     if analysis["kind"] == "fakerate":
         columns |= fakerate_columns(analysis, points)
+    elif analysis["kind"] == "flips":
+        columns |= _leptons(analysis, points)
+        columns |= {"|".join(trigger["paths"]) for trigger in analysis["triggers"]}
     else:
         columns |= multilepton_columns(analysis, points)
     if analysis["kind"] == "topcoffea" and "wc_names" in dataset:

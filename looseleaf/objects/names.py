@@ -14,5 +14,7 @@ RESULTS = (
     *POINTS, POINT, VARIATION, "expected", "expected_variance", "cutflow", "weighted_cutflow",
     "prompt_fit", "ratio",
 )  # fmt: skip
+# the correction in a measured map of charge flips
+FLIP_CORRECTION = "electron_charge_flip"
 # the map's variations are called after these, or after a correction
 VARIATIONS = ("stat", "away_jet_pt", "prompt", "closure")

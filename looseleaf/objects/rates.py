@@ -7,10 +7,21 @@ from typing import Any
 import awkward as ak
 import hist
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from looseleaf.errors import DataFileError
 from looseleaf.histograms.store import empty_bins, read_uhi
+
+
+def clamped_bins(
+    pt_edges: ArrayLike, eta_edges: ArrayLike, pt: NDArray[Any], abs_eta: NDArray[Any]
+) -> NDArray[np.int64]:
+    """The flat bin of each lepton, pT first; what lies beyond the edges is in the last bins."""
+    row, column = (
+        np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+        for edges, values in ((pt_edges, pt), (eta_edges, abs_eta))
+    )
+    return row * (len(eta_edges) - 1) + column
 
 
 @dataclass(frozen=True)
@@ -44,11 +55,7 @@ class RateMap:
 
     def bins(self, pt: NDArray[Any], abs_eta: NDArray[Any]) -> NDArray[np.int64]:
         """The flat index of each lepton's bin; what lies beyond the edges is in the last bins."""
-        row, column = (
-            np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
-            for edges, values in ((self.pt_edges, pt), (self.eta_edges, abs_eta))
-        )
-        return row * (len(self.eta_edges) - 1) + column
+        return clamped_bins(self.pt_edges, self.eta_edges, pt, abs_eta)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,8 @@ class Part:
     pthat: tuple[float, float] | None = None
     flavour: str | None = None
     coefficients: int = 0
+    # probabilities that an electron's charge is wrong, in barrel and endcap
+    charge_flips: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,10 @@ FIELDS = ("event", "pt", "eta", "phi", "charge", "prompt")
 
 
 def branches(
-    rng: np.random.Generator, events: Events, truth: physics.Truth
+    rng: np.random.Generator,
+    events: Events,
+    truth: physics.Truth,
+    charge_flips: tuple[float, float] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Array]]:
     """The branches of a batch of events, and which of them a path of each flavour recorded."""
     out: dict[str, Any] = {}
@@ -130,6 +135,8 @@ def branches(
         leading[flavour] = np.zeros(events.size, np.float32)
         np.maximum.at(leading[flavour], index, leptons.pt)
         size = len(index)
+        if charge_flips is not None and flavour == "Electron":
+            leptons.charge = physics.flipped(rng, leptons, charge_flips)
         content = {
             "pt": leptons.pt,
             "eta": leptons.eta,
@@ -199,7 +206,7 @@ def write_file(file: SampleFile) -> FileRecord:
             events = _make(rng, part, size)
             if file.is_data:
                 events.gen_weight = None
-            columns, recorded = branches(rng, events, truth)
+            columns, recorded = branches(rng, events, truth, part.charge_flips)
             number = np.arange(first, first + size, dtype=np.uint64)
             columns["event"] = number
             columns["luminosityBlock"] = (
@@ -242,13 +249,14 @@ def write_file(file: SampleFile) -> FileRecord:
 
 def _terms(dataset: Mapping[str, Any]) -> Part:
     sample = dataset["sample"]
-    pthat = sample.get("pthat")
+    pthat, flips = sample.get("pthat"), sample.get("charge_flips")
     return Part(
         kind=sample["kind"],
         events=sample.get("events", 0),
         pthat=tuple(pthat) if pthat else None,
         flavour=sample.get("flavour"),
         coefficients=len(dataset.get("wc_names", [])),
+        charge_flips=(flips["barrel"], flips["endcap"]) if flips else None,
     )
 
 
@@ -313,7 +321,7 @@ def share(total: int, files: int, index: int) -> int:
 
 
 def _resized(part: Part, events: int) -> Part:
-    return Part(part.kind, events, part.pthat, part.flavour, part.coefficients)
+    return replace(part, events=events)
 
 
 def generate(

@@ -17,6 +17,8 @@ Truth = Callable[[str, Array, Array], Array]
 
 MASS_GEV = {"Muon": 0.10566, "Electron": 0.000511}
 PDG_ID = {"Muon": 13, "Electron": 11}
+# where the barrel ends
+BARREL_ETA = 1.479
 MAX_ETA = {"Muon": 2.4, "Electron": 2.5}
 
 
@@ -277,6 +279,17 @@ def eft_terms(rng: np.random.Generator, ht: Array, coefficients: int) -> Array:
         for j in range(i + 1)
     ]
     return (np.stack(terms, axis=1) * scale[:, None]).astype(np.float32)
+
+
+def flipped(
+    rng: np.random.Generator, electrons: Objects, probabilities: tuple[float, float]
+) -> Array:
+    """Charges of which some are wrong, with the probabilities of barrel and endcap."""
+    barrel, endcap = probabilities
+    wrong = rng.random(len(electrons.pt)) < np.where(
+        np.abs(electrons.eta) < BARREL_ETA, barrel, endcap
+    )
+    return np.where(wrong, -electrons.charge, electrons.charge).astype(np.int32)
 
 
 def quality(

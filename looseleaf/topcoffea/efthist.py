@@ -47,7 +47,7 @@ Point = Mapping[str, float]
 # events whose squares are made at a time, and the doubles that a block of monomials may take
 TILE_EVENTS = 4096
 # events whose bins are looked up at a time
-FILL_EVENTS = 8192
+FILL_EVENTS = 32_768
 BLOCK_DOUBLES = 1 << 19
 # equal cells that an axis' edges are searched from
 CELLS = 1024

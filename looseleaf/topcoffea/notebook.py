@@ -29,12 +29,13 @@ def configured(
     working_points: str | Path = "config/working_points.yaml",
     measured: Sequence[str | Path] = (),
     maps: Mapping[str, str] | None = None,
+    flips: str | None = None,
 ) -> tuple[dict[str, Any], TopCoffeaProcessor]:
     """The fileset that coffea's Runner takes, and the processor, for samples in TopEFT's form.
 
     An analysis with a `nonprompt` takes the fake-rate analyses that it names, `measured`, and
-    their map files by collection, `maps`. Raises `ConfigError` naming file and key for samples or
-    an analysis that can't be used.
+    their map files by collection, `maps`; one with `flips` the file of their map. Raises
+    `ConfigError` naming file and key for samples or an analysis that can't be used.
     """
     declared = read_samples(Path(samples))
     settings = read_yaml(Path(analysis))
@@ -48,4 +49,4 @@ def configured(
         for name, sample in declared.items()
         for listed in [sample["listed"]]
     }
-    return fileset, processor_of(settings, read_yaml(Path(working_points)), declared, maps)
+    return fileset, processor_of(settings, read_yaml(Path(working_points)), declared, maps, flips)

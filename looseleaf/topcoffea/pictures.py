@@ -1,6 +1,7 @@
 """The pictures of a topcoffea analysis, from its normalised histograms alone."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,12 @@ from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, SYSTEMATIC
 from looseleaf.topcoffea.store import eft_histograms, read_histograms
 
-SCAN_POINTS = 201
+SCAN_POINTS = 401
+# EFT points are told apart from the processes, whose colours come round, and from each other
+POINT_COLOURS = ("black", "#832db6", "#a96b59", "#717581", "#3f90da", "#b9ac70")
+POINT_STYLES = ("--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+# the ratio is drawn up to here at most
+LARGEST_RATIO = 6.0
 
 
 def pictures(
@@ -74,17 +80,18 @@ def stack(
         error = np.sqrt(total.variances())
         plots.draw_band(ax, edges, total.values(), error)
         plots.draw_band(below, edges, np.where(np.isnan(known), np.nan, 1.0), error / known)
-        top = np.max(total.values() + error, initial=1e-9)
-        for label, point in analysis["points"].items():
-            if not point:
-                continue
+        top, top_ratio = np.max(total.values() + error, initial=1e-9), 2.0
+        moved = {label: point for label, point in analysis["points"].items() if point}
+        for (label, point), colour, style in zip(
+            moved.items(), cycle(POINT_COLOURS), cycle(POINT_STYLES), strict=False
+        ):
             there = by_process(filled, point)
             values = _total([there[process] for process in order]).values()
-            line = ax.stairs(values, edges, linewidth=2, label=label, baseline=None)
-            below.stairs(
-                values / known, edges, linewidth=2, baseline=None, color=line.get_edgecolor()
-            )
+            line = {"linewidth": 2, "baseline": None, "color": colour, "linestyle": style}
+            ax.stairs(values, edges, label=label, **line)
+            below.stairs(values / known, edges, **line)
             top = max(top, np.max(values))
+            top_ratio = np.nanmax(values / known, initial=top_ratio)
         if data is not None and analysis.get("unblind", False):
             values, centres = data.values(), (edges[1:] + edges[:-1]) / 2
             ax.errorbar(centres, values, np.sqrt(data.variances()), fmt="ko", label="Data")
@@ -92,8 +99,10 @@ def stack(
             top = max(top, np.max(values))
         ax.set_ylim(min(0.0, float(np.min(total.values()))), 1.7 * top)
         ax.set_ylabel("Events / bin")
+        # the axis below says it
+        ax.set_xlabel("")
         ax.legend(loc="upper right", fontsize=16, ncols=2, title=title, title_fontsize=16)
-        below.set_ylim(0, 2.5)
+        below.set_ylim(0, min(1.1 * top_ratio, LARGEST_RATIO))
         below.set_ylabel("Ratio to SM", fontsize=20)
         below.set_xlabel(filled.axes[observable].label)
         below.set_xlim(edges[0], edges[-1])

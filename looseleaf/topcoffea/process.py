@@ -5,6 +5,7 @@ from itertools import combinations
 from typing import Any
 
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.names import FLIP_CORRECTION
 from looseleaf.objects.rates import RateMap
 from looseleaf.processing.stage import DatasetFiles, Running, event_metadata, process_datasets
 from looseleaf.topcoffea.flips import FlipMap
@@ -57,7 +58,9 @@ def processor_of(
         coefficients,
         squares_of(analysis, coefficients),
         {collection: RateMap.from_file(path) for collection, path in (maps or {}).items()},
-        None if flips is None else FlipMap.from_file(flips, analysis["flips"]["correction"]),
+        None
+        if flips is None
+        else FlipMap.from_file(flips, analysis["flips"].get("correction", FLIP_CORRECTION)),
     )
 
 
