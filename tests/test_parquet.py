@@ -103,7 +103,7 @@ def test_an_object_store_as_the_input_of_transforms_and_of_processing(
         fileset = from_manifest("q", manifest, {})
         pieces = chunks_of(fileset, 5000)
         found, records = process_task(MuonPt(), pieces, fileset.metadata)
-        ledger = ledger_of(fileset, records)
+        ledger = ledger_of(fileset, records, {})
         made["output"] = "other.parquet"
         write_json(manifest, {**value, "format": MANIFEST_FORMAT, "request_id": request})
         with pytest.raises(DataFileError, match=r"s3://.*/other\.parquet: gone from"):
