@@ -59,7 +59,7 @@ def processed(fileset: Fileset, chunksize: int = 7000) -> tuple[dict[str, Any], 
     processor = FakeRateProcessor(MUON, POINTS, Corrections.from_files({}))
     metadata = {**fileset.metadata, "data": False}
     found, records = process_task(processor, chunks_of(fileset, chunksize), metadata)
-    return found, ledger_of(fileset, records)
+    return found, ledger_of(fileset, records, {})
 
 
 def bits(found: Mapping[str, Any]) -> dict[str, bytes]:
