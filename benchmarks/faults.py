@@ -210,8 +210,8 @@ def table(name: str, rounds: list[Round], calm_s: float) -> str:
     whole, empty = [r.whole_s for r in rounds], [r.empty_s for r in rounds]
     lost, leaked = sum(r.lost for r in rounds), sum(r.leaked for r in rounds)
     return (
-        f"| {name} | {len(rounds)} | {lost} | {calm_s:.0f} | {median(whole):.0f} "
-        f"({max(whole):.0f}) | {max(empty):.1f} | {leaked} |"
+        f"| {name} | {len(rounds)} | {lost} | {calm_s:.0f} "
+        f"| {median(whole):.0f} ({max(whole):.0f}) | {max(empty):.1f} | {leaked} |"
     )
 
 

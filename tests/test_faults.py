@@ -155,6 +155,11 @@ def test_a_scheduler_and_a_worker_without_our_code_and_then_killed(
     python = worker_python(tmp_path / "environment")
     wheel = shipped_processors(tmp_path)
     with dask_scheduler(tmp_path, python) as (process, address):
+        with (
+            client_for(attached(address), 1, tmp_path / "w") as site,
+            pytest.raises(ProcessingFailed, match=r"load the processor: No module .*as a wheel in"),
+        ):
+            run(MuonPt(), [fileset], site, LIMITS, "test", tmp_path / "unknown")
         settings = {**attached(address), "wheels": [wheel]}
         with client_for(settings, 1, tmp_path / "w") as site:
             results = run(MuonPt(), [fileset], site, LIMITS, "test", tmp_path / "straight")
