@@ -84,6 +84,16 @@ def test_templates_are_the_points_that_they_are_named_after() -> None:
     np.testing.assert_allclose(found["ttH_lin_a"].variations["jesUp"], 1.04 * f(a=1))
 
 
+def test_a_variation_that_leaves_nothing_in_one_direction_is_kept() -> None:
+    whole = filled()
+    x = np.full(3, 0.5)
+    whole.fill("rare", "one", "nominal", x)
+    whole.fill("rare", "one", "jesUp", x)
+    found = {t.name: t for t in templates_of(whole, "one", ["ttH"], ["a"])}
+    np.testing.assert_array_equal(found["rare"].variations["jesUp"], [3, 0, 0, 0])
+    np.testing.assert_array_equal(found["rare"].variations["jesDown"], [0, 0, 0, 0])
+
+
 def test_error_of_a_quadratic_part_is_that_of_its_events() -> None:
     terms = np.random.default_rng(1).normal(size=(300, 3))
     kinds = (("process", "p"), ("channel", "c"), ("systematic", "nominal"))

@@ -115,18 +115,26 @@ def templates_of(
         squares = _folded(nominal.variances(asked, flow=True), nominal)
         errors = _squares(squares, coefficients)
         varied: dict[str, dict[str, Any]] = {part: {} for part in parts}
+        contents = {}
         for label in mine.categories(SYSTEMATIC):
             one = mine.select(**{SYSTEMATIC: label})
-            contents = _folded(one.values(asked, flow=True), one)
-            # a variation of another process is no cell of this one
-            if label == NOMINAL or not contents.any():
+            contents[label] = _folded(one.values(asked, flow=True), one)
+        # a variation of another process is no cell of this one, up nor down
+        here_too = {_varied(label) for label, values in contents.items() if values.any()}
+        for label, values in contents.items():
+            if label == NOMINAL or _varied(label) not in here_too:
                 continue
-            for part, values in _parts(contents, coefficients).items():
-                varied[part][label] = values
+            for part, found in _parts(values, coefficients).items():
+                varied[part][label] = found
         for part, values in parts.items():
             name = part if process in signals else ""
             out.append(Template(process, name, values, errors[part], varied[part]))
     return out
+
+
+def _varied(label: str) -> str:
+    """What a variation is of, whichever its direction."""
+    return label.removesuffix("Up").removesuffix("Down")
 
 
 def _folded(contents: NDArray[np.float64], one: EFTHist) -> NDArray[np.float64]:
