@@ -1,7 +1,8 @@
-"""The process that worker processes of this machine are forked from.
+"""Worker processes that handle large arrays: how they are started, and what Dask's on this machine
+are forked from.
 
-It imports what workers need once, in place of each of them, and while the process that starts it
-imports its own: call `prepare` first of all. This module is quick to import.
+That process imports what workers need once, in place of each of them, and while the process that
+starts it imports its own: call `prepare` first of all. This module is quick to import.
 """
 
 import os
@@ -9,17 +10,20 @@ from collections.abc import Mapping
 from multiprocessing import forkserver
 from typing import Any
 
-# Dask's nanny starts workers with MALLOC_TRIM_THRESHOLD_=65536, which makes numpy and awkward
-# return memory to the system after every array: 1.4 to 2.4 times slower on chunks of NanoAOD.
-# The environment variable for this setting doesn't work, the configuration does. What the C
-# library reads as a process starts, workers have from the process that they are forked from.
-ENVIRONMENT = {
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 28),
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-}
+# The C library gives memory back to the system and takes it again for every array unless it is told
+# not to, which costs a sixth of a transform's time. It reads this as a process starts.
+ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(1 << 30)}
+# Dask's nanny starts workers with MALLOC_TRIM_THRESHOLD_=65536, with which chunks of NanoAOD take
+# 1.4 to 2.4 times as long. The environment variable for this setting doesn't work, the
+# configuration does. Workers have it from the process that they are forked from.
+ENVIRONMENT = {**ALLOCATOR, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 METHOD = "forkserver"
+
+
+def keep_memory() -> None:
+    """Have processes that are started from now on keep their memory; what the user set wins."""
+    for setting, size in ALLOCATOR.items():
+        os.environ.setdefault(setting, size)
 
 
 def prepare(site: Mapping[str, Any]) -> None:

@@ -7,11 +7,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from looseleaf.files import write_json
-from looseleaf.processes import keep_memory
 from looseleaf.progress import Progress
 from looseleaf.servicex.request import Request
 from looseleaf.servicex.transform import FileResult, FileTask, TreeQuery, transform_file
 from looseleaf.servicex.volume import made_before, manifest_of, output_name, prepared, remember
+from looseleaf.workerprocess import keep_memory
 
 
 def transform(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from looseleaf.errors import LooseleafError, ReadFailed
+from looseleaf.workerprocess import keep_memory
 
 if TYPE_CHECKING:
     # what only a worker's process needs to load
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 # a fresh interpreter, which shares neither memory nor open files with the service
 CONTEXT = get_context("spawn")
-# glibc gives memory back and takes it again for every basket unless it is told not to; read when a
-# process starts
-ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_MMAP_THRESHOLD_": "1073741824"}
 # failures of the machine or the network that may be over a moment later
 TRANSIENT = {errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET}
 
@@ -119,8 +117,7 @@ class Worker:
         self._start()
 
     def _start(self) -> None:
-        for setting, size in ALLOCATOR.items():
-            os.environ.setdefault(setting, size)
+        keep_memory()
         self._connection, theirs = CONTEXT.Pipe()
         self._process = CONTEXT.Process(target=_work, args=(theirs,), daemon=True)
         self._process.start()
