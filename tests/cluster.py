@@ -794,7 +794,8 @@ class Container:
             mounts.append((source, mount["mountPath"], how))
         if self.pod["spec"].get("automountServiceAccountToken", True):
             mounts.append((self._account(), ACCOUNT, "ro"))
-        return mounts
+        # what is mounted at /tmp must not hide a checkout below it
+        return sorted(mounts, key=lambda mount: len(Path(mount[1]).parts))
 
     def _account(self) -> Path:
         account = self.pod["spec"].get("serviceAccountName", "default")

@@ -22,7 +22,7 @@ from looseleaf.servicex.formats import ORIGINAL, Result, create
 
 # events read and written at a time, and how many bytes of them; larger baskets cost less here and
 # more where a chunk of processing ends within one
-STEP, STEP_BYTES = 100_000, "64 MB"
+STEP, STEP_BYTES = 100_000, 64_000_000
 # one entry for each luminosity section, as NanoAOD has it
 LUMINOSITY_BLOCKS = "LuminosityBlocks"
 # what coffea's NanoAODSchema and every normalisation need, whatever else is asked for
@@ -327,9 +327,17 @@ def steps(tree: Any, url: str, branches: list[str], cut: str | None = None) -> I
         elif tree.num_entries == 0:
             yield tree.arrays(branches, library="ak")
         else:
-            # many wide columns are read in smaller steps
-            size = min(STEP, max(1, tree.num_entries_for(STEP_BYTES, filter_name=branches)))
-            yield from tree.iterate(branches, step_size=size, library="ak")
+            yield from tree.iterate(branches, step_size=_step(tree, branches), library="ak")
+
+
+def _step(tree: Any, branches: list[str]) -> int:
+    """How many events to read at a time: many wide columns in smaller steps.
+
+    By the sizes that a TTree states of its branches; uproot's own way reads the head of every
+    basket, each a request to a storage elsewhere. An RNTuple states none.
+    """
+    sizes = [getattr(tree[name], "uncompressed_bytes", 0) for name in branches]
+    return max(1, min(STEP, STEP_BYTES * tree.num_entries // max(sum(sizes), 1)))
 
 
 def _add(sums: "Sums", arrays: ak.Array, mask: np.ndarray | None, url: str) -> None:

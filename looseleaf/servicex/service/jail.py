@@ -34,11 +34,13 @@ def jailed(command: Sequence[str], home: Path, reads: Sequence[Path], writes: Pa
     if os.geteuid() == 0:
         # what `give_up_rights` needs, and gives up
         options += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    # first of all: Python or looseleaf may stand below /tmp
+    options += ["--bind", str(home), "/tmp"]
     for path in (*SYSTEM, *SETTINGS):
         options += [*_way_to(Path(path)), "--ro-bind-try", path, path]
     for folder in visible():
         options += [*_way_to(folder), "--ro-bind", str(folder), str(folder)]
-    options += ["--proc", "/proc", "--dev", "/dev", "--bind", str(home), "/tmp"]
+    options += ["--proc", "/proc", "--dev", "/dev"]
     for path in reads:
         options += [*_way_to(path), "--ro-bind", str(path), str(path)]
     options += _way_to(writes)
