@@ -1,6 +1,7 @@
 """What every script of the workflow does around its one call: logging and readable errors."""
 
 import errno
+import json
 import os
 import signal
 import sys
@@ -14,13 +15,17 @@ from pathlib import Path
 import psutil
 
 from looseleaf.errors import LooseleafError
+from looseleaf.workerprocess import prepare
 
 LOOK_EVERY_S = 2.0
 
 
 @contextmanager
-def doorway(log: str) -> Iterator[None]:
+def doorway(log: str, site: str | None = None) -> Iterator[None]:
     """Run a stage; end with status 1 and one message on an error.
+
+    `site`, as JSON, is where a stage with Dask workers runs: those of this machine then import what
+    they need while the stage does.
 
     An error meant for the user (`LooseleafError`, a full disk, a forbidden folder) is told in a
     sentence; anything else is a defect of ours and comes with its traceback. Both stand on the
@@ -33,6 +38,8 @@ def doorway(log: str) -> Iterator[None]:
     threading.Thread(target=_end_with, args=[_snakemakes()], daemon=True).start()
     started = time.monotonic()
     try:
+        if site is not None:
+            prepare(json.loads(site))
         yield
     except LooseleafError as problem:
         message = f"error: {problem}"

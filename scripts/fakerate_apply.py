@@ -2,12 +2,7 @@ import json
 
 from looseleaf.doorway import doorway
 
-with doorway(snakemake.log[0]):
-    from looseleaf.workerprocess import prepare
-
-    # workers import what they need while this process does
-    prepare(json.loads(snakemake.resources.site))
-
+with doorway(snakemake.log[0], snakemake.resources.site):
     from doors import dataset_files, running
 
     from looseleaf.fakerate.closure import process
