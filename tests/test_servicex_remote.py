@@ -247,10 +247,13 @@ def test_a_canceled_request_is_told_and_asked_again(
 
 
 CLIENT = """
+import signal
 import sys
 from pathlib import Path
 from looseleaf.servicex.remote import Endpoint, transform
 from looseleaf.servicex.request import request_from_das
+# what is started in the background of a shell ignores Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
 das, folder, mount, output_format, cut, *columns = sys.argv[1:]
 request = request_from_das(das, columns, cut, output_format, "test", [])
 endpoint = Endpoint(mount=Path(mount))
