@@ -53,7 +53,6 @@ from looseleaf.processing.ledger import ChunkRecord, ledger_of  # noqa: E402
 from looseleaf.processing.runner import process_task  # noqa: E402
 from looseleaf.samples.generate import generate  # noqa: E402
 from looseleaf.servicex import formats  # noqa: E402
-from looseleaf.servicex.embedded import worker_pool  # noqa: E402
 from looseleaf.servicex.formats import SUFFIXES  # noqa: E402
 from looseleaf.servicex.transform import (  # noqa: E402
     STEP,
@@ -63,6 +62,7 @@ from looseleaf.servicex.transform import (  # noqa: E402
     collections_of,
     transform_file,
 )
+from looseleaf.workerprocess import fork_from  # noqa: E402
 
 CUT = "(nMuon > 0) & (MET_pt < 15)"
 FILES = 8
@@ -258,7 +258,7 @@ def one_chain(
 
     def transform() -> None:
         for path, file in zip(paths, files, strict=True):
-            task = FileTask(file, (file,), None, None, None, (query,), str(path), output)
+            task = FileTask(file, (file,), None, None, None, (query,), str(path), "q", output)
             results.append(transform_file(task))
 
     spent = seconds(transform)
@@ -272,7 +272,8 @@ def compare_chains(
     """The third table; whether the default is the format that makes the chain fastest."""
     times: dict[str, list[tuple[float, ...]]] = {name: [] for name in (*CHAINS, "originals")}
     # a worker as the workflow's, which keeps its memory
-    with worker_pool(1, 1) as pool:
+    fork_from("looseleaf.servicex.transform")
+    with ProcessPoolExecutor(1, get_context("forkserver")) as pool:
 
         def run(name: str, files: list[str]) -> tuple[float, ...]:
             place = folder / name.replace(" ", "_")

@@ -1,8 +1,8 @@
-"""Worker processes that handle large arrays: how they are started, and what Dask's on this machine
+"""Worker processes that handle large arrays: how they are started, and what those on this machine
 are forked from.
 
 That process imports what workers need once, in place of each of them, and while the process that
-starts it imports its own: call `prepare` first of all. This module is quick to import.
+starts it imports its own: call `fork_from` first of all. This module is quick to import.
 """
 
 import os
@@ -27,13 +27,17 @@ def keep_memory() -> None:
 
 
 def prepare(site: Mapping[str, Any]) -> None:
-    """Start the process if a site's workers are processes of this machine; once is enough."""
-    if site["kind"] != "local":
-        return
+    """Start the process for Dask's workers if a site's are processes of this machine."""
+    if site["kind"] == "local":
+        fork_from("distributed.nanny", "looseleaf.processing.runner")
+
+
+def fork_from(*modules: str) -> None:
+    """Start the process, with these modules loaded; once is enough."""
     mine = {name: os.environ.get(name) for name in ENVIRONMENT}
     os.environ.update(ENVIRONMENT)
     try:
-        forkserver.set_forkserver_preload(["distributed.nanny", "looseleaf.processing.runner"])
+        forkserver.set_forkserver_preload(list(modules))
         forkserver.ensure_running()
     finally:
         for name, value in mine.items():

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 from looseleaf.doorway import doorway
+from looseleaf.workerprocess import fork_from
 
 with doorway(snakemake.log[0]):
     from looseleaf.servicex.request import request_from_das
@@ -15,13 +16,16 @@ with doorway(snakemake.log[0]):
         snakemake.resources.redirectors.split(),
     )
     where = (snakemake.params.volume, snakemake.params.subdir, snakemake.output.manifest)
-    dataset, mount = snakemake.wildcards.dataset, snakemake.resources.mount
+    mount = snakemake.resources.mount
     if snakemake.resources.backend == "remote":
-        from looseleaf.servicex.remote import Endpoint, transform
+        from looseleaf.servicex.remote import Remote
 
-        endpoint = Endpoint(snakemake.resources.endpoint or None, Path(mount) if mount else None)
-        transform(request, *where, endpoint, dataset)
+        backend = Remote(snakemake.resources.endpoint or None, Path(mount) if mount else None)
     else:
-        from looseleaf.servicex.embedded import transform
+        fork_from("looseleaf.servicex.transform")
+        from looseleaf.servicex.embedded import Embedded
 
-        transform(request, *where, snakemake.threads, dataset)
+        backend = Embedded(snakemake.threads)
+    from looseleaf.servicex.submission import transform
+
+    transform(request, *where, backend, snakemake.wildcards.dataset)

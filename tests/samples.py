@@ -6,8 +6,9 @@ from typing import Any
 
 from looseleaf.das.lookup import lookup
 from looseleaf.samples.generate import generate
-from looseleaf.servicex.embedded import transform
+from looseleaf.servicex.embedded import Embedded
 from looseleaf.servicex.request import request_from_das
+from looseleaf.servicex.submission import transform
 
 REPO = Path(__file__).parent.parent
 TRUTH = str(REPO / "config/demo/truth.json")
@@ -46,5 +47,5 @@ def skimmed(
     lookup(datasets[name]["das"], das, [catalogue])
     manifest = folder / f"{name}.json"
     request = request_from_das(das, columns, cut, output_format, "test", [])
-    transform(request, folder / "volume", "sub", manifest, 1, name)
+    transform(request, folder / "volume", "sub", manifest, Embedded(1), name)
     return manifest

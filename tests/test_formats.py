@@ -204,7 +204,9 @@ def test_a_damaged_result_is_named(skims: Skims, tmp_path: Path, output: str) ->
 
 def again(path: Path, output: Path, cut: str | None, **more: Any) -> Any:
     query = TreeQuery(patterns=("Muon_*", "MET_pt", "n*"), cut=cut)
-    task = FileTask(path.name, (str(path),), None, None, None, (query,), str(output), **more)
+    task = FileTask(
+        path.name, (str(path),), None, None, None, (query,), str(output), "test", **more
+    )
     return transform_file(task)
 
 

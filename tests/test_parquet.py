@@ -94,7 +94,7 @@ def test_an_object_store_as_the_input_of_transforms_and_of_processing(
         asked = TreeQuery(columns=("event", "Muon_pt"), cut="MET_pt > 20")
         output = str(tmp_path / "again.parquet")
         again = transform_file(
-            FileTask("q", (url,), made["bytes"], None, None, (asked,), output, "parquet")
+            FileTask("q", (url,), made["bytes"], None, None, (asked,), output, "test", "parquet")
         )
         manifest = tmp_path / "manifest.json"
         totals = {key: made[key] for key in ("events_in", "sum_of_weights_in")}

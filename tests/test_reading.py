@@ -108,6 +108,7 @@ def task(mirror: Path, output: Path, *places: str) -> FileTask:
         expected_adler32=record.adler32,
         queries=(TreeQuery(columns=("run", "event", "genWeight", "Muon_pt", "Muon_eta")),),
         output=str(output),
+        work="test",
     )
 
 

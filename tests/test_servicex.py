@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,11 @@ import pytest
 import uproot
 from samples import qcd, sample, skimmed
 
-from looseleaf.doorway import explain
-from looseleaf.errors import ConfigError, DataFileError, LookupFailed
+from looseleaf.errors import ConfigError, DataFileError, LookupFailed, Shortfall
 from looseleaf.files import adler32, read_json, write_json
 from looseleaf.processing.fileset import from_manifest
 from looseleaf.records import FileRecord
-from looseleaf.servicex.embedded import transform
+from looseleaf.servicex.embedded import Embedded
 from looseleaf.servicex.request import (
     Request,
     Source,
@@ -26,6 +26,7 @@ from looseleaf.servicex.request import (
     request_from_das,
     urls_of,
 )
+from looseleaf.servicex.submission import transform
 from looseleaf.servicex.transform import FileTask, TreeQuery, transform_file
 from looseleaf.servicex.volume import output_name
 
@@ -63,6 +64,7 @@ def task(
         expected_adler32=None,
         queries=(TreeQuery(columns=columns, cut=cut),),
         output=str(output),
+        work="test",
     )
     return replace(plain, **more)
 
@@ -144,7 +146,7 @@ def test_same_request_is_used_again_and_another_is_not(tmp_path: Path) -> None:
 
     def ask(cut: str) -> dict[str, Any]:
         wanted = request_from_das(tmp_path / "q.das.json", COLUMNS, cut, "root-file", "test", [])
-        transform(wanted, tmp_path / "volume", "sub", tmp_path / "out.json", 1, "q")
+        transform(wanted, tmp_path / "volume", "sub", tmp_path / "out.json", Embedded(1), "q")
         return read_json(tmp_path / "out.json")
 
     first = ask(CUT)
@@ -166,7 +168,7 @@ def asked(tmp_path: Path, *records: FileRecord, cut: str | None = CUT) -> dict[s
     """The manifest of a transform of these files, which stand in `tmp_path`."""
     das = das_file(tmp_path, *records)
     wanted = request_from_das(das, COLUMNS, cut, "root-file", "test", [])
-    transform(wanted, tmp_path / "volume", "sub", tmp_path / "out.json", 1, "q")
+    transform(wanted, tmp_path / "volume", "sub", tmp_path / "out.json", Embedded(1), "q")
     return read_json(tmp_path / "out.json")
 
 
@@ -213,7 +215,7 @@ def test_an_altered_file_is_made_again(tmp_path: Path, three: list[FileRecord]) 
 def test_a_broken_off_request_goes_on_where_it_was(tmp_path: Path, three: list[FileRecord]) -> None:
     gone = Path(str(three[2].url))
     aside = gone.rename(tmp_path / "aside.root")
-    with pytest.raises(DataFileError, match="no such file; was it moved"):
+    with pytest.raises(Shortfall, match=r"1 of 3 files.*q_2\.root: no such file; was it moved"):
         asked(tmp_path, *three)
     assert not (tmp_path / "out.json").exists()
     (folder,) = [
@@ -408,8 +410,10 @@ def test_one_bad_file_of_a_request_leaves_no_manifest(tmp_path: Path) -> None:
     bad = tmp_path / "samples/q/q_1.root"
     bad.write_bytes(bad.read_bytes()[:5000])
     wanted = request_from_das(das, COLUMNS, CUT, "root-file", "test", [])
-    with pytest.raises(DataFileError, match=r"q_1\.root"):
-        transform(wanted, tmp_path / "volume", "sub", tmp_path / "out.json", 2, "q")
+    with pytest.raises(
+        Shortfall, match=r"1 of 2 files: .*q_1\.root: the Events tree can't be read"
+    ):
+        transform(wanted, tmp_path / "volume", "sub", tmp_path / "out.json", Embedded(2), "q")
     assert not (tmp_path / "out.json").exists()
     folder = request_folder(tmp_path / "volume", "sub", wanted.id)
     assert not (folder / "manifest.json").exists()
@@ -426,16 +430,13 @@ def test_full_disk_is_told_and_leaves_nothing_half_written(tmp_path: Path) -> No
         pytest.skip("mounting a tmpfs is not allowed here")
     try:
         wanted = request_from_das(tmp_path / "q.das.json", COLUMNS, None, "root-file", "t", [])
-        with pytest.raises(OSError, match="No space left on device") as problem:
-            transform(wanted, volume, "sub", tmp_path / "out.json", 1, "q")
-        told = explain(problem.value)
-        assert told is not None
-        assert told.startswith(f"error: no space left on the disk while writing {volume}/sub/")
+        with pytest.raises(Shortfall, match=r"q_0\.root: No space left on device while writing"):
+            transform(wanted, volume, "sub", tmp_path / "out.json", Embedded(1), "q")
         assert [path for path in volume.rglob("*") if path.is_file()] == []
         assert not (tmp_path / "out.json").exists()
         # with room it goes through
         subprocess.run(["mount", "-o", "remount,size=20m", str(volume)], check=True)
-        transform(wanted, volume, "sub", tmp_path / "out.json", 1, "q")
+        transform(wanted, volume, "sub", tmp_path / "out.json", Embedded(1), "q")
         assert read_json(tmp_path / "out.json")["totals"]["events_out"] == 60_000
     finally:
         subprocess.run(["umount", str(volume)], check=True)
@@ -450,3 +451,67 @@ def test_manifest_is_json_that_says_what_was_asked(tmp_path: Path) -> None:
     assert on_volume == manifest
     assert Path(manifest["folder"]).name == manifest["request_id"]
     assert Path(manifest["folder"]).parent == (tmp_path / "volume/sub").resolve()
+
+
+def test_files_that_a_servicex_cant_be_asked_for(tmp_path: Path, three: list[FileRecord]) -> None:
+    nowhere = replace(three[0], name="/store/a.root", url=None)
+    with pytest.raises(DataFileError, match=r"/store/a\.root: nowhere to read it from"):
+        asked(tmp_path, nowhere)
+    with pytest.raises(DataFileError, match=r"/a,b/q\.root: a comma divides addresses"):
+        asked(tmp_path, replace(three[0], url="/a,b/q.root"))
+
+
+def test_a_batch_systems_token_is_not_for_the_embedded_service(
+    tmp_path: Path, three: list[FileRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text("for others")
+    monkeypatch.setenv("BEARER_TOKEN_FILE", str(tmp_path / "token"))
+    assert asked(tmp_path, *three)["totals"]["events_in"] == 900
+
+
+def test_a_file_that_is_not_as_it_was_looked_up_is_no_result(
+    tmp_path: Path, three: list[FileRecord]
+) -> None:
+    altered = replace(three[1], events=299)
+    with pytest.raises(Shortfall, match=r"q_1\.root: has 300 events, the lookup said 299"):
+        asked(tmp_path, three[0], altered)
+
+
+WORKER_KILLED = """
+import sys
+import threading
+import psutil
+from looseleaf.servicex.embedded import Embedded
+from looseleaf.servicex.request import request_from_das
+from looseleaf.servicex.submission import transform
+
+def kill():
+    # the workers are forked from a process of their own
+    while True:
+        for child in psutil.Process().children(recursive=True):
+            if child.ppid() != psutil.Process().pid and child.cpu_times().user > 0.05:
+                print("killed", child.pid, flush=True)
+                child.kill()
+                return
+
+if __name__ == "__main__":
+    folder, das, *columns = sys.argv[1:]
+    request = request_from_das(das, columns, None, "root-file", "test", [])
+    threading.Thread(target=kill, daemon=True).start()
+    transform(request, f"{folder}/volume", "sub", f"{folder}/out.json", Embedded(1), "q")
+"""
+
+
+def test_an_embedded_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
+    calm = read_json(skimmed(tmp_path, "q", {"q": qcd(400_000, files=2)}, COLUMNS, None))
+    script = tmp_path / "script.py"
+    script.write_text(WORKER_KILLED)
+    command = [sys.executable, script, tmp_path / "again", tmp_path / "q.das.json", *COLUMNS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("killed")
+    found = read_json(tmp_path / "again/out.json")
+    for name in ("events_in", "events_out", "sum_of_weights_in", "sum_of_weights_out"):
+        assert found["totals"][name] == calm["totals"][name]
+    # the same work on the same file is known by the same name
+    assert [file["uuid"] for file in found["files"]] == [file["uuid"] for file in calm["files"]]
+    assert not list((tmp_path / "again").rglob(".part-*"))

@@ -37,6 +37,7 @@ def carried_out(selection: str, file: Path, output: Path, output_format: str) ->
             expected_adler32=None,
             queries=check("uproot", selection),
             output=str(output),
+            work=selection,
             format=output_format,
         )
     )
@@ -225,8 +226,8 @@ def test_what_is_refused_says_what_to_use(selection: str, message: str) -> None:
 
 
 def test_without_the_package_there_are_no_such_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(usable()) == {"uproot-raw", "uproot", "python"}
+    assert set(usable()) == {"looseleaf", "uproot-raw", "uproot", "python"}
     monkeypatch.setitem(sys.modules, "qastle", None)
-    assert set(usable()) == {"uproot-raw", "python"}
+    assert set(usable()) == {"looseleaf", "uproot-raw", "python"}
     with pytest.raises(ConfigError, match=r"pip install 'looseleaf\[func-adl\]'"):
         check("uproot", EVENTS)

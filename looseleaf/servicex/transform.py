@@ -58,7 +58,7 @@ class FileTask:
 
     What the result says of the original file (events, sums of weights) is counted while the first
     of `queries` is carried out; where the file is itself a skim, it is what the skim says, or what
-    its tree `original` holds.
+    its tree `original` holds. The same `work` on the same file gives the result the same uuid.
     """
 
     name: str
@@ -68,6 +68,7 @@ class FileTask:
     expected_adler32: str | None
     queries: tuple[TreeQuery, ...]
     output: str
+    work: str
     format: str = "root-file"
     original: str | None = None
 
@@ -141,13 +142,13 @@ def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
     output = Path(task.output)
     with open_events(url, task.queries[0].tree) as file, whole(output) as part:
         entries = file.tree.num_entries
-        _agrees(url, "bytes", file.size, task.expected_bytes)
+        agrees(url, "bytes", file.size, task.expected_bytes)
         before = entries if task.original is None else _tree(file, task.original, url).num_entries
-        _agrees(url, "events", before, task.expected_events)
+        agrees(url, "events", before, task.expected_events)
         if task.expected_adler32 is not None and "://" not in url:
-            _agrees(url, "as its adler32", adler32(url), task.expected_adler32)
+            agrees(url, "as its adler32", adler32(url), task.expected_adler32)
         original, sums = _known(file, task, url), Sums()
-        identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{task.output}:{file.uuid}")
+        identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{task.work}:{file.uuid}")
         with create(part, task.format, identity) as result:
             for query in task.queries:
                 if query is task.queries[0]:
@@ -293,7 +294,8 @@ def _matching(query: TreeQuery, tree: Any) -> list[str]:
     return found
 
 
-def _agrees(url: str, what: str, found: int | str, expected: int | str | None) -> None:
+def agrees(url: str, what: str, found: int | str, expected: int | str | None) -> None:
+    """Raise `DataFileError` for a file that isn't as it was looked up (None: not known)."""
     if expected is not None and found != expected:
         raise DataFileError(
             f"{url}: has {found} {what}, the lookup said {expected}: the file is cut off or "

@@ -44,6 +44,11 @@ def result_name(path: str, suffix: str) -> str:
     return f"{tail}-{sha1(path.encode()).hexdigest()[:16]}{suffix}"
 
 
+def told_of(output: str) -> str:
+    """The name of the file beside a result that says what it is."""
+    return f"{output}.json"
+
+
 def prepared(
     request: Request, volume: str | Path, subdir: str
 ) -> tuple[Path, dict[str, Any] | None]:
@@ -80,7 +85,7 @@ def remember(request: Request, folder: Path, result: FileResult) -> None:
     """Write down, beside the result of a file, what it is."""
     source = next(s for s in request.sources if s.record.name == result.source)
     value = {"key": _key(request, source), "result": result.to_json()}
-    write_json(folder / f"{result.output}.json", value)
+    write_json(folder / told_of(result.output), value)
 
 
 def made_before(request: Request, folder: Path) -> dict[str, FileResult]:
@@ -91,7 +96,7 @@ def made_before(request: Request, folder: Path) -> dict[str, FileResult]:
     for source in request.sources:
         output, key = output_name(source, request.format), _key(request, source)
         for place in folders:
-            record = place / f"{output}.json"
+            record = place / told_of(output)
             value = read_json(record) if record.is_file() else {"key": None}
             made = place / output
             if value["key"] != key or not made.is_file():
@@ -100,21 +105,21 @@ def made_before(request: Request, folder: Path) -> dict[str, FileResult]:
             if made.stat().st_size != result.bytes:
                 continue
             if place != folder:
-                with whole(folder / output) as part:
-                    part.unlink()
-                    _link(made, part)
+                link(made, folder / output)
                 remember(request, folder, result)
             found[result.source] = result
             break
     return found
 
 
-def _link(path: Path, link: Path) -> None:
-    """A hard link, or a copy on a volume that has none."""
-    try:
-        os.link(path, link)
-    except OSError:
-        shutil.copyfile(path, link)
+def link(path: Path, place: Path) -> None:
+    """Have a file stand at `place` too: by a hard link, or a copy on a volume that has none."""
+    with whole(place) as part:
+        part.unlink()
+        try:
+            os.link(path, part)
+        except OSError:
+            shutil.copyfile(path, part)
 
 
 def manifest_of(

@@ -19,6 +19,7 @@ from looseleaf.servicex.service.auth import Keys, signed
 from looseleaf.servicex.service.engine import Engine
 from looseleaf.servicex.service.queries import CODEGENS, check, usable
 from looseleaf.servicex.service.state import BAD_DATASET, RUNNING, FileRow, StateFull, stamp
+from looseleaf.servicex.volume import told_of
 
 CAPABILITIES = ["poll_local_transformation_results", "long_sample_titles_10240"]
 GIVEN = "File List Provided in Request"
@@ -35,7 +36,7 @@ class Submission(BaseModel):
     did: str | None = None
     file_list: list[Annotated[str, Field(pattern=PATH)]] | None = Field(None, alias="file-list")
     selection: str
-    codegen: Literal["uproot-raw", "uproot", "python"]
+    codegen: Literal["looseleaf", "uproot-raw", "uproot", "python"]
     destination: Literal["object-store", "volume"] = Field(alias="result-destination")
     format: Literal["root-file", "root-rntuple", "parquet"] = Field(alias="result-format")
 
@@ -208,7 +209,8 @@ def _object_store(engine: Engine, keys: Keys | None) -> APIRouter:
             return _s3_error("SignatureDoesNotMatch", 403)
         # only what the service itself has written down as a result is handed out
         rows = engine.state.results(str(bucket), "")
-        if key not in {row.output for row in rows if row.status == "success"} | {MANIFEST}:
+        outputs = [row.output for row in rows if row.status == "success"]
+        if key not in {MANIFEST, *outputs, *map(told_of, outputs)}:
             return _s3_error("NoSuchKey", 404)
         path = engine.folder(str(bucket)) / key
         # what ran a query may have put a link to elsewhere in the place of its result

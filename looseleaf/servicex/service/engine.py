@@ -5,17 +5,18 @@ import sys
 import threading
 import traceback
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from looseleaf.files import write_json
+from looseleaf.records import FileRecord
 from looseleaf.servicex.formats import SUFFIXES
 from looseleaf.servicex.request import MANIFEST, request_folder
 from looseleaf.servicex.service.python import PythonTask, run_python
-from looseleaf.servicex.service.queries import check
+from looseleaf.servicex.service.queries import OWN, check
 from looseleaf.servicex.service.state import (
     COMPLETE,
     FATAL,
@@ -26,7 +27,7 @@ from looseleaf.servicex.service.state import (
 )
 from looseleaf.servicex.service.workers import Batch, Carrier, Crew, Job, told, transient
 from looseleaf.servicex.transform import FileResult, FileTask, transform_file
-from looseleaf.servicex.volume import result_name
+from looseleaf.servicex.volume import result_name, told_of
 
 # seconds until a disk that is full is tried again
 FULL = 2.0
@@ -46,10 +47,21 @@ class Limits:
 
 
 class Engine:
-    """Works through the state's files with a crew of workers."""
+    """Works through the state's files with a crew of workers.
 
-    def __init__(self, state: State, volume: Path, subdir: str, crew: Crew, limits: Limits) -> None:
-        self.state, self.limits = state, limits
+    Files that there are `records` of, by where they are read from first, have to be as these say.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        volume: Path,
+        subdir: str,
+        crew: Crew,
+        limits: Limits,
+        records: Mapping[str, FileRecord],
+    ) -> None:
+        self.state, self.limits, self._records = state, limits, records
         self._volume, self._subdir = volume, subdir
         self._work, self._finishing = threading.Condition(), threading.Lock()
         self._stopping = False
@@ -181,19 +193,25 @@ class Engine:
         request = self.state.request(rows[0].request)
         if request is None:
             return
+        tells = request["codegen"] == OWN
         jobs = tuple(Job(row.number, *self._task(request, row)) for row in rows)
         batch = Batch(name, request["id"], self.folder(request["id"]), jobs)
         left = {row.number: row for row in rows}
         for number, outcome in worker.carry_out(batch, self.limits.seconds):
             if self._stopping:
                 return
-            self._ended(left.pop(number), outcome)
+            self._ended(left.pop(number), outcome, tells)
         if not self._stopping:
             self._written(self.state.release, list(left))
 
-    def _ended(self, row: FileRow, outcome: FileResult | Exception) -> None:
+    def _ended(self, row: FileRow, outcome: FileResult | Exception, tells: bool) -> None:
+        if tells and not isinstance(outcome, Exception):
+            try:
+                write_json(self.folder(row.request) / told_of(row.output), outcome.to_json())
+            except OSError as problem:
+                outcome = problem
         if not isinstance(outcome, Exception):
-            self._done(row, asdict(outcome), None)
+            self._done(row, outcome.to_json(), None)
         elif transient(outcome) and row.tries < self.limits.tries:
             after = self.limits.backoff * 2 ** (row.tries - 1)
             self._written(self.state.retry, row.number, after, str(outcome))
@@ -215,21 +233,24 @@ class Engine:
                 seconds=self.limits.seconds,
                 confined=self.limits.confined,
             )
+        known = self._records.get(urls[0], FileRecord(urls[0], None, None, None))
         return transform_file, FileTask(
-            name=urls[0],
+            name=known.name,
             urls=urls,
-            expected_bytes=None,
-            expected_events=None,
-            expected_adler32=None,
+            expected_bytes=known.bytes,
+            expected_events=known.events,
+            expected_adler32=known.adler32,
             queries=asked,
             output=output,
+            work=f"{request['format']} {request['selection']}",
             format=request["format"],
         )
 
     def _done(self, row: FileRow, result: dict[str, Any] | None, error: str | None) -> None:
         if not self._written(self.state.done, row.number, result, error):
             # canceled while it was written
-            (self.folder(row.request) / row.output).unlink(missing_ok=True)
+            for name in (row.output, told_of(row.output)):
+                (self.folder(row.request) / name).unlink(missing_ok=True)
             return
         self._finish_if_done(row.request)
 

@@ -14,8 +14,11 @@ from looseleaf.objects.expressions import Expression
 from looseleaf.servicex.service.funcadl import available, func_adl_queries
 from looseleaf.servicex.transform import TreeQuery
 
-# the code generators that there are, and what carries them out
+# the code generators that there are, and what carries them out; beside each result of the first
+# stands what it is, so that nothing has to be read again
+OWN = "looseleaf"
 CODEGENS = {
+    OWN: "looseleaf.servicex.transform",
     "uproot-raw": "looseleaf.servicex.transform",
     "uproot": "looseleaf.servicex.service.funcadl",
     "python": "run_query",
@@ -26,6 +29,30 @@ FUNCTION = "run_query"
 def usable() -> dict[str, str]:
     """The code generators whose packages are installed."""
     return {name: what for name, what in CODEGENS.items() if name != "uproot" or available()}
+
+
+class Skim(BaseModel):
+    """A looseleaf selection: columns, which may be alternatives `A|B`, the events to keep, and the
+    software that the results are to be told apart by."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    columns: list[str]
+    cut: str | None
+    software: str
+
+
+def skim_query(selection: str) -> TreeQuery:
+    """The query of a looseleaf selection; `ConfigError` for one that can't be read."""
+    try:
+        skim = Skim.model_validate_json(selection)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"looseleaf selection: {where}: {first['msg']}") from None
+    if skim.cut is not None:
+        Expression(skim.cut)
+    return TreeQuery(columns=tuple(skim.columns), cut=skim.cut)
 
 
 class RawQuery(BaseModel):
@@ -137,6 +164,8 @@ def python_source(selection: str) -> str:
 def check(codegen: str, selection: str) -> Any:
     """What a selection asks for, or `ConfigError`."""
     match codegen:
+        case _ if codegen == OWN:
+            return (skim_query(selection),)
         case "uproot-raw":
             return raw_queries(selection)
         case "uproot":

@@ -75,7 +75,9 @@ def serve(service: Service) -> None:
         crew = _crew(service, volume)
         # a pod has none of the service's secrets, and is all the jail that can be made there
         limits = replace(service.limits, confined=service.limits.confined and service.pods is None)
-        engine = Engine(State(state / "state.sqlite"), volume, service.subdir, crew, limits)
+        records = {r.url: r for known in datasets.values() for r in known if r.url is not None}
+        where = (State(state / "state.sqlite"), volume, service.subdir)
+        engine = Engine(*where, crew, limits, records)
         config = uvicorn.Config(
             make_app(engine, keys, datasets, no_python),
             log_level="warning",

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     # what only a worker's process needs to load
     from looseleaf.servicex.transform import FileResult
 
-# a fresh interpreter, which shares neither memory nor open files with the service
-CONTEXT = get_context("spawn")
+# processes forked from a fresh interpreter, which shares neither memory nor open files with the
+# service, and has loaded what they need
+CONTEXT = get_context("forkserver")
 # failures of the machine or the network that may be over a moment later
 TRANSIENT = {errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET}
 

@@ -1,0 +1,463 @@
+"""How a transform request is carried out: by a ServiceX, asked through its own client.
+
+The client's adapter speaks the protocol; what it leaves to chance is done here: the request's own
+identity, polling, a check that every file came back, going on after a kill. Any ServiceX with the
+uproot-raw code generator will do. One of looseleaf's own, of this process (`embedded`) or another's
+(`looseleaf servicex serve`), has a code generator that leaves beside each result what it is; the
+results of others are gone through once more.
+"""
+
+import asyncio
+import json
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, replace
+from hashlib import sha1
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+from looseleaf.errors import ConfigError, DataFileError, ServiceFailed, Shortfall
+from looseleaf.files import read_json, write_json
+from looseleaf.nanoaod import TREE
+from looseleaf.objects.branches import EFT_COEFFICIENTS
+from looseleaf.progress import Progress
+from looseleaf.servicex.formats import SUFFIXES
+from looseleaf.servicex.request import MANIFEST, Request, Source
+from looseleaf.servicex.transform import (
+    ALWAYS,
+    LUMINOSITY_BLOCKS,
+    WEIGHT,
+    FileResult,
+    FileTask,
+    TreeQuery,
+    agrees,
+    transform_file,
+)
+from looseleaf.servicex.volume import (
+    link,
+    made_before,
+    manifest_of,
+    output_name,
+    prepared,
+    remember,
+    result_name,
+    told_of,
+)
+
+try:
+    import httpx
+    from servicex.minio_adapter import MinioAdapter
+    from servicex.models import (
+        ResultDestination,
+        ResultFormat,
+        Status,
+        TransformRequest,
+        TransformStatus,
+    )
+    from servicex.servicex_adapter import AuthorizationError, ServiceXAdapter
+except ModuleNotFoundError as problem:
+    raise ConfigError(
+        f"a transform needs the package {problem.name}: type pip install 'looseleaf[servicex]'"
+    ) from None
+
+# the code generator of our own services
+OWN = "looseleaf"
+ORIGINAL_TREE = "Original"
+# requests that a service calls complete and has not all results of
+GIVEN_UP = "given_up.json"
+ENDED = (Status.complete, Status.canceled, Status.fatal, Status.bad_dataset)
+# seconds between two questions: from the first, growing, to the last; one that is on this machine
+# is quick to answer
+FIRST_WAIT, LONGEST_WAIT, LONGEST_WAIT_HERE = 0.1, 10.0, 0.5
+# seconds that a ServiceX may be away, and that a file may take to show on a network's volume
+PATIENCE, VISIBLE = 300.0, 60.0
+LONGEST_UPSTREAM_NAME = 255
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A ServiceX to ask: the client's adapter for it, what it is called in messages, and the
+    folder here in which its volume shows the results, None where it is not mounted."""
+
+    adapter: ServiceXAdapter
+    title: str
+    mount: Path | None = None
+
+
+class Backend(Protocol):
+    """Where a ServiceX is to be had."""
+
+    # as the configuration has it
+    name: str
+
+    def service(self, request: Request, folder: Path) -> AbstractContextManager[Endpoint]:
+        """One that carries out a request whose results go to `folder`."""
+
+
+def transform(
+    request: Request,
+    volume: str | Path,
+    subdir: str,
+    output: str | Path,
+    backend: Backend,
+    label: str,
+) -> None:
+    """Have a request carried out and write its manifest, on the volume and as the stage's target.
+
+    The results of a complete request that is the same (query, files, format, software) are used
+    again; of an incomplete one, and of requests that differ in their files alone, the files that
+    both ask for are: a run that was broken off goes on where it was, and a new file of a dataset
+    costs one file. A request that a killed run had submitted is taken up; Ctrl-C cancels it. The
+    manifest is written last: where one stands, every result stands.
+
+    Raises `ServiceFailed` if the service refuses or is away, `Shortfall` for files that it has no
+    result of, `DataFileError` for a result that can't be right.
+    """
+    folder, manifest = prepared(request, volume, subdir)
+    if manifest is None:
+        results = made_before(request, folder)
+        left = tuple(s for s in request.sources if s.record.name not in results)
+        total = sum(source.record.events or 0 for source in request.sources)
+        with Progress(f"servicex {label}", total) as progress:
+            progress.add(sum(result.events_in for result in results.values()))
+            if left:
+                _checked(left)
+                with backend.service(request, folder) as endpoint:
+                    asked = _Submission(request, left, folder, endpoint, progress)
+                    results |= asyncio.run(asked.carried_out())
+        ordered = [results[source.record.name] for source in request.sources]
+        manifest = manifest_of(request, folder, ordered, backend.name)
+    write_json(output, manifest)
+
+
+def _checked(sources: tuple[Source, ...]) -> None:
+    """Raise for files that a ServiceX can't be asked for."""
+    for source in sources:
+        if not source.urls:
+            raise DataFileError(
+                f"{source.record.name}: nowhere to read it from: the site has no redirectors"
+            )
+        for url in source.urls:
+            if "," in url:
+                raise DataFileError(f"{url}: a comma divides addresses in ServiceX: rename it")
+
+
+class _Submission:
+    """The files that are left of a request, on their way through a service."""
+
+    def __init__(
+        self,
+        request: Request,
+        left: tuple[Source, ...],
+        folder: Path,
+        endpoint: Endpoint,
+        progress: Progress,
+    ) -> None:
+        self.request, self.left, self.folder = request, left, folder
+        self.endpoint, self.adapter = endpoint, endpoint.adapter
+        self.progress = progress
+        self.results: dict[str, FileResult] = {}
+        mounted = endpoint.mount is not None
+        self.destination = ResultDestination.volume if mounted else ResultDestination.object_store
+
+    async def carried_out(self) -> dict[str, FileResult]:
+        """The results by source; what has come is kept, also where others are missing."""
+        own = OWN in await self._answer(self.adapter.get_code_generators_async)
+        try:
+            request_id = await self._submitted(own)
+            async for status in self._statuses(request_id):
+                ended = status.status in ENDED
+                if ended or status.files_completed > len(self.results):
+                    await self._collected(request_id, status, own)
+        except asyncio.CancelledError:
+            # Ctrl-C: nobody waits for it any more
+            with suppress(httpx.HTTPError):
+                await self._canceled()
+            raise
+        missing = [s for s in self.left if s.record.name not in self.results]
+        if status.status != Status.complete:
+            raise ServiceFailed(
+                f"{self.endpoint.title}: request {request_id} ended as {status.status.value}"
+            )
+        if missing:
+            if not status.files_failed:
+                write_json(self.folder / GIVEN_UP, [*_given_up(self.folder), request_id])
+            raise Shortfall(await self._shortfall(request_id, status, missing, own))
+        return self.results
+
+    def _titles(self) -> list[str]:
+        """What the request for the files that are left is called, and one for all files."""
+        return [
+            f"looseleaf {asked.id} {self.destination.value}"
+            for asked in (replace(self.request, sources=self.left), self.request)
+        ]
+
+    async def _submitted(self, own: bool) -> str:
+        """The service's id of the request: of the one that an earlier run has submitted, if it is
+        still good, or of a new one.
+
+        The title says whose request it is: it is the service that remembers, also if this process
+        was killed before it heard the answer.
+        """
+        titles, given_up = self._titles(), _given_up(self.folder)
+        asked = TransformRequest(
+            title=titles[0],
+            file_list=[_paths(source) for source in self.left],
+            selection=_skim(self.request) if own else _query(self.request),
+            codegen=OWN if own else "uproot-raw",
+            result_destination=self.destination,
+            result_format=ResultFormat(self.request.format if own else "root-file"),
+        )
+
+        async def found_or_submitted() -> str:
+            for status in await self.adapter.get_transforms():
+                good = status.status not in ENDED or (
+                    status.status == Status.complete and not status.files_failed
+                )
+                if status.title in titles and good and status.request_id not in given_up:
+                    return status.request_id
+            return await self.adapter.submit_transform(asked)
+
+        # where no answer came, the service may have taken the request in
+        return await self._answer(found_or_submitted)
+
+    async def _canceled(self) -> None:
+        titles = self._titles()
+        for other in await self.adapter.get_transforms():
+            if other.title in titles and other.status not in ENDED:
+                await self.adapter.cancel_transform(other.request_id)
+
+    async def _statuses(self, request_id: str) -> AsyncIterator[TransformStatus]:
+        """The request's status, again and again until it has ended."""
+        here = urlsplit(self.adapter.url).hostname in ("localhost", "127.0.0.1", "::1")
+        wait = FIRST_WAIT
+        while True:
+            status = await self._answer(lambda: self.adapter.get_transform_status(request_id))
+            yield status
+            if status.status in ENDED:
+                return
+            await asyncio.sleep(wait)
+            wait = min(wait * 1.5, LONGEST_WAIT_HERE if here else LONGEST_WAIT)
+
+    async def _answer(self, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """An answer of the service, which may be away for a while; `ServiceFailed` says why not."""
+        started, title = time.monotonic(), self.endpoint.title
+        while True:
+            try:
+                answer = await question()
+                # the adapter takes a cancellation for one more reason to try again
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise asyncio.CancelledError
+                return answer
+            except httpx.TransportError as problem:
+                if time.monotonic() - started > PATIENCE:
+                    raise ServiceFailed(
+                        f"{title}: no answer for {PATIENCE:.0f} s ({type(problem).__name__})"
+                    ) from None
+                await asyncio.sleep(1)
+            except AuthorizationError:
+                raise ServiceFailed(
+                    f"{title}: the token was refused; renew the one in servicex.yaml"
+                ) from None
+            except (RuntimeError, ValueError) as problem:
+                raise ServiceFailed(f"{title}: {problem}") from None
+
+    async def _collected(self, request_id: str, status: TransformStatus, own: bool) -> None:
+        """Take over the results that have come, each as soon as it is there: a run that is killed
+        keeps them."""
+        # a result may take a while to show on a network's volume; the last look waits for it
+        patience = VISIBLE if status.status in ENDED else 0.0
+        listed = await self._answer(lambda: self.adapter.get_transformation_results(request_id))
+        sizes = {file.filename: file.total_bytes for file in listed}
+        suffix = SUFFIXES[self.request.format] if own else ".root"
+        named = _named(
+            [s for s in self.left if s.record.name not in self.results], sizes, status, suffix
+        )
+        incoming = self.folder / "downloads"
+        mount, store = self.endpoint.mount, None
+        if mount is None:
+            incoming.mkdir(exist_ok=True)
+            store = MinioAdapter.for_transform(status)
+
+        async def fetched(name: str, size: int | None) -> Path | None:
+            if store is not None:
+                return await store.download_file(name, str(incoming), expected_size=size)
+            return await _on_volume(mount, request_id, name, size, patience)
+
+        wanted = [(name, sizes.get(name)) for name in named.values()]
+        paths = await asyncio.gather(*(fetched(*file) for file in wanted))
+        told = [None] * len(paths)
+        if own:
+            told = await asyncio.gather(*(fetched(told_of(name), None) for name, _ in wanted))
+        for source, path, about in zip(named, paths, told, strict=True):
+            if path is None or (own and about is None):
+                continue
+            result = (
+                _taken_over(self.request, source, path, read_json(about), self.folder)
+                if own
+                else _gone_through(self.request, source, path, self.folder)
+            )
+            remember(self.request, self.folder, result)
+            self.results[result.source] = result
+            self.progress.add(result.events_in)
+        shutil.rmtree(incoming, ignore_errors=True)
+
+    async def _shortfall(
+        self, request_id: str, status: TransformStatus, missing: list[Source], own: bool
+    ) -> str:
+        """What is said of files without result: their names, and why, as far as it is known."""
+        mount, reasons = self.endpoint.mount, {}
+        if own and mount is None:
+            store = MinioAdapter.for_transform(status)
+            with TemporaryDirectory() as name:
+                path = await store.download_file(MANIFEST, name)
+                reasons = _reasons(path)
+        elif own and (path := mount / request_id / MANIFEST).is_file():
+            reasons = _reasons(path)
+        where = "" if mount is None or reasons else f" in {mount} (servicex.mount)"
+        told = [
+            ": ".join(filter(None, (source.record.name, reasons.get(_paths(source)))))
+            for source in missing
+        ]
+        return (
+            f"{self.endpoint.title}: request {request_id} has no result for {len(missing)} of "
+            f"{len(self.left)} files{where}: {'; '.join(told)}"
+        )
+
+
+def _paths(source: Source) -> str:
+    """A file and its replicas as a request lists them, those of this machine in full."""
+    return ",".join(url if "://" in url else str(Path(url).absolute()) for url in source.urls)
+
+
+def _reasons(manifest: Path) -> dict[str, str]:
+    """Why files failed, by their paths, as a manifest of our own service says."""
+    return {file["paths"]: file["error"] for file in read_json(manifest)["files"] if file["error"]}
+
+
+def _skim(request: Request) -> str:
+    """The request as a looseleaf selection."""
+    return json.dumps(
+        {"columns": request.columns, "cut": request.cut, "software": request.software}
+    )
+
+
+def _query(request: Request) -> str:
+    """The request as an uproot-raw selection: columns and selected events, and, so that the skim
+    can be normalised, what the original file held of weights and luminosity sections."""
+    names = [name for column in request.columns for name in column.split("|")]
+    counters = [f"n{name.partition('_')[0]}" for name in names]
+    original = ["run", "luminosityBlock", WEIGHT]
+    if EFT_COEFFICIENTS in names:
+        original += [EFT_COEFFICIENTS, f"n{EFT_COEFFICIENTS}"]
+    return json.dumps(
+        [
+            {
+                "treename": {TREE: TREE},
+                "filter_name": sorted({*names, *counters, *ALWAYS}),
+                "cut": request.cut,
+            },
+            {"treename": {TREE: ORIGINAL_TREE}, "filter_name": original},
+            {
+                "treename": {LUMINOSITY_BLOCKS: LUMINOSITY_BLOCKS},
+                "filter_name": ["run", "luminosityBlock"],
+                "fail_on_missing_trees": False,
+            },
+        ]
+    )
+
+
+def _given_up(folder: Path) -> list[str]:
+    path = folder / GIVEN_UP
+    return read_json(path) if path.is_file() else []
+
+
+def _named(
+    left: list[Source], sizes: dict[str, int], status: TransformStatus, suffix: str
+) -> dict[Source, str]:
+    """The name of each file's result, for the files that have one.
+
+    The client doesn't say which result is whose, so that the names have to: they are made of the
+    files' paths, here and upstream.
+    """
+    # upstream calls results on a volume "none"
+    nameless = set(sizes) <= {"none"} and status.files_completed == status.files
+    named = {}
+    for source in left:
+        ours = result_name(_paths(source), suffix)
+        candidates = [ours, *map(_upstream_name, source.urls)]
+        there = [name for name in candidates if name in sizes]
+        if there or nameless:
+            named[source] = (there or candidates[1:])[0]
+    return named
+
+
+def _upstream_name(url: str) -> str:
+    """What ServiceX calls a file's result."""
+    name = url.replace("/", ":")
+    if len(name) <= LONGEST_UPSTREAM_NAME:
+        return name
+    digest = sha1(name.encode()).hexdigest()
+    return f"_{digest}{name[-(LONGEST_UPSTREAM_NAME - len(digest) - 1) :]}"
+
+
+async def _on_volume(
+    mount: Path, request_id: str, name: str, size: int | None, patience: float
+) -> Path | None:
+    """Where a result stands on the mounted volume, once all of it shows there; None if it
+    doesn't within the seconds of `patience`."""
+    own, flat = mount / request_id / name, mount / name
+    started = time.monotonic()
+    while True:
+        for path in (own, flat):
+            if not path.is_file() or (size is not None and path.stat().st_size != size):
+                continue
+            if path == flat:
+                print(
+                    f"warning: {path}: this ServiceX keeps no folder for each request: another "
+                    "request for this file overwrites the result",
+                    file=sys.stderr,
+                )
+            return path
+        if time.monotonic() - started >= patience:
+            return None
+        await asyncio.sleep(FIRST_WAIT)
+
+
+def _taken_over(
+    request: Request, source: Source, path: Path, told: dict[str, Any], folder: Path
+) -> FileResult:
+    """A result of our own code generator, which is as we want it."""
+    result = FileResult(**told)
+    agrees(result.source_url, "events", result.events_in, source.record.events)
+    output = output_name(source, request.format)
+    link(path, folder / output)
+    return replace(result, source=source.record.name, output=output)
+
+
+def _gone_through(request: Request, source: Source, path: Path, folder: Path) -> FileResult:
+    """A result of any ServiceX as ours: NanoAOD, counted, checked against what was looked up."""
+    output = str(folder / output_name(source, request.format))
+    result = transform_file(
+        FileTask(
+            name=source.record.name,
+            urls=(str(path),),
+            expected_bytes=None,
+            expected_events=source.record.events,
+            expected_adler32=None,
+            queries=(TreeQuery(columns=request.columns),),
+            output=output,
+            work=output,
+            format=request.format,
+            original=ORIGINAL_TREE,
+        )
+    )
+    # the service read it, from one of these
+    return replace(result, source_url=source.urls[0])
