@@ -175,7 +175,7 @@ def fake_rates(
     spent = seconds(lambda: records.extend(process_task(processor, chunks, fileset.metadata)[1]))
     if results is not None:
         # as the workflow does: nothing was lost
-        ledger_of(fileset, records)
+        ledger_of(fileset, records, {})
     return spent, sum(record.cost["bytes_read"] for record in records) / 1e6
 
 

@@ -157,13 +157,10 @@ def serve(
     request; one that can't start within --pending seconds is given up. charts/looseleaf-servicex
     sets all of it up.
     """
-    try:
-        from looseleaf.servicex.service.engine import Limits  # noqa: PLC0415 - as above
-        from looseleaf.servicex.service.serve import Service  # noqa: PLC0415
-        from looseleaf.servicex.service.serve import serve as run  # noqa: PLC0415
-    except ModuleNotFoundError as problem:
-        click.echo(f"error: {problem}: type pip install 'looseleaf[servicex]'", err=True)
-        sys.exit(1)
+    from looseleaf.servicex.service.engine import Limits  # noqa: PLC0415 - as above
+    from looseleaf.servicex.service.serve import Service  # noqa: PLC0415
+    from looseleaf.servicex.service.serve import serve as run  # noqa: PLC0415
+
     confined = not unconfined_python
     limits = Limits(tries=tries, seconds=seconds, memory=memory << 20, confined=confined)
     try:

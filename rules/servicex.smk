@@ -26,7 +26,7 @@ rule servicex_transform:
         format=config["servicex"]["format"],
         volume=config["servicex"]["volume"],
         subdir=config["servicex"]["subdir"],
-        code=code_hash("looseleaf.servicex.embedded"),
+        code=code_hash("looseleaf.servicex.service.queries"),
     message:
         "servicex: transforming {wildcards.dataset}"
     script:

@@ -21,7 +21,18 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from looseleaf.errors import ConfigError, DataFileError, ServiceFailed, Shortfall
+import httpx
+from servicex.minio_adapter import MinioAdapter
+from servicex.models import (
+    ResultDestination,
+    ResultFormat,
+    Status,
+    TransformRequest,
+    TransformStatus,
+)
+from servicex.servicex_adapter import AuthorizationError, ServiceXAdapter
+
+from looseleaf.errors import DataFileError, ServiceFailed, Shortfall
 from looseleaf.files import read_json, write_json
 from looseleaf.nanoaod import TREE
 from looseleaf.objects.branches import EFT_COEFFICIENTS
@@ -48,22 +59,6 @@ from looseleaf.servicex.volume import (
     result_name,
     told_of,
 )
-
-try:
-    import httpx
-    from servicex.minio_adapter import MinioAdapter
-    from servicex.models import (
-        ResultDestination,
-        ResultFormat,
-        Status,
-        TransformRequest,
-        TransformStatus,
-    )
-    from servicex.servicex_adapter import AuthorizationError, ServiceXAdapter
-except ModuleNotFoundError as problem:
-    raise ConfigError(
-        f"a transform needs the package {problem.name}: type pip install 'looseleaf[servicex]'"
-    ) from None
 
 # the code generator of our own services
 OWN = "looseleaf"
