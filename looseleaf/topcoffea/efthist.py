@@ -352,19 +352,20 @@ class EFTHist:
 
     def _dense_bins(self, given: Sequence[Array], size: int) -> NDArray[np.int64]:
         """The flattened flow-inclusive bin of each event, -1 where an axis has none."""
-        flat = np.zeros(size, np.int64)
+        flat: Any = 0
         outside = None
         for i in self._dense:
             axis = self.axes[i]
-            index = _index(axis, given[i]) + int(axis.traits.underflow)
-            flat *= axis.extent
-            flat += index
+            index = _index(axis, given[i])
+            if axis.traits.underflow:
+                index += 1
+            flat = index if i == self._dense[0] else flat * axis.extent + index
             if not (axis.traits.underflow and axis.traits.overflow):
                 beyond = (index < 0) | (index >= axis.extent)
                 outside = beyond if outside is None else outside | beyond
         if outside is not None:
-            flat[np.broadcast_to(outside, size)] = -1
-        return flat
+            flat = np.where(outside, -1, flat)
+        return flat if np.ndim(flat) else np.full(size, flat)
 
     def _by_cell(
         self, given: Sequence[Array], size: int
