@@ -219,6 +219,7 @@ def job_records():
         *expand(PATHS.benchmark("topcoffea_combine/{analysis}"), analysis=TOPCOFFEA),
         *expand(PATHS.benchmark("topcoffea_datacards/{analysis}"), analysis=TOPCOFFEA),
         *expand(PATHS.benchmark("histograms_fakerate/{analysis}"), analysis=FAKERATE),
+        *expand(PATHS.benchmark("histograms_flips/{analysis}"), analysis=FLIPS),
         *expand(PATHS.benchmark("histograms_closure/{analysis}"), analysis=APPLICATION),
         *expand(PATHS.benchmark("histograms_topcoffea/{analysis}"), analysis=TOPCOFFEA),
     ]

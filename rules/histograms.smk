@@ -30,6 +30,36 @@ for analysis in FAKERATE:
             "../scripts/histograms_fakerate.py"
 
 
+for analysis in FLIPS:
+
+    rule:
+        name:
+            f"histograms_flips_{analysis}"
+        input:
+            summary=PATHS.fakerate("flips.json", analysis),
+        output:
+            report(
+                pictures_of(["flips"], analysis),
+                category="fake rate",
+                subcategory=analysis,
+            ),
+        log:
+            PATHS.log(f"histograms_flips/{analysis}"),
+        benchmark:
+            PATHS.benchmark(f"histograms_flips/{analysis}")
+        conda:
+            ENVIRONMENT
+        params:
+            title=as_is(SETTINGS.analyses[analysis]["title"]),
+            data=any(SETTINGS.datasets[name]["data"] for name in SETTINGS.datasets_of(analysis)),
+            label=as_is(config["histograms"]["label"]),
+            code=code_hash("looseleaf.fakerate.pictures"),
+        message:
+            f"histograms: drawing {analysis}"
+        script:
+            "../scripts/histograms_flips.py"
+
+
 for analysis in APPLICATION:
 
     rule:
@@ -92,5 +122,6 @@ rule histograms:
     """Stage target: all pictures."""
     input:
         [pictures_of(fakerate_picture_names(analysis), analysis) for analysis in FAKERATE],
+        [pictures_of(["flips"], analysis) for analysis in FLIPS],
         [pictures_of(closure_picture_names(analysis), analysis) for analysis in APPLICATION],
         [pictures_of(eft_picture_names(analysis), analysis) for analysis in TOPCOFFEA],

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import REPO, run_snakemake
+from scipy.stats import poisson
 
 from looseleaf.topcoffea.fit import EFTModel
 from looseleaf.topcoffea.store import read_histograms
@@ -19,6 +20,9 @@ def eft(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of config/eft.yaml with a part of the simulation."""
     folder = tmp_path_factory.mktemp("eft")
     override = yaml.safe_load((REPO / "config/eft.yaml").read_text())
+    analysis = yaml.safe_load((REPO / override["analyses"][-1]).read_text())
+    override["analyses"][-1] = str(folder / "ftanalysis.yaml")
+    Path(override["analyses"][-1]).write_text(yaml.safe_dump({**analysis, "unblind": True}))
     run = run_snakemake(folder, "topcoffea", override={**override, "samples": {"scale": 0.2}})
     assert run.status == 0, run.text
     return folder / "results/eft/topcoffea"
@@ -42,6 +46,32 @@ def test_prediction_from_data_is_what_is_observed(eft: Path) -> None:
     error = np.hypot(observed["error"], predicted["error"]) + 0.1 * observed["value"]
     assert abs(predicted["value"] - observed["value"]) < 2 * error
     assert table["ttbar"]["SM"]["value"] == 0
+
+
+def test_flips_predicted_from_data_are_what_is_observed(eft: Path) -> None:
+    # electrons of the demo's data have the wrong charge as often as those that are measured
+    table = json.loads((eft / "ftanalysis/yields.json").read_text())["channels"]
+    pairs = {name: value for name, value in table.items() if name.startswith("2lss")}
+    total = {
+        process: sum(found[process]["SM"]["value"] for found in pairs.values())
+        for process in ("data", "flips", "nonprompt")
+    }
+    # muons don't flip
+    assert all((v["flips"]["SM"]["value"] > 0) == ("_em_" in name) for name, v in pairs.items())
+    assert poisson.sf(total["data"] - 1, max(total["nonprompt"], 0.0) + 1.0) < 1e-4
+    # few pairs measure them here
+    one = read_histograms(eft / "ftanalysis/histograms.h5")[0]["ht"].select(process="flips")
+    by_systematic = one.project("systematic")
+    varied = dict(
+        zip(by_systematic.categories("systematic"), by_systematic.values()[0], strict=True)
+    )
+    assert varied["nominal"] == pytest.approx(total["flips"])
+    sigma = (varied["flips_rateUp"] - varied["flips_rateDown"]) / 2
+    predicted = total["flips"] + total["nonprompt"]
+    assert 0 < sigma < 0.5 * predicted
+    assert abs(total["data"] - predicted) < 2.6 * np.sqrt(predicted + sigma**2)  # p = 0.01
+    card = (eft / "ftanalysis/datacards").glob("*2lss_p_em_4j*.txt")
+    assert "flips_rate" in next(card).read_text()
 
 
 def test_the_rates_are_varied_within_their_errors(eft: Path) -> None:

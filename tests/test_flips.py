@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import awkward as ak
 import numpy as np
 import pytest
 import yaml
@@ -108,6 +109,13 @@ def test_injected_flips_are_measured_and_applied(tmp_path: Path) -> None:
     pt, eta = np.array([20.0, 50.0, 500.0]), np.array([0.5, 2.0, 1.0])
     expected = [value[0, 0], value[1, 1], value[1, 0]]
     np.testing.assert_allclose(applied.probability(pt, eta), expected)
+    errors = np.array([sigma[0, 0], sigma[1, 1], sigma[1, 0]])
+    up, down = (applied.probability(pt, eta, name) for name in ("stat_up", "stat_down"))
+    np.testing.assert_allclose(up, expected + errors)
+    np.testing.assert_allclose(down, np.maximum(expected - errors, 0))
+    electrons = ak.zip({"pt": ak.Array([[20.0, 50.0], []]), "eta": ak.Array([[-0.5, 2.0], []])})
+    weights = applied.weights({"Electron": electrons}, "stat_up")
+    np.testing.assert_allclose(weights, [np.sum(up[:2] / (1 - up[:2])), 0.0])
 
 
 def test_counts_that_do_not_fill_the_map(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_full_size_dry_run_of_an_eft_analysis(
     del analysis["scan"]
     analysis.pop("datacards", None)
     (tmp_path / "analysis.yaml").write_text(yaml.safe_dump(analysis))
-    measured = [f"config/analyses/{n}.yaml" for n in ("muon", "electron")]
+    measured = [f"config/analyses/{n}.yaml" for n in ("muon", "electron", "flips")]
     override = {
         "datasets": ["config/datasets/demo.yaml", listed(tmp_path, samples, files, signal)],
         "analyses": [*measured, str(tmp_path / "analysis.yaml")],
@@ -201,17 +201,13 @@ def test_eft_analyses_with_leptons_from_data(snakemake: Snakemake, repo: Path) -
     run = snakemake("-n", override=override)
     assert run.status == 0, run.text
     wanted = {"fakerate_measure": 2, "fakerate_flips": 1, "topcoffea_combine": 2,
-              "topcoffea_process_thq": 1,
+              "topcoffea_process_thq": 1, "histograms_flips_flips": 1,
               "topcoffea_process_ftanalysis": 1, "histograms_topcoffea_ftanalysis": 1}  # fmt: skip
     assert {name: run.jobs[name] for name in wanted} == wanted
 
 
-def test_measured_flips_are_applied(snakemake: Snakemake, repo: Path, tmp_path: Path) -> None:
+def test_measured_flips_are_applied(snakemake: Snakemake, repo: Path) -> None:
     override = yaml.safe_load((repo / "config/eft.yaml").read_text())
-    analysis = yaml.safe_load((repo / "config/analyses/ftanalysis.yaml").read_text())
-    path = tmp_path / "with_flips.yaml"
-    path.write_text(yaml.safe_dump({**analysis, "flips": {"map": "flips"}}))
-    override["analyses"][-1] = str(path)
     target = "results/eft/topcoffea/ftanalysis/yields.json"
     run = snakemake("-n", target, override=override)
     assert run.status == 0, run.text

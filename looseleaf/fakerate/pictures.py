@@ -69,6 +69,25 @@ def pictures(
     cutflow(metadata, Path(folder))
 
 
+def flips_picture(
+    summary: str | Path, folder: str | Path, title: str, label: str, is_data: bool
+) -> None:
+    """The map of charge flips, of the summary that its measurement wrote."""
+    found = read_json(summary)
+    value, sigma = (np.array(found[name]) for name in ("probability", "sigma"))
+    axes = [
+        hist.axis.Variable(found["pt"], label="Electron $p_T$ [GeV]"),
+        hist.axis.Variable(found["abs_eta"], label="Electron $|\\eta|$"),
+    ]
+    texts = np.empty(value.shape, object)
+    for index in np.ndindex(value.shape):
+        texts[index] = f"{value[index]:.4f}\n±{sigma[index]:.4f}"
+    name = "Probability that the charge is wrong"
+    fig, ax = plots.map2d(value, axes, title, name, texts)
+    plots.label(ax, label, is_data, None)
+    plots.save(fig, Path(folder) / "flips")
+
+
 def _data_and_simulation(
     maps: Mapping[str, hist.Hist], metadata: Mapping[str, Any], folder: Path, label: str
 ) -> None:

@@ -271,7 +271,8 @@ def plan(
 
     Simulated events are shared out evenly. A data file holds a Poisson number of events of each
     process that it is the sum of, as its cross section and the luminosity have it; `scale` does
-    not touch data, whose number of events means a luminosity.
+    not touch data, whose number of events means a luminosity. Charge flips of a data file's own are
+    in the events of each process.
     """
     dataset = datasets[name]
     sample = dataset["sample"]
@@ -284,7 +285,9 @@ def plan(
         parts = []
         for part in sample["sum_of"]:
             expected = datasets[part]["xsec_pb"] * 1000 * sample["lumi_ifb"]
-            parts.append((_terms(datasets[part]), int(rng.poisson(expected))))
+            terms = _terms(datasets[part])
+            terms = replace(terms, charge_flips=own.charge_flips or terms.charge_flips)
+            parts.append((terms, int(rng.poisson(expected))))
         for index in range(number):
             shares.append(
                 tuple(_resized(part, share(total, number, index)) for part, total in parts)

@@ -122,17 +122,17 @@ def _by_process(
             factors.get(systematic, factors[NOMINAL])
         )
         label = _decorrelated(systematic, dataset, systematics)
-        # the rates weigh events of the application region alone
-        of_rates = systematic in (f"{RATES}Up", f"{RATES}Down")
-        if not of_rates:
+        # the rates of a region weigh its events alone
+        only = RATES.get(systematic.removesuffix("Up").removesuffix("Down"))
+        if only is None:
             out.setdefault(own, {})[label] = scaled.select(**{REGION: SIGNAL})
-        if "nonprompt" in analysis:
+        if "nonprompt" in analysis and only in (None, NONPROMPT):
             region = scaled.select(**{REGION: NONPROMPT})
             if not dataset["data"]:
                 # prompt leptons are taken out as the Standard Model has them
                 region = region.frozen().scaled(-1.0)
             out.setdefault(NONPROMPT, {})[label] = region
-        if "flips" in analysis and dataset["data"] and not of_rates:
+        if "flips" in analysis and dataset["data"] and only in (None, FLIPS):
             out.setdefault(FLIPS, {})[label] = scaled.select(**{REGION: FLIPS})
     nominal = out[own][NOMINAL]
     for name, rate in systematics.get("rate", {}).items():

@@ -1,6 +1,7 @@
 """Charge flips: the probability that an electron's charge is measured wrongly, as a weight."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,8 @@ class FlipMap:
     """The flip probability of electrons by pT [GeV] and |eta|, a correctionlib correction.
 
     `text` is the correctionlib file, kept as text so that it goes to workers; `name` the
-    correction in it, over (pT, |eta|) or (systematic, pT, |eta|) with `nominal`.
+    correction in it, over (pT, |eta|) or (systematic, pT, |eta|) with `nominal` and, where its
+    uncertainty is known, `stat_up` and `stat_down`.
     """
 
     text: str
@@ -44,13 +46,30 @@ class FlipMap:
     def __getstate__(self) -> dict[str, str]:
         return {"text": self.text, "name": self.name}
 
-    def probability(self, pt: NDArray[Any], abs_eta: NDArray[Any]) -> NDArray[np.float64]:
-        systematic = ["nominal"] if len(self._correction.inputs) == 3 else []
+    @cached_property
+    def systematics(self) -> list[str]:
+        """`nominal`, and those that the map has of its uncertainty."""
+        if len(self._correction.inputs) < 3:
+            return ["nominal"]
+        found = ["nominal"]
+        for name in ("stat_up", "stat_down"):
+            with suppress(IndexError):
+                self._correction.evaluate(name, 30.0, 0.0)
+                found.append(name)
+        return found
+
+    def probability(
+        self, pt: NDArray[Any], abs_eta: NDArray[Any], systematic: str = "nominal"
+    ) -> NDArray[np.float64]:
+        """The probability for each electron: pT [GeV], |eta|."""
+        first = [systematic] if len(self._correction.inputs) == 3 else []
         return self._correction.evaluate(
-            *systematic, np.asarray(pt, np.float64), np.asarray(abs_eta, np.float64)
+            *first, np.asarray(pt, np.float64), np.asarray(abs_eta, np.float64)
         )
 
-    def weights(self, chosen: Mapping[str, Any]) -> NDArray[np.float64]:
+    def weights(
+        self, chosen: Mapping[str, Any], systematic: str = "nominal"
+    ) -> NDArray[np.float64]:
         """What an event with leptons of opposite charges counts for one of equal charges.
 
         The sum over its electrons of p / (1 - p): one of them has flipped, the observed event has
@@ -60,5 +79,5 @@ class FlipMap:
             return np.zeros(len(next(iter(chosen.values()))))
         electrons = chosen["Electron"]
         pt, eta = (ak.to_numpy(ak.flatten(electrons[field])) for field in ("pt", "eta"))
-        p = self.probability(pt, np.abs(eta))
+        p = self.probability(pt, np.abs(eta), systematic)
         return ak.to_numpy(ak.sum(ak.unflatten(p / (1 - p), ak.num(electrons, axis=1)), axis=1))

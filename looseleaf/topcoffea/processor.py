@@ -25,7 +25,8 @@ PROCESS, CHANNEL, REGION, SYSTEMATIC = "process", "channel", "region", "systemat
 NOMINAL = "nominal"
 # genPartFlav of a prompt lepton, and of one from a prompt tau
 PROMPT = (1, 15)
-RATES = "nonprompt_rate"
+# the systematics of measured rates, and the region whose events each weighs
+RATES = {"nonprompt_rate": NONPROMPT, "flips_rate": FLIPS}
 
 Mask = NDArray[np.bool_]
 Weights = NDArray[np.float64]
@@ -172,13 +173,21 @@ class TopCoffeaProcessor(ProcessorABC):
             rates = stacked(self._maps)[1]
             sigma = np.concatenate([one.sigma.ravel() for one in self._maps.values()])
             cap = self._analysis["nonprompt"]["cap"]
-            varied = {NOMINAL: rates, f"{RATES}Up": rates + sigma, f"{RATES}Down": rates - sigma}
+            varied = {
+                NOMINAL: rates,
+                "nonprompt_rateUp": rates + sigma,
+                "nonprompt_rateDown": rates - sigma,
+            }
             roles[NONPROMPT] = {
                 name: predict(leptons.bin, leptons.tight, np.maximum(rate, 0.0), cap).weight
                 for name, rate in varied.items()
             }
         if self._flips is not None and is_data:
-            roles[FLIPS] = {NOMINAL: self._flips.weights(chosen)}
+            names = {NOMINAL: NOMINAL, "stat_up": "flips_rateUp", "stat_down": "flips_rateDown"}
+            roles[FLIPS] = {
+                names[systematic]: self._flips.weights(chosen, systematic)
+                for systematic in self._flips.systematics
+            }
         return roles
 
     def _jets(self, events: Any, is_data: bool) -> Iterator[tuple[str, Any]]:
