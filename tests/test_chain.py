@@ -438,7 +438,7 @@ def test_full_disk(snakemake: Snakemake, tmp_path: Path, target: str) -> None:
     try:
         run = snakemake(target, override=override)
         text = refusal(run, tmp_path / "results/servicex/small.json")
-        assert "error: no space left on the disk while writing" in text
+        assert "no space left on the disk while writing" in text
         assert str(disk) in text or place in text
         assert list(disk.rglob("*.root")) == []
     finally:

@@ -430,7 +430,7 @@ def test_full_disk_is_told_and_leaves_nothing_half_written(tmp_path: Path) -> No
         pytest.skip("mounting a tmpfs is not allowed here")
     try:
         wanted = request_from_das(tmp_path / "q.das.json", COLUMNS, None, "root-file", "t", [])
-        with pytest.raises(Shortfall, match=r"q_0\.root: No space left on device while writing"):
+        with pytest.raises(Shortfall, match=r"q_0\.root: no space left on the disk while"):
             transform(wanted, volume, "sub", tmp_path / "out.json", Embedded(1), "q")
         assert [path for path in volume.rglob("*") if path.is_file()] == []
         assert not (tmp_path / "out.json").exists()

@@ -68,7 +68,9 @@ class Embedded:
                 url = f"http://{HERE}:{listener.getsockname()[1]}"
                 engine.start()
                 try:
-                    yield Endpoint(_Adapter(url, keys.token), "embedded ServiceX", incoming)
+                    yield Endpoint(
+                        _Adapter(url, keys.token), f"embedded ServiceX in {folder}", incoming
+                    )
                 finally:
                     engine.stop()
                     shutil.rmtree(incoming, ignore_errors=True)

@@ -107,6 +107,8 @@ def told(problem: Exception) -> str:
         return str(problem)
     if isinstance(problem, OSError) and problem.strerror:
         where = f" while writing {Path(problem.filename).name}" if problem.filename else ""
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"no space left on the disk{where}: free some and run again"
         return f"{problem.strerror}{where}"
     return f"{type(problem).__name__}: {problem}"
 
