@@ -20,9 +20,6 @@ def eft(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of config/eft.yaml with a part of the simulation."""
     folder = tmp_path_factory.mktemp("eft")
     override = yaml.safe_load((REPO / "config/eft.yaml").read_text())
-    analysis = yaml.safe_load((REPO / override["analyses"][-1]).read_text())
-    override["analyses"][-1] = str(folder / "ftanalysis.yaml")
-    Path(override["analyses"][-1]).write_text(yaml.safe_dump({**analysis, "unblind": True}))
     run = run_snakemake(folder, "topcoffea", override={**override, "samples": {"scale": 0.2}})
     assert run.status == 0, run.text
     return folder / "results/eft/topcoffea"
@@ -50,28 +47,26 @@ def test_prediction_from_data_is_what_is_observed(eft: Path) -> None:
 
 def test_flips_predicted_from_data_are_what_is_observed(eft: Path) -> None:
     # electrons of the demo's data have the wrong charge as often as those that are measured
-    table = json.loads((eft / "ftanalysis/yields.json").read_text())["channels"]
-    pairs = {name: value for name, value in table.items() if name.startswith("2lss")}
-    total = {
-        process: sum(found[process]["SM"]["value"] for found in pairs.values())
+    table = json.loads((eft / "thq/yields.json").read_text())["channels"]
+    data, flips, nonprompt = (
+        sum(found[process]["SM"]["value"] for name, found in table.items() if "2lss" in name)
         for process in ("data", "flips", "nonprompt")
-    }
-    # muons don't flip
-    assert all((v["flips"]["SM"]["value"] > 0) == ("_em_" in name) for name, v in pairs.items())
-    assert poisson.sf(total["data"] - 1, max(total["nonprompt"], 0.0) + 1.0) < 1e-4
-    # few pairs measure them here
-    one = read_histograms(eft / "ftanalysis/histograms.h5")[0]["ht"].select(process="flips")
-    by_systematic = one.project("systematic")
-    varied = dict(
-        zip(by_systematic.categories("systematic"), by_systematic.values()[0], strict=True)
     )
-    assert varied["nominal"] == pytest.approx(total["flips"])
+    assert poisson.sf(data - 1, max(nonprompt, 0.0) + 1.0) < 1e-4
+    # few pairs measure them here
+    filled = read_histograms(eft / "thq/histograms.h5")[0]["ht"].select(process="flips")
+    one = filled.project("systematic")
+    varied = dict(zip(one.categories("systematic"), one.values()[0], strict=True))
+    assert varied["nominal"] == pytest.approx(flips)
     sigma = (varied["flips_rateUp"] - varied["flips_rateDown"]) / 2
-    predicted = total["flips"] + total["nonprompt"]
+    predicted = flips + nonprompt
     assert 0 < sigma < 0.5 * predicted
-    assert abs(total["data"] - predicted) < 2.6 * np.sqrt(predicted + sigma**2)  # p = 0.01
-    card = (eft / "ftanalysis/datacards").glob("*2lss_p_em_4j*.txt")
-    assert "flips_rate" in next(card).read_text()
+    assert abs(data - predicted) < 2.6 * np.sqrt(predicted + sigma**2)  # p = 0.01
+    assert "flips_rate" in (eft / "thq/datacards/2lss_1b_2j.txt").read_text()
+    # muons don't flip
+    table = json.loads((eft / "ftanalysis/yields.json").read_text())["channels"]
+    for name, found in table.items():
+        assert (found["flips"]["SM"]["value"] > 0) == ("2lss" in name and "_em_" in name)
 
 
 def test_the_rates_are_varied_within_their_errors(eft: Path) -> None:

@@ -453,7 +453,7 @@ def test_settings_can_be_written_down(main_config: dict[str, Any], repo: Path) -
     assert value["site"]["kind"] == "local"
 
 
-THQ = "config/analyses/thq.yaml"
+THQ, FLIPS = "config/analyses/thq.yaml", "config/analyses/flips.yaml"
 
 
 @pytest.fixture
@@ -461,7 +461,7 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
     """`refused` with the analysis of tHq, which applies maps, among the analyses."""
 
     def message(edit: Callable[[dict[str, Any]], Any], file: str = THQ) -> str:
-        return refused(lambda c: c["analyses"].append(THQ), file, edit)
+        return refused(lambda c: c["analyses"].extend([FLIPS, THQ]), file, edit)
 
     return message
 
@@ -547,7 +547,7 @@ def test_year_that_the_luminosities_do_not_have(
     config = {
         **main_config,
         "datasets": [str(tmp_path / "demo.yaml")],
-        "analyses": [MUON, "config/analyses/electron.yaml", str(tmp_path / "thq.yaml")],
+        "analyses": [MUON, "config/analyses/electron.yaml", FLIPS, str(tmp_path / "thq.yaml")],
     }
     with pytest.raises(ConfigError, match="'tHq_EFT' is of the year 2017, lumi_ifb has 2018"):
         load(config, repo)
