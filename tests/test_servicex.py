@@ -17,7 +17,7 @@ from samples import qcd, sample, skimmed
 from looseleaf.errors import ConfigError, DataFileError, LookupFailed, Shortfall
 from looseleaf.files import adler32, read_json, write_json
 from looseleaf.processing.fileset import from_manifest
-from looseleaf.records import FileRecord
+from looseleaf.records import FileRecord, describe
 from looseleaf.servicex.embedded import Embedded
 from looseleaf.servicex.request import (
     Request,
@@ -475,6 +475,32 @@ def test_a_file_that_is_not_as_it_was_looked_up_is_no_result(
     altered = replace(three[1], events=299)
     with pytest.raises(Shortfall, match=r"q_1\.root: has 300 events, the lookup said 299"):
         asked(tmp_path, three[0], altered)
+
+
+def test_a_relative_path_is_held_to_what_was_looked_up_too(
+    tmp_path: Path, three: list[FileRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Path(str(three[0].url))
+    monkeypatch.chdir(place.parent)
+    near = replace(three[0], url=place.name)
+    assert asked(tmp_path, near)["totals"]["events_in"] == 300
+    with pytest.raises(
+        Shortfall, match=r"q_0\.root: has .* as its adler32, the lookup said 00000000"
+    ):
+        asked(tmp_path, replace(near, adler32="00000000"))
+
+
+def test_a_skim_may_be_a_dataset(tmp_path: Path, three: list[FileRecord]) -> None:
+    first = asked(tmp_path, *three)
+    folder = Path(first["folder"])
+    records = [
+        describe(folder / file["output"], f"/store/skim/{file['output']}", "/a/b/c#1")
+        for file in first["files"]
+    ]
+    assert sum(record.events or 0 for record in records) == first["totals"]["events_out"] < 900
+    again = asked(tmp_path, *records, cut="nMuon == 1")
+    assert again["totals"]["events_in"] == 900
+    assert again["totals"]["sum_of_weights_in"] == first["totals"]["sum_of_weights_in"]
 
 
 WORKER_KILLED = """

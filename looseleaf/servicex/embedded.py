@@ -23,7 +23,7 @@ from looseleaf.servicex.service.auth import Keys
 from looseleaf.servicex.service.engine import Engine, Limits
 from looseleaf.servicex.service.state import State
 from looseleaf.servicex.service.workers import Processes
-from looseleaf.servicex.submission import Endpoint
+from looseleaf.servicex.submission import Endpoint, addresses
 from looseleaf.workerprocess import fork_from
 
 HERE = "127.0.0.1"
@@ -61,7 +61,7 @@ class Embedded:
                 INCOMING,
                 Processes(max(1, min(self.workers, len(request.sources)))),
                 Limits(),
-                {source.urls[0]: source.record for source in request.sources if source.urls},
+                {addresses(s)[0]: s.record for s in request.sources if s.urls},
             )
             app = make_app(engine, keys, {}, "this service is for one transform")
             with socket.create_server((HERE, 0)) as listener, _served(app, listener):

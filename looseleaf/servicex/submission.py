@@ -327,9 +327,14 @@ class _Submission:
         )
 
 
+def addresses(source: Source) -> list[str]:
+    """Where a request says that a file is: those of this machine in full."""
+    return [url if "://" in url else str(Path(url).absolute()) for url in source.urls]
+
+
 def _paths(source: Source) -> str:
-    """A file and its replicas as a request lists them, those of this machine in full."""
-    return ",".join(url if "://" in url else str(Path(url).absolute()) for url in source.urls)
+    """A file and its replicas as a request lists them."""
+    return ",".join(addresses(source))
 
 
 def _reasons(manifest: Path) -> dict[str, str]:
@@ -431,7 +436,8 @@ def _taken_over(
 ) -> FileResult:
     """A result of our own code generator, which is as we want it."""
     result = FileResult(**told)
-    agrees(result.source_url, "events", result.events_in, source.record.events)
+    # of a skim, those it holds, and not its original's
+    agrees(result.source_url, "events", result.cost["events"], source.record.events)
     output = output_name(source, request.format)
     link(path, folder / output)
     return replace(result, source=source.record.name, output=output)
