@@ -236,6 +236,12 @@ class Cluster:
             made = copy.deepcopy(value)
             if resource == "pods":
                 self.made.append(made)
+            owners = {owner["uid"] for owner in value["metadata"].get("ownerReferences") or []}
+            there = {other["metadata"]["uid"] for other in self.objects.values()}
+        if owners and not owners & there:
+            # what is made for an owner that has gone is collected too
+            self.delete(resource, namespace, name)
+            return made
         self._react(resource, namespace, name)
         return made
 
