@@ -27,9 +27,11 @@ from samples import SETTINGS, TRUTH, qcd
 from service import COMMAND, NO_JAIL, QUERY, Service, expected, holds, run, selection
 from starlette.staticfiles import StaticFiles
 
+from looseleaf.errors import ConfigError
 from looseleaf.files import read_json
 from looseleaf.samples.generate import generate
 from looseleaf.servicex.formats import read_original
+from looseleaf.servicex.service.queries import check
 from looseleaf.servicex.volume import result_name
 
 FILES, EVENTS = 4, 2000
@@ -762,3 +764,17 @@ def test_a_state_whose_disk_is_full(files: list[str], tmp_path: Path) -> None:
         assert service.finished(slow).files_completed == 1
         request = service.submit(file_list=files[:1], selection=selection())
         assert service.finished(request).files_completed == 1
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        ('{"columns": ["run"], "software": "1"}', "looseleaf selection: cut: Field required"),
+        ('{"columns": "run", "cut": null, "software": "1"}', "looseleaf selection: columns: "),
+        ('{"columns": [], "cut": "import os", "software": "1"}', "import os"),
+        ("[", "Invalid JSON"),
+    ],
+)
+def test_a_looseleaf_selection_that_cant_be_read(selection: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check("looseleaf", selection)

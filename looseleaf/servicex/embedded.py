@@ -59,7 +59,7 @@ class Embedded:
                 State(state / "state.sqlite"),
                 folder,
                 INCOMING,
-                Processes(max(1, min(self.workers, len(request.sources)))),
+                Processes(min(self.workers, len(request.sources))),
                 Limits(),
                 {addresses(s)[0]: s.record for s in request.sources if s.urls},
             )

@@ -12,6 +12,9 @@ from looseleaf.records import FileRecord
 
 NAMESPACE = uuid.UUID("6d1d6f2c-4b0c-5d0e-9a9e-0f6b6f0d9a11")
 MANIFEST = "manifest.json"
+# the code generator of our own services: beside each of its results stands what it is, so that
+# nothing has to be read again
+OWN = "looseleaf"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from looseleaf.nanoaod import TREE
 from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.progress import Progress
 from looseleaf.servicex.formats import SUFFIXES
-from looseleaf.servicex.request import MANIFEST, Request, Source
+from looseleaf.servicex.request import MANIFEST, OWN, Request, Source
 from looseleaf.servicex.transform import (
     ALWAYS,
     LUMINOSITY_BLOCKS,
@@ -60,8 +60,6 @@ from looseleaf.servicex.volume import (
     told_of,
 )
 
-# the code generator of our own services
-OWN = "looseleaf"
 ORIGINAL_TREE = "Original"
 # requests that a service calls complete and has not all results of
 GIVEN_UP = "given_up.json"

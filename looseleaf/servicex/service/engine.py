@@ -14,9 +14,9 @@ from typing import Any
 from looseleaf.files import write_json
 from looseleaf.records import FileRecord
 from looseleaf.servicex.formats import SUFFIXES
-from looseleaf.servicex.request import MANIFEST, request_folder
+from looseleaf.servicex.request import MANIFEST, OWN, request_folder
 from looseleaf.servicex.service.python import PythonTask, run_python
-from looseleaf.servicex.service.queries import OWN, check
+from looseleaf.servicex.service.queries import check
 from looseleaf.servicex.service.state import (
     COMPLETE,
     FATAL,

@@ -11,12 +11,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from looseleaf.errors import ConfigError
 from looseleaf.objects.expressions import Expression
+from looseleaf.servicex.request import OWN
 from looseleaf.servicex.service.funcadl import available, func_adl_queries
 from looseleaf.servicex.transform import TreeQuery
 
-# the code generators that there are, and what carries them out; beside each result of the first
-# stands what it is, so that nothing has to be read again
-OWN = "looseleaf"
+# the code generators that there are, and what carries them out
 CODEGENS = {
     OWN: "looseleaf.servicex.transform",
     "uproot-raw": "looseleaf.servicex.transform",
@@ -47,9 +46,7 @@ def skim_query(selection: str) -> TreeQuery:
     try:
         skim = Skim.model_validate_json(selection)
     except ValidationError as problem:
-        first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"looseleaf selection: {where}: {first['msg']}") from None
+        raise ConfigError(f"looseleaf selection: {_first(problem)}") from None
     if skim.cut is not None:
         Expression(skim.cut)
     return TreeQuery(columns=tuple(skim.columns), cut=skim.cut)
@@ -78,9 +75,7 @@ def raw_queries(selection: str) -> tuple[TreeQuery, ...]:
         listed = json.loads(selection)
         queries = [RawQuery.model_validate(query) for query in listed]
     except ValidationError as problem:
-        first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"uproot-raw query: {where}: {first['msg']}") from None
+        raise ConfigError(f"uproot-raw query: {_first(problem)}") from None
     except (ValueError, TypeError):
         raise ConfigError("an uproot-raw selection is a JSON list of queries") from None
     found = tuple(part for query in queries for part in _trees(query))
@@ -90,6 +85,12 @@ def raw_queries(selection: str) -> tuple[TreeQuery, ...]:
     if len(set(names)) < len(names):
         raise ConfigError(f"uproot-raw query: two results are called {max(names, key=names.count)}")
     return found
+
+
+def _first(problem: ValidationError) -> str:
+    """The first thing that is wrong: where, and what."""
+    first = problem.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
 def _trees(query: RawQuery) -> list[TreeQuery]:
@@ -163,9 +164,9 @@ def python_source(selection: str) -> str:
 
 def check(codegen: str, selection: str) -> Any:
     """What a selection asks for, or `ConfigError`."""
+    if codegen == OWN:
+        return (skim_query(selection),)
     match codegen:
-        case _ if codegen == OWN:
-            return (skim_query(selection),)
         case "uproot-raw":
             return raw_queries(selection)
         case "uproot":

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from looseleaf.servicex.transform import FileResult
 
 # processes forked from a fresh interpreter, which shares neither memory nor open files with the
-# service, and has loaded what they need
+# service
 CONTEXT = get_context("forkserver")
 # failures of the machine or the network that may be over a moment later
 TRANSIENT = {errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET}
