@@ -165,10 +165,12 @@ def fake_rates(
     for index, path in enumerate(paths):
         with open_events(str(path)) as file:
             entries, known = file.tree.num_entries, file.uuid
-        weights = 0.0 if results is None else results[index].sum_of_weights_out
-        size = path.stat().st_size
-        source = EventsSource(path.name, str(path), str(path), known, size, entries, weights)
-        sources.append(source)
+        result = None if results is None else results[index]
+        weights, checksum = (
+            (0.0, None) if result is None else (result.sum_of_weights_out, result.adler32)
+        )
+        size, url = path.stat().st_size, str(path)
+        sources.append(EventsSource(path.name, url, url, known, size, checksum, entries, weights))
     fileset = Fileset("q", tuple(sources), {}, {"dataset": "q", "data": False}, "")
     processor = FakeRateProcessor(analysis, POINTS, Corrections.from_files({}))
     chunks = chunks_of(fileset, 250_000)

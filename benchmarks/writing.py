@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import uproot
 
+from looseleaf.files import adler32
 from looseleaf.processing.fileset import EventsSource
 
 
@@ -29,6 +30,8 @@ def nanoaod(folder: Path, number: int, events: int) -> list[EventsSource]:
             uuid = str(file.file.uuid)
         size = path.stat().st_size
         files.append(
-            EventsSource(path.name, str(path), str(path), uuid, size, events, float(events))
+            EventsSource(
+                path.name, str(path), str(path), uuid, size, adler32(path), events, float(events)
+            )
         )
     return files

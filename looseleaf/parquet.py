@@ -77,7 +77,9 @@ class ParquetTree:
 
     def __init__(self, url: str, source: pa.NativeFile | _Counted) -> None:
         self._url = url
-        self._fragment = ds.ParquetFileFormat().make_fragment(pa.PythonFile(source, mode="r"))
+        checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+        form = ds.ParquetFileFormat(default_fragment_scan_options=checked)
+        self._fragment = form.make_fragment(pa.PythonFile(source, mode="r"))
         self.schema: pa.Schema = self._fragment.physical_schema
         self.metadata: pq.FileMetaData = self._fragment.metadata
         # the rows at which its row groups begin, and their end

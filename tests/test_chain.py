@@ -391,15 +391,20 @@ def test_file_that_vanished_after_the_lookup(snakemake: Snakemake, tmp_path: Pat
     assert "small_0.root: no such file; was it moved or deleted?" in text
 
 
-def test_result_that_was_cut_on_the_volume(snakemake: Snakemake, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["cut", "one wrong bit"])
+def test_result_that_was_damaged_on_the_volume(
+    snakemake: Snakemake, tmp_path: Path, damage: str
+) -> None:
     override = small(tmp_path)
     assert snakemake("servicex", override=override).status == 0
     (path, _) = sorted((tmp_path / "results/volume").rglob("*.root"))
-    path.write_bytes(path.read_bytes()[:-1000])
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content[:-1000] if damage == "cut" else content)
     text = refusal(
         snakemake("fakerate", override=override), tmp_path / "results/fakerate/small/small.json"
     )
-    assert "the manifest says" in text
+    assert "manifest says" in text
     assert "make it again (snakemake --forcerun servicex_transform)" in text
     # what the message says to do helps
     healed = snakemake("fakerate", "--forcerun", "servicex_transform", override=override)

@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import uproot
 from pool import shipped_processors, worker_python
 from processors import Kill, Link, MuonPt, Traced, devour, die
 from samples import qcd, skimmed
@@ -111,14 +113,21 @@ def test_a_file_that_always_fails_to_open(tmp_path: Path, fileset: Fileset) -> N
 
 
 def test_a_file_that_returns_garbage(tmp_path: Path, fileset: Fileset) -> None:
+    # these numbers don't compress, so that uproot would read others in their place unawares
+    with uproot.open(fileset.files[0].url) as file:
+        branch = file["Events/Muon_pt"]
+        assert branch.compressed_bytes == branch.uncompressed_bytes
+        middle = branch.member("fBasketSeek")[0] + branch.compressed_bytes // 2
     content = bytearray(Path(fileset.files[0].url).read_bytes())
-    middle = len(content) // 2
-    content[middle - 8000 : middle + 8000] = os.urandom(16_000)
+    content[middle : middle + 4] = np.array(1e6, ">f4").tobytes()
     (tmp_path / "garbage.root").write_bytes(content)
     garbage = without(tmp_path / "garbage.root", fileset)
     with (
         local(tmp_path) as site,
-        pytest.raises(ProcessingFailed, match=r"dataset q, .*q_0\.root entries .*garbage\.root"),
+        pytest.raises(
+            ProcessingFailed,
+            match=r"dataset q, .*q_0\.root entries .*garbage\.root: its content has changed",
+        ),
     ):
         run(MuonPt(), [garbage], site, replace(LIMITS, tries=1), "test", tmp_path / "kept")
 

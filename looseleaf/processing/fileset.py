@@ -19,7 +19,8 @@ class EventsSource:
     """A file to read: where it stands, who it is, and what must be found in it.
 
     `sum_of_weights` is that of genWeight over the file's events, their number in data; `bytes` is
-    the file's size, and `source_url` where the transform read the file called `name`.
+    the file's size, `adler32` the checksum that its writer stated, None if there is none to hold
+    it to, and `source_url` where the transform read the file called `name`.
     """
 
     name: str
@@ -27,6 +28,7 @@ class EventsSource:
     source_url: str
     uuid: str
     bytes: int
+    adler32: str | None
     events: int
     sum_of_weights: float
 
@@ -89,6 +91,7 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
                 source_url=entry["source_url"],
                 uuid=entry["uuid"],
                 bytes=entry["bytes"],
+                adler32=entry["adler32"],
                 events=entry["events_out"],
                 sum_of_weights=entry["sum_of_weights_out"],
             )

@@ -19,11 +19,12 @@ from coffea.processor import ProcessorABC, accumulate
 from looseleaf.cluster.code import mismatch
 from looseleaf.cost import Stopwatch, peak_rss_bytes
 from looseleaf.errors import DataFileError, LooseleafError, reading
+from looseleaf.files import adler32
 from looseleaf.nanoaod import TREE, Events, open_file
 from looseleaf.objects.branches import first_present
-from looseleaf.parquet import ParquetEvents
+from looseleaf.parquet import ParquetEvents, is_parquet
 from looseleaf.processing.checkpoints import packed, unpacked
-from looseleaf.processing.fileset import Chunk, cut
+from looseleaf.processing.fileset import Chunk, EventsSource, cut
 from looseleaf.processing.ledger import ChunkRecord
 from looseleaf.processing.tree import tree_sum
 
@@ -74,14 +75,40 @@ class SkimmedNanoAOD(NanoAODSchema):
 
 
 @lru_cache(maxsize=16)
-def _opened(url: str, uuid: str) -> Events:
-    """A file kept open by this worker: on wide files the metadata costs more than a chunk."""
-    file = open_file(url)
-    if file.uuid != uuid:
-        found = file.uuid
+def _opened(source: EventsSource) -> Events:
+    """A file kept open by this worker: on wide files the metadata costs more than a chunk.
+
+    Raises `DataFileError` if it isn't the file that its manifest speaks of, byte for byte.
+    """
+    file = open_file(source.url)
+    try:
+        _hold(file, source)
+    except BaseException:
         file.close()
-        raise DataFileError(f"{url}: is another file (uuid {found}) than the manifest's ({uuid})")
+        raise
     return file
+
+
+def _hold(file: Events, source: EventsSource) -> None:
+    url = source.url
+    if file.uuid != source.uuid:
+        raise DataFileError(
+            f"{url}: is another file (uuid {file.uuid}) than the manifest's ({source.uuid})"
+        )
+    if file.tree.num_entries != source.events:
+        raise DataFileError(
+            f"{url}: holds {file.tree.num_entries} events, the manifest says {source.events}"
+        )
+    # what doesn't compress stands in a ROOT file without a checksum, and uproot takes whatever it
+    # finds there for numbers; Parquet has a checksum in every page, and need not be read whole
+    if source.adler32 is not None and not is_parquet(url) and "://" not in url:
+        found = adler32(url)
+        if found != source.adler32:
+            raise DataFileError(
+                f"{url}: its content has changed since it was written (adler32 {found}, the "
+                f"manifest says {source.adler32}); make it again "
+                "(snakemake --forcerun servicex_transform)"
+            )
 
 
 class ReadClock(dict[Any, Any]):
@@ -105,12 +132,7 @@ class ReadClock(dict[Any, Any]):
 
 def events_of(chunk: Chunk, metadata: Mapping[str, Any], clock: ReadClock) -> Any:
     """The NanoEvents of a chunk; columns are read when the processor touches them."""
-    file = _opened(chunk.file.url, chunk.file.uuid)
-    if file.tree.num_entries != chunk.file.events:
-        raise DataFileError(
-            f"{chunk.file.url}: holds {file.tree.num_entries} events, the manifest says "
-            f"{chunk.file.events}"
-        )
+    file = _opened(chunk.file)
     how = {
         "schemaclass": type("Aliased", (SkimmedNanoAOD,), {"aliases": metadata.get("aliases", {})}),
         "metadata": dict(metadata),
@@ -129,7 +151,7 @@ def _process(
     processor: ProcessorABC, chunk: Chunk, metadata: Mapping[str, Any], worker: str, tries: int
 ) -> tuple[dict[str, Any], ChunkRecord]:
     watch, clock = Stopwatch(), ReadClock()
-    before = _opened(chunk.file.url, chunk.file.uuid).bytes_read
+    before = _opened(chunk.file).bytes_read
     events = events_of(chunk, metadata, clock)
     with reading(chunk.file.url):
         weights = (
@@ -138,7 +160,7 @@ def _process(
             else float(len(events))
         )
     result = processor.process(events)
-    read = _opened(chunk.file.url, chunk.file.uuid).bytes_read - before
+    read = _opened(chunk.file).bytes_read - before
     record = ChunkRecord(
         file=chunk.file.name,
         url=chunk.file.url,

@@ -140,7 +140,9 @@ class _Parquet:
         table = ak.to_arrow_table(columns, extensionarray=False)
         if self._writer is None:
             self._tree = tree
-            self._writer = pq.ParquetWriter(self._path, table.schema, compression="lz4")
+            self._writer = pq.ParquetWriter(
+                self._path, table.schema, compression="lz4", write_page_checksum=True
+            )
             self._writer.add_key_value_metadata({IDENTITY: str(self._identity), TREE_NAME: tree})
         if tree != self._tree:
             raise DataFileError(f"Parquet holds one tree, not {self._tree} and {tree}")

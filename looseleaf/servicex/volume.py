@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from looseleaf.errors import Shortfall
-from looseleaf.files import read_json, whole, write_json
+from looseleaf.files import adler32, read_json, whole, write_json
 from looseleaf.records import MANIFEST_FORMAT
 from looseleaf.servicex.formats import SUFFIXES
 from looseleaf.servicex.request import MANIFEST, Request, Source, request_folder
@@ -64,16 +64,19 @@ def prepared(
 
 
 def complete_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a finished request, if every file that it lists stands with its size."""
+    """The manifest of a finished request, if every file that it lists stands as it was written."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
     manifest = read_json(path)
-    for file in manifest["files"]:
-        result = folder / file["output"]
-        if not result.is_file() or result.stat().st_size != file["bytes"]:
-            return None
-    return manifest
+    results = [FileResult(**file) for file in manifest["files"]]
+    return manifest if all(_stands(folder / r.output, r) for r in results) else None
+
+
+def _stands(path: Path, result: FileResult) -> bool:
+    return (
+        path.is_file() and path.stat().st_size == result.bytes and adler32(path) == result.adler32
+    )
 
 
 def _key(request: Request, source: Source) -> str:
@@ -99,10 +102,10 @@ def made_before(request: Request, folder: Path) -> dict[str, FileResult]:
             record = place / told_of(output)
             value = read_json(record) if record.is_file() else {"key": None}
             made = place / output
-            if value["key"] != key or not made.is_file():
+            if value["key"] != key:
                 continue
             result = FileResult(**value["result"])
-            if made.stat().st_size != result.bytes:
+            if not _stands(made, result):
                 continue
             if place != folder:
                 link(made, folder / output)
