@@ -38,6 +38,8 @@ import numpy as np
 import pandas as pd
 import uhi.io.json
 from hist.axestuple import NamedAxesTuple
+from llvmlite import ir
+from numba.extending import intrinsic
 from numpy.typing import ArrayLike, NDArray
 
 SM = "sm"
@@ -51,6 +53,8 @@ FILL_EVENTS = 32_768
 BLOCK_DOUBLES = 1 << 19
 # equal cells that an axis' edges are searched from
 CELLS = 1024
+# how many events ahead of its addition an event's terms are fetched, by cache lines
+AHEAD, LINE_BYTES = 64, 64
 
 
 def quadratic_terms(coefficients: Sequence[str]) -> list[tuple[str, str]]:
@@ -263,7 +267,7 @@ class EFTHist:
             bins = self._dense_bins(mine, number)
             own = _tile(weights, tile, number)
             row = np.arange(start, tile.stop) if index is None else _tile(index, tile, number)
-            for key, events in self._by_cell(mine, number):
+            for key, events in self._by_cell(mine):
                 cell = self._cells.get(key) or self._new_cell()
                 self._cells[key] = cell
                 chosen = (bins, row, own) if events is None else (
@@ -356,9 +360,7 @@ class EFTHist:
         outside = None
         for i in self._dense:
             axis = self.axes[i]
-            index = _index(axis, given[i])
-            if axis.traits.underflow:
-                index += 1
+            index = np.add(_index(axis, given[i]), int(axis.traits.underflow), dtype=np.int64)
             flat = index if i == self._dense[0] else flat * axis.extent + index
             if not (axis.traits.underflow and axis.traits.overflow):
                 beyond = (index < 0) | (index >= axis.extent)
@@ -368,11 +370,11 @@ class EFTHist:
         return flat if np.ndim(flat) else np.full(size, flat)
 
     def _by_cell(
-        self, given: Sequence[Array], size: int
+        self, given: Sequence[Array]
     ) -> Iterator[tuple[tuple[int, ...], NDArray[np.int64] | None]]:
         """The events of each combination of categories; None stands for all of them."""
         fixed: list[int | None] = []
-        codes = np.zeros(size, np.int64)
+        codes: Any = 0
         tables: list[list[int]] = []
         for i in self._categories:
             labels, code = _labels(given[i])
@@ -814,7 +816,7 @@ def _tile(values: Array, tile: slice, number: int) -> Array:
     return np.ascontiguousarray(values[tile]) if values.ndim else np.full(number, values)
 
 
-def _index(axis: Any, values: Array) -> NDArray[np.int64]:
+def _index(axis: Any, values: Array) -> NDArray[np.integer]:
     """The bin of each value, -1 and the axis' size beyond its ends.
 
     Edges are searched from a table of equal cells: halving steps, which a processor can't foresee
@@ -822,7 +824,7 @@ def _index(axis: Any, values: Array) -> NDArray[np.int64]:
     """
     edges = np.asarray(axis.edges) if isinstance(axis, hist.axis.Variable) else np.zeros(0)
     if not values.ndim or axis.traits.circular or not edges.size or not np.isfinite(edges).all():
-        return np.asarray(axis.index(values), np.int64)
+        return np.asarray(axis.index(values))
     scale = CELLS / (edges[-1] - edges[0])
     # half a cell low, so that rounding can't begin the search too high
     begins = edges[0] + (np.arange(CELLS) - 0.5) / scale
@@ -946,10 +948,37 @@ def _searched(edges, first, scale, values):  # type: ignore[no-untyped-def]
     return out
 
 
+@intrinsic
+def _prefetch(_typing, _address):  # type: ignore[no-untyped-def]
+    """Have the processor fetch the cache line at an address; nothing is read, or can go wrong."""
+
+    def emitted(context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
+        place, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place, number, number, number])
+        fetch = builder.module.declare_intrinsic("llvm.prefetch", [place], kind)
+        # to be read, into the second cache, as data
+        how = [number(0), number(2), number(1)]
+        builder.call(fetch, [builder.inttoptr(arguments[0], place), *how])
+        return context.get_dummy_value()
+
+    return numba.types.void(numba.types.uint64), emitted
+
+
 @numba.njit(nogil=True, fastmath={"contract"})
 def _add_terms(sums, bins, rows, weights, terms):  # type: ignore[no-untyped-def]
-    """Add each event's weighted terms to its bin; events of bin -1 have none."""
+    """Add each event's weighted terms to its bin; events of bin -1 have none.
+
+    The sums between the rows keep a processor from seeing that these are read one after the
+    other, so it is told.
+    """
+    begin, size = numba.uint64(terms.ctypes.data), numba.uint64(terms.shape[1] * terms.itemsize)
     for event in range(len(bins)):
+        if event + AHEAD < len(bins):
+            ahead = begin + numba.uint64(rows[event + AHEAD]) * size
+            line = numba.uint64(0)
+            while line < size:
+                _prefetch(ahead + line)
+                line += numba.uint64(LINE_BYTES)
         if bins[event] < 0:
             continue
         # as unsigned, or each access would ask whether the index counts from the end
