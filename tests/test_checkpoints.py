@@ -16,6 +16,7 @@ from samples import qcd, sample, skimmed
 
 from looseleaf.cluster import Site, client_for
 from looseleaf.errors import Shortfall
+from looseleaf.files import adler32
 from looseleaf.processing.checkpoints import processor_identity
 from looseleaf.processing.fileset import Fileset, chunks_of, cut, from_manifest, tasks_of
 from looseleaf.processing.job import Processed, run
@@ -142,7 +143,7 @@ def test_a_corrected_file_is_counted_again_and_the_old_result_removed(
         file["Events"].extend(fields)
     with uproot.open(path) as file:
         value["files"][1]["uuid"] = str(file.file.uuid)
-    value["files"][1]["bytes"] = path.stat().st_size
+    value["files"][1] |= {"bytes": path.stat().st_size, "adler32": adler32(path)}
     manifest.write_text(json.dumps(value))
     fileset = from_manifest("q", manifest, {})
     second = job.run([fileset])
