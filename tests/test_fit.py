@@ -384,3 +384,17 @@ def test_pictures_show_processes_points_and_data(tmp_path: Path) -> None:
     pictures(analysis, tmp_path / "h.h5", tmp_path, "Private work")
     drawn = sorted(path.name for path in tmp_path.glob("*.p*"))
     assert drawn == [f"{n}.{end}" for n in ("curve_a", "one_x", "two_x") for end in ("pdf", "png")]
+
+
+def test_bars_of_data_are_poissons_central_intervals() -> None:
+    whole = filled()
+    counts = [0, 1, 5, 10]
+    x = np.repeat((np.array(EDGES[1:]) + EDGES[:-1]) / 2, counts)
+    whole.fill("data", "one", "nominal", x)
+    one = whole.select(channel="one", systematic="nominal")
+    _, ax = stack({**ANALYSIS, "points": {"SM": {}}, "unblind": True}, one, "x", "one")
+    (bars,) = ax.containers[-1].lines[2]
+    ends = [segment[:, 1] for segment in bars.get_segments()]
+    # Garwood's, as the PDG's tables have them
+    expected = [(0, 1.841), (0.173, 3.300), (2.840, 8.382), (6.891, 14.267)]
+    np.testing.assert_allclose(ends, expected, atol=6e-4)

@@ -9,6 +9,7 @@ import hist
 import matplotlib as mpl
 import mplhep
 import numpy as np
+from hist.intervals import poisson_interval
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -94,9 +95,11 @@ def stack(
             top_ratio = np.nanmax(values / known, initial=top_ratio)
         if data is not None and analysis.get("unblind", False):
             values, centres = data.values(), (edges[1:] + edges[:-1]) / 2
-            ax.errorbar(centres, values, np.sqrt(data.variances()), fmt="ko", label="Data")
-            below.errorbar(centres, values / known, np.sqrt(data.variances()) / known, fmt="ko")
-            top = max(top, np.max(values))
+            # Garwood's interval: a bin without events has an upper end
+            bars = np.abs(poisson_interval(values) - values)
+            ax.errorbar(centres, values, bars, fmt="ko", label="Data")
+            below.errorbar(centres, values / known, bars / known, fmt="ko")
+            top = max(top, np.max(values + bars[1]))
         ax.set_ylim(min(0.0, float(np.min(total.values()))), 1.7 * top)
         ax.set_ylabel("Events / bin")
         # the axis below says it
