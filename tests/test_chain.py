@@ -404,7 +404,7 @@ def test_result_that_was_damaged_on_the_volume(
     text = refusal(
         snakemake("fakerate", override=override), tmp_path / "results/fakerate/small/small.json"
     )
-    assert "manifest says" in text
+    assert "the manifest says" in text
     assert "make it again (snakemake --forcerun servicex_transform)" in text
     # what the message says to do helps
     healed = snakemake("fakerate", "--forcerun", "servicex_transform", override=override)

@@ -18,7 +18,7 @@ from samples import qcd, sample, skimmed
 from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.fakerate.measure import expectation, numbers, varied
 from looseleaf.fakerate.processor import FakeRateProcessor
-from looseleaf.files import write_json
+from looseleaf.files import adler32, write_json
 from looseleaf.histograms.ratio import divide
 from looseleaf.histograms.store import write_uhi
 from looseleaf.objects.columns import analysis_columns
@@ -482,7 +482,8 @@ def test_branches_of_a_later_version_are_read_under_their_new_names(
         tree = new.mktree("Events", {name: ak.type(v).content for name, v in columns.items()})
         tree.extend(columns)
         identity = str(new.file.uuid)
-    later = replace(file, url=str(tmp_path / "v15.root"), uuid=identity, adler32=None)
+    path = tmp_path / "v15.root"
+    later = replace(file, url=str(path), uuid=identity, adler32=adler32(path))
     found = []
     for source in (file, later):
         fileset = replace(

@@ -102,7 +102,8 @@ def _hold(file: Events, source: EventsSource) -> None:
     # what doesn't compress stands in a ROOT file without a checksum, and uproot takes whatever it
     # finds there for numbers; Parquet has a checksum in every page, and need not be read whole
     if source.adler32 is not None and not is_parquet(url) and "://" not in url:
-        found = adler32(url)
+        with reading(url):
+            found = adler32(url)
         if found != source.adler32:
             raise DataFileError(
                 f"{url}: its content has changed since it was written (adler32 {found}, the "
