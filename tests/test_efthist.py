@@ -175,6 +175,62 @@ def test_edges_and_what_is_no_number_are_where_boost_histogram_puts_them() -> No
     assert filled == hist.Hist(axis, storage=hist.storage.Weight()).fill(values)
 
 
+REGULAR = {
+    "decimal": (50, 0, 500),
+    "rounded": (7, -0.1, 0.3),
+    "many": (10_000, -3, 3),
+    "far from zero": (100, 1e6, 1e6 + 1),
+    "narrower than doubles are": (5000, 1e12, 1e12 + 0.5),
+    "wide": (3, -1e300, 1e300),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+@pytest.mark.parametrize("flow", [{}, {"underflow": False}, {"overflow": False}, {"flow": False}])
+@pytest.mark.parametrize("kind", REGULAR)
+def test_equal_bins_are_those_of_boost_histogram(kind: str, flow: Any, dtype: Any) -> None:
+    axis = hist.axis.Regular(*REGULAR[kind], name="v", **flow)
+    low, high = axis.edges[0], axis.edges[-1]
+    near, values = [axis.edges], [np.random.default_rng(1).uniform(low, high, 1000)]
+    for direction in (-np.inf, np.inf):
+        for _ in range(3):
+            near.append(np.nextafter(near[-1], direction))
+        near.append(axis.edges)
+    width = high - low
+    values += [*near, [low - width / 9, high + width / 9]]
+    if dtype != np.int64:
+        values.append([np.nan, np.inf, -np.inf])
+    cast = np.concatenate(values).clip(-1e15, 1e15).astype(dtype)
+    if kind == "wide" and dtype == np.float64:
+        cast = np.concatenate(values)
+    filled = EFTHist(axis, coefficients=[]).fill(cast).at()
+    assert filled == hist.Hist(axis, storage=hist.storage.Weight()).fill(cast)
+    # one at a time, where errors of two values can't make up for each other
+    indices = np.array([axis.index(value) for value in cast.tolist()])
+    weights = np.random.default_rng(2).uniform(0, 1, len(cast))
+    filled = EFTHist(axis, coefficients=[]).fill(cast, weight=weights).at().values(flow=True)
+    indices += axis.traits.underflow
+    there = (indices >= 0) & (indices < axis.extent)
+    np.testing.assert_allclose(filled, np.bincount(indices[there], weights[there], axis.extent))
+
+
+def test_values_near_the_edges_of_grown_axes_are_where_boost_histogram_puts_them() -> None:
+    """Growth moves an axis' ends by roundings, which are wide for bins far from zero."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        start = rng.choice([-1, 1]) * 10 ** rng.uniform(-1, 9)
+        width = 10 ** rng.uniform(-2, 2)
+        bins = rng.integers(2, 30)
+        axis = hist.axis.Regular(bins, start, start + width, name="v", growth=True)
+        grown = hist.Hist(axis).fill([start - width * rng.uniform(), start + width * 1.5]).axes[0]
+        # all but the last edge, which would have it grow once more
+        edges = grown.edges[:-1]
+        below, above = np.nextafter(edges, -np.inf)[1:], np.nextafter(edges, np.inf)
+        values = np.concatenate([edges[1:], below, above])
+        filled = EFTHist(grown, coefficients=[]).fill(values).at()
+        assert filled == hist.Hist(grown, storage=hist.storage.Weight()).fill(values)
+
+
 def test_no_axes_and_many() -> None:
     terms = np.random.default_rng(4).normal(size=(50, 10))
     total = EFTHist(coefficients=["a", "b", "c"]).fill(eft=terms)
@@ -207,7 +263,8 @@ def test_categories_that_were_not_filled_take_no_memory() -> None:
         squares=False,
     )
     filled.fill("channel 7", np.array([0.5]), eft=np.ones((1, 10)))
-    assert filled.nbytes == 102 * 10 * 8
+    # ten terms, filled up to twelve
+    assert filled.nbytes == 102 * 12 * 8
 
 
 def test_rows_choose_events_without_a_copy() -> None:
@@ -220,6 +277,39 @@ def test_rows_choose_events_without_a_copy() -> None:
     assert by_rows == by_copy
     with pytest.raises(ValueError, match="rows should lie within the 500 rows of eft"):
         by_rows.fill("ee", 0.5, eft=terms, rows=[500])
+
+
+@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("way", ["new", "read", "rows"])
+def test_rows_of_any_length_keep_to_themselves(
+    number: int, dtype: Any, way: str, tmp_path: Path
+) -> None:
+    """Terms are added several at once: neither the next event's nor the next bin's may mix in."""
+    names = [f"c{index}" for index in range(number)]
+    rng = np.random.default_rng(5)
+    axis = hist.axis.Regular(9, 0, 9, name="x")
+    terms = rng.normal(size=(60, (number + 1) * (number + 2) // 2)).astype(dtype)
+    x, weight = rng.integers(0, 9, 60) + 0.5, rng.uniform(0.5, 2, 60)
+    # every other event is no number, and fills bins that no one else does
+    terms[::2], x[::2] = np.nan, 2 * (x[::2] // 2) + 0.5
+    x[1::2] = 2 * (x[1::2] // 2) % 8 + 1.5
+    filled = EFTHist(axis, coefficients=names, squares=False)
+    if way == "read":
+        filled.fill(x[:1], weight=[0.0], eft=np.zeros((1, terms.shape[1])))
+        with h5py.File(tmp_path / "h.h5", "w") as file:
+            filled.write(file)
+            filled = EFTHist.read(file)
+    rows = np.arange(60)[::-1] if way == "rows" else slice(None)
+    chosen = {"rows": rows} if way == "rows" else {}
+    filled.fill(x[rows], weight=weight[rows], eft=terms, **chosen)
+    expected = [
+        np.bincount(x.astype(int), weight * terms[:, term].astype(np.float64), 9)
+        for term in range(terms.shape[1])
+    ]
+    np.testing.assert_allclose(filled.terms(), np.transpose(expected), rtol=1e-12, atol=1e-12)
+    assert np.isfinite(filled.terms()[1::2]).all()
+    assert np.isnan(filled.terms()[::2]).any()
 
 
 def test_bins_are_parabolas() -> None:
@@ -309,6 +399,9 @@ def test_remapped_histograms_and_fills_are_those_of_remapped_events(squares: Any
     for found in (moved, by_events, directly):
         same(found.at(point), filled.at(point))
         assert found.coefficients == ("c", "a", "x")
+    at_once = EFTHist(filled.axes[1], coefficients=OTHER, squares=squares)
+    at_once.fill(x, weight=weight, eft=terms, coefficients=["a", "b", "c"])
+    same(at_once.at(point), filled.project("x").at(point))
 
 
 def test_addition_and_scaling() -> None:
@@ -356,7 +449,7 @@ def test_squares_at_points_are_exact_there_and_refused_elsewhere() -> None:
     with pytest.raises(LookupError, match=r"no squared weights were kept at \{'a': 1\.0"):
         cheap.at({"a": 1.0})
     assert cheap.at({"a": 1.0}, variances=False).storage_type is hist.storage.Double
-    assert cheap.nbytes == 12 * (10 + 2) * 8
+    assert cheap.nbytes == 12 * (12 + 2) * 8
     # what only one of the two knows can't be added up
     assert (exact + cheap).at(POINT).storage_type is hist.storage.Double
 

@@ -26,6 +26,7 @@ known beforehand, and at any other there is no variance rather than a wrong one.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import combinations_with_replacement
@@ -48,19 +49,29 @@ Array = NDArray[Any]
 Point = Mapping[str, float]
 # events whose squares are made at a time, and the doubles that a block of monomials may take
 TILE_EVENTS = 4096
-# events whose bins are looked up at a time
-FILL_EVENTS = 32_768
 BLOCK_DOUBLES = 1 << 19
+# events whose bins are looked up at a time
+FILL_EVENTS = 131_072
 # equal cells that an axis' edges are searched from
 CELLS = 1024
-# how many events ahead of its addition an event's terms are fetched, by cache lines
-AHEAD, LINE_BYTES = 64, 64
+# the index of a value too close to an edge to tell how it rounds
+UNSURE = -2
+EPSILON = float(np.finfo(float).eps)
+# how many events ahead of its addition an event's terms are fetched, by cache lines of bytes
+AHEAD, LINE = 64, 64
+# terms that are added at once
+LANES = 4
 
 
 def quadratic_terms(coefficients: Sequence[str]) -> list[tuple[str, str]]:
     """The K pairs of names (i, j), i >= j, in lower-triangular order."""
     names = [SM, *coefficients]
     return [(names[i], names[j]) for i in range(len(names)) for j in range(i + 1)]
+
+
+def _terms_of(number: int) -> int:
+    """How many terms a quadratic in a number of coefficients has."""
+    return (number + 1) * (number + 2) // 2
 
 
 @cache
@@ -153,6 +164,9 @@ class EFTHist:
             raise ValueError(f"coefficients should differ, and none be {SM!r}: {', '.join(names)}")
         self.coefficients = names
         self.axes: Any = NamedAxesTuple(axes)
+        # which of the axes are categories; the others are dense
+        self._categories = [i for i, axis in enumerate(axes) if _is_category(axis)]
+        self._dense = [i for i in range(len(axes)) if i not in self._categories]
         self._exact = squares is True
         self._points = None if isinstance(squares, bool) else _distinct(self.points(squares))
         self._cells: dict[tuple[int, ...], _Cell] = {}
@@ -188,7 +202,8 @@ class EFTHist:
     @property
     def nbytes(self) -> int:
         """The memory that the filled cells take."""
-        return sum(a.nbytes for cell in self._cells.values() for a in cell if a is not None)
+        arrays = [a for cell in self._cells.values() for a in cell if a is not None]
+        return sum(len(a) * a.strides[0] for a in arrays)
 
     @property
     def _square_points(self) -> NDArray[np.float64]:
@@ -259,24 +274,27 @@ class EFTHist:
         if coefficients is not None and tuple(coefficients) != self.coefficients:
             columns = self._columns(coefficients)
         weights = np.asarray(1.0 if weight is None else weight, np.float64)
-        # by tiles, whose bins and weights stay in the cache
+        # by tiles, so that bins take little memory beside the terms
         for start in range(0, size, FILL_EVENTS):
             tile = slice(start, min(start + FILL_EVENTS, size))
             number = tile.stop - start
             mine = [value[tile] if value.ndim else value for value in given]
             bins = self._dense_bins(mine, number)
             own = _tile(weights, tile, number)
-            row = np.arange(start, tile.stop) if index is None else _tile(index, tile, number)
+            row = None if index is None else _tile(index, tile, number)
+            source = terms if terms is None or index is not None else terms[tile]
             for key, events in self._by_cell(mine):
                 cell = self._cells.get(key) or self._new_cell()
                 self._cells[key] = cell
                 chosen = (bins, row, own) if events is None else (
-                    bins[events], row[events], own[events]
+                    bins[events], events if row is None else row[events], own[events]
                 )  # fmt: skip
-                self._add(cell, *chosen, terms, columns)
+                self._add(cell, *chosen, source, columns)
         return self
 
     def _in_order(self, values: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
+        if not named and len(values) == len(self.axes):
+            return list(values)
         names = [axis.name for axis in self.axes]
         unknown = sorted(set(named) - set(names[len(values) :]))
         missing = [name for name in names[len(values) :] if name not in named]
@@ -286,7 +304,7 @@ class EFTHist:
 
     def _terms(self, eft: Any, coefficients: Sequence[str]) -> Array:
         terms = np.asarray(eft)
-        number = len(quadratic_terms(coefficients))
+        number = _terms_of(len(coefficients))
         if terms.ndim != 2 or terms.shape[1] != number:
             raise ValueError(
                 f"{number} terms are expected for {len(coefficients)} coefficients "
@@ -308,21 +326,12 @@ class EFTHist:
         return np.array([mine.get(frozenset(t), -1) for t in quadratic_terms(coefficients)])
 
     def _new_cell(self) -> _Cell:
-        bins = int(np.prod([self.axes[i].extent for i in self._dense], dtype=np.int64))
+        bins = math.prod(self._dense_shape)
         columns = self._square_columns
         return _Cell(
-            np.zeros((bins, len(quadratic_terms(self.coefficients)))),
+            _in_lanes(bins, _terms_of(len(self.coefficients))),
             None if columns is None else np.zeros((bins, columns)),
         )
-
-    @property
-    def _categories(self) -> list[int]:
-        """Which of the axes are categories; the others are dense."""
-        return [i for i, axis in enumerate(self.axes) if _is_category(axis)]
-
-    @property
-    def _dense(self) -> list[int]:
-        return [i for i, axis in enumerate(self.axes) if not _is_category(axis)]
 
     @property
     def _dense_shape(self) -> tuple[int, ...]:
@@ -330,6 +339,8 @@ class EFTHist:
 
     def _grow(self, given: Sequence[Array]) -> None:
         """Axes that grow take in the values."""
+        if not any(axis.traits.growth for axis in self.axes):
+            return
         axes = [
             _grown(axis, _labels(value)[0] if _is_category(axis) else value)
             if axis.traits.growth
@@ -360,7 +371,7 @@ class EFTHist:
         outside = None
         for i in self._dense:
             axis = self.axes[i]
-            index = np.add(_index(axis, given[i]), int(axis.traits.underflow), dtype=np.int64)
+            index = _index(axis, given[i])
             flat = index if i == self._dense[0] else flat * axis.extent + index
             if not (axis.traits.underflow and axis.traits.overflow):
                 beyond = (index < 0) | (index >= axis.extent)
@@ -410,7 +421,7 @@ class EFTHist:
         self,
         cell: _Cell,
         bins: NDArray[np.int64],
-        rows: NDArray[np.int64],
+        rows: NDArray[np.int64] | None,
         weights: NDArray[np.float64],
         terms: Array | None,
         columns: NDArray[np.int64] | None,
@@ -434,7 +445,8 @@ class EFTHist:
         order = order[np.searchsorted(bins[order], 0) :]
         for start in range(0, len(order), TILE_EVENTS):
             tile = order[start : start + TILE_EVENTS]
-            mine = terms[rows[tile]].astype(np.float64) * weights[tile, None]
+            chosen = tile if rows is None else rows[tile]
+            mine = terms[chosen].astype(np.float64) * weights[tile, None]
             if columns is not None:
                 mine = _moved(mine, columns, cell.sums.shape[1])
             if self._exact:
@@ -442,7 +454,7 @@ class EFTHist:
             else:
                 at_points = (mine @ monomials(self._points)) ** 2
                 ones = np.ones(len(tile))
-                _add_terms(cell.squares, bins[tile], np.arange(len(tile)), ones, at_points)
+                _add_terms(cell.squares, bins[tile], None, ones, at_points)
 
     # evaluation
 
@@ -505,7 +517,7 @@ class EFTHist:
             key: np.ascontiguousarray(self._bins(cell.squares if quartic else cell.sums, flow).T)
             for key, cell in self._cells.items()
         }
-        columns = self._square_columns if quartic else len(quadratic_terms(self.coefficients))
+        columns = self._square_columns if quartic else _terms_of(len(self.coefficients))
         block = max(BLOCK_DOUBLES // columns, 1)
         for start in range(0, len(where), block):
             part = where[start : start + block]
@@ -546,7 +558,7 @@ class EFTHist:
 
     def terms(self, flow: bool = False) -> NDArray[np.float64]:
         """The sums of each term, shape (*axes, K), in the order of `quadratic_terms`."""
-        number = len(quadratic_terms(self.coefficients))
+        number = _terms_of(len(self.coefficients))
         out = self._empty(number, flow)
         for key, cell in self._cells.items():
             out[key] = self._bins(cell.sums, flow).T.reshape(out[key].shape)
@@ -761,12 +773,12 @@ class EFTHist:
         }
 
         def stack(which: int, columns: int) -> Any:
-            stacked = np.zeros((len(cells), int(np.prod(self._dense_shape)), columns))
+            stacked = np.zeros((len(cells), math.prod(self._dense_shape), columns))
             for row, key in enumerate(cells):
                 stacked[row] = self._cells[key][which]
             return stacked.reshape(*shape, columns)
 
-        packed["sums"] = stack(0, len(quadratic_terms(self.coefficients)))
+        packed["sums"] = stack(0, _terms_of(len(self.coefficients)))
         group.create_dataset("terms", data=_joined_names(quadratic_terms(self.coefficients)))
         if self._square_columns is not None:
             packed["squares"] = stack(1, self._square_columns)
@@ -794,7 +806,7 @@ class EFTHist:
             out._points = group["points"][...]
         sums = group["sums"][...]
         squares = group["squares"][...] if "squares" in group else None
-        bins = int(np.prod(out._dense_shape))
+        bins = math.prod(out._dense_shape)
         for row, key in enumerate(group["cells"][...].tolist()):
             out._cells[tuple(key)] = _Cell(
                 sums[row].reshape(bins, -1),
@@ -811,25 +823,50 @@ def _distinct(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array(list(dict.fromkeys(map(tuple, points.tolist())))).reshape(-1, points.shape[1])
 
 
+def _in_lanes(bins: int, number: int) -> NDArray[np.float64]:
+    """Zeros of shape (bins, number) whose rows begin where LANES doubles are added fastest, at
+    multiples of their size. What fills up a row belongs to nobody."""
+    if number < LANES:
+        return np.zeros((bins, number))
+    wide = -(-number // LANES) * LANES
+    room = np.zeros((bins + 1) * wide)
+    first = -(_address(room) // room.itemsize) % LANES
+    return room[first : first + bins * wide].reshape(bins, wide)[:, :number]
+
+
 def _tile(values: Array, tile: slice, number: int) -> Array:
     """A part of an array in one piece, or a number repeated."""
     return np.ascontiguousarray(values[tile]) if values.ndim else np.full(number, values)
 
 
-def _index(axis: Any, values: Array) -> NDArray[np.integer]:
-    """The bin of each value, -1 and the axis' size beyond its ends.
+def _index(axis: Any, values: Array) -> NDArray[np.int64]:
+    """The bin of each value, counted from the one below the axis if it has that.
 
-    Edges are searched from a table of equal cells: halving steps, which a processor can't foresee
-    for values in no order, take longer than adding the terms of one event.
+    Equal bins are found by a multiplication, and the axis is asked about values so close to an
+    edge that rounding decides. Edges are searched from a table of equal cells: halving steps,
+    which a processor can't foresee for values in no order, take longer than adding an event.
     """
-    edges = np.asarray(axis.edges) if isinstance(axis, hist.axis.Variable) else np.zeros(0)
-    if not values.ndim or axis.traits.circular or not edges.size or not np.isfinite(edges).all():
-        return np.asarray(axis.index(values))
-    scale = CELLS / (edges[-1] - edges[0])
+    traits, equal = axis.traits, isinstance(axis, hist.axis.Regular)
+    under = int(traits.underflow)
+    known = isinstance(axis, hist.axis.Variable) or (equal and axis.transform is None)
+    edges = axis.edges if known and values.ndim and not traits.circular else [math.inf]
+    low, high = float(edges[0]), float(edges[-1])
+    if not math.isfinite(high - low):
+        return np.add(axis.index(values), under, dtype=np.int64)
+    floats = values.astype(np.float64, copy=False)
+    if equal:
+        # the bins that a few roundings move a value by, those of the ends included
+        near = axis.size * EPSILON * (8 + 2 * max(-low, high) / (high - low))
+        index, unsure = _equal(low, axis.size / (high - low), axis.size, near, under, floats)
+        if unsure:
+            asked = np.flatnonzero(index == UNSURE)
+            index[asked] = axis.index(values[asked]) + under
+        return index
+    scale = CELLS / (high - low)
     # half a cell low, so that rounding can't begin the search too high
-    begins = edges[0] + (np.arange(CELLS) - 0.5) / scale
+    begins = low + (np.arange(CELLS) - 0.5) / scale
     first = np.maximum(np.searchsorted(edges, begins, side="right") - 1, 0)
-    return _searched(edges, first, scale, values.astype(np.float64, copy=False))
+    return _searched(edges, first, scale, under, floats)
 
 
 def _labels(values: Array) -> tuple[Array, NDArray[np.int64]]:
@@ -928,8 +965,29 @@ def _add_quartics(
         squares[index] += np.bincount(product, pairs.ravel(), squares.shape[1])
 
 
+@numba.njit
+def _address(array):  # type: ignore[no-untyped-def]
+    """Where an array begins; numpy's own way there takes as long as adding hundreds of events."""
+    return array.ctypes.data
+
+
 @numba.njit(nogil=True)
-def _searched(edges, first, scale, values):  # type: ignore[no-untyped-def]
+def _equal(low, scale, size, near, under, values):  # type: ignore[no-untyped-def]
+    """The bin of each value, and how many are UNSURE: within `near` bins of an edge."""
+    out, unsure = np.empty(len(values), np.int64), 0
+    for event in range(len(values)):
+        place = (values[event] - low) * scale
+        # NaN lies above all, as boost-histogram has it
+        place = size + 0.5 if math.isnan(place) else max(min(place, size + 0.5), -0.5)
+        index = math.floor(place)
+        sure = min(place - index, index + 1 - place) >= near
+        out[event] = index + under if sure else UNSURE
+        unsure += not sure
+    return out, unsure
+
+
+@numba.njit(nogil=True)
+def _searched(edges, first, scale, under, values):  # type: ignore[no-untyped-def]
     """The bin of each value; `first` is where its search begins, by equal cells."""
     out = np.empty(len(values), np.int64)
     last = len(edges) - 1
@@ -937,14 +995,14 @@ def _searched(edges, first, scale, values):  # type: ignore[no-untyped-def]
         value = values[event]
         # NaN lies above all, as boost-histogram has it
         if not value < edges[last]:
-            out[event] = last
+            out[event] = last + under
         elif value < edges[0]:
-            out[event] = -1
+            out[event] = under - 1
         else:
             index = first[min(int((value - edges[0]) * scale), len(first) - 1)]
             while value >= edges[index + 1]:
                 index += 1
-            out[event] = index
+            out[event] = index + under
     return out
 
 
@@ -964,29 +1022,72 @@ def _prefetch(_typing, _address):  # type: ignore[no-untyped-def]
     return numba.types.void(numba.types.uint64), emitted
 
 
-@numba.njit(nogil=True, fastmath={"contract"})
+@intrinsic(prefer_literal=True)
+def _add_lanes(_typing, terms, _into, _row, _term, _weight, lanes):  # type: ignore[no-untyped-def]
+    """into[term + i] += weight * row[term + i] for i < lanes at once; into and row are addresses.
+
+    A plain loop over a row is compiled for rows of thousands, and takes longer for a hundred.
+    """
+    dtype, number = terms.dtype, lanes.literal_value
+
+    def emitted(context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
+        _, into, row, term, weight, _ = arguments
+
+        def place(address: Any, kind: Any) -> Any:
+            first = builder.gep(builder.inttoptr(address, kind.as_pointer()), [term])
+            return builder.bitcast(first, ir.VectorType(kind, number).as_pointer())
+
+        sums = place(into, ir.DoubleType())
+        doubles = sums.type.pointee
+        source = place(row, context.get_value_type(dtype))
+        added = builder.load(source, align=dtype.bitwidth // 8)
+        if added.type != doubles:
+            added = builder.fpext(added, doubles)
+        weights = ir.Constant(doubles, ir.Undefined)
+        for lane in range(number):
+            weights = builder.insert_element(weights, weight, ir.IntType(32)(lane))
+        product = builder.fmul(added, weights, flags=["contract"])
+        total = builder.fadd(builder.load(sums, align=8), product, flags=["contract"])
+        builder.store(total, sums, align=8)
+        return context.get_dummy_value()
+
+    uint64 = numba.types.uint64
+    return numba.types.void(terms, uint64, uint64, uint64, numba.types.float64, lanes), emitted
+
+
+@numba.njit(nogil=True)
 def _add_terms(sums, bins, rows, weights, terms):  # type: ignore[no-untyped-def]
     """Add each event's weighted terms to its bin; events of bin -1 have none.
 
-    The sums between the rows keep a processor from seeing that these are read one after the
-    other, so it is told.
+    `rows` are those of the events in `terms`, None if they are one after the other. The sums
+    between the rows keep a processor from seeing that these mostly are, so it is told which come.
     """
-    begin, size = numba.uint64(terms.ctypes.data), numba.uint64(terms.shape[1] * terms.itemsize)
+    uint = numba.uint64
+    number, item = uint(terms.shape[1]), uint(terms.itemsize)
+    begin, size, lines = uint(terms.ctypes.data), number * item, (number * item - 1) // LINE + 1
+    first, stride = uint(sums.ctypes.data), uint(sums.strides[0])
+    whole, wide = number // uint(LANES), (number + uint(LANES - 1)) // uint(LANES)
+    filled_up = stride >= wide * uint(LANES * sums.itemsize)
     for event in range(len(bins)):
-        if event + AHEAD < len(bins):
-            ahead = begin + numba.uint64(rows[event + AHEAD]) * size
-            line = numba.uint64(0)
-            while line < size:
-                _prefetch(ahead + line)
-                line += numba.uint64(LINE_BYTES)
+        ahead = event + AHEAD
+        if ahead < len(bins):
+            line = begin + uint(ahead if rows is None else rows[ahead]) * size
+            for _ in range(lines):
+                _prefetch(line)
+                line += uint(LINE)
         if bins[event] < 0:
             continue
-        # as unsigned, or each access would ask whether the index counts from the end
-        into = sums[numba.uint64(bins[event])]
-        row = terms[numba.uint64(rows[event])]
-        weight = weights[event]
-        for term in range(len(row)):
-            into[term] += weight * row[term]
+        which = uint(event if rows is None else rows[event])
+        into, row, weight = first + uint(bins[event]) * stride, begin + which * size, weights[event]
+        # beyond a row's end are the next one's terms, which go where nothing is kept
+        blocks = wide if filled_up and which + uint(1) < uint(len(terms)) else whole
+        term = uint(0)
+        for _ in range(blocks):
+            _add_lanes(terms, into, row, term, weight, LANES)
+            term += uint(LANES)
+        while term < number:
+            _add_lanes(terms, into, row, term, weight, 1)
+            term += uint(1)
 
 
 @numba.njit(nogil=True)
@@ -996,7 +1097,7 @@ def _add_columns(sums, bins, rows, weights, terms, columns):  # type: ignore[no-
         index = bins[event]
         if index < 0:
             continue
-        row, weight = rows[event], weights[event]
+        row, weight = event if rows is None else rows[event], weights[event]
         for term in range(terms.shape[1]):
             column = columns[term]
             if column >= 0:
