@@ -182,6 +182,8 @@ REGULAR = {
     "far from zero": (100, 1e6, 1e6 + 1),
     "narrower than doubles are": (5000, 1e12, 1e12 + 0.5),
     "wide": (3, -1e300, 1e300),
+    "too narrow to divide by": (10, 0, 1e-310),
+    "upside down": (48, 0.000850934, 0.000691293),
 }
 
 
@@ -190,19 +192,19 @@ REGULAR = {
 @pytest.mark.parametrize("kind", REGULAR)
 def test_equal_bins_are_those_of_boost_histogram(kind: str, flow: Any, dtype: Any) -> None:
     axis = hist.axis.Regular(*REGULAR[kind], name="v", **flow)
-    low, high = axis.edges[0], axis.edges[-1]
-    near, values = [axis.edges], [np.random.default_rng(1).uniform(low, high, 1000)]
+    edges = axis.edges
+    between = np.random.default_rng(1).uniform(0, axis.size, 1000)
+    values = [edges, np.interp(between, np.arange(axis.size + 1), edges)]
     for direction in (-np.inf, np.inf):
+        near = edges
         for _ in range(3):
-            near.append(np.nextafter(near[-1], direction))
-        near.append(axis.edges)
-    width = high - low
-    values += [*near, [low - width / 9, high + width / 9]]
-    if dtype != np.int64:
-        values.append([np.nan, np.inf, -np.inf])
-    cast = np.concatenate(values).clip(-1e15, 1e15).astype(dtype)
-    if kind == "wide" and dtype == np.float64:
-        cast = np.concatenate(values)
+            near = np.nextafter(near, direction)
+            values.append(near)
+    width = edges[-1] / 9 - edges[0] / 9
+    values.append([edges[0] - width, edges[-1] + width, np.nan, np.inf, -np.inf])
+    cast = np.concatenate(values)
+    if dtype != np.float64:
+        cast = np.nan_to_num(cast).clip(-1e15, 1e15).astype(dtype)
     filled = EFTHist(axis, coefficients=[]).fill(cast).at()
     assert filled == hist.Hist(axis, storage=hist.storage.Weight()).fill(cast)
     # one at a time, where errors of two values can't make up for each other
@@ -212,6 +214,15 @@ def test_equal_bins_are_those_of_boost_histogram(kind: str, flow: Any, dtype: An
     indices += axis.traits.underflow
     there = (indices >= 0) & (indices < axis.extent)
     np.testing.assert_allclose(filled, np.bincount(indices[there], weights[there], axis.extent))
+
+
+@pytest.mark.parametrize("edges", [[0, 0.5, 1], [0, 1e-309, 3e-309], [-1e308, 0, 1e308]])
+@pytest.mark.parametrize("flow", [{}, {"underflow": False}, {"overflow": False}, {"flow": False}])
+def test_ends_of_edges_are_where_boost_histogram_puts_them(edges: list[float], flow: Any) -> None:
+    axis = hist.axis.Variable(edges, name="v", **flow)
+    values = np.array([*edges, *np.nextafter(edges, -np.inf), *np.nextafter(edges, np.inf)])
+    filled = EFTHist(axis, coefficients=[]).fill(values).at()
+    assert filled == hist.Hist(axis, storage=hist.storage.Weight()).fill(values)
 
 
 def test_values_near_the_edges_of_grown_axes_are_where_boost_histogram_puts_them() -> None:
@@ -368,6 +379,33 @@ def test_unknown_coefficient_is_named() -> None:
         random_fill(3, 1)[0].at({"d": 1.0})
 
 
+def test_what_is_no_number_for_each_event_is_refused() -> None:
+    filled = EFTHist(X, coefficients=["a"])
+    terms, x = np.ones((3, 3)), np.full(3, 0.5)
+    before = filled.copy()
+    for arguments in ({"weight": np.ones((3, 2))}, {"weight": np.ones((3, 1))}, {"rows": [[0, 1]]}):
+        with pytest.raises(ValueError, match="one number for each event is expected, not the sha"):
+            filled.fill(x, eft=terms, **arguments)
+    with pytest.raises(ValueError, match="one number for each event is expected, not the shape"):
+        filled.fill(np.ones((3, 2)), eft=terms)
+    for axis in (X, hist.axis.Variable([0, 1, 2], name="x")):
+        with pytest.raises(TypeError):
+            EFTHist(axis, coefficients=["a"]).fill(np.array(["0.5", "0.5", "0.5"]), eft=terms)
+    assert filled == before
+
+
+def test_terms_of_no_coefficients() -> None:
+    """What doesn't depend on the coefficients, given as the one term that there is then."""
+    x, terms = np.array([0.5, 0.5]), np.array([[2.0], [3.0]])
+    for squares in (True, [{}]):
+        some = EFTHist(X, coefficients=["a"]).fill(x, eft=terms, coefficients=[])
+        none = EFTHist(X, coefficients=[], squares=squares).fill(x, eft=terms)
+        for found in (some, none):
+            assert (found.at().values(), found.at().variances()) == ([5], [13])
+    with pytest.raises(ValueError, match="1 terms are expected for 0 coefficients"):
+        EFTHist(X, coefficients=["a"]).fill(x, eft=np.ones((2, 3)), coefficients=[])
+
+
 def test_wrong_number_of_terms_is_refused() -> None:
     with pytest.raises(ValueError, match="6 terms are expected for 2 coefficients"):
         EFTHist(X, coefficients=["a", "b"]).fill(np.array([0.5]), eft=np.ones((1, 3)))
@@ -399,6 +437,9 @@ def test_remapped_histograms_and_fills_are_those_of_remapped_events(squares: Any
     for found in (moved, by_events, directly):
         same(found.at(point), filled.at(point))
         assert found.coefficients == ("c", "a", "x")
+    # and go on like them
+    moved.fill(channel, x, weight=weight, eft=remapped(terms, ["a", "b", "c"], OTHER))
+    same(moved.at(point), (filled + filled).at(point))
     at_once = EFTHist(filled.axes[1], coefficients=OTHER, squares=squares)
     at_once.fill(x, weight=weight, eft=terms, coefficients=["a", "b", "c"])
     same(at_once.at(point), filled.project("x").at(point))

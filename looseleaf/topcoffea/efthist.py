@@ -28,7 +28,7 @@ known beforehand, and at any other there is no variance rather than a wrong one.
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from itertools import combinations_with_replacement
 from typing import Any, NamedTuple, Self
 
@@ -137,7 +137,8 @@ def combine_scaling(terms: Array) -> NDArray[np.float64]:
 
 
 class _Cell(NamedTuple):
-    """One combination of categories: `sums` (bins, K) and what is kept of the squares."""
+    """One combination of categories: `sums` (bins, K) and what is kept of the squares, as doubles
+    that lie side by side for each bin. What may lie between two bins belongs to nobody."""
 
     sums: NDArray[np.float64]
     squares: NDArray[np.float64] | None
@@ -164,9 +165,6 @@ class EFTHist:
             raise ValueError(f"coefficients should differ, and none be {SM!r}: {', '.join(names)}")
         self.coefficients = names
         self.axes: Any = NamedAxesTuple(axes)
-        # which of the axes are categories; the others are dense
-        self._categories = [i for i, axis in enumerate(axes) if _is_category(axis)]
-        self._dense = [i for i in range(len(axes)) if i not in self._categories]
         self._exact = squares is True
         self._points = None if isinstance(squares, bool) else _distinct(self.points(squares))
         self._cells: dict[tuple[int, ...], _Cell] = {}
@@ -259,20 +257,20 @@ class EFTHist:
         belongs to each event filled, so that a selection needs no copy of it.
 
         A category axis is quickest to fill with one value at a time. Raises ValueError if the
-        terms don't fit the coefficients, an axis has no value or lengths differ.
+        terms don't fit the coefficients, an axis has no value, lengths differ or there is more
+        than one number for an event, and TypeError for text on an axis of numbers.
         """
         given = self._in_order(values, named)
-        terms = None if eft is None else self._terms(eft, coefficients or self.coefficients)
+        names = self.coefficients if coefficients is None else tuple(coefficients)
+        terms = None if eft is None else self._terms(eft, names)
         index = None if rows is None else np.asarray(rows, np.int64)
-        size = self._size([*given, weight, index if index is not None else terms])
+        size = self._size([*given, weight, index], terms if index is None else None)
         chosen_rows = terms is not None and index is not None and size
         if chosen_rows and not 0 <= index.min() <= index.max() < len(terms):
             raise ValueError(f"rows should lie within the {len(terms)} rows of eft")
         given = [np.asarray(value) for value in given]
         self._grow(given)
-        columns = None
-        if coefficients is not None and tuple(coefficients) != self.coefficients:
-            columns = self._columns(coefficients)
+        columns = None if names == self.coefficients else self._columns(names)
         weights = np.asarray(1.0 if weight is None else weight, np.float64)
         # by tiles, so that bins take little memory beside the terms
         for start in range(0, size, FILL_EVENTS):
@@ -314,8 +312,14 @@ class EFTHist:
         return np.ascontiguousarray(terms, wanted)
 
     @staticmethod
-    def _size(arrays: Sequence[Any]) -> int:
-        sizes = {len(a) for a in arrays if a is not None and not isinstance(a, str) and np.ndim(a)}
+    def _size(arrays: Sequence[Any], terms: Array | None) -> int:
+        several = [a for a in arrays if a is not None and not isinstance(a, str) and np.ndim(a)]
+        for array in several:
+            if np.ndim(array) > 1:
+                raise ValueError(
+                    f"one number for each event is expected, not the shape {np.shape(array)}"
+                )
+        sizes = {len(a) for a in (several if terms is None else [*several, terms])}
         if len(sizes) > 1:
             raise ValueError(f"arrays of one length are expected, not of {sorted(sizes)}")
         return sizes.pop() if sizes else 1
@@ -332,6 +336,15 @@ class EFTHist:
             _in_lanes(bins, _terms_of(len(self.coefficients))),
             None if columns is None else np.zeros((bins, columns)),
         )
+
+    @cached_property
+    def _categories(self) -> list[int]:
+        """Which of the axes are categories; the others are dense."""
+        return [i for i, axis in enumerate(self.axes) if _is_category(axis)]
+
+    @cached_property
+    def _dense(self) -> list[int]:
+        return [i for i in range(len(self.axes)) if i not in self._categories]
 
     @property
     def _dense_shape(self) -> tuple[int, ...]:
@@ -673,7 +686,7 @@ class EFTHist:
                     squares, quartic_terms(self.coefficients), quartic_terms(coefficients)
                 )
             elif kept is not None:
-                squares = squares[:, kept]
+                squares = np.ascontiguousarray(squares[:, kept])
             out._cells[key] = _Cell(_rearranged(cell.sums, *terms), squares)
         return out
 
@@ -804,8 +817,8 @@ class EFTHist:
         )
         if "points" in group:
             out._points = group["points"][...]
-        sums = group["sums"][...]
-        squares = group["squares"][...] if "squares" in group else None
+        sums = group["sums"][...].astype(np.float64)
+        squares = group["squares"][...].astype(np.float64) if "squares" in group else None
         bins = math.prod(out._dense_shape)
         for row, key in enumerate(group["cells"][...].tolist()):
             out._cells[tuple(key)] = _Cell(
@@ -820,7 +833,8 @@ def _is_category(axis: Any) -> bool:
 
 
 def _distinct(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.array(list(dict.fromkeys(map(tuple, points.tolist())))).reshape(-1, points.shape[1])
+    different = list(dict.fromkeys(map(tuple, points.tolist())))
+    return np.array(different, np.float64).reshape(len(different), points.shape[1])
 
 
 def _in_lanes(bins: int, number: int) -> NDArray[np.float64]:
@@ -845,28 +859,41 @@ def _index(axis: Any, values: Array) -> NDArray[np.int64]:
     Equal bins are found by a multiplication, and the axis is asked about values so close to an
     edge that rounding decides. Edges are searched from a table of equal cells: halving steps,
     which a processor can't foresee for values in no order, take longer than adding an event.
+    Any other axis is asked, as it is about what is no number.
     """
-    traits, equal = axis.traits, isinstance(axis, hist.axis.Regular)
-    under = int(traits.underflow)
-    known = isinstance(axis, hist.axis.Variable) or (equal and axis.transform is None)
-    edges = axis.edges if known and values.ndim and not traits.circular else [math.inf]
-    low, high = float(edges[0]), float(edges[-1])
-    if not math.isfinite(high - low):
+    traits = axis.traits
+    under, inside, equal = int(traits.underflow), axis.size, isinstance(axis, hist.axis.Regular)
+    scale = 0.0
+    if (
+        (isinstance(axis, hist.axis.Variable) or (equal and axis.transform is None))
+        and not traits.circular
+        and values.ndim
+        and values.dtype.kind in "fiu"
+    ):
+        edges = axis.edges
+        low, high = float(edges[0]), float(edges[-1])
+        scale = (inside if equal else CELLS) / (high - low)
+    # neither upside down, nor too wide or narrow for doubles
+    if not 0 < scale < math.inf:
         return np.add(axis.index(values), under, dtype=np.int64)
     floats = values.astype(np.float64, copy=False)
     if equal:
-        # the bins that a few roundings move a value by, those of the ends included
-        near = axis.size * EPSILON * (8 + 2 * max(-low, high) / (high - low))
-        index, unsure = _equal(low, axis.size / (high - low), axis.size, near, under, floats)
+        # more than all that is rounded: by the axis twice and here thrice, each by half an epsilon
+        # of `inside`, and the ends of an axis that has grown, by half an epsilon of theirs
+        near = inside * EPSILON * (4 + 2 * max(-low, high) / (high - low))
+        index, unsure = _equal(low, scale, inside, near, under, floats)
         if unsure:
             asked = np.flatnonzero(index == UNSURE)
             index[asked] = axis.index(values[asked]) + under
         return index
-    scale = CELLS / (high - low)
     # half a cell low, so that rounding can't begin the search too high
     begins = low + (np.arange(CELLS) - 0.5) / scale
     first = np.maximum(np.searchsorted(edges, begins, side="right") - 1, 0)
-    return _searched(edges, first, scale, under, floats)
+    index = _searched(edges, first, scale, under, floats)
+    if not traits.overflow:
+        # the last edge belongs to the last bin then
+        index[floats == high] = inside - 1 + under
+    return index
 
 
 def _labels(values: Array) -> tuple[Array, NDArray[np.int64]]:
@@ -1024,9 +1051,10 @@ def _prefetch(_typing, _address):  # type: ignore[no-untyped-def]
 
 @intrinsic(prefer_literal=True)
 def _add_lanes(_typing, terms, _into, _row, _term, _weight, lanes):  # type: ignore[no-untyped-def]
-    """into[term + i] += weight * row[term + i] for i < lanes at once; into and row are addresses.
+    """into[term + i] += weight * row[term + i] for i < lanes at once.
 
-    A plain loop over a row is compiled for rows of thousands, and takes longer for a hundred.
+    `into` is the address of doubles, `row` of numbers of the kind that `terms` has. A plain loop
+    over a row is compiled for rows of thousands, and takes longer for a hundred.
     """
     dtype, number = terms.dtype, lanes.literal_value
 
@@ -1040,7 +1068,7 @@ def _add_lanes(_typing, terms, _into, _row, _term, _weight, lanes):  # type: ign
         sums = place(into, ir.DoubleType())
         doubles = sums.type.pointee
         source = place(row, context.get_value_type(dtype))
-        added = builder.load(source, align=dtype.bitwidth // 8)
+        added = builder.load(source, align=1)
         if added.type != doubles:
             added = builder.fpext(added, doubles)
         weights = ir.Constant(doubles, ir.Undefined)
@@ -1059,15 +1087,20 @@ def _add_lanes(_typing, terms, _into, _row, _term, _weight, lanes):  # type: ign
 def _add_terms(sums, bins, rows, weights, terms):  # type: ignore[no-untyped-def]
     """Add each event's weighted terms to its bin; events of bin -1 have none.
 
+    `sums` and `terms` lie side by side for each bin and event, as `_Cell` and `fill` have them.
     `rows` are those of the events in `terms`, None if they are one after the other. The sums
     between the rows keep a processor from seeing that these mostly are, so it is told which come.
     """
+    if sums.shape[1] > 1 and sums.strides[1] != sums.itemsize:
+        raise ValueError("the sums of a bin should lie side by side")
+    # unsigned, or each index would be asked whether it counts from the end
     uint = numba.uint64
     number, item = uint(terms.shape[1]), uint(terms.itemsize)
-    begin, size, lines = uint(terms.ctypes.data), number * item, (number * item - 1) // LINE + 1
+    begin, size = uint(terms.ctypes.data), number * item
+    lines = (size + uint(LINE - 1)) // uint(LINE)
     first, stride = uint(sums.ctypes.data), uint(sums.strides[0])
     whole, wide = number // uint(LANES), (number + uint(LANES - 1)) // uint(LANES)
-    filled_up = stride >= wide * uint(LANES * sums.itemsize)
+    filled_up = len(sums) > 1 and stride >= wide * uint(LANES * sums.itemsize)
     for event in range(len(bins)):
         ahead = event + AHEAD
         if ahead < len(bins):
