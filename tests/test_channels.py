@@ -66,6 +66,22 @@ def test_regions_say_what_the_leptons_are(
     assert not cut({"n_lep": np.full(3, 3), "charge": np.array(charges)}).any()
 
 
+@pytest.mark.parametrize(
+    ("flavour", "passing"),
+    [
+        ("el", [True, True, False, False]),
+        ("ml", [False, True, True, False]),
+        ("ll", [True, True, True, False]),
+        ("em", [False, True, False, False]),
+    ],
+)
+def test_l_stands_for_either_flavour_of_one_lepton(flavour: str, passing: list[bool]) -> None:
+    found = channels_of(declared(lep_flav_lst=[flavour]))[f"2lss_p_{flavour}_4j"]
+    leptons = {"n_ele": np.array([2, 1, 0, 2]), "n_mu": np.array([0, 1, 2, 1])}
+    cut = Expression(found.cuts[-2])
+    assert cut({**leptons, "n_lep": np.array([2, 2, 2, 3])}).tolist() == passing
+
+
 def test_a_channel_may_be_an_expression() -> None:
     found = channels_of({"channels": {"any": "n_lep == 2"}})
     assert found["any"].cuts == ("n_lep == 2",)
@@ -83,6 +99,11 @@ def test_a_channel_may_be_an_expression() -> None:
         ({"appl_lst": ["isSR_2lSS_OS"]}, "2l.appl_lst: 'isSR_2lSS_OS' is no region"),
         ({"jet_lst": ["4"]}, "2l.jet_lst: '4' should be a number of jets as '=4', '>7'"),
         ({"lep_flav_lst": ["et"]}, "2l.lep_flav_lst: 'et' should be of e, m and l"),
+        (
+            {"appl_lst_data": ["isAR_2lSS_OS", "isAR_2lSS"]},
+            "2l.appl_lst_data: 'isAR_2lSS' is there twice: data would count twice",
+        ),
+        ({"appl_lst": ["isSR_2lSS", "isSR_2lSS"]}, "2l.appl_lst: 'isSR_2lSS' is there twice"),
         ({"jet_lst": ["=4", "=4"]}, "2l: the channel '2lss_p_ee_4j' is there twice"),
     ],
 )

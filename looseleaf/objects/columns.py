@@ -124,6 +124,8 @@ def _multilepton_expressions(analysis: Mapping[str, Any]) -> list[tuple[str, str
 def topcoffea_columns(analysis: Mapping[str, Any], dataset: Mapping[str, Any]) -> set[str]:
     """What a topcoffea analysis reads of simulation alone: origins of leptons, theory weights."""
     columns = set()
+    if "flips" in analysis and "Electron" in analysis["working_points"]:
+        columns |= {"Electron_genPartIdx", "GenPart_pdgId"}
     if "nonprompt" in analysis:
         columns |= {f"{collection}_genPartFlav" for collection in analysis["working_points"]}
     for theory in analysis.get("systematics", {}).get("theory", {}).values():

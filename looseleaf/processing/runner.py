@@ -55,11 +55,16 @@ class Limits:
 class SkimmedNanoAOD(NanoAODSchema):
     """NanoAOD of which a transform kept some columns.
 
-    Missing cross-references are meant, and the primary vertex may come without its position.
+    Missing cross-references are meant, and the primary vertex may come without its position, what
+    was generated without its momentum.
     """
 
     warn_missing_crossrefs = False
-    mixins: ClassVar[dict[str, str]] = {**NanoAODSchema.mixins, "PV": "NanoCollection"}
+    mixins: ClassVar[dict[str, str]] = {
+        **NanoAODSchema.mixins,
+        "PV": "NanoCollection",
+        "GenPart": "NanoCollection",
+    }
     aliases: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     def __init__(self, base_form: dict[str, Any], version: str = "latest") -> None:

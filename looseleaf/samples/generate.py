@@ -128,6 +128,7 @@ def branches(
     """The branches of a batch of events, and which of them a path of each flavour recorded."""
     out: dict[str, Any] = {}
     leading: dict[str, Array] = {}
+    made: list[ak.Array] = []
     for flavour, origins in events.leptons.items():
         kept = [Objects(*[getattr(o, f)[o.pt > 5] for f in FIELDS]) for o in origins]
         leptons = _by_event(kept)[0] if kept else Objects.of(*[np.zeros(0)] * 4)
@@ -135,6 +136,7 @@ def branches(
         leading[flavour] = np.zeros(events.size, np.float32)
         np.maximum.at(leading[flavour], index, leptons.pt)
         size = len(index)
+        identity = (-physics.PDG_ID[flavour] * leptons.charge).astype(np.int32)
         if charge_flips is not None and flavour == "Electron":
             leptons.charge = physics.flipped(rng, leptons, charge_flips)
         content = {
@@ -148,7 +150,11 @@ def branches(
         }
         if events.gen_weight is not None:
             content["genPartFlav"] = np.where(leptons.prompt, 1, 5).astype(np.uint8)
+            content["genPartIdx"] = _places(index, made).astype(np.int32)
+            made.append(_jagged({"pdgId": identity}, index, events.size))
         out[flavour] = _jagged(content, index, events.size)
+    if made:
+        out["GenPart"] = ak.concatenate(made, axis=1)
     jets, _ = _by_event([Objects(*[getattr(o, f)[o.pt > 15] for f in FIELDS]) for o in events.jets])
     size = len(jets.pt)
     u = rng.random(size)
@@ -171,6 +177,14 @@ def branches(
         for flavour in events.leptons
     }
     return out, recorded
+
+
+def _places(event: Array, before: list[ak.Array]) -> Array:
+    """The place of each object in its event, after those of other collections; objects come by
+    event."""
+    first = np.searchsorted(event, event, side="left")
+    others = sum((ak.to_numpy(ak.num(objects, axis=1)) for objects in before), np.zeros(1, int))
+    return np.arange(len(event)) - first + (others[event] if before else 0)
 
 
 def _jagged(content: Mapping[str, Array], event: Array, size: int) -> ak.Array:

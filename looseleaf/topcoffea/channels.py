@@ -6,14 +6,15 @@ of jets each make channels of their own. Application regions say what an event's
 - `isSR_2lSS`, `isSR_3l`: that many leptons, all tight, two of them of one charge (`SS`) or of
   opposite ones (`OS`);
 - `isAR_2lSS`, `isAR_3l`: the same with at least one lepton that is loose only;
-- `isAR_2lSS_OS`: two tight leptons of opposite charges, of which one may be a flipped one.
+- `isAR_2lSS_OS`: two tight leptons of opposite charges, of which one may be a flipped one. Where
+  a channel has it, simulated electrons of `isSR_2lSS` have the charge that they were made with.
 
 Read while the graph is parsed, so nothing heavy is imported here.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from looseleaf.errors import ConfigError
@@ -29,12 +30,14 @@ FLAVOUR = re.compile(r"[eml]+")
 @dataclass(frozen=True)
 class Region:
     """What of a channel's events is filled as `role`: those that pass `cut` with all leptons
-    tight, or with at least one that isn't; `data_only` regions are not filled for simulation."""
+    tight, or with at least one that isn't; `data_only` regions are not filled for simulation, and
+    of simulation with flipped charges those are not whose flips are `predicted` from data."""
 
     role: str
     cut: str
     tight: bool
     data_only: bool = False
+    predicted: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,7 @@ def channels_of(analysis: Mapping[str, Any]) -> dict[str, Channel]:
 
 def _block(name: str, block: Mapping[str, Any], cuts: Mapping[str, str]) -> dict[str, Channel]:
     where = f"channels.{name}"
-    regions = [
-        _region(f"{where}.{key}", region, data_only)
-        for key, data_only in (("appl_lst", False), ("appl_lst_data", True))
-        for region in block.get(key, [])
-    ]
+    regions = _regions(where, block)
     channels = {}
     for channel, *named in block["lep_chan_lst"]:
         chosen = [_named(f"{where}.lep_chan_lst", channel, cut, cuts) for cut in named]
@@ -90,6 +89,21 @@ def _block(name: str, block: Mapping[str, Any], cuts: Mapping[str, str]) -> dict
                     raise ConfigError(f"{where}: the channel {full!r} is there twice")
                 channels[full] = Channel((*chosen, *more), tuple(regions))
     return channels
+
+
+def _regions(where: str, block: Mapping[str, Any]) -> list[Region]:
+    """The regions of `appl_lst`, and those of `appl_lst_data`, which data has beside them."""
+    regions: dict[str, Region] = {}
+    for key, data_only in (("appl_lst", False), ("appl_lst_data", True)):
+        for name in block.get(key, []):
+            if name in regions:
+                raise ConfigError(f"{where}.{key}: {name!r} is there twice: data would count twice")
+            regions[name] = _region(f"{where}.{key}", name, data_only)
+    flips = any(region.role == FLIPS for region in regions.values())
+    return [
+        replace(region, predicted=flips and region.role == SIGNAL and name.endswith("SS"))
+        for name, region in regions.items()
+    ]
 
 
 def _named(where: str, channel: str, cut: str, cuts: Mapping[str, str]) -> str:
@@ -125,9 +139,11 @@ def _region(where: str, name: str, data_only: bool) -> Region:
 def _flavour(where: str, text: str) -> str:
     if not FLAVOUR.fullmatch(text):
         raise ConfigError(f"{where}: {text!r} should be of e, m and l, the last for either")
-    if "l" in text:
-        return f"n_lep == {len(text)}"
-    return f"n_ele == {text.count('e')} and n_mu == {text.count('m')}"
+    if "l" not in text:
+        return f"n_ele == {text.count('e')} and n_mu == {text.count('m')}"
+    least = [("n_ele", text.count("e")), ("n_mu", text.count("m"))]
+    more = [f" and {quantity} >= {number}" for quantity, number in least if number]
+    return f"n_lep == {len(text)}{''.join(more)}"
 
 
 def _jets(where: str, text: Any) -> tuple[str, str]:

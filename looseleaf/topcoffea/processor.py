@@ -25,6 +25,7 @@ PROCESS, CHANNEL, REGION, SYSTEMATIC = "process", "channel", "region", "systemat
 NOMINAL = "nominal"
 # genPartFlav of a prompt lepton, and of one from a prompt tau
 PROMPT = (1, 15)
+ELECTRON = 11
 # the systematics of measured rates, and the region whose events each weighs
 RATES = {"nonprompt_rate": NONPROMPT, "flips_rate": FLIPS}
 
@@ -83,6 +84,7 @@ class TopCoffeaProcessor(ProcessorABC):
             # what isn't prompt comes from the application region in data
             selected &= ak.to_numpy(ak.all(leptons.prompt, axis=1))
         tight = ak.to_numpy(ak.all(leptons.tight, axis=1))
+        flipped = self._flipped(events, chosen, is_data)
         by_role = {
             role: {label: event_weight * w for label, w in variations.items()}
             for role, variations in self._by_role(leptons, chosen, is_data).items()
@@ -100,7 +102,7 @@ class TopCoffeaProcessor(ProcessorABC):
                 varied = {role: {label: w[NOMINAL]} for role, w in by_role.items()}
             else:
                 varied = by_role if is_data else self._reweighted(by_role, quantities, events)
-            for channel, role, mask in self._masks(quantities, selected, tight, is_data):
+            for channel, role, mask in self._masks(quantities, selected, tight, flipped, is_data):
                 if label == NOMINAL and role == SIGNAL:
                     counted[channel] = mask
                 rows = np.flatnonzero(mask)
@@ -162,6 +164,18 @@ class TopCoffeaProcessor(ProcessorABC):
                     leptons["prompt"] = (flavour == PROMPT[0]) | (flavour == PROMPT[1])
             found[collection] = leptons
         return found
+
+    def _flipped(self, events: Any, chosen: Mapping[str, Any], is_data: bool) -> Mask:
+        """Simulated events with an electron of another charge than it was made with, which data
+        predicts."""
+        if self._flips is None or is_data or "Electron" not in chosen:
+            return np.zeros(len(events), bool)
+        electrons = chosen["Electron"]
+        index = electrons.genPartIdx
+        origin = events.GenPart.pdgId[ak.mask(index, index >= 0)]
+        # an electron has the identity +11 and the charge -1
+        wrong = ak.fill_none(origin * electrons.charge == ELECTRON, False)
+        return ak.to_numpy(ak.any(wrong, axis=1))
 
     def _by_role(
         self, leptons: Any, chosen: Mapping[str, Any], is_data: bool
@@ -240,7 +254,12 @@ class TopCoffeaProcessor(ProcessorABC):
         return ak.to_numpy(values[:, index]).astype(np.float64)
 
     def _masks(
-        self, quantities: Mapping[str, Any], selected: Mask, tight: Mask, is_data: bool
+        self,
+        quantities: Mapping[str, Any],
+        selected: Mask,
+        tight: Mask,
+        flipped: Mask,
+        is_data: bool,
     ) -> Iterator[tuple[str, str, Mask]]:
         for name, (cuts, regions) in self._channels.items():
             passing = selected.copy()
@@ -253,6 +272,8 @@ class TopCoffeaProcessor(ProcessorABC):
                 if without_map or (region.data_only and not is_data):
                     continue
                 mask = passing & np.asarray(requirement(quantities), bool)
+                if region.predicted:
+                    mask &= ~flipped
                 yield name, region.role, mask & (tight if region.tight else ~tight)
 
     def _weights(self, events: Any) -> tuple[Weights, NDArray[Any] | None]:
