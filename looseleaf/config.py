@@ -5,6 +5,7 @@ are relative to the working folder or, failing that, to the folder of the Snakef
 """
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +21,7 @@ from looseleaf.objects import names
 from looseleaf.objects.columns import analysis_columns, used_points
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
-from looseleaf.topcoffea.channels import channels_of
+from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, RATES, channels_of
 from looseleaf.topcoffea.samples import read_samples
 
 SCHEMAS = Path("config/schemas")
@@ -223,6 +224,10 @@ def _datasets(config: Mapping[str, Any], base: Path, main: str) -> dict[str, dic
             declared = read_samples(path)
         else:
             declared = read_yaml(path)
+            for value in declared.values() if isinstance(declared, dict) else ():
+                # YAML takes 2018 as a number
+                if isinstance(value, dict) and isinstance(value.get("year"), int):
+                    value["year"] = str(value["year"])
             check(declared, _schema(base, "datasets"), str(path))
         for dataset, value in declared.items():
             if dataset in datasets:
@@ -249,6 +254,8 @@ def _analyses(
         kind = analysis.get("kind") if isinstance(analysis, dict) else None
         if kind not in KINDS:
             raise ConfigError(f"{path}: kind: {kind!r} is not one of {', '.join(KINDS)}")
+        if isinstance(analysis.get("lumi_ifb"), dict):
+            analysis["lumi_ifb"] = {str(year): v for year, v in analysis["lumi_ifb"].items()}
         check(analysis, _schema(base, kind), str(path))
         if analysis["name"] in analyses:
             raise ConfigError(f"{path}: name: the analysis {analysis['name']!r} exists already")
@@ -371,10 +378,14 @@ def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: s
         raise ConfigError(
             f"{file}: leptons: give them, or maps in nonprompt, which say what counts"
         )
-    try:
-        channels_of(analysis)
-    except ConfigError as problem:
-        raise ConfigError(f"{file}: {problem}") from None
+    _check_regions(analysis, file)
+    for name in analysis["datasets"]["simulation"]:
+        process = datasets[name]["process"]
+        if process in (DATA, NONPROMPT, FLIPS):
+            raise ConfigError(
+                f"{file}: datasets.simulation: {name!r} is of the process {process!r}, which has a "
+                "meaning; call it something else"
+            )
     mine = [datasets[name] for name in analysis["datasets"]["simulation"]]
     processes = {dataset["process"] for dataset in mine}
     for name in analysis["signal"]:
@@ -383,7 +394,27 @@ def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: s
                 f"{file}: signal: {name!r} is no process of its datasets; there are "
                 + ", ".join(sorted(processes))
             )
-    known = {name for dataset in mine for name in dataset.get("wc_names", [])}
+    _check_coefficients(analysis, {name for d in mine for name in d.get("wc_names", [])}, file)
+    _check_years(analysis, datasets, file)
+    _check_systematics(analysis, datasets, processes, file)
+    observable = analysis.get("datacards", {}).get(
+        "observable", next(iter(analysis["observables"]))
+    )
+    if observable not in analysis["observables"]:
+        raise ConfigError(f"{file}: datacards.observable: {observable!r} is no observable")
+    for key in ("nonprompt", "flips", "unblind"):
+        if analysis.get(key) and "data" not in analysis["datasets"]:
+            raise ConfigError(f"{file}: {key}: takes data: name some in datasets.data")
+
+
+def _check_coefficients(analysis: Mapping[str, Any], known: set[str], file: str) -> None:
+    """Refuse coefficients that no sample has, and points and ranges that are none."""
+    for label, point in analysis["points"].items():
+        for name, value in point.items():
+            if not math.isfinite(value):
+                raise ConfigError(f"{file}: points.{label}.{name}: {value} is no number to be at")
+    for name, ends in analysis.get("scan", {}).items():
+        _check_rising(ends, f"{file}: scan.{name}")
     named = {"coefficients": analysis.get("coefficients", [])}
     named |= {f"points.{label}": point for label, point in analysis["points"].items()}
     named["datacards.coefficients"] = analysis.get("datacards", {}).get("coefficients", [])
@@ -397,16 +428,23 @@ def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: s
                 )
             if name not in analysis.get("coefficients", known):
                 raise ConfigError(f"{file}: {key}: {name!r} isn't in the analysis' coefficients")
-    _check_years(analysis, datasets, file)
-    _check_systematics(analysis, datasets, processes, file)
-    observable = analysis.get("datacards", {}).get(
-        "observable", next(iter(analysis["observables"]))
-    )
-    if observable not in analysis["observables"]:
-        raise ConfigError(f"{file}: datacards.observable: {observable!r} is no observable")
-    for key in ("nonprompt", "flips", "unblind"):
-        if analysis.get(key) and "data" not in analysis["datasets"]:
-            raise ConfigError(f"{file}: {key}: takes data: name some in datasets.data")
+
+
+def _check_regions(analysis: Mapping[str, Any], file: str) -> None:
+    """Refuse predictions that no region makes: simulation would lack what they stand for."""
+    try:
+        channels = channels_of(analysis)
+    except ConfigError as problem:
+        raise ConfigError(f"{file}: {problem}") from None
+    roles = {name: {region.role for region in c.regions} for name, c in channels.items()}
+    for name, there in roles.items():
+        if "nonprompt" in analysis and NONPROMPT not in there:
+            raise ConfigError(
+                f"{file}: channels: {name!r} has no region isAR_, but nonprompt leaves simulation "
+                "its prompt leptons alone"
+            )
+    if "flips" in analysis and not any(FLIPS in there for there in roles.values()):
+        raise ConfigError(f"{file}: flips: no channel has the region isAR_2lSS_OS to predict from")
 
 
 def _check_years(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: str) -> None:
@@ -440,11 +478,15 @@ def _check_systematics(
             if name in seen:
                 raise ConfigError(f"{key}: there is a systematics.{seen[name]}.{name} already")
             seen[name] = kind
+            _check_nuisance(name, key)
+            # predictions from data have no other weights, but may be off by a factor
+            one_rate = kind == "rate" and value.get("correlated", True)
+            there = processes | {p for p in (NONPROMPT, FLIPS) if one_rate and p in analysis}
             for process in value.get("processes", []):
-                if process not in processes:
+                if process not in there:
                     raise ConfigError(
                         f"{key}.processes: {process!r} is no process of its datasets; there are "
-                        + ", ".join(sorted(processes))
+                        + ", ".join(sorted(there))
                     )
             if kind != "theory":
                 continue
@@ -462,8 +504,17 @@ def _check_systematics(
                         )
 
 
+def _check_nuisance(name: str, key: str) -> None:
+    """Refuse names that parameters or templates of the fit have already."""
+    taken = name in ("nominal", "sm", *RATES) or name.startswith(
+        ("lin_", "quad_", "mixed_", "stat_")
+    )
+    if taken or name.endswith(("Up", "Down")):
+        raise ConfigError(f"{key}: {name!r} has a meaning; choose another name")
+
+
 def _check_rising(edges: list[float], where: str) -> None:
-    if sorted(set(edges)) != edges:
+    if sorted(set(edges)) != edges or not all(map(math.isfinite, edges)):
         raise ConfigError(f"{where}: {edges} should increase strictly")
 
 

@@ -104,6 +104,11 @@ def test_a_channel_may_be_an_expression() -> None:
             "2l.appl_lst_data: 'isAR_2lSS' is there twice: data would count twice",
         ),
         ({"appl_lst": ["isSR_2lSS", "isSR_2lSS"]}, "2l.appl_lst: 'isSR_2lSS' is there twice"),
+        (
+            {"jet_lst": ["=4", ">4"]},
+            "2l.jet_lst: events with 4 jets are in '=4' and in '>4'; > and < include their number",
+        ),
+        ({"jet_lst": ["<3", "=2"]}, "2l.jet_lst: events with 2 jets are in '<3' and in '=2'"),
         ({"jet_lst": ["=4", "=4"]}, "2l: the channel '2lss_p_ee_4j' is there twice"),
     ],
 )

@@ -508,6 +508,53 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
             "systematics.shape.a.weight.down: 'n_taus' speaks of 'n_taus'",
         ),
         ({"lumi_ifb": -1}, "lumi_ifb: -1 should be more than 0"),
+        ({"lumi_ifb": {2018: 1.0}}, "lumi_ifb: goes by year, but 'tHq_EFT' declares none"),
+        ({"points": {"p": {"ctG": float("nan")}}}, "points.p.ctG: nan is no number to be at"),
+        ({"scan": {"ctG": [2, -2]}}, "scan.ctG: [2, -2] should increase strictly"),
+        ({"scan": {"ctG": [-1, float("inf")]}}, "scan.ctG: [-1, inf] should increase strictly"),
+        *[
+            (
+                {"systematics": {"rate": {name: {"value": 1.1}}}},
+                f"systematics.rate.{name}: '{name}' has a meaning; choose another name",
+            )
+            for name in ("nonprompt_rate", "flips_rate", "lin_ctp", "mixed_a_b", "sm", "jesUp")
+        ],
+        (
+            {"systematics": {"rate": {"lumi 13 TeV": {"value": 1.1}}}},
+            "systematics.rate: 'lumi 13 TeV' should be",
+        ),
+        (
+            {
+                "systematics": {
+                    "shape": {
+                        "a": {
+                            "weight": {"up": "2", "down": "1"},
+                            "processes": ["nonprompt"],
+                        }
+                    }
+                }
+            },
+            "systematics.shape.a.processes: 'nonprompt' is no process of its datasets",
+        ),
+        (
+            {
+                "channels": {
+                    "2l": {
+                        "lep_chan_lst": [["2l_1b", "2lss"]],
+                        "appl_lst": ["isSR_2lSS", "isAR_2lSS"],
+                    },
+                }
+            },
+            "flips: no channel has the region isAR_2lSS_OS to predict from",
+        ),
+        (
+            {
+                "channels": {
+                    "2l": {"lep_chan_lst": [["2l_1b", "2lss"]], "appl_lst": ["isSR_2lSS"]},
+                }
+            },
+            "channels: '2l_1b' has no region isAR_, but nonprompt leaves simulation its prompt",
+        ),
         ({"leptons": {"Muon": "loose"}}, "leptons: give them, or maps in nonprompt"),
         ({"cuts": {"2lss": "lep0_pt > 25"}}, "channels.2l.lep_chan_lst: 2lss_1b: no cut"),
         (
@@ -551,6 +598,30 @@ def test_year_that_the_luminosities_do_not_have(
     }
     with pytest.raises(ConfigError, match="'tHq_EFT' is of the year 2017, lumi_ifb has 2018"):
         load(config, repo)
+
+
+@pytest.mark.parametrize("process", ["data", "nonprompt", "flips"])
+def test_simulation_is_not_called_as_what_data_makes(refused: Refusal, process: str) -> None:
+    message = refused(file=DEMO, edit=lambda d: d["ttH_EFT"].update(process=process))
+    assert "tth_eft.yaml: datasets.simulation: 'ttH_EFT' is of the process" in message
+    assert f"{process!r}, which has a meaning" in message
+
+
+def test_years_may_be_numbers(main_config: dict[str, Any], repo: Path, tmp_path: Path) -> None:
+    datasets = yaml.safe_load((repo / DEMO).read_text())
+    for dataset in datasets.values():
+        dataset["year"] = 2018
+    analysis = yaml.safe_load((repo / EFT).read_text())
+    (tmp_path / "demo.yaml").write_text(yaml.safe_dump(datasets))
+    (tmp_path / "tth_eft.yaml").write_text(yaml.safe_dump({**analysis, "lumi_ifb": {2018: 2.5}}))
+    config = copy.deepcopy(main_config)
+    config["datasets"] = [str(tmp_path / "demo.yaml")]
+    config["analyses"] = [
+        str(tmp_path / "tth_eft.yaml") if name == EFT else name for name in config["analyses"]
+    ]
+    settings = load(config, repo)
+    year = settings.datasets["ttH_EFT"]["year"]
+    assert settings.analyses["tth_eft"]["lumi_ifb"][year] == 2.5
 
 
 def test_unknown_year(refused: Refusal) -> None:

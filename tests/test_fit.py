@@ -126,8 +126,10 @@ def test_a_coefficient_that_moves_nothing_is_left_out() -> None:
     assert kept_coefficients(filled(), ["tt"], None) == []
 
 
-def cards(folder: Path, **changes: Any) -> tuple[dict[str, Any], str, Any]:
-    write_histograms(folder / "h.h5", {"x": filled()}, {})
+def cards(
+    folder: Path, histogram: EFTHist | None = None, **changes: Any
+) -> tuple[dict[str, Any], str, Any]:
+    write_histograms(folder / "h.h5", {"x": filled() if histogram is None else histogram}, {})
     paths = [[str(folder / f"{c}.{end}") for c in ("one", "two")] for end in ("txt", "root")]
     write_datacards({**ANALYSIS, **changes}, folder / "h.h5", *paths, folder / "workspace.json")
     workspace = json.loads((folder / "workspace.json").read_text())
@@ -155,6 +157,61 @@ def test_a_card_says_what_its_templates_hold(tmp_path: Path) -> None:
     observed = root["ttH_sm"].values() + root["tt"].values()
     np.testing.assert_allclose(root["data_obs"].values(), observed)
     assert float(rows["observation"][0]) == pytest.approx(observed.sum(), abs=1e-5)
+
+
+@pytest.mark.parametrize("unblind", [False, True])
+def test_cards_show_data_to_nobody_before_they_may(tmp_path: Path, unblind: bool) -> None:
+    with_data = filled()
+    counts = np.array([7, 11, 13, 17])
+    with_data.fill("data", "one", "nominal", np.repeat(np.arange(4) + 0.5, counts))
+    workspace, text, root = cards(tmp_path, with_data, unblind=unblind)
+    asimov = root["ttH_sm"].values() + root["tt"].values()
+    shown = counts if unblind else asimov
+    np.testing.assert_allclose(root["data_obs"].values(), shown)
+    assert f"observation {shown.sum():.6f}\n" in text
+    assert "data" not in next(li for li in text.splitlines() if li.startswith("process ")).split()
+    (one,) = (o["data"] for o in workspace["observations"] if o["name"] == "one")
+    np.testing.assert_allclose(one, shown)
+
+
+def test_predictions_and_negative_bins_in_a_card(tmp_path: Path) -> None:
+    more = filled()
+    x, weight = np.array([0.5, 1.5, 1.5, 2.5]), np.array([10.0, 5.0, -9.0, 20.0])
+    for process in ("nonprompt", "flips", "odd"):
+        more.fill(process, "one", "nominal", x, weight=weight)
+    more.fill("nonprompt", "one", "nonprompt_rateUp", x, weight=2 * weight)
+    more.fill("nonprompt", "one", "nonprompt_rateDown", x, weight=weight / 2)
+    rate = {
+        "lumi": {"value": 1.02},
+        "closure": {"value": 1.3, "processes": ["nonprompt"]},
+        "method": {"value": [0.8, 1.1], "processes": ["flips"]},
+    }
+    workspace, text, root = cards(tmp_path, more, systematics={"rate": rate})
+    rows = {
+        line.split()[0]: line.split()[2:] for line in text.splitlines() if len(line.split()) > 2
+    }
+    columns = next(line.split()[1:] for line in text.splitlines() if line.startswith("process "))
+    by_process = {
+        name: dict(zip(columns, rows[name], strict=True))
+        for name in ("lumi", "closure", "method", "nonprompt_rate")
+    }
+    predicted = {"nonprompt", "flips"}
+    assert {p for p, text in by_process["lumi"].items() if text == "-"} == predicted
+    assert {p: t for p, t in by_process["closure"].items() if t != "-"} == {"nonprompt": "1.3"}
+    assert {p: t for p, t in by_process["method"].items() if t != "-"} == {"flips": "0.8/1.1"}
+    assert {p for p, t in by_process["nonprompt_rate"].items() if t != "-"} == {"nonprompt"}
+    # a sum of weights below zero counts as none, with its error
+    for process in ("nonprompt", "flips", "odd"):
+        assert root[process].values().tolist() == [10, 0, 20, 0]
+        assert root[process].variances().tolist() == [100, 25 + 81, 400, 0]
+    assert root["nonprompt_nonprompt_rateUp"].values().tolist() == [20, 0, 40, 0]
+    model = pyhf.Workspace(workspace).model()
+    parameters = model.config.suggested_init()
+    nominal = model.expected_data(parameters, include_auxdata=False)
+    parameters[model.config.par_slice("closure").start] = 1.0
+    moved = model.expected_data(parameters, include_auxdata=False) - nominal
+    bins = model.config.channel_slices["one"]
+    np.testing.assert_allclose(moved[bins], [3, 0, 6, 0], atol=1e-9)
 
 
 def read_card(path: Path) -> dict[str, Any]:
@@ -338,6 +395,15 @@ def test_a_fit_without_a_minimum_says_so(tmp_path: Path) -> None:
         model.fit(nothing)
 
 
+def test_a_coefficient_that_runs_away_says_so(tmp_path: Path) -> None:
+    workspace, _, _ = cards(tmp_path)
+    model = EFTModel(workspace, ["a", "b"], fixed={"b": 0.0})
+    far = model.observed.copy()
+    far[: model.model.config.nmaindata] = model.expected({"a": 400.0})
+    with pytest.raises(FitFailed, match="the fit of a ends at 100 for a, the largest value that"):
+        model.fit(far, start={"a": 50.0})
+
+
 def test_toys_find_the_injected_coefficient(tmp_path: Path) -> None:
     workspace, _, _ = cards(tmp_path)
     model = EFTModel(workspace, ["a", "b"], fixed={"b": 0.0})
@@ -346,6 +412,18 @@ def test_toys_find_the_injected_coefficient(tmp_path: Path) -> None:
     pulls = np.array([(fit.values["a"] - 0.5) / fit.errors["a"] for fit in fits])
     assert abs(pulls.mean()) < 3 / np.sqrt(number)
     assert abs(pulls.std() - 1) < 3 / np.sqrt(2 * number)
+
+
+def test_a_bin_that_the_standard_model_leaves_empty_counts_in_the_curve() -> None:
+    one = EFTHist(
+        hist.axis.StrCategory(["ttH"], name="process"),
+        hist.axis.StrCategory(["one"], name="channel", overflow=False),
+        hist.axis.Variable([0, 1, 2], name="x"),
+        coefficients=["a"],
+    )
+    one.fill("ttH", "one", np.array([0.5, 1.5]), eft=np.array([[4.0, 0, 0], [0, 0, 3.0]]))
+    # 4 events expected and seen, and 3 expected where none are: 2 m
+    assert twice_delta_nll(one, "a", np.array([0.0, 1.0])) == pytest.approx([0, 6])
 
 
 def test_curve_is_the_likelihood_of_the_counts() -> None:

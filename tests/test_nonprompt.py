@@ -203,21 +203,23 @@ def test_other_jet_energies_and_weights(filesets: dict[str, Fileset]) -> None:
         "nominal", "sfUp", "sfDown", "nonprompt_rateUp", "nonprompt_rateDown", "jesUp", "jesDown",
     ]  # fmt: skip
     # jets above 30 GeV after a factor are those above 30 GeV / factor before it
-    jets = {**ANALYSIS["jets"], "pt_min": 30 / 1.1}
-    scaled = {"ht": {**ANALYSIS["observables"]["ht"], "expression": "1.1 * ht"}}
-    other = accumulated(filesets["t"], jets=jets, observables=scaled)["ht"]
-    np.testing.assert_allclose(
-        found.select(systematic="jesUp").values(flow=True),
-        other.select(systematic="nominal").values(flow=True),
-        rtol=1e-6, atol=1e-6,
-    )  # fmt: skip
+    for direction, factor in (("Up", 1.1), ("Down", 0.9)):
+        jets = {**ANALYSIS["jets"], "pt_min": 30 / factor}
+        scaled = {"ht": {**ANALYSIS["observables"]["ht"], "expression": f"{factor} * ht"}}
+        other = accumulated(filesets["t"], jets=jets, observables=scaled)["ht"]
+        np.testing.assert_allclose(
+            found.select(systematic=f"jes{direction}").values(flow=True),
+            other.select(systematic="nominal").values(flow=True),
+            rtol=1e-6, atol=1e-6,
+        )  # fmt: skip
     # a weight linear in the number of jets, from a histogram of that number
     counted = {"n": {"expression": "n_jet", "label": "x", "edges": [i - 0.5 for i in range(16)]}}
     jets_of = accumulated(filesets["t"], observables=counted)["n"]
     by_number = jets_of.select(channel="2l_em", region="signal", systematic="nominal").values()[0]
-    expected = (by_number * (1 + 0.1 * np.arange(15))).sum()
-    one = found.select(channel="2l_em", region="signal", systematic="sfUp").project()
-    assert one.values()[0] == pytest.approx(expected, rel=1e-6)
+    for systematic, slope in (("sfUp", 0.1), ("sfDown", -0.1)):
+        expected = (by_number * (1 + slope * np.arange(15))).sum()
+        one = found.select(channel="2l_em", region="signal", systematic=systematic).project()
+        assert one.values()[0] == pytest.approx(expected, rel=1e-6)
 
 
 def test_masses_and_leptons_by_their_order(filesets: dict[str, Fileset]) -> None:
@@ -288,10 +290,11 @@ def test_theory_weights_have_sums_of_their_own(
     weight = ak.to_numpy(e.genWeight).astype(float)
     good = ak.all(leptons.genPartFlav == 1, axis=1) & ak.all(leptons.tight, axis=1)
     good = good & (ak.num(leptons) == 2) & (ak.sum(leptons.electron, axis=1) == 1)
-    up = np.where(np.arange(len(e)) % 2 == 0, 1.2, 1.0)
-    kept = ak.to_numpy(good)
-    nominal, varied = weight[kept].sum(), (weight * up)[kept].sum()
-    assert values["ISRUp"] / values["nominal"] == pytest.approx(varied / nominal / 1.1, rel=1e-5)
+    kept, even = ak.to_numpy(good), np.arange(len(e)) % 2 == 0
+    for direction, factor, mean in (("Up", 1.2, 1.1), ("Down", 0.7, 0.85)):
+        varied = (weight * np.where(even, factor, 1.0))[kept].sum() / weight[kept].sum() / mean
+        ratio = values[f"ISR{direction}"] / values["nominal"]
+        assert ratio == pytest.approx(varied, rel=1e-5)
     short = {"ISR": {**THEORY["ISR"], "up": 3}}
     wrong = {**ANALYSIS, "systematics": {"theory": short}}
     with pytest.raises(DataFileError, match="dataset t: PSWeight has fewer than 4 values"):
@@ -359,6 +362,13 @@ def test_squares_at_points_give_the_same_yields_and_errors(
         for process, at in processes.items():
             for point, value in at.items():
                 assert value == pytest.approx(exact["channels"][channel][process][point])
+
+
+def test_weights_that_are_no_number_are_told(processed: Path, filesets: dict[str, Fileset]) -> None:
+    nothing = accumulated(filesets["t"])["ht"].scaled(np.nan)
+    write_histograms(processed / "t.h5", {"ht": nothing}, {})
+    with pytest.raises(DataFileError, match="dataset t: the weights in ht add up to no number"):
+        run_combine(processed, ANALYSIS, {n: DATASETS[n] for n in ("t", "d")})
 
 
 def test_years_vary_by_themselves(processed: Path) -> None:

@@ -13,13 +13,17 @@ Read while the graph is parsed, so nothing heavy is imported here.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 from looseleaf.errors import ConfigError
+from looseleaf.objects.expressions import Expression
 
-SIGNAL, NONPROMPT, FLIPS = "signal", "nonprompt", "flips"
+SIGNAL, NONPROMPT, FLIPS, DATA = "signal", "nonprompt", "flips", "data"
+# the systematics of measured rates, and the region whose events each weighs
+RATES = {"nonprompt_rate": NONPROMPT, "flips_rate": FLIPS}
 REGION = re.compile(r"is(?P<kind>[SA]R)_(?P<number>[1-4])l(?P<sign>SS_OS|SS|OS)?")
 JETS = re.compile(r"(?P<relation>[=<>])(?P<number>\d+)")
 # TopEFT's > and < include the number: after =4, =5, =6 comes >7
@@ -71,6 +75,7 @@ def channels_of(analysis: Mapping[str, Any]) -> dict[str, Channel]:
 def _block(name: str, block: Mapping[str, Any], cuts: Mapping[str, str]) -> dict[str, Channel]:
     where = f"channels.{name}"
     regions = _regions(where, block)
+    _once(f"{where}.jet_lst", block.get("jet_lst", []))
     channels = {}
     for channel, *named in block["lep_chan_lst"]:
         chosen = [_named(f"{where}.lep_chan_lst", channel, cut, cuts) for cut in named]
@@ -144,6 +149,20 @@ def _flavour(where: str, text: str) -> str:
     least = [("n_ele", text.count("e")), ("n_mu", text.count("m"))]
     more = [f" and {quantity} >= {number}" for quantity, number in least if number]
     return f"n_lep == {len(text)}{''.join(more)}"
+
+
+def _once(where: str, jets: Sequence[Any]) -> None:
+    """Refuse numbers of jets that two of a block's channels would count."""
+    for a, b in combinations(jets, 2):
+        counts = [
+            {n for n in range(100) if Expression(_jets(where, text)[1])({"n_jet": n})}
+            for text in (a, b)
+        ]
+        if a != b and (both := sorted(counts[0] & counts[1])):
+            raise ConfigError(
+                f"{where}: events with {both[0]} jets are in {a!r} and in {b!r}; > and < include "
+                "their number"
+            )
 
 
 def _jets(where: str, text: Any) -> tuple[str, str]:

@@ -10,12 +10,11 @@ from looseleaf.errors import DataFileError
 from looseleaf.files import read_json, whole, write_json
 from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.weights import scale_to_luminosity
-from looseleaf.topcoffea.channels import FLIPS, NONPROMPT, SIGNAL
+from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, RATES, SIGNAL
 from looseleaf.topcoffea.efthist import EFTHist
-from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, RATES, REGION, SYSTEMATIC
+from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, REGION, SYSTEMATIC
 from looseleaf.topcoffea.store import eft_histograms, read_histograms, write_histograms
 
-DATA = "data"
 # a sum that a sample file states and one that was made of its events, in single precision
 SUM_TOLERANCE = 1e-4
 # an observable's variations of one dataset, normalised
@@ -46,6 +45,11 @@ def combine(
     for name, dataset in datasets.items():
         factors = _factors(name, dataset, analysis, read_json(ledgers[name])["original"])
         for observable, filled in eft_histograms(read_histograms(processed[name])[0]).items():
+            if not np.isfinite(filled.terms(flow=True)).all():
+                raise DataFileError(
+                    f"dataset {name}: the weights in {observable} add up to no number: a "
+                    "genWeight, an EFT coefficient or an expression of a systematic is NaN or inf"
+                )
             for process, varied in _by_process(filled, dataset, factors, analysis).items():
                 parts.setdefault(observable, {}).setdefault(process, []).append(varied)
     total = {observable: _added(by_process) for observable, by_process in parts.items()}

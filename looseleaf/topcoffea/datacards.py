@@ -1,6 +1,7 @@
 """The statistical model of a topcoffea analysis: Combine datacards, and a pyhf workspace."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 from looseleaf.errors import DataFileError
 from looseleaf.files import whole, write_json
 from looseleaf.histograms.store import write_root
-from looseleaf.topcoffea.channels import FLIPS, NONPROMPT
-from looseleaf.topcoffea.combine import DATA, up_and_down
+from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT
+from looseleaf.topcoffea.combine import up_and_down
 from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.store import read_histograms
 from looseleaf.topcoffea.templates import (
@@ -62,7 +63,8 @@ def channel_model(
 ) -> tuple[list[Template], NDArray[np.float64]]:
     """The templates of a channel that aren't empty, and what is observed in it.
 
-    A predicted background may be negative where little is predicted; there it counts as zero.
+    A background may be negative where little is predicted or most weights are; there it counts as
+    zero, with the error that it has.
     """
     every = templates_of(filled, channel, analysis["signal"], coefficients)
     data = [template for template in every if template.process == DATA]
@@ -70,10 +72,10 @@ def channel_model(
     for template in every:
         if template.process == DATA:
             continue
-        if template.process == NONPROMPT:
+        if not template.part:
             varied = {name: np.maximum(v, 0.0) for name, v in template.variations.items()}
             values = np.maximum(template.values, 0.0)
-            template = Template(NONPROMPT, "", values, template.variances, varied)  # noqa: PLW2901
+            template = replace(template, values=values, variations=varied)  # noqa: PLW2901
         if template.values.any():
             model.append(template)
     if analysis.get("unblind", False):
@@ -83,9 +85,9 @@ def channel_model(
 
 
 def _applies(systematic: Mapping[str, Any], template: Template) -> bool:
-    # a prediction from data has no cross section nor luminosity
+    # a prediction from data has no cross section nor luminosity: it is meant if it is named
     simulated = template.process not in (NONPROMPT, FLIPS)
-    return template.process in systematic.get("processes", [template.process]) and simulated
+    return template.process in systematic.get("processes", [template.process] if simulated else [])
 
 
 def rates_of(analysis: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -504,7 +504,8 @@ class EFTHist:
         """
         where = self.points(points)
         if self._exact:
-            return self._evaluated(where, flow, quartic=True)
+            # where weights cancel, rounding may leave less than nothing
+            return np.maximum(self._evaluated(where, flow, quartic=True), 0.0)
         columns = self._square_columns_at(where)
         out = self._empty(len(where), flow)
         for key, cell in self._cells.items():

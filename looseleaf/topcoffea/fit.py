@@ -23,7 +23,7 @@ from looseleaf.errors import LooseleafError
 from looseleaf.topcoffea.templates import factors, statistical
 
 # the largest value that a coefficient is tried at
-LARGEST = 100.0
+LARGEST, NEARLY = 100.0, 0.999
 # what the first step of a search is of, and the least that pyhf allows a statistical factor
 FIRST_STEP = 0.1
 SMALLEST_FACTOR = 1e-10
@@ -177,7 +177,7 @@ class EFTModel:
         """The best point for `data` (the workspace's own if none is given).
 
         A quadratic may have two minima: the one that is found is that of `start`. Raises
-        `FitFailed` if there is none.
+        `FitFailed` if there is none among values of up to 100.
         """
         data = self.observed if data is None else data
         first = [(start or {}).get(name, 0.0) for name in self._free]
@@ -193,6 +193,12 @@ class EFTModel:
             raise FitFailed(
                 f"the fit of {', '.join(self._free)} found no minimum (started at {first}): start "
                 "it elsewhere, or fix coefficients that the data can't tell apart"
+            )
+        at_end = [name for name in self._free if abs(best.values[name]) > NEARLY * LARGEST]
+        if at_end:
+            raise FitFailed(
+                f"the fit of {', '.join(self._free)} ends at {LARGEST:g} for {at_end[0]}, the "
+                "largest value that is tried: the data don't tell it, or it is in small units"
             )
         return Fit(
             {name: float(best.values[name]) for name in self._free},

@@ -12,10 +12,10 @@ import numpy as np
 from hist.intervals import poisson_interval
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.special import xlogy
 
 from looseleaf.histograms import plots
-from looseleaf.topcoffea.channels import channels_of
-from looseleaf.topcoffea.combine import DATA
+from looseleaf.topcoffea.channels import DATA, channels_of
 from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, SYSTEMATIC
 from looseleaf.topcoffea.store import eft_histograms, read_histograms
@@ -127,10 +127,11 @@ def twice_delta_nll(filled: EFTHist, name: str, scan: NDArray[np.float64]) -> ND
     # processes are summed first: some predictions are negative by themselves
     expected = _expected(filled, points)
     asimov = _expected(filled, np.zeros((1, points.shape[1])))
-    both = (asimov > 0) & (expected > 0)
-    ratio = np.where(both, asimov, 1.0) / np.where(both, expected, 1.0)
-    terms = 2 * (expected - asimov + asimov * np.log(ratio))
-    return np.where(both, terms, 0.0).sum(axis=1)
+    # a bin that the Standard Model leaves empty still counts what a point expects there
+    possible = (asimov >= 0) & (expected > 0)
+    ratio = np.where(possible & (asimov > 0), asimov, 1.0) / np.where(possible, expected, 1.0)
+    terms = 2 * (expected - asimov + xlogy(asimov, ratio))
+    return np.where(possible, terms, 0.0).sum(axis=1)
 
 
 def _expected(filled: EFTHist, points: NDArray[np.float64]) -> NDArray[np.float64]:

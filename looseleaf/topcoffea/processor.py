@@ -26,8 +26,6 @@ NOMINAL = "nominal"
 # genPartFlav of a prompt lepton, and of one from a prompt tau
 PROMPT = (1, 15)
 ELECTRON = 11
-# the systematics of measured rates, and the region whose events each weighs
-RATES = {"nonprompt_rate": NONPROMPT, "flips_rate": FLIPS}
 
 Mask = NDArray[np.bool_]
 Weights = NDArray[np.float64]
