@@ -274,9 +274,43 @@ def _analyses(
         )
         analysis["branches"] = {name: branches[name] for name in sorted(read & set(branches))}
         if kind == "topcoffea":
-            analysis.setdefault("squares", _squares_for(analysis, datasets))
+            mine = [datasets[name] for name in dataset_names(analysis)]
+            analysis.setdefault("squares", _squares_for(analysis, mine))
         analyses[analysis["name"]] = analysis
     return analyses
+
+
+def eft_analysis(
+    path: Path,
+    working_points: Path,
+    samples: Mapping[str, Any],
+    measured: Iterable[Path] = (),
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A topcoffea analysis by itself and the working points, for samples other than its own.
+
+    `measured` are the fake-rate analyses whose maps it applies. The schemas are looked for beside
+    the working points, then in the working folder. Raises `ConfigError` naming file and key.
+    """
+    bases = [
+        folder for folder in (working_points.parent.parent, Path()) if (folder / SCHEMAS).is_dir()
+    ]
+    if not bases:
+        raise ConfigError(f"{working_points}: there is no folder {SCHEMAS} above it, nor here")
+    analysis, points = read_yaml(path), read_yaml(working_points)
+    check(analysis, _schema(bases[0], "topcoffea"), str(path))
+    check(points, _schema(bases[0], "working_points"), str(working_points))
+    known = {value["name"]: value for value in map(read_yaml, measured)}
+    analysis["working_points"] = working_points_of(analysis, known, str(path))
+    analysis.setdefault("squares", _squares_for(analysis, samples.values()))
+    _check_regions(analysis, str(path))
+    for name, observable in analysis["observables"].items():
+        _check_rising(observable["edges"], f"{path}: observables.{name}")
+    try:
+        for sample in samples.values():
+            analysis_columns(analysis, sample, WorkingPoints(points, str(working_points)))
+    except ConfigError as problem:
+        raise ConfigError(f"{path}: {problem}") from None
+    return analysis, points
 
 
 def maps_applied(analysis: Mapping[str, Any]) -> Mapping[str, str]:
@@ -366,10 +400,10 @@ def _may_be_data(analysis: Mapping[str, Any]) -> list[str]:
     return analysis["datasets"].get(group, [])
 
 
-def _squares_for(analysis: Mapping[str, Any], datasets: Mapping[str, Any]) -> str:
+def _squares_for(analysis: Mapping[str, Any], datasets: Iterable[Mapping[str, Any]]) -> str:
     """Exact squares where they are no more than a few hundred numbers a bin."""
-    mine = (datasets[name].get("wc_names", []) for name in dataset_names(analysis))
-    names = analysis.get("coefficients", {name for names in mine for name in names})
+    there = {name for dataset in datasets for name in dataset.get("wc_names", [])}
+    names = analysis.get("coefficients", there)
     return "exact" if len(names) <= MOST_EXACT else "points"
 
 
@@ -400,6 +434,9 @@ def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: s
     observable = analysis.get("datacards", {}).get(
         "observable", next(iter(analysis["observables"]))
     )
+    for name in ("cutflow", "failing"):
+        if name in analysis["observables"]:
+            raise ConfigError(f"{file}: observables: {name!r} has a meaning; choose another name")
     if observable not in analysis["observables"]:
         raise ConfigError(f"{file}: datacards.observable: {observable!r} is no observable")
     for key in ("nonprompt", "flips", "unblind"):

@@ -508,6 +508,10 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
             "systematics.shape.a.weight.down: 'n_taus' speaks of 'n_taus'",
         ),
         ({"lumi_ifb": -1}, "lumi_ifb: -1 should be more than 0"),
+        (
+            {"observables": {"failing": {"expression": "ht", "label": "x", "edges": [0, 1]}}},
+            "observables: 'failing' has a meaning; choose another name",
+        ),
         ({"lumi_ifb": {2018: 1.0}}, "lumi_ifb: goes by year, but 'tHq_EFT' declares none"),
         ({"points": {"p": {"ctG": float("nan")}}}, "points.p.ctG: nan is no number to be at"),
         ({"scan": {"ctG": [2, -2]}}, "scan.ctG: [2, -2] should increase strictly"),

@@ -16,7 +16,7 @@ from coffea.processor import IterativeExecutor, Runner
 from conftest import REPO
 from samples import TRUTH, sample, skimmed
 
-from looseleaf.errors import DataFileError
+from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.files import read_json, write_json
 from looseleaf.histograms.store import write_uhi
 from looseleaf.nanoaod import choose_branches
@@ -173,6 +173,36 @@ def test_regions_are_weighted_as_by_hand(filesets: dict[str, Fileset], name: str
             assert total.view().value == pytest.approx(weight.sum(), rel=1e-6, abs=1e-9)
             assert total.view().variance == pytest.approx((weight**2).sum(), rel=1e-6, abs=1e-9)
     assert (by_hand(filesets["d"])["2l_em", "flips"] > 0).any()
+
+
+def test_leptons_without_a_rate_of_their_own_are_told(
+    filesets: dict[str, Fileset], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Muons above 20 GeV and |eta| 1.2 were not measured, electrons have a rate above the cap."""
+    empty = np.array([[False, False], [False, True]])
+    maps = {
+        "Muon": RateMap(*EDGES, np.where(empty, 0, RATES["Muon"]), RATES["Muon"], empty),
+        "Electron": RateMap(*EDGES, np.full((2, 2), 0.9), RATES["Electron"], empty & False),
+    }
+    processor = TopCoffeaProcessor(
+        ANALYSIS, POINTS, ["c"], True, maps, FlipMap(json.dumps(FLIPS), "flips")
+    )
+    for name in ("t", "d"):
+        fileset = filesets[name]
+        found, _ = process_task(processor, chunks_of(fileset, 2500), fileset.metadata)
+        write_histograms(tmp_path / f"{name}.h5", found, {})
+        write_json(tmp_path / f"{name}.ledger.json", {"original": fileset.original})
+    _, leptons = leptons_of(filesets["d"])
+    number = ak.num(leptons)
+    here = leptons[((number == 2) | (number == 3)) & ak.any(~leptons.tight, axis=1)]
+    failing = here[~here.tight]
+    far = (failing.electron == 0) & (failing.pt >= 20) & (abs(failing.eta) >= 1.2)
+    unmeasured, capped = int(ak.sum(far)), int(ak.sum(failing.electron))
+    assert min(unmeasured, capped) > 10
+    run_combine(tmp_path, ANALYSIS, {n: DATASETS[n] for n in ("t", "d")})
+    yields = read_json(tmp_path / "y.json")
+    assert (yields["leptons_in_empty_bins"], yields["capped_leptons"]) == (unmeasured, capped)
+    assert f"topcoffea regions: {unmeasured} failing leptons of data lie" in capsys.readouterr().err
 
 
 def test_flips_of_simulation_are_left_to_the_prediction(filesets: dict[str, Fileset]) -> None:
@@ -442,7 +472,12 @@ def test_three_lines_of_a_notebook(filesets: dict[str, Fileset], tmp_path: Path)
     (tmp_path / "t.json").write_text(json.dumps(listed))
     (tmp_path / "samples.cfg").write_text("t.json")
     channels = {"2l": "n_lep == 2"}
-    settings = {**ANALYSIS, "channels": channels}
+    settings = {
+        key: value for key, value in ANALYSIS.items() if key not in ("working_points", "flips")
+    }
+    settings |= {
+        "title": "x", "signal": [], "datasets": {"simulation": ["t"]}, "channels": channels,
+    }  # fmt: skip
     (tmp_path / "analysis.yaml").write_text(yaml.safe_dump(settings))
     measured = [REPO / f"config/analyses/{name}.yaml" for name in ("muon", "electron")]
     maps = {}
@@ -461,6 +496,24 @@ def test_three_lines_of_a_notebook(filesets: dict[str, Fileset], tmp_path: Path)
     expected = accumulated(filesets["t"], channels=channels)["ht"]
     np.testing.assert_allclose(out["ht"].values(flow=True), expected.values(flow=True), rtol=1e-9)
     assert out["cutflow"]["all"] == 6000
+    ways = [tmp_path / "samples.cfg", REPO / "config/working_points.yaml", measured, maps]
+    for changes, message in (
+        ({"observables": {"ht": {**ANALYSIS["observables"]["ht"], "expression": "n_taus"}}},
+         "observables.ht.expression: 'n_taus' speaks of 'n_taus'"),
+        ({"sqares": "exact"}, "unknown key 'sqares'; did you mean 'squares'"),
+        ({"channels": {"2l": {**ANALYSIS["channels"]["2l"], "lep_chan_lst": [["2l", "no"]]}}},
+         "channels.2l.lep_chan_lst: 2l: no cut 'no' is defined"),
+    ):  # fmt: skip
+        (tmp_path / "wrong.yaml").write_text(yaml.safe_dump({**settings, **changes}))
+        with pytest.raises(ConfigError) as problem:
+            configured(tmp_path / "wrong.yaml", *ways)
+        assert f"{tmp_path / 'wrong.yaml'}: " in str(problem.value)
+        assert message in str(problem.value)
+    # 22 coefficients keep no quartics unless they are asked for
+    many = {**listed, "WCnames": [f"c{index}" for index in range(22)]}
+    (tmp_path / "t.json").write_text(json.dumps(many))
+    _, processor = configured(tmp_path / "analysis.yaml", *ways)
+    assert processor._empty("ht")._square_columns == 1 + 4 * 22 + 22 * 21 // 2
 
 
 def test_coefficients_and_their_list_come_together(filesets: dict[str, Fileset]) -> None:

@@ -101,6 +101,17 @@ def test_a_cfg_lists_redirectors_and_samples(tmp_path: Path) -> None:
         ({"files": []}, "files: there are none"),
         ({"files": ["a", "a"]}, r"files: \['a'\] is there twice"),
         ({"histAxisName": "t t"}, "histAxisName: 't t' should be a word"),
+        ({"WCnames": "ctG"}, "WCnames: 'ctG' should be a list of texts"),
+        ({"WCnames": [1, 2]}, r"WCnames: \[1, 2\] should be a list of texts"),
+        ({"WCnames": None}, "WCnames: None should be a list of texts"),
+        ({"WCnames": ["sm", "ctG"]}, "WCnames: 'sm' is the Standard Model, no coefficient"),
+        ({"files": "a.root"}, "files: 'a.root' should be a list of texts"),
+        ({"isData": "False"}, "isData: 'False' should be true or false"),
+        ({"nEvents": -5}, "nEvents: -5 should be a number of events"),
+        ({"nEvents": "x"}, "nEvents: 'x' should be a number of events"),
+        ({"xsec": float("inf")}, "xsec: inf should be a positive number"),
+        ({"xsec": True}, "xsec: True should be a positive number"),
+        ({"nSumOfWeights": float("nan")}, "nSumOfWeights: nan should be a positive number"),
     ],
 )
 def test_what_is_wrong_with_a_sample(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -120,6 +131,14 @@ def test_what_is_wrong_with_a_cfg(tmp_path: Path) -> None:
         read_samples(cfg)
     cfg.write_text("# nothing\n")
     with pytest.raises(ConfigError, match=r"samples\.cfg: lists no sample"):
+        read_samples(cfg)
+    cfg.write_text("tHq.jsn\n")
+    with pytest.raises(ConfigError, match=r"line 1: 'tHq\.jsn' is neither a JSON file nor a redir"):
+        read_samples(cfg)
+    twice = json.dumps(SAMPLE)[:-1] + ', "xsec": 3.0}'
+    (tmp_path / "tHq.json").write_text(twice)
+    cfg.write_text("tHq.json\n")
+    with pytest.raises(ConfigError, match=r"tHq\.json: xsec: is there twice"):
         read_samples(cfg)
     (tmp_path / "tHq.json").write_text("{")
     cfg.write_text("tHq.json\n")

@@ -1,5 +1,6 @@
 """Normalising the processed datasets of a topcoffea analysis, and tabulating the yields."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,16 @@ from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.weights import scale_to_luminosity
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, RATES, SIGNAL
 from looseleaf.topcoffea.efthist import EFTHist
-from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, REGION, SYSTEMATIC
+from looseleaf.topcoffea.processor import (
+    CAPPED,
+    CHANNEL,
+    FAILING,
+    NOMINAL,
+    PROCESS,
+    REGION,
+    SYSTEMATIC,
+    UNMEASURED,
+)
 from looseleaf.topcoffea.store import eft_histograms, read_histograms, write_histograms
 
 # a sum that a sample file states and one that was made of its events, in single precision
@@ -35,16 +45,22 @@ def combine(
     Written are the observables' histograms over process, channel, systematic and observable, and
     the yields by channel, process and EFT point, value and statistical uncertainty, as JSON and
     as text. The process `nonprompt` is data in the application region, weighted with the measured
-    rates, less prompt simulation there; `flips` likewise of events with opposite charges.
+    rates, less prompt simulation there; `flips` likewise of events with opposite charges. How many
+    of data's failing leptons had a capped rate or none stands with the yields, and the second is
+    said.
 
     An EFT sample is normalised to its sum of Standard Model weights, as its cross section is the
     Standard Model's. Raises `DataFileError` where a sum of weights is not positive or not the one
     that the sample's file states, and for EFT coefficients that the dataset doesn't declare.
     """
     parts: dict[str, dict[str, list[Varied]]] = {}
+    failing = {CAPPED: 0, UNMEASURED: 0}
     for name, dataset in datasets.items():
         factors = _factors(name, dataset, analysis, read_json(ledgers[name])["original"])
-        for observable, filled in eft_histograms(read_histograms(processed[name])[0]).items():
+        found = read_histograms(processed[name])[0]
+        for kind in failing if dataset["data"] and FAILING in found else ():
+            failing[kind] += int(found[FAILING][kind])
+        for observable, filled in eft_histograms(found).items():
             if not np.isfinite(filled.terms(flow=True)).all():
                 raise DataFileError(
                     f"dataset {name}: the weights in {observable} add up to no number: a "
@@ -55,10 +71,19 @@ def combine(
     total = {observable: _added(by_process) for observable, by_process in parts.items()}
     about = {"analysis": analysis["name"], "lumi_ifb": analysis["lumi_ifb"]}
     write_histograms(histograms, total, about)
-    found = yields_of(analysis, next(iter(total.values())))
-    write_json(yields, {**about, "channels": found})
+    channels = yields_of(analysis, next(iter(total.values())))
+    if "nonprompt" in analysis:
+        about["capped_leptons"] = failing[CAPPED]
+        about["leptons_in_empty_bins"] = failing[UNMEASURED]
+    if failing[UNMEASURED]:
+        print(
+            f"topcoffea {analysis['name']}: {failing[UNMEASURED]} failing leptons of data lie in "
+            "empty bins of the maps and predict nothing; wider bins would tell",
+            file=sys.stderr,
+        )
+    write_json(yields, {**about, "channels": channels})
     with whole(table) as part:
-        part.write_text(text_table(found))
+        part.write_text(text_table(channels))
 
 
 def _factors(

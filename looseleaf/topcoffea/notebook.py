@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from looseleaf.config import read_yaml, working_points_of
+from looseleaf.config import eft_analysis
 from looseleaf.files import read_json
 from looseleaf.nanoaod import TREE
 from looseleaf.processing.runner import SkimmedNanoAOD
@@ -34,13 +34,14 @@ def configured(
     """The fileset that coffea's Runner takes, and the processor, for samples in TopEFT's form.
 
     An analysis with a `nonprompt` takes the fake-rate analyses that it names, `measured`, and
-    their map files by collection, `maps`; one with `flips` the file of their map. Raises
+    their map files by collection, `maps`; one with `flips` the file of their map. The histograms
+    are of events as they are weighted in the files: what normalises them is the workflow's. Raises
     `ConfigError` naming file and key for samples or an analysis that can't be used.
     """
     declared = read_samples(Path(samples))
-    settings = read_yaml(Path(analysis))
-    known = {value["name"]: value for value in map(read_yaml, map(Path, measured))}
-    settings["working_points"] = working_points_of(settings, known, str(analysis))
+    settings, points = eft_analysis(
+        Path(analysis), Path(working_points), declared, map(Path, measured)
+    )
     fileset = {
         name: {
             "files": {url_of(sample, file): TREE for file in read_json(listed["file"])["files"]},
@@ -49,4 +50,4 @@ def configured(
         for name, sample in declared.items()
         for listed in [sample["listed"]]
     }
-    return fileset, processor_of(settings, read_yaml(Path(working_points)), declared, maps, flips)
+    return fileset, processor_of(settings, points, declared, maps, flips)

@@ -23,6 +23,8 @@ from looseleaf.topcoffea.flips import FlipMap
 
 PROCESS, CHANNEL, REGION, SYSTEMATIC = "process", "channel", "region", "systematic"
 NOMINAL = "nominal"
+# leptons by which events are weighted, and those of them that have no rate of their own
+FAILING, CAPPED, UNMEASURED = "failing", "capped", "unmeasured"
 # genPartFlav of a prompt lepton, and of one from a prompt tau
 PROMPT = (1, 15)
 ELECTRON = 11
@@ -42,8 +44,9 @@ class TopCoffeaProcessor(ProcessorABC):
     file, else nothing.
 
     The accumulator holds, for each observable, an `EFTHist` over channel, region (`signal`,
-    `nonprompt`, `flips`: weighted with the rates), systematic and observable, and the events by
-    channel in `cutflow`.
+    `nonprompt`, `flips`: weighted with the rates), systematic and observable, the events by
+    channel in `cutflow` and, with maps, the leptons by which events are weighted in `failing`: all,
+    those whose rate is capped and those in empty bins, which predict nothing.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class TopCoffeaProcessor(ProcessorABC):
         }
         histograms = {name: self._empty(name) for name in self._observables}
         counted = {"all": np.ones(len(events), bool), "trigger": triggered}
+        weighted = np.zeros(len(events), bool)
         for label, jets in self._jets(events, is_data):
             quantities = event_quantities(jets, chosen, self._analysis["jets"])
             values = {
@@ -103,6 +107,8 @@ class TopCoffeaProcessor(ProcessorABC):
             for channel, role, mask in self._masks(quantities, selected, tight, flipped, is_data):
                 if label == NOMINAL and role == SIGNAL:
                     counted[channel] = mask
+                if label == NOMINAL and role == NONPROMPT:
+                    weighted |= mask
                 rows = np.flatnonzero(mask)
                 if not len(rows):
                     continue
@@ -118,7 +124,8 @@ class TopCoffeaProcessor(ProcessorABC):
                             coefficients=events.metadata["wc_names"] or None,
                             rows=rows,
                         )
-        return {**histograms, "cutflow": self._cutflow(counted)}
+        out = {**histograms, "cutflow": self._cutflow(counted)}
+        return {**out, FAILING: self._failing(leptons[weighted])} if self._maps else out
 
     def _empty(self, name: str) -> EFTHist:
         observable = self._analysis["observables"][name]
@@ -139,6 +146,21 @@ class TopCoffeaProcessor(ProcessorABC):
         )
         cutflow[...] = [int(counted[step].sum()) if step in counted else 0 for step in steps]
         return cutflow
+
+    def _failing(self, leptons: Any) -> hist.Hist:
+        failing = leptons.bin[~leptons.tight]
+        bins = ak.to_numpy(ak.flatten(failing))
+        rates, cap = stacked(self._maps)[1], self._analysis["nonprompt"]["cap"]
+        empty = np.concatenate([one.empty.ravel() for one in self._maps.values()])
+        numbers = {
+            "all": len(bins),
+            CAPPED: int((rates[bins] > cap).sum()),
+            UNMEASURED: int(empty[bins].sum()),
+        }
+        kinds = hist.axis.StrCategory(list(numbers), name="kind", overflow=False)
+        out = hist.Hist(kinds, storage=hist.storage.Int64())
+        out[...] = list(numbers.values())
+        return out
 
     def _leptons(self, events: Any, is_data: bool) -> dict[str, Any]:
         """Loose leptons by collection: whether they are tight, and what rates go by."""

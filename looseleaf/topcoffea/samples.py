@@ -4,6 +4,7 @@ They are read while the graph is parsed, so nothing heavy is imported here.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -50,6 +51,11 @@ def _listed(path: Path) -> Iterator[tuple[Path, str]]:
         if not line:
             continue
         if not line.endswith(".json"):
+            if "/" not in line:
+                raise ConfigError(
+                    f"{path}, line {number}: {line!r} is neither a JSON file nor a redirector as "
+                    "root://host/ or a folder"
+                )
             redirector = line.removeprefix("file://")
             continue
         found = [file for file in (path.parent / line, Path(line)) if file.is_file()]
@@ -60,7 +66,7 @@ def _listed(path: Path) -> Iterator[tuple[Path, str]]:
 
 def _declaration(path: Path, redirector: str) -> dict[str, Any]:
     try:
-        sample = json.loads(path.read_text())
+        sample = json.loads(path.read_text(), object_pairs_hook=lambda pairs: _once(path, pairs))
     except ValueError as problem:
         raise ConfigError(f"{path}: not valid JSON ({problem})") from None
     if not isinstance(sample, dict):
@@ -75,10 +81,18 @@ def _declaration(path: Path, redirector: str) -> dict[str, Any]:
     word = f"{process!r} should be a word of letters, digits and _"
     _refuse(path, "histAxisName", not NAME.fullmatch(str(process)), word)
     files = sample["files"]
+    for key, listed in (("files", files), ("WCnames", names)):
+        texts = isinstance(listed, list) and all(isinstance(text, str) for text in listed)
+        _refuse(path, key, not texts, f"{listed!r} should be a list of texts")
+    _refuse(path, "isData", data not in (True, False), f"{data!r} should be true or false")
+    events = sample["nEvents"]
+    whole = isinstance(events, int) and not isinstance(events, bool) and events >= 0
+    _refuse(path, "nEvents", not whole, f"{events!r} should be a number of events")
     _refuse(path, "files", not files, "there are none")
     twice = sorted({file for file in files if files.count(file) > 1})
     _refuse(path, "files", bool(twice), f"{twice[:1]} is there twice")
     _refuse(path, "WCnames", len(set(names)) < len(names), "a coefficient is there twice")
+    _refuse(path, "WCnames", "sm" in names, "'sm' is the Standard Model, no coefficient")
     _refuse(path, "WCnames", bool(data and names), "data has no Wilson coefficients")
     listed = {"file": str(path), "redirector": redirector, "events": sample["nEvents"]}
     declared = {
@@ -91,7 +105,8 @@ def _declaration(path: Path, redirector: str) -> dict[str, Any]:
     if not data:
         for key in ["xsec", SUMS, *(key for key in sample if key.startswith(f"{SUMS}_"))]:
             value = sample.get(key)
-            positive = isinstance(value, (int, float)) and value > 0
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            positive = number and 0 < value < math.inf
             _refuse(path, key, not positive, f"{value!r} should be a positive number")
         declared["xsec_pb"] = sample["xsec"]
         listed["sum_of_weights"] = sample[SUMS]
@@ -103,6 +118,13 @@ def _declaration(path: Path, redirector: str) -> dict[str, Any]:
     if names:
         declared["wc_names"] = names
     return declared
+
+
+def _once(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        _refuse(path, key, keys.count(key) > 1, "is there twice")
+    return dict(pairs)
 
 
 def _refuse(path: Path, key: str, wrong: bool, why: str) -> None:
