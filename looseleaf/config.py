@@ -21,7 +21,7 @@ from looseleaf.objects import names
 from looseleaf.objects.columns import analysis_columns, used_points
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
-from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, RATES, channels_of
+from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, channels_of, weighed_alone
 from looseleaf.topcoffea.samples import read_samples
 
 SCHEMAS = Path("config/schemas")
@@ -543,9 +543,8 @@ def _check_systematics(
 
 def _check_nuisance(name: str, key: str) -> None:
     """Refuse names that parameters or templates of the fit have already."""
-    taken = name in ("nominal", "sm", *RATES) or name.startswith(
-        ("lin_", "quad_", "mixed_", "stat_")
-    )
+    taken = name in ("nominal", "sm") or weighed_alone(name) is not None
+    taken = taken or name.startswith(("lin_", "quad_", "mixed_", "stat_"))
     if taken or name.endswith(("Up", "Down")):
         raise ConfigError(f"{key}: {name!r} has a meaning; choose another name")
 

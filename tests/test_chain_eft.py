@@ -76,6 +76,16 @@ def test_the_rates_are_varied_within_their_errors(eft: Path) -> None:
     values = dict(zip(one.categories("systematic"), one.values()[0], strict=True))
     up, down = values["nonprompt_rateUp"], values["nonprompt_rateDown"]
     assert 0.7 * values["nominal"] < down < values["nominal"] < up < 1.4 * values["nominal"]
+    # what the maps say of themselves beside their statistics stands in the cards
+    card = (eft / "thq/datacards/3l_ge2j.txt").read_text()
+    both = [f"nonprompt_{flavour}" for flavour in ("Muon", "Electron")]
+    for name in (f"{one}_{what}" for one in both for what in ("closure", "away_jet_pt")):
+        row = next(line.split() for line in card.splitlines() if line.startswith(name))
+        assert (row[1], row.count("1")) == ("shape", 1)
+        assert {f"{name}Up", f"{name}Down"} <= set(values)
+    # 20 % of the rate f of each flavour, a little more of f / (1 - f)
+    moved = sum(values[f"{one}_closureUp"] - values["nominal"] for one in both)
+    assert 0.2 < moved / values["nominal"] < 0.35
 
 
 def test_the_model_is_the_histogram(eft: Path) -> None:

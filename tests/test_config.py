@@ -521,7 +521,15 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
                 {"systematics": {"rate": {name: {"value": 1.1}}}},
                 f"systematics.rate.{name}: '{name}' has a meaning; choose another name",
             )
-            for name in ("nonprompt_rate", "flips_rate", "lin_ctp", "mixed_a_b", "sm", "jesUp")
+            for name in (
+                "nonprompt_rate",
+                "nonprompt_Muon_closure",
+                "flips_rate",
+                "lin_ctp",
+                "mixed_a_b",
+                "sm",
+                "jesUp",
+            )
         ],
         (
             {"systematics": {"rate": {"lumi 13 TeV": {"value": 1.1}}}},

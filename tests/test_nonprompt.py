@@ -72,6 +72,8 @@ DATASETS["u"]["das"] = "/other/looseleaf-v1/NANOAODSIM"
 EDGES = np.array([0.0, 20.0, 1000.0]), np.array([0.0, 1.2, 2.5])
 RATES = {"Muon": np.array([[0.1, 0.15], [0.2, 0.25]]), "Electron": np.full((2, 2), 0.3)}
 MAPS = {name: RateMap(*EDGES, rate, 0.1 * rate, rate < 0) for name, rate in RATES.items()}
+MUON = RATES["Muon"]
+MAPS["Muon"].systematics["closure"] = 1.2 * MUON, 0.8 * MUON  # type: ignore[index]
 FLIPS = json.loads(Path(TRUTH).read_text())
 FLIPS["corrections"] = [FLIPS["corrections"][0]]
 FLIPS["corrections"][0] |= {"name": "flips"}
@@ -133,8 +135,11 @@ def leptons_of(fileset: Fileset) -> tuple[ak.Array, ak.Array]:
     return e, ak.concatenate(found, axis=1)
 
 
-def by_hand(fileset: Fileset, scale: float = 1.0) -> dict[tuple[str, str], np.ndarray]:
-    """The weight of each event by channel and region, all of H_T taken together."""
+def by_hand(
+    fileset: Fileset, scale: float = 1.0, electrons_too: bool = True
+) -> dict[tuple[str, str], np.ndarray]:
+    """The weight of each event by channel and region, all of H_T taken together; with the rates of
+    muons, or of both, scaled."""
     e, leptons = leptons_of(fileset)
     weight = ak.to_numpy(e.genWeight).astype(float) if "genWeight" in e.fields else np.ones(len(e))
     if "genWeight" in e.fields:
@@ -143,7 +148,7 @@ def by_hand(fileset: Fileset, scale: float = 1.0) -> dict[tuple[str, str], np.nd
     electrons = ak.to_numpy(ak.sum(leptons.electron, axis=1))
     failing = ~leptons.tight
     k = ak.to_numpy(ak.sum(failing, axis=1))
-    rate = leptons.rate * scale
+    rate = leptons.rate * ak.where((leptons.electron == 1) & (not electrons_too), 1.0, scale)
     odds = ak.to_numpy(ak.prod(ak.where(failing, rate / (1 - rate), 1.0), axis=1))
     predicted = np.where(k > 0, -((-1.0) ** k) * odds, 0.0)
     flip = ak.to_numpy(ak.sum(leptons.flip / (1 - leptons.flip), axis=1))
@@ -164,8 +169,10 @@ def test_regions_are_weighted_as_by_hand(filesets: dict[str, Fileset], name: str
     filled = accumulated(filesets[name])["ht"]
     assert len(leptons_of(filesets[name])[0]) > 2000
     for scale, systematic in ((1.0, "nominal"), (1.1, "nonprompt_rateUp"),
-                              (0.9, "nonprompt_rateDown")):  # fmt: skip
-        for (channel, region), weight in by_hand(filesets[name], scale).items():
+                              (0.9, "nonprompt_rateDown"), (1.2, "nonprompt_Muon_closureUp"),
+                              (0.8, "nonprompt_Muon_closureDown")):  # fmt: skip
+        hand = by_hand(filesets[name], scale, "Muon" not in systematic)
+        for (channel, region), weight in hand.items():
             if systematic != "nominal" and region != "nonprompt":
                 continue
             one = filled.select(channel=channel, region=region, systematic=systematic)
@@ -230,7 +237,8 @@ def test_other_jet_energies_and_weights(filesets: dict[str, Fileset]) -> None:
     }
     found = accumulated(filesets["t"], systematics={"shape": shape})["ht"]
     assert found.categories("systematic") == [
-        "nominal", "sfUp", "sfDown", "nonprompt_rateUp", "nonprompt_rateDown", "jesUp", "jesDown",
+        "nominal", "sfUp", "sfDown", "nonprompt_rateUp", "nonprompt_rateDown",
+        "nonprompt_Muon_closureUp", "nonprompt_Muon_closureDown", "jesUp", "jesDown",
     ]  # fmt: skip
     # jets above 30 GeV after a factor are those above 30 GeV / factor before it
     for direction, factor in (("Up", 1.1), ("Down", 0.9)):
@@ -486,7 +494,12 @@ def test_three_lines_of_a_notebook(filesets: dict[str, Fileset], tmp_path: Path)
         ratio = hist.Hist(*axes, storage=hist.storage.Weight())
         ratio.view().value, ratio.view().variance = one.rate, one.sigma**2
         maps[name] = str(tmp_path / f"{name}.json")
-        write_uhi(maps[name], {"ratio": ratio}, {"empty_bins": []})
+        written = {"ratio": ratio, "ratio_lower": ratio, "ratio_prompt_off": ratio}
+        for systematic, pair in one.systematics.items():
+            for direction, rate in zip(("up", "down"), pair, strict=True):
+                varied = written[f"ratio_{systematic}_{direction}"] = hist.Hist(*axes)
+                varied.view()[...] = rate
+        write_uhi(maps[name], written, {"empty_bins": []})
     # configuration -> dictionary -> processor
     fileset, processor = configured(
         tmp_path / "analysis.yaml", tmp_path / "samples.cfg", REPO / "config/working_points.yaml",

@@ -1,7 +1,7 @@
 """Measured fake rates as weights: what an event in the application region counts."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import awkward as ak
@@ -24,12 +24,24 @@ def clamped_bins(
     return row * (len(eta_edges) - 1) + column
 
 
+def _pairs(maps: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """The variations of a map file that go both ways: name, up and down. The two turns about an
+    axis, `pt1` and `pt2`, are such; one that is a check, `prompt_off`, is none."""
+    there = {key.removeprefix("ratio_") for key in maps if key.startswith("ratio_")}
+    for name in sorted(there):
+        for up, down in (("_up", "_down"), ("1", "2")):
+            base = name.removesuffix(up)
+            if base != name and base + down in there:
+                yield base, name, base + down
+
+
 @dataclass(frozen=True)
 class RateMap:
     """A measured rate by pT and |eta|, clamped to its edges.
 
     `rate`, `sigma` and `empty` have the shape of the axes; `sigma` is half of the 68.27% interval,
-    `empty` marks bins in which nothing was measured, where the rate is 0.
+    `empty` marks bins in which nothing was measured, where the rate is 0. `systematics` are the
+    rates of each variation, up and down, by its name.
     """
 
     pt_edges: NDArray[np.float64]
@@ -37,6 +49,9 @@ class RateMap:
     rate: NDArray[np.float64]
     sigma: NDArray[np.float64]
     empty: NDArray[np.bool_]
+    systematics: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(
+        default_factory=dict
+    )
 
     @classmethod
     def from_file(cls, path: str) -> "RateMap":
@@ -47,7 +62,11 @@ class RateMap:
         ratio = maps["ratio"]
         pt, eta = (axis.edges for axis in ratio.axes)
         empty = empty_bins(metadata, ratio.shape)
-        return cls(pt, eta, ratio.values(), np.sqrt(ratio.variances()), empty)
+        pairs = {
+            name: tuple(maps[f"ratio_{one}"].values() for one in (up, down))
+            for name, up, down in _pairs(maps)
+        }
+        return cls(pt, eta, ratio.values(), np.sqrt(ratio.variances()), empty, pairs)
 
     @property
     def size(self) -> int:

@@ -22,8 +22,9 @@ from looseleaf.errors import ConfigError
 from looseleaf.objects.expressions import Expression
 
 SIGNAL, NONPROMPT, FLIPS, DATA = "signal", "nonprompt", "flips", "data"
-# the systematics of measured rates, and the region whose events each weighs
-RATES = {"nonprompt_rate": NONPROMPT, "flips_rate": FLIPS}
+# the systematics of measured rates: statistics of all maps, others of one map; flips
+NONPROMPT_RATE, FLIPS_RATE = "nonprompt_rate", "flips_rate"
+OF_A_MAP = "nonprompt_{collection}_{name}"
 REGION = re.compile(r"is(?P<kind>[SA]R)_(?P<number>[1-4])l(?P<sign>SS_OS|SS|OS)?")
 JETS = re.compile(r"(?P<relation>[=<>])(?P<number>\d+)")
 # TopEFT's > and < include the number: after =4, =5, =6 comes >7
@@ -70,6 +71,15 @@ def channels_of(analysis: Mapping[str, Any]) -> dict[str, Channel]:
                 raise ConfigError(f"channels.{name}: the channel {channel!r} is there twice")
             channels[channel] = value
     return channels
+
+
+def weighed_alone(systematic: str) -> str | None:
+    """The region whose events alone a variation weighs, if it is one of measured rates."""
+    name = systematic.removesuffix("Up").removesuffix("Down")
+    if name == FLIPS_RATE:
+        return FLIPS
+    starts = (OF_A_MAP.format(collection=c, name="") for c in ("Muon", "Electron"))
+    return NONPROMPT if name == NONPROMPT_RATE or name.startswith(tuple(starts)) else None
 
 
 def _block(name: str, block: Mapping[str, Any], cuts: Mapping[str, str]) -> dict[str, Channel]:

@@ -11,7 +11,7 @@ from looseleaf.errors import DataFileError
 from looseleaf.files import read_json, whole, write_json
 from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.weights import scale_to_luminosity
-from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, RATES, SIGNAL
+from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, SIGNAL, weighed_alone
 from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.processor import (
     CAPPED,
@@ -152,7 +152,7 @@ def _by_process(
         )
         label = _decorrelated(systematic, dataset, systematics)
         # the rates of a region weigh its events alone
-        only = RATES.get(systematic.removesuffix("Up").removesuffix("Down"))
+        only = weighed_alone(systematic)
         if only is None:
             out.setdefault(own, {})[label] = scaled.select(**{REGION: SIGNAL})
         if "nonprompt" in analysis and only in (None, NONPROMPT):

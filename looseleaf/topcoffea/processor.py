@@ -17,7 +17,15 @@ from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.multilepton import LEPTON_FIELDS, event_quantities, merged
 from looseleaf.objects.rates import RateMap, predict, stacked
-from looseleaf.topcoffea.channels import FLIPS, NONPROMPT, SIGNAL, channels_of
+from looseleaf.topcoffea.channels import (
+    FLIPS,
+    FLIPS_RATE,
+    NONPROMPT,
+    NONPROMPT_RATE,
+    OF_A_MAP,
+    SIGNAL,
+    channels_of,
+)
 from looseleaf.topcoffea.efthist import EFTHist, quadratic_terms
 from looseleaf.topcoffea.flips import FlipMap
 
@@ -204,25 +212,38 @@ class TopCoffeaProcessor(ProcessorABC):
         number = len(leptons)
         roles: dict[str, dict[str, Weights]] = {SIGNAL: {NOMINAL: np.ones(number)}}
         if self._maps:
-            rates = stacked(self._maps)[1]
-            sigma = np.concatenate([one.sigma.ravel() for one in self._maps.values()])
             cap = self._analysis["nonprompt"]["cap"]
-            varied = {
-                NOMINAL: rates,
-                "nonprompt_rateUp": rates + sigma,
-                "nonprompt_rateDown": rates - sigma,
-            }
             roles[NONPROMPT] = {
                 name: predict(leptons.bin, leptons.tight, np.maximum(rate, 0.0), cap).weight
-                for name, rate in varied.items()
+                for name, rate in self._rates().items()
             }
         if self._flips is not None and is_data:
-            names = {NOMINAL: NOMINAL, "stat_up": "flips_rateUp", "stat_down": "flips_rateDown"}
+            names = {"stat_up": f"{FLIPS_RATE}Up", "stat_down": f"{FLIPS_RATE}Down"}
+            names[NOMINAL] = NOMINAL
             roles[FLIPS] = {
                 names[systematic]: self._flips.weights(chosen, systematic)
                 for systematic in self._flips.systematics
             }
         return roles
+
+    def _rates(self) -> dict[str, NDArray[np.float64]]:
+        """The rates of all maps' bins by variation: their statistics together, and what else is
+        uncertain of each map by itself."""
+        offsets, rates = stacked(self._maps)
+        sigma = np.concatenate([one.sigma.ravel() for one in self._maps.values()])
+        out = {
+            NOMINAL: rates,
+            f"{NONPROMPT_RATE}Up": rates + sigma,
+            f"{NONPROMPT_RATE}Down": rates - sigma,
+        }
+        for collection, one in self._maps.items():
+            mine = slice(offsets[collection], offsets[collection] + one.size)
+            for name, pair in one.systematics.items():
+                full = OF_A_MAP.format(collection=collection, name=name)
+                for direction, rate in zip(("Up", "Down"), pair, strict=True):
+                    out[full + direction] = rates.copy()
+                    out[full + direction][mine] = rate.ravel()
+        return out
 
     def _jets(self, events: Any, is_data: bool) -> Iterator[tuple[str, Any]]:
         """The events as they are and, of simulation, with other jet energies."""
