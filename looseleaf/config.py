@@ -544,7 +544,7 @@ def _check_systematics(
 def _check_nuisance(name: str, key: str) -> None:
     """Refuse names that parameters or templates of the fit have already."""
     taken = name in ("nominal", "sm") or weighed_alone(name) is not None
-    taken = taken or name.startswith(("lin_", "quad_", "mixed_", "stat_"))
+    taken = taken or name.startswith(("lin_", "quad_", "stat_"))
     if taken or name.endswith(("Up", "Down")):
         raise ConfigError(f"{key}: {name!r} has a meaning; choose another name")
 

@@ -526,7 +526,7 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
                 "nonprompt_Muon_closure",
                 "flips_rate",
                 "lin_ctp",
-                "mixed_a_b",
+                "quad_mixed_a_b",
                 "sm",
                 "jesUp",
             )

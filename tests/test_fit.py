@@ -78,7 +78,7 @@ def test_templates_are_the_points_that_they_are_named_after() -> None:
     np.testing.assert_allclose(found["ttH_sm"].values, f())
     np.testing.assert_allclose(found["ttH_lin_a"].values, f(a=1))
     np.testing.assert_allclose(found["ttH_quad_b"].values, (f(b=2) - 2 * f(b=1) + f()) / 2)
-    np.testing.assert_allclose(found["ttH_mixed_a_b"].values, f(a=1, b=1))
+    np.testing.assert_allclose(found["ttH_quad_mixed_a_b"].values, f(a=1, b=1))
     assert set(found) == {"tt", *(f"ttH_{part}" for part in parts_of(["a", "b"]))}
     # every variation of a signal is taken apart too
     np.testing.assert_allclose(found["ttH_lin_a"].variations["jesUp"], 1.04 * f(a=1))
@@ -141,7 +141,7 @@ def test_a_card_says_what_its_templates_hold(tmp_path: Path) -> None:
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split()}
     processes = next(line.split()[1:] for line in text.splitlines() if line.startswith("process "))
     assert processes == [
-        "ttH_sm", "ttH_lin_a", "ttH_quad_a", "ttH_lin_b", "ttH_quad_b", "ttH_mixed_a_b", "tt",
+        "ttH_sm", "ttH_lin_a", "ttH_quad_a", "ttH_lin_b", "ttH_quad_b", "ttH_quad_mixed_a_b", "tt",
     ]  # fmt: skip
     assert rows["process"] == ["-5", "-4", "-3", "-2", "-1", "0", "1"]
     assert rows["lumi"] == ["lnN", *["1.02"] * 7]

@@ -159,6 +159,9 @@ def test_luminosity_sections_and_eft_sums_travel(
     manifest = asked(request, tmp_path, mounted(service))
     assert len(manifest["files"][0]["eft_sums_in"]) == 3
     assert content(manifest) == calm
+    # nor are they forgotten where nobody asks for them
+    unasked = asked(wanted(tmp_path / "eft/e.das.json", CUT, COLUMNS), tmp_path, mounted(service))
+    assert unasked["files"][0]["eft_sums_in"] == []
 
 
 def test_a_complete_request_is_not_asked_again(service: Service, das: Path, tmp_path: Path) -> None:

@@ -105,14 +105,15 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
             f"dataset {dataset}: its lumi_mask certifies none of its luminosity sections (runs "
             f"{', '.join(list(found)[:5])}): is it that of another year?"
         )
-    eft = [entry["eft_sums_in"] for entry in value["files"] if entry["eft_sums_in"] is not None]
+    carried = [entry["eft_sums_in"] for entry in value["files"] if entry["eft_sums_in"] is not None]
+    eft = [sums for sums in carried if sums]
     return Fileset(
         dataset=dataset,
         files=tuple(files),
         original={
             "events": value["totals"]["events_in"],
             "sum_of_weights": value["totals"]["sum_of_weights_in"],
-            "eft_sums": [sum(term) for term in zip(*eft, strict=True)] if eft else None,
+            "eft_sums": [sum(term) for term in zip(*eft, strict=True)] if carried else None,
             "lumi_sections": found,
             "certified_sections": good,
         },

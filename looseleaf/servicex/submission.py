@@ -352,9 +352,10 @@ def _query(request: Request) -> str:
     can be normalised, what the original file held of weights and luminosity sections."""
     names = [name for column in request.columns for name in column.split("|")]
     counters = [f"n{name.partition('_')[0]}" for name in names]
-    original = ["run", "luminosityBlock", WEIGHT]
+    # that there are EFT coefficients is to be known though nobody asks for them
+    original = ["run", "luminosityBlock", WEIGHT, f"n{EFT_COEFFICIENTS}"]
     if EFT_COEFFICIENTS in names:
-        original += [EFT_COEFFICIENTS, f"n{EFT_COEFFICIENTS}"]
+        original.append(EFT_COEFFICIENTS)
     return json.dumps(
         [
             {

@@ -78,7 +78,8 @@ class FileResult:
     """What became of one file: events and sums of weights before and after the selection.
 
     `sum_of_weights` is the sum of genWeight (the number of events where there is none, in data);
-    `eft_sums` the sums of the EFT coefficients, where the file has them. `*_in` speak of all
+    `eft_sums` the sums of the EFT coefficients, where the file has them, and none of them where
+    the skim has left them out. `*_in` speak of all
     events of the original file, which is what normalisation needs, `*_out` of those written.
     `lumi_sections` are those of the original file, in data.
     `source_url` is where the file was read from, `passed_over` what was the matter with the
@@ -203,10 +204,15 @@ def _known(file: Events, task: FileTask, url: str) -> dict[str, Any] | None:
 
 
 def _counted(sums: "Sums", file: Events, url: str, tree: str) -> dict[str, Any]:
+    eft = sums.eft_in
+    if eft is None and sums.events_in:
+        # the skim may not have asked for them: that they are there is to be known
+        there = {name.removeprefix("n") for name in _tree(file, tree, url).keys(recursive=False)}
+        eft = [] if EFT_COEFFICIENTS in there else None
     return {
         "events": sums.events_in,
         "sum_of_weights": sums.weights_in,
-        "eft_sums": sums.eft_in,
+        "eft_sums": eft,
         "lumi_sections": None if sums.weighted else _sections(file, url, tree),
     }
 

@@ -94,10 +94,12 @@ def _factors(
 ) -> dict[str, float]:
     """What the weights of a dataset are multiplied with, by variation where theory weights have
     sums of their own."""
-    if not dataset.get("wc_names") and original["eft_sums"]:
+    if not dataset.get("wc_names") and original["eft_sums"] is not None:
+        where = dataset["listed"]["file"] if "listed" in dataset else f"dataset {name}"
+        key = "WCnames" if "listed" in dataset else "wc_names"
         raise DataFileError(
-            f"dataset {name}: its files carry {EFT_COEFFICIENTS}, but it declares no wc_names "
-            "that say what of"
+            f"{where}: its files carry {EFT_COEFFICIENTS}, but it declares no {key} that say what "
+            "of"
         )
     lumi = analysis["lumi_ifb"]
     lumi = lumi[dataset["year"]] if isinstance(lumi, Mapping) else lumi

@@ -5,13 +5,13 @@ templates are
 
     sm = f(0) = S                       lin_i = f(c_i = 1) = S + L_i + Q_i
     quad_i = (f(2) - 2 f(1) + f(0)) / 2 = Q_i
-    mixed_ij = f(c_i = c_j = 1) = S + L_i + L_j + Q_i + Q_j + M_ij
+    quad_mixed_ij = f(c_i = c_j = 1) = S + L_i + L_j + Q_i + Q_j + M_ij
 
 all but quad_i being yields of a point, and so not negative. At a point c they add up to f(c) with
 the factors that `factors` gives:
 
     sm: 1 - sum_i c_i + sum_i<j c_i c_j        lin_i: c_i (1 - sum_j!=i c_j)
-    quad_i: c_i^2 - c_i                        mixed_ij: c_i c_j
+    quad_i: c_i^2 - c_i                        quad_mixed_ij: c_i c_j
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ NEGLIGIBLE = 1e-4
 class Template:
     """Contents and their squared errors by bin; what lies beyond the axis is in the last bins.
 
-    `part` is `sm`, `lin_<i>`, `quad_<i>` or `mixed_<i>_<j>` of a signal, else empty.
+    `part` is `sm`, `lin_<i>`, `quad_<i>` or `quad_mixed_<i>_<j>` of a signal, else empty.
     """
 
     process: str
@@ -49,7 +49,7 @@ class Template:
 
 def parts_of(coefficients: Sequence[str]) -> list[str]:
     single = [f"{kind}_{name}" for name in coefficients for kind in ("lin", "quad")]
-    return ["sm", *single, *(f"mixed_{a}_{b}" for a, b in combinations(coefficients, 2))]
+    return ["sm", *single, *(f"quad_mixed_{a}_{b}" for a, b in combinations(coefficients, 2))]
 
 
 def statistical(channel: str) -> str:
@@ -73,7 +73,7 @@ def factors(coefficients: Sequence[str], point: Sequence[float]) -> dict[str, fl
     for name, value in c.items():
         out[f"lin_{name}"] = value * (1 - (total - value))
         out[f"quad_{name}"] = value**2 - value
-    return out | {f"mixed_{a}_{b}": value for (a, b), value in pairs.items()}
+    return out | {f"quad_mixed_{a}_{b}": value for (a, b), value in pairs.items()}
 
 
 def kept_coefficients(
@@ -155,7 +155,7 @@ def _parts(values: Any, coefficients: Sequence[str]) -> dict[str, Any]:
         out[f"quad_{name}"] = (two - 2 * one + values[0]) / 2
     first_pair = 1 + 4 * len(coefficients)
     for index, (a, b) in enumerate(combinations(coefficients, 2)):
-        out[f"mixed_{a}_{b}"] = values[first_pair + index]
+        out[f"quad_mixed_{a}_{b}"] = values[first_pair + index]
     return out
 
 
