@@ -17,12 +17,13 @@ import jsonschema
 import yaml
 
 from looseleaf.errors import ConfigError
+from looseleaf.files import read_json
 from looseleaf.objects import names
 from looseleaf.objects.columns import analysis_columns, used_points
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, channels_of, weighed_alone
-from looseleaf.topcoffea.samples import read_samples
+from looseleaf.topcoffea.samples import read_samples, url_of
 
 SCHEMAS = Path("config/schemas")
 # what stands beside the datasets' own files in an analysis' folder
@@ -218,6 +219,7 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
 
 def _datasets(config: Mapping[str, Any], base: Path, main: str) -> dict[str, dict[str, Any]]:
     datasets: dict[str, dict[str, Any]] = {}
+    files: dict[str, str] = {}
     for name in config["datasets"]:
         path = find(name, base, f"{main}: datasets")
         if path.suffix in (".cfg", ".json"):
@@ -233,10 +235,20 @@ def _datasets(config: Mapping[str, Any], base: Path, main: str) -> dict[str, dic
             if dataset in datasets:
                 raise ConfigError(f"{path}: dataset {dataset!r} was already declared elsewhere")
             datasets[dataset] = {"data": False, **value}
+            _check_files(path, dataset, value, files)
             if "lumi_mask" in value:
                 mask = find(value["lumi_mask"], base, f"{path}: {dataset}.lumi_mask")
                 datasets[dataset]["lumi_mask"] = str(mask)
     return datasets
+
+
+def _check_files(path: Path, name: str, dataset: Mapping[str, Any], seen: dict[str, str]) -> None:
+    """Refuse a listed sample with a file of another: its events would count twice."""
+    for file in read_json(dataset["listed"]["file"])["files"] if "listed" in dataset else ():
+        url = url_of(dataset, file)
+        if url in seen:
+            raise ConfigError(f"{path}: {name}: {url} is a file of {seen[url]!r} already")
+        seen[url] = name
 
 
 def _analyses(

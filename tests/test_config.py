@@ -1,6 +1,7 @@
 """Configuration: what is right loads, what is wrong is refused with file, key and remedy."""
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -634,6 +635,24 @@ def test_years_may_be_numbers(main_config: dict[str, Any], repo: Path, tmp_path:
     settings = load(config, repo)
     year = settings.datasets["ttH_EFT"]["year"]
     assert settings.analyses["tth_eft"]["lumi_ifb"][year] == 2.5
+
+
+def test_a_file_of_two_samples_counts_twice(
+    main_config: dict[str, Any], repo: Path, tmp_path: Path
+) -> None:
+    one = {
+        "xsec": 1.0, "year": "2018", "treeName": "Events", "histAxisName": "tt", "WCnames": [],
+        "files": ["a.root", "b.root"], "nEvents": 1, "nSumOfWeights": 1.0, "isData": False,
+    }  # fmt: skip
+    (tmp_path / "first.json").write_text(json.dumps(one))
+    (tmp_path / "second.json").write_text(json.dumps({**one, "files": ["c.root", "b.root"]}))
+    cfg = tmp_path / "samples.cfg"
+    cfg.write_text("root://host//\nfirst.json\nsecond.json\n")
+    config = copy.deepcopy(main_config)
+    config["datasets"].append(str(cfg))
+    with pytest.raises(ConfigError) as problem:
+        load(config, repo)
+    assert str(problem.value) == (f"{cfg}: second: root://host/b.root is a file of 'first' already")
 
 
 def test_unknown_year(refused: Refusal) -> None:

@@ -14,7 +14,7 @@ from scipy.stats import poisson
 from looseleaf.topcoffea.datacards import write_datacards
 from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.fit import EFTModel, FitFailed
-from looseleaf.topcoffea.pictures import pictures, stack, twice_delta_nll
+from looseleaf.topcoffea.pictures import by_process, pictures, stack, twice_delta_nll
 from looseleaf.topcoffea.store import write_histograms
 from looseleaf.topcoffea.templates import factors, kept_coefficients, parts_of, templates_of
 
@@ -453,6 +453,12 @@ def test_pictures_show_processes_points_and_data(tmp_path: Path) -> None:
         "scan": {"a": [-1, 1]},
     }
     grown = whole + data.select(process="data").with_category("process", "data")
+    # what lies beyond the axis is in the last bins
+    inside = grown.select(channel="one", systematic="nominal", process="tt").at().view(flow=True)
+    shown = by_process(grown.select(channel="one", systematic="nominal"), {})["tt"].view()
+    assert shown.value[[0, -1]] == pytest.approx(inside.value[[0, -1]] + inside.value[[1, -2]])
+    assert shown.variance.sum() == pytest.approx(inside.variance.sum())
+    assert shown.value[1:-1] == pytest.approx(inside.value[2:-2])
     for unblind in (False, True):
         one = grown.select(channel="one", systematic="nominal")
         _, ax = stack({**analysis, "unblind": unblind}, one, "x", "one")

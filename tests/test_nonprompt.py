@@ -212,6 +212,22 @@ def test_leptons_without_a_rate_of_their_own_are_told(
     assert f"topcoffea regions: {unmeasured} failing leptons of data lie" in capsys.readouterr().err
 
 
+def test_signal_regions_of_data_are_not_looked_at_before_they_may(
+    filesets: dict[str, Fileset],
+) -> None:
+    blind, seen = (accumulated(filesets["d"], unblind=unblind) for unblind in (False, True))
+    regions = {name: seen["ht"].select(region=name) for name in ("signal", "nonprompt", "flips")}
+    assert regions["signal"].project().values()[0] > 100
+    assert blind["ht"].select(region="signal").nbytes == 0
+    for name in ("nonprompt", "flips"):
+        assert blind["ht"].select(region=name) == regions[name]
+    assert [blind["cutflow"][name] for name in ("2l_em", "3l")] == [0, 0]
+    assert min(seen["cutflow"][name] for name in ("2l_em", "3l")) > 0
+    # simulation is looked at as ever
+    blind, seen = (accumulated(filesets["t"], unblind=unblind) for unblind in (False, True))
+    assert blind["ht"] == seen["ht"]
+
+
 def test_flips_of_simulation_are_left_to_the_prediction(filesets: dict[str, Fileset]) -> None:
     """Data is the simulation's own mixture: what is expected of it should not count flips twice."""
     _, leptons = leptons_of(filesets["t"])

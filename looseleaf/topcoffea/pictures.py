@@ -50,9 +50,19 @@ def pictures(
 
 
 def by_process(filled: EFTHist, point: Mapping[str, float]) -> dict[str, hist.Hist]:
-    """One channel's histograms at a point."""
+    """One channel's histograms at a point; what lies beyond the axis is in its last bins, as
+    yields and cards count it."""
     at = filled.at(point)
-    return {process: at[{PROCESS: process}] for process in filled.categories(PROCESS)}
+    return {process: _folded(at[{PROCESS: process}]) for process in filled.categories(PROCESS)}
+
+
+def _folded(one: hist.Hist) -> hist.Hist:
+    view = one.view(flow=True)
+    for part in (view.value, view.variance):
+        part[1] += part[0]
+        part[-2] += part[-1]
+        part[[0, -1]] = 0.0
+    return one
 
 
 def stack(

@@ -54,7 +54,8 @@ class TopCoffeaProcessor(ProcessorABC):
     The accumulator holds, for each observable, an `EFTHist` over channel, region (`signal`,
     `nonprompt`, `flips`: weighted with the rates), systematic and observable, the events by
     channel in `cutflow` and, with maps, the leptons by which events are weighted in `failing`: all,
-    those whose rate is capped and those in empty bins, which predict nothing.
+    those whose rate is capped and those in empty bins, which predict nothing. Of data, signal
+    regions are filled and counted only if the analysis is unblinded.
     """
 
     def __init__(
@@ -310,7 +311,9 @@ class TopCoffeaProcessor(ProcessorABC):
                 without_map = (region.role == NONPROMPT and not self._maps) or (
                     region.role == FLIPS and self._flips is None
                 )
-                if without_map or (region.data_only and not is_data):
+                # nobody is to see what data has in a signal region before it may be seen
+                blind = is_data and region.role == SIGNAL and not self._analysis.get("unblind")
+                if without_map or blind or (region.data_only and not is_data):
                     continue
                 mask = passing & np.asarray(requirement(quantities), bool)
                 if region.predicted:
