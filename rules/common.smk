@@ -95,16 +95,19 @@ TOPCOFFEA_COMBINE_KEYS = (
     "signal",
     "normalise",
     "datacards",
-    "unblind",
     "scan",
 )
 
 
 def topcoffea_processing_of(analysis):
     """An analysis as its processing sees it; squares at points depend on the points."""
-    exact = SETTINGS.analyses[analysis].get("squares", "exact") == "exact"
+    declared = SETTINGS.analyses[analysis]
+    exact = declared.get("squares", "exact") == "exact"
     without = (*TOPCOFFEA_COMBINE_KEYS, *(("points",) if exact else ()))
-    return analysis_of(analysis, without=without)
+    kept = {k: v for k, v in declared.items() if k not in without}
+    varied = kept.get("systematics", {})
+    kept["systematics"] = {k: v for k, v in varied.items() if k != "rate"}
+    return json.dumps(kept)
 
 
 def declared_for(analysis, *keys):
