@@ -212,6 +212,36 @@ def test_leptons_without_a_rate_of_their_own_are_told(
     assert f"topcoffea regions: {unmeasured} failing leptons of data lie" in capsys.readouterr().err
 
 
+def test_flips_count_with_the_charges_that_they_lead_to(filesets: dict[str, Fileset]) -> None:
+    """After an electron's flip both leptons have the other one's charge, and are no Z boson."""
+    block = {"lep_flav_lst": ["ee", "em"], "appl_lst": ["isSR_2lSS", "isAR_2lSS"],
+             "appl_lst_data": ["isAR_2lSS_OS"]}  # fmt: skip
+    cuts = {"p": "lep0_charge > 0", "m": "lep0_charge < 0", "onZ": "abs(m_z - 91.2) < 30"}
+    channels = {
+        name: {**block, "lep_chan_lst": [[name, *named]]}
+        for name, named in {"p": ["p", "~onZ"], "m": ["m", "~onZ"], "any": ["~onZ"]}.items()
+    }
+    observables = {"charge": {"expression": "charge", "label": "x", "edges": [-3, -1, 1, 3]}}
+    counted = accumulated(filesets["d"], channels=channels, cuts=cuts, observables=observables)
+    found = counted["charge"].select(region="flips", systematic="nominal")
+    _, leptons = leptons_of(filesets["d"])
+    opposite = (ak.num(leptons) == 2) & ak.all(leptons.tight, axis=1)
+    two = leptons[opposite & (ak.sum(leptons.charge, axis=1) == 0)]
+    odds = two.flip / (1 - two.flip)
+    asymmetric = 0.0
+    for flavour, electrons in (("ee", 2), ("em", 1)):
+        here = ak.sum(two.electron, axis=1) == electrons
+        after = {
+            sign: ak.to_numpy(ak.sum(odds[two.charge == -sign], axis=1)[here]) for sign in (1, -1)
+        }
+        for name, signs in (("p", [1]), ("m", [-1]), ("any", [1, -1])):
+            expected = [after[-1].sum() * (-1 in signs), 0.0, after[1].sum() * (1 in signs)]
+            values = found.select(channel=f"{name}_{flavour}").values()[0]
+            np.testing.assert_allclose(values, expected, rtol=1e-6)
+        asymmetric += abs(after[1].sum() - after[-1].sum())
+    assert asymmetric > 0
+
+
 def test_signal_regions_of_data_are_not_looked_at_before_they_may(
     filesets: dict[str, Fileset],
 ) -> None:

@@ -68,16 +68,20 @@ class FlipMap:
         )
 
     def weights(
-        self, chosen: Mapping[str, Any], systematic: str = "nominal"
+        self, chosen: Mapping[str, Any], systematic: str = "nominal", charge: int | None = None
     ) -> NDArray[np.float64]:
         """What an event with leptons of opposite charges counts for one of equal charges.
 
         The sum over its electrons of p / (1 - p): one of them has flipped, the observed event has
-        not. Muons don't flip. Source: the charge misidentification method, to first order in p.
+        not. Muons don't flip. With a `charge`, +1 or -1, what it counts for one in which that is
+        the leptons' charge. Source: the charge misidentification method, to first order in p.
         """
         if "Electron" not in chosen:
             return np.zeros(len(next(iter(chosen.values()))))
         electrons = chosen["Electron"]
         pt, eta = (ak.to_numpy(ak.flatten(electrons[field])) for field in ("pt", "eta"))
         p = self.probability(pt, np.abs(eta), systematic)
-        return ak.to_numpy(ak.sum(ak.unflatten(p / (1 - p), ak.num(electrons, axis=1)), axis=1))
+        odds = ak.unflatten(p / (1 - p), ak.num(electrons, axis=1))
+        if charge is not None:
+            odds = odds[electrons.charge == -charge]
+        return ak.to_numpy(ak.sum(odds, axis=1))

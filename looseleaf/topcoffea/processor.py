@@ -35,10 +35,24 @@ NOMINAL = "nominal"
 FAILING, CAPPED, UNMEASURED = "failing", "capped", "unmeasured"
 # genPartFlav of a prompt lepton, and of one from a prompt tau
 PROMPT = (1, 15)
+# what events count by that predict flips, and the leptons' charge after one if it is asked for
+FLIPPED: dict[str, int | None] = {FLIPS: None, "flips to +": 1, "flips to -": -1}
+CHARGES = {"charge", "lep0_charge"}
 ELECTRON = 11
 
 Mask = NDArray[np.bool_]
 Weights = NDArray[np.float64]
+
+
+def _after_a_flip(quantities: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The quantities that events with two leptons have once these have one charge, that of `key`:
+    no pair is a Z boson's."""
+    out = {**quantities, "m_z": np.zeros_like(quantities["m_z"])}
+    charge = FLIPPED[key]
+    if charge is not None:
+        out |= {"charge": np.full_like(quantities["charge"], 2 * charge)}
+        out |= {"lep0_charge": np.full_like(quantities["lep0_charge"], charge)}
+    return out
 
 
 class TopCoffeaProcessor(ProcessorABC):
@@ -104,16 +118,21 @@ class TopCoffeaProcessor(ProcessorABC):
         weighted = np.zeros(len(events), bool)
         for label, jets in self._jets(events, is_data):
             quantities = event_quantities(jets, chosen, self._analysis["jets"])
+            seen = {SIGNAL: quantities}
+            seen |= {key: _after_a_flip(quantities, key) for key in FLIPPED if key in by_role}
             values = {
-                name: np.asarray(expression(quantities), np.float64)
-                for name, expression in self._observables.items()
+                key: {
+                    name: np.asarray(expression(found), np.float64)
+                    for name, expression in self._observables.items()
+                }
+                for key, found in seen.items()
             }
             if label != NOMINAL:
                 # another jet energy is a variation of its own, with the nominal weights
                 varied = {role: {label: w[NOMINAL]} for role, w in by_role.items()}
             else:
                 varied = by_role if is_data else self._reweighted(by_role, quantities, events)
-            for channel, role, mask in self._masks(quantities, selected, tight, flipped, is_data):
+            for channel, role, key, mask in self._masks(seen, selected, tight, flipped, is_data):
                 if label == NOMINAL and role == SIGNAL:
                     counted[channel] = mask
                 if label == NOMINAL and role == NONPROMPT:
@@ -121,13 +140,13 @@ class TopCoffeaProcessor(ProcessorABC):
                 rows = np.flatnonzero(mask)
                 if not len(rows):
                     continue
-                for systematic, weight in varied[role].items():
+                for systematic, weight in varied[key].items():
                     for observable, filled in histograms.items():
                         filled.fill(
                             channel,
                             role,
                             systematic,
-                            values[observable][rows],
+                            values.get(key, values[SIGNAL])[observable][rows],
                             weight=weight[rows],
                             eft=eft,
                             coefficients=events.metadata["wc_names"] or None,
@@ -209,7 +228,8 @@ class TopCoffeaProcessor(ProcessorABC):
     def _by_role(
         self, leptons: Any, chosen: Mapping[str, Any], is_data: bool
     ) -> dict[str, dict[str, Weights]]:
-        """What an event counts in each region, by variation."""
+        """What an event counts in each region, by variation; for flips also by the charge that
+        its leptons have after one."""
         number = len(leptons)
         roles: dict[str, dict[str, Weights]] = {SIGNAL: {NOMINAL: np.ones(number)}}
         if self._maps:
@@ -221,10 +241,11 @@ class TopCoffeaProcessor(ProcessorABC):
         if self._flips is not None and is_data:
             names = {"stat_up": f"{FLIPS_RATE}Up", "stat_down": f"{FLIPS_RATE}Down"}
             names[NOMINAL] = NOMINAL
-            roles[FLIPS] = {
-                names[systematic]: self._flips.weights(chosen, systematic)
-                for systematic in self._flips.systematics
-            }
+            for key, charge in FLIPPED.items():
+                roles[key] = {
+                    names[systematic]: self._flips.weights(chosen, systematic, charge)
+                    for systematic in self._flips.systematics
+                }
         return roles
 
     def _rates(self) -> dict[str, NDArray[np.float64]]:
@@ -297,16 +318,23 @@ class TopCoffeaProcessor(ProcessorABC):
 
     def _masks(
         self,
-        quantities: Mapping[str, Any],
+        seen: Mapping[str, Mapping[str, Any]],
         selected: Mask,
         tight: Mask,
         flipped: Mask,
         is_data: bool,
-    ) -> Iterator[tuple[str, str, Mask]]:
+    ) -> Iterator[tuple[str, str, str, Mask]]:
+        """The events of each channel and region, and by what they count there.
+
+        Where cuts or observables speak of charges, an event that predicts flips counts once for
+        each charge; else once for both, as its parts are no events of their own.
+        """
         for name, (cuts, regions) in self._channels.items():
-            passing = selected.copy()
-            for cut in cuts:
-                passing &= np.asarray(cut(quantities), bool)
+            passing = {
+                key: np.logical_and.reduce([selected, *(cut(found) for cut in cuts)])
+                for key, found in seen.items()
+            }
+            charged = any(e.names & CHARGES for e in (*cuts, *self._observables.values()))
             for region, requirement in regions:
                 without_map = (region.role == NONPROMPT and not self._maps) or (
                     region.role == FLIPS and self._flips is None
@@ -315,10 +343,15 @@ class TopCoffeaProcessor(ProcessorABC):
                 blind = is_data and region.role == SIGNAL and not self._analysis.get("unblind")
                 if without_map or blind or (region.data_only and not is_data):
                     continue
-                mask = passing & np.asarray(requirement(quantities), bool)
+                here = np.asarray(requirement(seen[SIGNAL]), bool)
+                here = here & (tight if region.tight else ~tight)
                 if region.predicted:
-                    mask &= ~flipped
-                yield name, region.role, mask & (tight if region.tight else ~tight)
+                    here &= ~flipped
+                keys = [region.role]
+                if region.role == FLIPS and charged:
+                    keys = [key for key, charge in FLIPPED.items() if charge is not None]
+                for key in keys:
+                    yield name, region.role, key, passing.get(key, passing[SIGNAL]) & here
 
     def _weights(self, events: Any) -> tuple[Weights, NDArray[Any] | None]:
         """Each event's weight, and the terms of an EFT sample, whose weight they carry."""
