@@ -17,13 +17,12 @@ import jsonschema
 import yaml
 
 from looseleaf.errors import ConfigError
-from looseleaf.files import read_json
 from looseleaf.objects import names
 from looseleaf.objects.columns import analysis_columns, used_points
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, channels_of, weighed_alone
-from looseleaf.topcoffea.samples import read_samples, url_of
+from looseleaf.topcoffea.samples import read_samples
 
 SCHEMAS = Path("config/schemas")
 # what stands beside the datasets' own files in an analysis' folder
@@ -223,7 +222,7 @@ def _datasets(config: Mapping[str, Any], base: Path, main: str) -> dict[str, dic
     for name in config["datasets"]:
         path = find(name, base, f"{main}: datasets")
         if path.suffix in (".cfg", ".json"):
-            declared = read_samples(path)
+            declared = read_samples(path, files)
         else:
             declared = read_yaml(path)
             for value in declared.values() if isinstance(declared, dict) else ():
@@ -235,20 +234,10 @@ def _datasets(config: Mapping[str, Any], base: Path, main: str) -> dict[str, dic
             if dataset in datasets:
                 raise ConfigError(f"{path}: dataset {dataset!r} was already declared elsewhere")
             datasets[dataset] = {"data": False, **value}
-            _check_files(path, dataset, value, files)
             if "lumi_mask" in value:
                 mask = find(value["lumi_mask"], base, f"{path}: {dataset}.lumi_mask")
                 datasets[dataset]["lumi_mask"] = str(mask)
     return datasets
-
-
-def _check_files(path: Path, name: str, dataset: Mapping[str, Any], seen: dict[str, str]) -> None:
-    """Refuse a listed sample with a file of another: its events would count twice."""
-    for file in read_json(dataset["listed"]["file"])["files"] if "listed" in dataset else ():
-        url = url_of(dataset, file)
-        if url in seen:
-            raise ConfigError(f"{path}: {name}: {url} is a file of {seen[url]!r} already")
-        seen[url] = name
 
 
 def _analyses(
@@ -317,11 +306,9 @@ def eft_analysis(
     _check_regions(analysis, str(path))
     for name, observable in analysis["observables"].items():
         _check_rising(observable["edges"], f"{path}: observables.{name}")
-    try:
-        for sample in samples.values():
-            analysis_columns(analysis, sample, WorkingPoints(points, str(working_points)))
-    except ConfigError as problem:
-        raise ConfigError(f"{path}: {problem}") from None
+    _check_columns(
+        analysis, samples.values(), WorkingPoints(points, str(working_points)), str(path)
+    )
     return analysis, points
 
 
@@ -399,9 +386,19 @@ def _check_analysis(
         _check_fakerate(analysis, datasets, points, file)
     if analysis["kind"] == "application":
         _check_flavours(analysis, file)
+    _check_columns(analysis, (datasets[name] for name in listed), points, file)
+
+
+def _check_columns(
+    analysis: Mapping[str, Any],
+    datasets: Iterable[Mapping[str, Any]],
+    points: WorkingPoints,
+    file: str,
+) -> None:
+    """Refuse what an analysis would read, of any of the datasets, and is not to be known."""
     try:
-        for name in dataset_names(analysis):
-            analysis_columns(analysis, datasets[name], points)
+        for dataset in datasets:
+            analysis_columns(analysis, dataset, points)
     except ConfigError as problem:
         raise ConfigError(f"{file}: {problem}") from None
 
@@ -555,9 +552,12 @@ def _check_systematics(
 
 def _check_nuisance(name: str, key: str) -> None:
     """Refuse names that parameters or templates of the fit have already."""
-    taken = name in ("nominal", "sm") or weighed_alone(name) is not None
-    taken = taken or name.startswith(("lin_", "quad_", "stat_"))
-    if taken or name.endswith(("Up", "Down")):
+    if (
+        name in ("nominal", "sm")
+        or name.startswith(("lin_", "quad_", "stat_"))
+        or name.endswith(("Up", "Down"))
+        or weighed_alone(name) is not None
+    ):
         raise ConfigError(f"{key}: {name!r} has a meaning; choose another name")
 
 

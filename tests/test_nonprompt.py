@@ -242,6 +242,11 @@ def test_flips_count_with_the_charges_that_they_lead_to(filesets: dict[str, File
     assert asymmetric > 0
 
 
+def test_a_cut_may_be_the_same_for_every_event(filesets: dict[str, Fileset]) -> None:
+    found = accumulated(filesets["d"], cuts={"any": "1 < 2"})
+    assert found["ht"] == accumulated(filesets["d"])["ht"]
+
+
 def test_signal_regions_of_data_are_not_looked_at_before_they_may(
     filesets: dict[str, Fileset],
 ) -> None:

@@ -128,7 +128,9 @@ def branches(
     """The branches of a batch of events, and which of them a path of each flavour recorded."""
     out: dict[str, Any] = {}
     leading: dict[str, Array] = {}
+    # what was generated, and how much of it by event so far
     made: list[ak.Array] = []
+    before = np.zeros(events.size, np.int64)
     for flavour, origins in events.leptons.items():
         kept = [Objects(*[getattr(o, f)[o.pt > 5] for f in FIELDS]) for o in origins]
         leptons = _by_event(kept)[0] if kept else Objects.of(*[np.zeros(0)] * 4)
@@ -150,8 +152,11 @@ def branches(
         }
         if events.gen_weight is not None:
             content["genPartFlav"] = np.where(leptons.prompt, 1, 5).astype(np.uint8)
-            content["genPartIdx"] = _places(index, made).astype(np.int32)
-            made.append(_jagged({"pdgId": identity}, index, events.size))
+            particles = _jagged({"pdgId": identity}, index, events.size)
+            places = ak.flatten(ak.local_index(particles, axis=1) + before)
+            content["genPartIdx"] = ak.to_numpy(places).astype(np.int32)
+            before += ak.to_numpy(ak.num(particles, axis=1))
+            made.append(particles)
         out[flavour] = _jagged(content, index, events.size)
     if made:
         out["GenPart"] = ak.concatenate(made, axis=1)
@@ -177,14 +182,6 @@ def branches(
         for flavour in events.leptons
     }
     return out, recorded
-
-
-def _places(event: Array, before: list[ak.Array]) -> Array:
-    """The place of each object in its event, after those of other collections; objects come by
-    event."""
-    first = np.searchsorted(event, event, side="left")
-    others = sum((ak.to_numpy(ak.num(objects, axis=1)) for objects in before), np.zeros(1, int))
-    return np.arange(len(event)) - first + (others[event] if before else 0)
 
 
 def _jagged(content: Mapping[str, Array], event: Array, size: int) -> ak.Array:

@@ -79,9 +79,9 @@ class FileResult:
 
     `sum_of_weights` is the sum of genWeight (the number of events where there is none, in data);
     `eft_sums` the sums of the EFT coefficients, where the file has them, and none of them where
-    the skim has left them out. `*_in` speak of all
-    events of the original file, which is what normalisation needs, `*_out` of those written.
-    `lumi_sections` are those of the original file, in data.
+    the skim has left them out. `*_in` speak of all events of the original file, which is what
+    normalisation needs, `*_out` of those written. `lumi_sections` are those of the original file,
+    in data.
     `source_url` is where the file was read from, `passed_over` what was the matter with the
     addresses before it.
     """

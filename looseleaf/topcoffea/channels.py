@@ -12,6 +12,7 @@ of jets each make channels of their own. Application regions say what an event's
 Read while the graph is parsed, so nothing heavy is imported here.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,6 @@ from itertools import combinations
 from typing import Any
 
 from looseleaf.errors import ConfigError
-from looseleaf.objects.expressions import Expression
 
 SIGNAL, NONPROMPT, FLIPS, DATA = "signal", "nonprompt", "flips", "data"
 # the systematics of measured rates: statistics of all maps, others of one map; flips
@@ -164,23 +164,33 @@ def _flavour(where: str, text: str) -> str:
 def _once(where: str, jets: Sequence[Any]) -> None:
     """Refuse numbers of jets that two of a block's channels would count."""
     for a, b in combinations(jets, 2):
-        counts = [
-            {n for n in range(100) if Expression(_jets(where, text)[1])({"n_jet": n})}
-            for text in (a, b)
-        ]
-        if a != b and (both := sorted(counts[0] & counts[1])):
+        (low, high), (other_low, other_high) = _range(where, a), _range(where, b)
+        first = max(low, other_low)
+        if a != b and first <= min(high, other_high):
             raise ConfigError(
-                f"{where}: events with {both[0]} jets are in {a!r} and in {b!r}; > and < include "
+                f"{where}: events with {first} jets are in {a!r} and in {b!r}; > and < include "
                 "their number"
             )
 
 
-def _jets(where: str, text: Any) -> tuple[str, str]:
+def _range(where: str, text: Any) -> tuple[int, float]:
+    """The least and the largest number of jets."""
+    found = _number_of_jets(where, text)
+    number = int(found["number"])
+    return {"=": (number, number), ">": (number, math.inf), "<": (0, number)}[found["relation"]]
+
+
+def _number_of_jets(where: str, text: Any) -> re.Match[str]:
     found = JETS.fullmatch(str(text))
     if found is None:
         raise ConfigError(
             f"{where}: {text!r} should be a number of jets as '=4', '>7' (7 or more) or '<3' "
             "(3 or fewer)"
         )
+    return found
+
+
+def _jets(where: str, text: Any) -> tuple[str, str]:
+    found = _number_of_jets(where, text)
     relation, word = RELATIONS[found["relation"]]
     return f"{word}{found['number']}j", f"n_jet {relation} {found['number']}"

@@ -19,6 +19,7 @@ from looseleaf.topcoffea.channels import DATA, channels_of
 from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, SYSTEMATIC
 from looseleaf.topcoffea.store import eft_histograms, read_histograms
+from looseleaf.topcoffea.templates import folded
 
 SCAN_POINTS = 401
 # EFT points are told apart from the processes, whose colours come round, and from each other
@@ -59,8 +60,7 @@ def by_process(filled: EFTHist, point: Mapping[str, float]) -> dict[str, hist.Hi
 def _folded(one: hist.Hist) -> hist.Hist:
     view = one.view(flow=True)
     for part in (view.value, view.variance):
-        part[1] += part[0]
-        part[-2] += part[-1]
+        part[1:-1] = folded(part)
         part[[0, -1]] = 0.0
     return one
 

@@ -24,6 +24,7 @@ from looseleaf.topcoffea.channels import (
     NONPROMPT_RATE,
     OF_A_MAP,
     SIGNAL,
+    Region,
     channels_of,
 )
 from looseleaf.topcoffea.efthist import EFTHist, quadratic_terms
@@ -37,6 +38,7 @@ FAILING, CAPPED, UNMEASURED = "failing", "capped", "unmeasured"
 PROMPT = (1, 15)
 # what events count by that predict flips, and the leptons' charge after one if it is asked for
 FLIPPED: dict[str, int | None] = {FLIPS: None, "flips to +": 1, "flips to -": -1}
+BY_CHARGE = [key for key, charge in FLIPPED.items() if charge is not None]
 CHARGES = {"charge", "lep0_charge"}
 ELECTRON = 11
 
@@ -53,6 +55,13 @@ def _after_a_flip(quantities: Mapping[str, Any], key: str) -> dict[str, Any]:
         out |= {"charge": np.full_like(quantities["charge"], 2 * charge)}
         out |= {"lep0_charge": np.full_like(quantities["lep0_charge"], charge)}
     return out
+
+
+def _passing(cuts: Sequence[Expression], quantities: Mapping[str, Any], selected: Mask) -> Mask:
+    passing = selected.copy()
+    for cut in cuts:
+        passing &= np.asarray(cut(quantities), bool)
+    return passing
 
 
 class TopCoffeaProcessor(ProcessorABC):
@@ -95,6 +104,20 @@ class TopCoffeaProcessor(ProcessorABC):
             name: Expression(observable["expression"])
             for name, observable in analysis["observables"].items()
         }
+        self._flips_by = {name: self._flip_keys(*there) for name, there in self._channels.items()}
+
+    def _flip_keys(
+        self, cuts: Sequence[Expression], regions: Sequence[tuple[Region, Expression]]
+    ) -> list[str]:
+        """By what events that predict flips count in a channel.
+
+        Where cuts or observables speak of charges, an event counts once for each charge; else once
+        for both, as its parts are no events of their own.
+        """
+        if self._flips is None or all(region.role != FLIPS for region, _ in regions):
+            return []
+        charged = any(e.names & CHARGES for e in (*cuts, *self._observables.values()))
+        return BY_CHARGE if charged else [FLIPS]
 
     def process(self, events: Any) -> dict[str, Any]:
         is_data = events.metadata["data"]
@@ -119,7 +142,7 @@ class TopCoffeaProcessor(ProcessorABC):
         for label, jets in self._jets(events, is_data):
             quantities = event_quantities(jets, chosen, self._analysis["jets"])
             seen = {SIGNAL: quantities}
-            seen |= {key: _after_a_flip(quantities, key) for key in FLIPPED if key in by_role}
+            seen |= {key: _after_a_flip(quantities, key) for key in by_role if key in FLIPPED}
             values = {
                 key: {
                     name: np.asarray(expression(found), np.float64)
@@ -239,11 +262,14 @@ class TopCoffeaProcessor(ProcessorABC):
                 for name, rate in self._rates().items()
             }
         if self._flips is not None and is_data:
-            names = {"stat_up": f"{FLIPS_RATE}Up", "stat_down": f"{FLIPS_RATE}Down"}
-            names[NOMINAL] = NOMINAL
-            for key, charge in FLIPPED.items():
+            names = {
+                NOMINAL: NOMINAL,
+                "stat_up": f"{FLIPS_RATE}Up",
+                "stat_down": f"{FLIPS_RATE}Down",
+            }
+            for key in dict.fromkeys(key for keys in self._flips_by.values() for key in keys):
                 roles[key] = {
-                    names[systematic]: self._flips.weights(chosen, systematic, charge)
+                    names[systematic]: self._flips.weights(chosen, systematic, FLIPPED[key])
                     for systematic in self._flips.systematics
                 }
         return roles
@@ -324,17 +350,9 @@ class TopCoffeaProcessor(ProcessorABC):
         flipped: Mask,
         is_data: bool,
     ) -> Iterator[tuple[str, str, str, Mask]]:
-        """The events of each channel and region, and by what they count there.
-
-        Where cuts or observables speak of charges, an event that predicts flips counts once for
-        each charge; else once for both, as its parts are no events of their own.
-        """
+        """The events of each channel and region, and by what they count there."""
         for name, (cuts, regions) in self._channels.items():
-            passing = {
-                key: np.logical_and.reduce([selected, *(cut(found) for cut in cuts)])
-                for key, found in seen.items()
-            }
-            charged = any(e.names & CHARGES for e in (*cuts, *self._observables.values()))
+            passing = _passing(cuts, seen[SIGNAL], selected)
             for region, requirement in regions:
                 without_map = (region.role == NONPROMPT and not self._maps) or (
                     region.role == FLIPS and self._flips is None
@@ -347,11 +365,11 @@ class TopCoffeaProcessor(ProcessorABC):
                 here = here & (tight if region.tight else ~tight)
                 if region.predicted:
                     here &= ~flipped
-                keys = [region.role]
-                if region.role == FLIPS and charged:
-                    keys = [key for key, charge in FLIPPED.items() if charge is not None]
-                for key in keys:
-                    yield name, region.role, key, passing.get(key, passing[SIGNAL]) & here
+                if region.role != FLIPS:
+                    yield name, region.role, region.role, passing & here
+                    continue
+                for key in self._flips_by[name]:
+                    yield name, FLIPS, key, _passing(cuts, seen[key], selected) & here
 
     def _weights(self, events: Any) -> tuple[Weights, NDArray[Any] | None]:
         """Each event's weight, and the terms of an EFT sample, whose weight they carry."""

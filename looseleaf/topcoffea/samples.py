@@ -20,21 +20,29 @@ SUMS = "nSumOfWeights"
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
-def read_samples(path: Path) -> dict[str, dict[str, Any]]:
+def read_samples(path: Path, seen: dict[str, str] | None = None) -> dict[str, dict[str, Any]]:
     """The samples of a `.cfg` or `.json` file as dataset declarations, by name.
 
     A sample is called like its JSON file. `listed` keeps the JSON file, the redirector before its
     file names and what it states: `events`, `sum_of_weights` and, by variation (`ISRUp`), `sums`.
+    `seen` says which sample each file belongs to, by its address; these are added to it.
 
-    Raises `ConfigError` naming file and key for what can't be used, and for a name given twice.
+    Raises `ConfigError` naming file and key for what can't be used, for a name given twice and for
+    a file of two samples, whose events would count twice.
     """
-    if path.suffix == ".json":
-        return {path.stem: _declaration(path, "")}
+    seen = {} if seen is None else seen
+    listed = [(path, "")] if path.suffix == ".json" else _listed(path)
     samples: dict[str, dict[str, Any]] = {}
-    for file, redirector in _listed(path):
+    for file, redirector in listed:
         if file.stem in samples:
             raise ConfigError(f"{path}: the sample {file.stem!r} is listed twice")
-        samples[file.stem] = _declaration(file, redirector)
+        declared, names = _declaration(file, redirector)
+        for name in names:
+            url = url_of(declared, name)
+            if url in seen:
+                raise ConfigError(f"{path}: {file.stem}: {url} is a file of {seen[url]!r} already")
+            seen[url] = file.stem
+        samples[file.stem] = declared
     if not samples:
         raise ConfigError(f"{path}: lists no sample; a line names a JSON file")
     return samples
@@ -64,7 +72,8 @@ def _listed(path: Path) -> Iterator[tuple[Path, str]]:
         yield found[0], redirector
 
 
-def _declaration(path: Path, redirector: str) -> dict[str, Any]:
+def _declaration(path: Path, redirector: str) -> tuple[dict[str, Any], list[str]]:
+    """The declaration of a sample, and the names of its files."""
     try:
         sample = json.loads(path.read_text(), object_pairs_hook=lambda pairs: _once(path, pairs))
     except ValueError as problem:
@@ -117,7 +126,7 @@ def _declaration(path: Path, redirector: str) -> dict[str, Any]:
         }
     if names:
         declared["wc_names"] = names
-    return declared
+    return declared, files
 
 
 def _once(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:

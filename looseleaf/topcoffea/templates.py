@@ -111,14 +111,14 @@ def templates_of(
         mine = here.select(**{PROCESS: process})
         asked = points if process in signals else points[:1]
         nominal = mine.select(**{SYSTEMATIC: NOMINAL})
-        parts = _parts(_folded(nominal.values(asked, flow=True), nominal), coefficients)
-        squares = _folded(nominal.variances(asked, flow=True), nominal)
+        parts = _parts(folded(nominal.values(asked, flow=True)), coefficients)
+        squares = folded(nominal.variances(asked, flow=True))
         errors = _squares(squares, coefficients)
         varied: dict[str, dict[str, Any]] = {part: {} for part in parts}
         contents = {}
         for label in mine.categories(SYSTEMATIC):
             one = mine.select(**{SYSTEMATIC: label})
-            contents[label] = _folded(one.values(asked, flow=True), one)
+            contents[label] = folded(one.values(asked, flow=True))
         # a variation of another process is no cell of this one, up nor down
         here_too = {_varied(label) for label, values in contents.items() if values.any()}
         for label, values in contents.items():
@@ -137,11 +137,11 @@ def _varied(label: str) -> str:
     return label.removesuffix("Up").removesuffix("Down")
 
 
-def _folded(contents: NDArray[np.float64], one: EFTHist) -> NDArray[np.float64]:
-    """Underflow added to the first bin and overflow to the last; shape (points, bins)."""
-    inner = contents[:, 1:-1].copy()
-    inner[:, 0] += contents[:, 0]
-    inner[:, -1] += contents[:, -1]
+def folded(contents: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Underflow added to the first bin and overflow to the last; shape (..., bins)."""
+    inner = contents[..., 1:-1].copy()
+    inner[..., 0] += contents[..., 0]
+    inner[..., -1] += contents[..., -1]
     return inner
 
 
