@@ -1,6 +1,6 @@
 """EFT histograms side by side with the other ways of filling and evaluating them, in one run.
 
-    python benchmarks/efthist.py [--repeat N]
+    python benchmarks/efthist.py [--seconds S]
 
 Fills are of 100,000-event chunks over 100 bins, on one core, with equal bins, whose index is a
 multiplication, and with edges, whose index is a search and which analyses are declared with:
@@ -10,9 +10,11 @@ multiplication, and with edges, whose index is a search and which analyses are d
 - looseleaf's EFTHist,
 - for comparison, a copy of the coefficients: what reading and writing them takes without adding.
 
-Every way finds the coefficients and its own code as the others leave them, out of the caches.
-What counts are the ratios; the fastest of interleaved repetitions stands for each way. The sums
-of the three are compared before anything is timed.
+Histograms are made before, as a processor makes them once and fills them for each channel and
+variation. Every way finds the coefficients and its own code as the others leave them, out of the
+caches. What counts are the ratios; the fastest of the repetitions stands for each way: a fill of
+a millisecond goes by main memory, which others use as well. The sums of the three are compared
+before anything is timed.
 """
 
 import argparse
@@ -38,32 +40,27 @@ EQUAL = hist.axis.Regular(BINS, 0, 1, name="x")
 EDGES = hist.axis.Variable(np.linspace(0, 1, BINS + 1) ** 1.5, name="x")
 
 
-def one_per_term(axis: Any, x: Any, weight: Any, terms: Any) -> Any:
-    filled = [bh.Histogram(axis, storage=bh.storage.Double()) for _ in range(terms.shape[1])]
-    for index, histogram in enumerate(filled):
+def one_per_term(histograms: list[bh.Histogram], x: Any, weight: Any, terms: Any) -> None:
+    for index, histogram in enumerate(histograms):
         histogram.fill(x, weight=terms[:, index] * weight)
-    return np.stack([histogram.view() for histogram in filled], axis=1)
 
 
-def expanded(axis: Any, x: Any, weight: Any, terms: Any) -> Any:
+def expanded(histogram: bh.Histogram, x: Any, weight: Any, terms: Any) -> None:
     number = terms.shape[1]
-    histogram = bh.Histogram(axis, bh.axis.Integer(0, number), storage=bh.storage.Double())
     index = np.tile(np.arange(number), len(x))
     weights = terms.ravel() * np.repeat(weight, number)
     histogram.fill(np.repeat(x, number), index, weight=weights)
-    return histogram.view()
 
 
-def eft(
-    names: list[str], axis: Any, x: Any, weight: Any, terms: Any, squares: Any = False
-) -> EFTHist:
-    return EFTHist(axis, coefficients=names, squares=squares).fill(x, weight=weight, eft=terms)
+def eft(histogram: EFTHist, x: Any, weight: Any, terms: Any) -> None:
+    histogram.fill(x, weight=weight, eft=terms)
 
 
-def fastest(ways: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
-    """Seconds of each way, the fastest of interleaved repetitions."""
+def fastest(ways: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """Seconds of each way, the fastest of repetitions in turns for so long."""
     times: dict[str, float] = dict.fromkeys(ways, float("inf"))
-    for _ in range(repeat):
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
         for name, call in ways.items():
             start = time.perf_counter()
             call()
@@ -91,42 +88,52 @@ def events(number: int) -> tuple[Any, Any, Any]:
     return rng.uniform(0, 1, EVENTS), rng.uniform(0.5, 2, EVENTS), terms
 
 
-def fills(number: int, repeat: int) -> None:
-    x, weight, terms = events(number)
+def fills(number: int, duration: float) -> None:
+    arrays = events(number)
+    terms = arrays[2]
     names = coefficients(number)
+    columns = range(terms.shape[1])
+    double = bh.storage.Double()
     for kind, axis in {"equal bins": EQUAL, "edges": EDGES}.items():
-        arguments = (axis, x, weight, terms)
-        ours = eft(names, *arguments).terms()
-        np.testing.assert_allclose(one_per_term(*arguments), ours, rtol=1e-6, atol=1e-6)
-        np.testing.assert_allclose(expanded(*arguments), ours, rtol=1e-6, atol=1e-6)
-        times = fastest(
-            {
-                "a boost-histogram per term": partial(one_per_term, *arguments),
-                "events expanded": partial(expanded, *arguments),
-                "EFTHist": partial(eft, names, *arguments),
-                "a copy of the coefficients": terms.copy,
-            },
-            repeat,
-        )
-        print(f"\nfill, {terms.shape[1]} terms, {EVENTS:,} events in {BINS} bins, {kind}")
+        per_term = [bh.Histogram(axis, storage=double) for _ in columns]
+        by_integer = bh.Histogram(axis, bh.axis.Integer(0, len(columns)), storage=double)
+        ours = EFTHist(axis, coefficients=names, squares=False)
+        ways: dict[str, Callable[[], Any]] = {
+            "a boost-histogram per term": partial(one_per_term, per_term, *arrays),
+            "events expanded": partial(expanded, by_integer, *arrays),
+            "EFTHist": partial(eft, ours, *arrays),
+            "a copy of the coefficients": terms.copy,
+        }
+        for fill in ways.values():
+            fill()
+        stacked = np.stack([histogram.view() for histogram in per_term], axis=1)
+        np.testing.assert_allclose(stacked, ours.terms(), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(by_integer.view(), ours.terms(), rtol=1e-6, atol=1e-6)
+        times = fastest(ways, duration)
+        print(f"\nfill, {len(columns)} terms, {EVENTS:,} events in {BINS} bins, {kind}")
         for name, seconds in times.items():
             ratio = seconds / times["EFTHist"]
             speed = f"{EVENTS / seconds / 1e3:9.0f} k events/s"
             print(f"  {name:28s} {speed}   {ratio:6.1f}")
-    extra = peak(partial(eft, names, EDGES, x, weight, terms))
+
+    def empty(squares: Any) -> EFTHist:
+        return EFTHist(EDGES, coefficients=names, squares=squares)
+
+    extra = peak(lambda: eft(empty(False), *arrays))
     total = (terms.nbytes + extra) / terms.nbytes
     print(f"  memory, coefficients included: {total:.2f} of the coefficients alone")
     few = [{}, *({name: 1.0} for name in names[:7])]
     for name, squares in {"squares at 8 points": few, "exact squares": True}.items():
-        eft(names, EDGES, x[:10], weight[:10], terms[:10], squares)
-        call = partial(eft, names, EDGES, x, weight, terms, squares)
-        seconds = fastest({name: call}, max(repeat // 3, 1))[name]
+        histogram = empty(squares)
+        eft(histogram, *[array[:10] for array in arrays])
+        seconds = fastest({name: partial(eft, histogram, *arrays)}, duration / 10)[name]
         print(f"  with {name:23s} {EVENTS / seconds / 1e3:9.0f} k events/s")
 
 
-def evaluation(repeat: int) -> None:
+def evaluation(duration: float) -> None:
     points, number = 10_000, 26
-    filled = eft(coefficients(number), EDGES, *events(number))
+    filled = EFTHist(EDGES, coefficients=coefficients(number), squares=False)
+    eft(filled, *events(number))
     where = np.random.default_rng(1).normal(size=(points, number))
     factors, sums = monomials(where), filled.terms()
     np.testing.assert_allclose(filled.values(where), factors.T @ sums.T, rtol=1e-9, atol=1e-6)
@@ -135,7 +142,7 @@ def evaluation(repeat: int) -> None:
             "a dense matrix product": lambda: factors.T @ sums.T,
             "EFTHist.values": lambda: filled.values(where),
         },
-        repeat,
+        duration,
     )
     print(f"\nevaluation, {points:,} points, {len(factors)} terms, {BINS} bins")
     for name, seconds in times.items():
@@ -145,8 +152,8 @@ def evaluation(repeat: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeat", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=10)
     arguments = parser.parse_args()
     for number in (9, 26):
-        fills(number, arguments.repeat)
-    evaluation(2 * arguments.repeat)
+        fills(number, arguments.seconds)
+    evaluation(arguments.seconds / 4)

@@ -34,14 +34,21 @@ from typing import Any, NamedTuple, Self
 
 import h5py
 import hist
-import numba
 import numpy as np
-import pandas as pd
-import uhi.io.json
 from hist.axestuple import NamedAxesTuple
-from llvmlite import ir
-from numba.extending import intrinsic
 from numpy.typing import ArrayLike, NDArray
+
+from looseleaf.topcoffea.axes import (
+    Lookup,
+    axis_from_uhi,
+    axis_to_uhi,
+    factorized,
+    grown,
+    is_category,
+    joined,
+    placement,
+)
+from looseleaf.topcoffea.kernels import LANES, add_columns, add_terms, address
 
 SM = "sm"
 FORMAT = "looseleaf-efthist/1"
@@ -52,15 +59,6 @@ TILE_EVENTS = 4096
 BLOCK_DOUBLES = 1 << 19
 # events whose bins are looked up at a time
 FILL_EVENTS = 131_072
-# equal cells that an axis' edges are searched from
-CELLS = 1024
-# the index of a value too close to an edge to tell how it rounds
-UNSURE = -2
-EPSILON = float(np.finfo(float).eps)
-# how many events ahead of its addition an event's terms are fetched, by cache lines of bytes
-AHEAD, LINE = 64, 64
-# terms that are added at once
-LANES = 4
 
 
 def quadratic_terms(coefficients: Sequence[str]) -> list[tuple[str, str]]:
@@ -263,15 +261,16 @@ class EFTHist:
         given = self._in_order(values, named)
         names = self.coefficients if coefficients is None else tuple(coefficients)
         terms = None if eft is None else self._terms(eft, names)
+        given = [np.asarray(value) for value in given]
+        weights = np.asarray(1.0 if weight is None else weight, np.float64)
         index = None if rows is None else np.asarray(rows, np.int64)
-        size = self._size([*given, weight, index], terms if index is None else None)
+        each = [*given, weights] if index is None else [*given, weights, index]
+        size = self._size(each, terms if index is None else None)
         chosen_rows = terms is not None and index is not None and size
         if chosen_rows and not 0 <= index.min() <= index.max() < len(terms):
             raise ValueError(f"rows should lie within the {len(terms)} rows of eft")
-        given = [np.asarray(value) for value in given]
         self._grow(given)
         columns = None if names == self.coefficients else self._columns(names)
-        weights = np.asarray(1.0 if weight is None else weight, np.float64)
         # by tiles, so that bins take little memory beside the terms
         for start in range(0, size, FILL_EVENTS):
             tile = slice(start, min(start + FILL_EVENTS, size))
@@ -312,14 +311,16 @@ class EFTHist:
         return np.ascontiguousarray(terms, wanted)
 
     @staticmethod
-    def _size(arrays: Sequence[Any], terms: Array | None) -> int:
-        several = [a for a in arrays if a is not None and not isinstance(a, str) and np.ndim(a)]
-        for array in several:
-            if np.ndim(array) > 1:
+    def _size(arrays: Sequence[Array], terms: Array | None) -> int:
+        """How many events there are; a number stands for as many as the arrays have."""
+        sizes = set() if terms is None else {len(terms)}
+        for array in arrays:
+            if array.ndim > 1:
                 raise ValueError(
-                    f"one number for each event is expected, not the shape {np.shape(array)}"
+                    f"one number for each event is expected, not the shape {array.shape}"
                 )
-        sizes = {len(a) for a in (several if terms is None else [*several, terms])}
+            if array.ndim:
+                sizes.add(len(array))
         if len(sizes) > 1:
             raise ValueError(f"arrays of one length are expected, not of {sorted(sizes)}")
         return sizes.pop() if sizes else 1
@@ -340,26 +341,37 @@ class EFTHist:
     @cached_property
     def _categories(self) -> list[int]:
         """Which of the axes are categories; the others are dense."""
-        return [i for i, axis in enumerate(self.axes) if _is_category(axis)]
+        return [i for i, axis in enumerate(self.axes) if is_category(axis)]
 
     @cached_property
     def _dense(self) -> list[int]:
         return [i for i in range(len(self.axes)) if i not in self._categories]
 
+    @cached_property
+    def _growing(self) -> list[int]:
+        return [i for i, axis in enumerate(self.axes) if axis.traits.growth]
+
+    @cached_property
+    def _lookups(self) -> list[Lookup]:
+        """Those of the dense axes as they are now."""
+        return [Lookup(self.axes[i]) for i in self._dense]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # quicker made again than sent between processes
+        return {name: value for name, value in vars(self).items() if name != "_lookups"}
+
     @property
     def _dense_shape(self) -> tuple[int, ...]:
-        return tuple(self.axes[i].extent for i in self._dense)
+        return tuple(lookup.extent for lookup in self._lookups)
 
     def _grow(self, given: Sequence[Array]) -> None:
         """Axes that grow take in the values."""
-        if not any(axis.traits.growth for axis in self.axes):
+        if not self._growing:
             return
-        axes = [
-            _grown(axis, _labels(value)[0] if _is_category(axis) else value)
-            if axis.traits.growth
-            else axis
-            for axis, value in zip(self.axes, given, strict=True)
-        ]
+        axes = list(self.axes)
+        for i in self._growing:
+            seen = factorized(given[i])[0] if i in self._categories else given[i]
+            axes[i] = grown(axes[i], seen)
         self._placed_on(axes)
 
     def _placed_on(self, axes: Sequence[Any]) -> None:
@@ -369,7 +381,8 @@ class EFTHist:
         self.axes = NamedAxesTuple(axes)
         if not moved:
             return
-        where = np.ix_(*[_placement(old[i], axes[i]) for i in self._dense])
+        del self._lookups
+        where = np.ix_(*[placement(old[i], axes[i]) for i in self._dense])
         for key, cell in self._cells.items():
             new = self._new_cell()
             for source, target in zip(cell, new, strict=True):
@@ -382,12 +395,11 @@ class EFTHist:
         """The flattened flow-inclusive bin of each event, -1 where an axis has none."""
         flat: Any = 0
         outside = None
-        for i in self._dense:
-            axis = self.axes[i]
-            index = _index(axis, given[i])
-            flat = index if i == self._dense[0] else flat * axis.extent + index
-            if not (axis.traits.underflow and axis.traits.overflow):
-                beyond = (index < 0) | (index >= axis.extent)
+        for i, lookup in zip(self._dense, self._lookups, strict=True):
+            index = lookup(given[i])
+            flat = index if i == self._dense[0] else flat * lookup.extent + index
+            if not lookup.everywhere:
+                beyond = (index < 0) | (index >= lookup.extent)
                 outside = beyond if outside is None else outside | beyond
         if outside is not None:
             flat = np.where(outside, -1, flat)
@@ -401,7 +413,7 @@ class EFTHist:
         codes: Any = 0
         tables: list[list[int]] = []
         for i in self._categories:
-            labels, code = _labels(given[i])
+            labels, code = factorized(given[i])
             position = {label: index for index, label in enumerate(self.axes[i])}
             table = [position.get(label, len(position)) for label in labels.tolist()]
             tables.append(table)
@@ -448,9 +460,9 @@ class EFTHist:
                 cell.squares[:, slice(0, 1) if self._exact else slice(None)] += total[:, None]
             return
         if columns is None:
-            _add_terms(cell.sums, bins, rows, weights, terms)
+            add_terms(cell.sums, bins, rows, weights, terms)
         else:
-            _add_columns(cell.sums, bins, rows, weights, terms, columns)
+            add_columns(cell.sums, bins, rows, weights, terms, columns)
         if cell.squares is None:
             return
         # in order of the bins, so that those of one bin make one matrix product
@@ -467,7 +479,7 @@ class EFTHist:
             else:
                 at_points = (mine @ monomials(self._points)) ** 2
                 ones = np.ones(len(tile))
-                _add_terms(cell.squares, bins[tile], None, ones, at_points)
+                add_terms(cell.squares, bins[tile], None, ones, at_points)
 
     # evaluation
 
@@ -621,8 +633,8 @@ class EFTHist:
             )
         if len(self.axes) != len(other.axes):
             raise ValueError(f"{len(self.axes)} axes and {len(other.axes)} don't add up")
-        joined = [_joined(a, b) for a, b in zip(self.axes, other.axes, strict=True)]
-        self._placed_on(joined)
+        both = [joined(a, b) for a, b in zip(self.axes, other.axes, strict=True)]
+        self._placed_on(both)
         same_squares = self._exact == other._exact and np.array_equal(
             self._square_points, other._square_points
         )
@@ -631,10 +643,10 @@ class EFTHist:
             self._cells = {key: _Cell(cell.sums, None) for key, cell in self._cells.items()}
         moved = other.copy()
         moved._placed_on([
-            axis if _is_category(axis) else mine
-            for axis, mine in zip(other.axes, joined, strict=True)
+            axis if is_category(axis) else mine
+            for axis, mine in zip(other.axes, both, strict=True)
         ])  # fmt: skip
-        places = [_placement(other.axes[i], joined[i]) for i in self._categories]
+        places = [placement(other.axes[i], both[i]) for i in self._categories]
         for key, cell in moved._cells.items():
             target = tuple(int(place[index]) for place, index in zip(places, key, strict=True))
             self._accumulate(target, cell)
@@ -764,7 +776,7 @@ class EFTHist:
 
     def _label_index(self, position: int, label: Any) -> int:
         axis = self.axes[position]
-        if not _is_category(axis) or label not in list(axis):
+        if not is_category(axis) or label not in list(axis):
             raise LookupError(f"no category {label!r} on the axis {axis.name!r}")
         return int(axis.index(label))
 
@@ -779,7 +791,7 @@ class EFTHist:
         """
         group.attrs["format"] = FORMAT
         group.attrs["coefficients"] = json.dumps(list(self.coefficients))
-        group.create_dataset("axes", data=json.dumps([_axis_to_uhi(axis) for axis in self.axes]))
+        group.create_dataset("axes", data=json.dumps([axis_to_uhi(axis) for axis in self.axes]))
         cells = sorted(self._cells)
         shape = (len(cells), *self._dense_shape)
         packed: dict[str, Any] = {
@@ -810,7 +822,7 @@ class EFTHist:
         """The histogram of a group that `write` wrote; ValueError if it is none."""
         if group.attrs.get("format") != FORMAT:
             raise ValueError(f"{group.name} is no EFT histogram (no format {FORMAT!r})")
-        axes = [_axis_from_uhi(axis) for axis in json.loads(group["axes"][()])]
+        axes = [axis_from_uhi(axis) for axis in json.loads(group["axes"][()])]
         out = cls(
             *axes,
             coefficients=json.loads(group.attrs["coefficients"]),
@@ -829,10 +841,6 @@ class EFTHist:
         return out
 
 
-def _is_category(axis: Any) -> bool:
-    return isinstance(axis, (hist.axis.StrCategory, hist.axis.IntCategory))
-
-
 def _distinct(points: NDArray[np.float64]) -> NDArray[np.float64]:
     different = list(dict.fromkeys(map(tuple, points.tolist())))
     return np.array(different, np.float64).reshape(len(different), points.shape[1])
@@ -845,121 +853,13 @@ def _in_lanes(bins: int, number: int) -> NDArray[np.float64]:
         return np.zeros((bins, number))
     wide = -(-number // LANES) * LANES
     room = np.zeros((bins + 1) * wide)
-    first = -(_address(room) // room.itemsize) % LANES
+    first = -(address(room) // room.itemsize) % LANES
     return room[first : first + bins * wide].reshape(bins, wide)[:, :number]
 
 
 def _tile(values: Array, tile: slice, number: int) -> Array:
     """A part of an array in one piece, or a number repeated."""
     return np.ascontiguousarray(values[tile]) if values.ndim else np.full(number, values)
-
-
-def _index(axis: Any, values: Array) -> NDArray[np.int64]:
-    """The bin of each value, counted from the one below the axis if it has that.
-
-    Equal bins are found by a multiplication, and the axis is asked about values so close to an
-    edge that rounding decides. Edges are searched from a table of equal cells: halving steps,
-    which a processor can't foresee for values in no order, take longer than adding an event.
-    Any other axis is asked, as it is about what is no number.
-    """
-    traits = axis.traits
-    under, inside, equal = int(traits.underflow), axis.size, isinstance(axis, hist.axis.Regular)
-    scale = 0.0
-    if (
-        (isinstance(axis, hist.axis.Variable) or (equal and axis.transform is None))
-        and not traits.circular
-        and values.ndim
-        and values.dtype.kind in "fiu"
-    ):
-        edges = axis.edges
-        low, high = float(edges[0]), float(edges[-1])
-        scale = (inside if equal else CELLS) / (high - low)
-    # neither upside down, nor too wide or narrow for doubles
-    if not 0 < scale < math.inf:
-        return np.add(axis.index(values), under, dtype=np.int64)
-    floats = values.astype(np.float64, copy=False)
-    if equal:
-        # more than all that is rounded: by the axis twice and here thrice, each by half an epsilon
-        # of `inside`, and the ends of an axis that has grown, by half an epsilon of theirs
-        near = inside * EPSILON * (4 + 2 * max(-low, high) / (high - low))
-        index, unsure = _equal(low, scale, inside, near, under, floats)
-        if unsure:
-            asked = np.flatnonzero(index == UNSURE)
-            index[asked] = axis.index(values[asked]) + under
-        return index
-    # half a cell low, so that rounding can't begin the search too high
-    begins = low + (np.arange(CELLS) - 0.5) / scale
-    first = np.maximum(np.searchsorted(edges, begins, side="right") - 1, 0)
-    index = _searched(edges, first, scale, under, floats)
-    if not traits.overflow:
-        # the last edge belongs to the last bin then
-        index[floats == high] = inside - 1 + under
-    return index
-
-
-def _labels(values: Array) -> tuple[Array, NDArray[np.int64]]:
-    """The distinct categories of an array, and the position of each event's among them."""
-    if values.ndim == 0:
-        return values.reshape(1), np.zeros(1, np.int64)
-    if values.dtype.kind == "U":
-        values = values.astype(object)
-    codes, labels = pd.factorize(values)
-    return np.asarray(labels), codes
-
-
-def _grown(axis: Any, values: Array) -> Any:
-    """An axis that grows, after it has seen these values."""
-    probe = hist.Hist(axis, storage=hist.storage.Int64())
-    if values.size:
-        probe.fill(np.atleast_1d(values))
-    return probe.axes[0]
-
-
-def _placement(old: Any, new: Any) -> NDArray[np.int64]:
-    """Which bin of `new` each bin of `old` is, flow bins included."""
-    if old == new:
-        return np.arange(old.extent)
-    if _is_category(old):
-        places = [int(new.index(label)) for label in old]
-        return np.array([*places, new.extent - 1] if old.traits.overflow else places, np.int64)
-    under = int(old.traits.underflow)
-    first = old.edges[0] if isinstance(old, hist.axis.Integer) else old.centers[0]
-    offset = int(new.index(first)) + under
-    places = list(range(offset, offset + old.size))
-    flow = [new.extent - 1] if old.traits.overflow else []
-    return np.array([*[0] * under, *places, *flow], np.int64)
-
-
-def _joined(a: Any, b: Any) -> Any:
-    """The axis that holds the bins of both; they have to be the same unless they grow."""
-    if a == b:
-        return a
-    if type(a) is type(b) and a.name == b.name and a.traits == b.traits and a.traits.growth:
-        seen = np.array(list(b)) if _is_category(b) else np.array([b.edges[0], b.centers[-1]])
-        both = _grown(a, seen if not isinstance(b, hist.axis.Integer) else seen.astype(int))
-        if _is_category(b) or set(np.round(b.edges, 9)) <= set(np.round(both.edges, 9)):
-            return both
-    raise ValueError(f"axes differ: {a} and {b}")
-
-
-def _axis_to_uhi(axis: Any) -> Any:
-    plain = hist.Hist(axis, storage=hist.storage.Int64())
-    return json.loads(json.dumps(plain, default=uhi.io.json.default))["axes"][0]
-
-
-def _axis_from_uhi(axis: Any) -> Any:
-    storage = {"type": "int", "values": np.zeros(_extent(axis), np.int64)}
-    return hist.Hist({"uhi_schema": 1, "axes": [axis], "storage": storage, "metadata": {}}).axes[0]
-
-
-def _extent(axis: Mapping[str, Any]) -> int:
-    """The number of bins of an axis in UHI, flow included."""
-    if axis["type"] == "boolean":
-        return 2
-    if axis["type"].startswith("category"):
-        return len(axis["categories"]) + int(axis["flow"])
-    inner = axis["bins"] if axis["type"] == "regular" else len(axis["edges"]) - 1
-    return inner + int(axis["underflow"]) + int(axis["overflow"])
 
 
 def _joined_names(terms: Sequence[Sequence[str]]) -> list[str]:
@@ -991,148 +891,3 @@ def _add_quartics(
     for index, mine in zip(found, np.split(terms, starts[1:]), strict=True):
         pairs = mine.T @ mine
         squares[index] += np.bincount(product, pairs.ravel(), squares.shape[1])
-
-
-@numba.njit
-def _address(array):  # type: ignore[no-untyped-def]
-    """Where an array begins; numpy's own way there takes as long as adding hundreds of events."""
-    return array.ctypes.data
-
-
-@numba.njit(nogil=True)
-def _equal(low, scale, size, near, under, values):  # type: ignore[no-untyped-def]
-    """The bin of each value, and how many are UNSURE: within `near` bins of an edge."""
-    out, unsure = np.empty(len(values), np.int64), 0
-    for event in range(len(values)):
-        place = (values[event] - low) * scale
-        # NaN lies above all, as boost-histogram has it
-        place = size + 0.5 if math.isnan(place) else max(min(place, size + 0.5), -0.5)
-        index = math.floor(place)
-        sure = min(place - index, index + 1 - place) >= near
-        out[event] = index + under if sure else UNSURE
-        unsure += not sure
-    return out, unsure
-
-
-@numba.njit(nogil=True)
-def _searched(edges, first, scale, under, values):  # type: ignore[no-untyped-def]
-    """The bin of each value; `first` is where its search begins, by equal cells."""
-    out = np.empty(len(values), np.int64)
-    last = len(edges) - 1
-    for event in range(len(values)):
-        value = values[event]
-        # NaN lies above all, as boost-histogram has it
-        if not value < edges[last]:
-            out[event] = last + under
-        elif value < edges[0]:
-            out[event] = under - 1
-        else:
-            index = first[min(int((value - edges[0]) * scale), len(first) - 1)]
-            while value >= edges[index + 1]:
-                index += 1
-            out[event] = index + under
-    return out
-
-
-@intrinsic
-def _prefetch(_typing, _address):  # type: ignore[no-untyped-def]
-    """Have the processor fetch the cache line at an address; nothing is read, or can go wrong."""
-
-    def emitted(context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
-        place, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [place, number, number, number])
-        fetch = builder.module.declare_intrinsic("llvm.prefetch", [place], kind)
-        # to be read, into the second cache, as data
-        how = [number(0), number(2), number(1)]
-        builder.call(fetch, [builder.inttoptr(arguments[0], place), *how])
-        return context.get_dummy_value()
-
-    return numba.types.void(numba.types.uint64), emitted
-
-
-@intrinsic(prefer_literal=True)
-def _add_lanes(_typing, terms, _into, _row, _term, _weight, lanes):  # type: ignore[no-untyped-def]
-    """into[term + i] += weight * row[term + i] for i < lanes at once.
-
-    `into` is the address of doubles, `row` of numbers of the kind that `terms` has. A plain loop
-    over a row is compiled for rows of thousands, and takes longer for a hundred.
-    """
-    dtype, number = terms.dtype, lanes.literal_value
-
-    def emitted(context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
-        _, into, row, term, weight, _ = arguments
-
-        def place(address: Any, kind: Any) -> Any:
-            first = builder.gep(builder.inttoptr(address, kind.as_pointer()), [term])
-            return builder.bitcast(first, ir.VectorType(kind, number).as_pointer())
-
-        sums = place(into, ir.DoubleType())
-        doubles = sums.type.pointee
-        source = place(row, context.get_value_type(dtype))
-        added = builder.load(source, align=1)
-        if added.type != doubles:
-            added = builder.fpext(added, doubles)
-        weights = ir.Constant(doubles, ir.Undefined)
-        for lane in range(number):
-            weights = builder.insert_element(weights, weight, ir.IntType(32)(lane))
-        product = builder.fmul(added, weights, flags=["contract"])
-        total = builder.fadd(builder.load(sums, align=8), product, flags=["contract"])
-        builder.store(total, sums, align=8)
-        return context.get_dummy_value()
-
-    uint64 = numba.types.uint64
-    return numba.types.void(terms, uint64, uint64, uint64, numba.types.float64, lanes), emitted
-
-
-@numba.njit(nogil=True)
-def _add_terms(sums, bins, rows, weights, terms):  # type: ignore[no-untyped-def]
-    """Add each event's weighted terms to its bin; events of bin -1 have none.
-
-    `sums` and `terms` lie side by side for each bin and event, as `_Cell` and `fill` have them.
-    `rows` are those of the events in `terms`, None if they are one after the other. The sums
-    between the rows keep a processor from seeing that these mostly are, so it is told which come.
-    """
-    if sums.shape[1] > 1 and sums.strides[1] != sums.itemsize:
-        raise ValueError("the sums of a bin should lie side by side")
-    # unsigned, or each index would be asked whether it counts from the end
-    uint = numba.uint64
-    number, item = uint(terms.shape[1]), uint(terms.itemsize)
-    begin, size = uint(terms.ctypes.data), number * item
-    lines = (size + uint(LINE - 1)) // uint(LINE)
-    first, stride = uint(sums.ctypes.data), uint(sums.strides[0])
-    whole, wide = number // uint(LANES), (number + uint(LANES - 1)) // uint(LANES)
-    filled_up = len(sums) > 1 and stride >= wide * uint(LANES * sums.itemsize)
-    for event in range(len(bins)):
-        ahead = event + AHEAD
-        if ahead < len(bins):
-            line = begin + uint(ahead if rows is None else rows[ahead]) * size
-            for _ in range(lines):
-                _prefetch(line)
-                line += uint(LINE)
-        if bins[event] < 0:
-            continue
-        which = uint(event if rows is None else rows[event])
-        into, row, weight = first + uint(bins[event]) * stride, begin + which * size, weights[event]
-        # beyond a row's end are the next one's terms, which go where nothing is kept
-        blocks = wide if filled_up and which + uint(1) < uint(len(terms)) else whole
-        term = uint(0)
-        for _ in range(blocks):
-            _add_lanes(terms, into, row, term, weight, LANES)
-            term += uint(LANES)
-        while term < number:
-            _add_lanes(terms, into, row, term, weight, 1)
-            term += uint(1)
-
-
-@numba.njit(nogil=True)
-def _add_columns(sums, bins, rows, weights, terms, columns):  # type: ignore[no-untyped-def]
-    """`_add_terms` where a term has another place in the sums, or none (-1)."""
-    for event in range(len(bins)):
-        index = bins[event]
-        if index < 0:
-            continue
-        row, weight = event if rows is None else rows[event], weights[event]
-        for term in range(terms.shape[1]):
-            column = columns[term]
-            if column >= 0:
-                sums[index, column] += weight * terms[row, term]
