@@ -18,6 +18,7 @@ import yaml
 
 from looseleaf.errors import ConfigError
 from looseleaf.objects import names
+from looseleaf.objects.branches import is_theory_weight
 from looseleaf.objects.columns import analysis_columns, used_points
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
@@ -534,20 +535,41 @@ def _check_systematics(
                         f"{key}.processes: {process!r} is no process of its datasets; there are "
                         + ", ".join(sorted(there))
                     )
-            if kind != "theory":
-                continue
-            for dataset in analysis["datasets"]["simulation"]:
-                declared = datasets[dataset]
-                if declared["process"] not in value.get("processes", [declared["process"]]):
-                    continue
-                for direction in ("Up", "Down"):
-                    wanted = value["sums"] + direction
-                    if wanted not in declared.get("sums_of_weights", {}):
-                        where = declared.get("listed", {}).get("file", file)
-                        raise ConfigError(
-                            f"{where}: {dataset}: no sum of weights {wanted!r}, which "
-                            f"systematics.theory.{name} of {analysis['name']} is normalised with"
-                        )
+            if kind == "theory":
+                _check_theory(name, value, analysis, datasets, file)
+
+
+def _check_theory(
+    name: str,
+    theory: Mapping[str, Any],
+    analysis: Mapping[str, Any],
+    datasets: Mapping[str, Any],
+    file: str,
+) -> None:
+    """Refuse theory weights whose sums nobody knows: the ledger has those of branches that are
+    called so, and `normalise: declared` needs a declaration of each dataset."""
+    key = f"{file}: systematics.theory.{name}"
+    if analysis.get("normalise", "ledger") != "declared":
+        if not is_theory_weight(theory["branch"]):
+            raise ConfigError(
+                f"{key}.branch: {theory['branch']!r} is no branch of theory weights, whose names "
+                "end in Weight"
+            )
+        return
+    if "sums" not in theory:
+        raise ConfigError(f"{key}.sums: is missing; with normalise: declared they are declared")
+    for dataset in analysis["datasets"]["simulation"]:
+        declared = datasets[dataset]
+        if declared["process"] not in theory.get("processes", [declared["process"]]):
+            continue
+        for direction in ("Up", "Down"):
+            wanted = theory["sums"] + direction
+            if wanted not in declared.get("sums_of_weights", {}):
+                where = declared.get("listed", {}).get("file", file)
+                raise ConfigError(
+                    f"{where}: {dataset}: no sum of weights {wanted!r}, which "
+                    f"systematics.theory.{name} of {analysis['name']} is normalised with"
+                )
 
 
 def _check_nuisance(name: str, key: str) -> None:

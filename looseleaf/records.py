@@ -13,7 +13,7 @@ CATALOGUE_FORMAT = "looseleaf-catalogue/1"
 # what a lookup leaves; another format asks again
 SNAPSHOT_FORMAT = "looseleaf-das/1"
 # what a finished transform leaves on the volume and as its target
-MANIFEST_FORMAT = "looseleaf-manifest/2"
+MANIFEST_FORMAT = "looseleaf-manifest/3"
 
 
 @dataclass(frozen=True)

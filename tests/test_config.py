@@ -498,11 +498,23 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
         ),
         (
             {
+                "normalise": "declared",
                 "systematics": {
                     "theory": {"ISR": {"branch": "PSWeight", "up": 0, "down": 2, "sums": "ISR"}}
-                }
+                },
             },
             "tHq_EFT: no sum of weights 'ISRUp', which systematics.theory.ISR of thq",
+        ),
+        (
+            {
+                "normalise": "declared",
+                "systematics": {"theory": {"ISR": {"branch": "PSWeight", "up": 0, "down": 2}}},
+            },
+            "systematics.theory.ISR.sums: is missing; with normalise: declared they are declared",
+        ),
+        (
+            {"systematics": {"theory": {"ISR": {"branch": "genWeight", "up": 0, "down": 2}}}},
+            "systematics.theory.ISR.branch: 'genWeight' is no branch of theory weights, whose",
         ),
         (
             {"systematics": {"shape": {"a": {"weight": {"up": "n_mu", "down": "n_taus"}}}}},

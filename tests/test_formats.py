@@ -158,7 +158,7 @@ def test_eft_histograms_and_sums_are_the_same(tmp_path: Path) -> None:
         for collection, point in analysis["leptons"].items()
     }
     names = ["ctG", "ctp"]
-    dataset = sample("eft", 6000, files=1, wc_names=names)
+    dataset = sample("eft", 6000, files=1, wc_names=names, process="ttH")
     columns = sorted(analysis_columns(analysis, dataset, POINTS))
     found = []
     for output in FORMATS:
@@ -172,6 +172,8 @@ def test_eft_histograms_and_sums_are_the_same(tmp_path: Path) -> None:
         source = uproot.open(tmp_path / output / "samples/e/e_0.root")["Events"]
         terms = ak.to_numpy(source["EFTfitCoefficients"].array()).astype(float)
         np.testing.assert_allclose(fileset.original["eft_sums"], terms.sum(axis=0), rtol=1e-12)
+        theory = terms[:, 0] @ ak.to_numpy(source["PSWeight"].array()).astype(float)
+        np.testing.assert_allclose(fileset.original["theory_sums"]["PSWeight"], theory, rtol=1e-12)
     assert found[0].values().sum() > 0
     assert found[0] == found[1] == found[2]
 
@@ -230,7 +232,13 @@ def test_a_skim_of_a_skim(skims: Skims, tmp_path: Path, source: str, output: str
     events = uproot.open(skims[source].parent / "samples/q/q_0.root")["Events"].arrays()
     wanted = events[(events["nMuon"] > 1) & (events["MET_pt"] < 20)]
     assert result.events_out == len(wanted) > 0
-    for name in ("events_in", "sum_of_weights_in", "eft_sums_in", "lumi_sections"):
+    for name in (
+        "events_in",
+        "sum_of_weights_in",
+        "eft_sums_in",
+        "theory_sums_in",
+        "lumi_sections",
+    ):
         assert getattr(result, name) == entry[name], name
     assert result.source_uuid == entry["uuid"]
     assert read_original(tmp_path / f"o{ending}")["events"] == 30_000

@@ -362,6 +362,7 @@ def account(tmp_path: Path) -> tuple[Path, Path, dict[str, Any]]:
         "sum_of_weights_in": 2.0,
         "sum_of_weights_out": 1.0,
         "eft_sums_in": None,
+        "theory_sums_in": {},
         "lumi_sections": {"1": [[1, 2]]},
         "cost": {"seconds": 1.0},
     }

@@ -368,11 +368,42 @@ def test_theory_weights_have_sums_of_their_own(
     analysis = {**ANALYSIS, "systematics": {"theory": THEORY}}
     found = TopCoffeaProcessor(analysis, POINTS, ["c"], maps=MAPS).process(events)
     write_histograms(tmp_path / "t.h5", found, {})
-    original = filesets["t"].original
+    # sums of weights of all original events, which the skim knows nothing of
+    whole = filesets["t"].original["sum_of_weights"]
+    original = {
+        **filesets["t"].original,
+        "theory_sums": {"PSWeight": [1.1 * whole, whole, 0.85 * whole, whole]},
+    }
     write_json(tmp_path / "t.ledger.json", {"original": original})
-    sums = {"ISRUp": 1.1 * original["sum_of_weights"], "ISRDown": 0.85 * original["sum_of_weights"]}
-    datasets = {"t": {**DATASETS["t"], "sums_of_weights": sums}}
-    combined = run_combine(tmp_path, analysis, datasets)
+    combined = run_combine(tmp_path, analysis, {"t": DATASETS["t"]})
+    stated = {"ISRUp": 1.1 * whole * (1 + 1e-6), "ISRDown": 0.85 * whole}
+    declared = {"t": {**DATASETS["t"], "sums_of_weights": stated}}
+    # what is declared is held against the ledger's, which counts
+    assert run_combine(tmp_path, analysis, declared) == combined
+    stated["ISRDown"] *= 1.001
+    with pytest.raises(
+        DataFileError,
+        match=r"dataset t: sums_of_weights\.ISRDown: .* is stated; the 6000 events of the files of "
+        r"t sum PSWeight\[2\] up to",
+    ):
+        run_combine(tmp_path, analysis, declared)
+    listed = {"t": {**declared["t"], "listed": {
+        "file": "jsons/t.json", "events": 6000, "sum_of_weights": whole}}}  # fmt: skip
+    with pytest.raises(DataFileError, match=r"jsons/t\.json: nSumOfWeights_ISRDown: "):
+        run_combine(tmp_path, analysis, listed)
+    skim = {**analysis, "normalise": "declared"}
+    by_file = run_combine(tmp_path, skim, listed).select(process="ttbar", systematic="ISRDown")
+    np.testing.assert_allclose(
+        1.001 * by_file.values(),
+        combined.select(process="ttbar", systematic="ISRDown").values(),
+        rtol=1e-12,
+    )
+    for sums in ({}, {"PSWeight": [whole, whole]}):
+        write_json(tmp_path / "t.ledger.json", {"original": {**original, "theory_sums": sums}})
+        with pytest.raises(
+            DataFileError, match=r"dataset t: its files sum up \d weights of PSWeight, but number"
+        ):
+            run_combine(tmp_path, analysis, {"t": DATASETS["t"]})
     one = combined.select(process="ttbar", channel="2l_em").project("systematic")
     values = dict(zip(one.categories("systematic"), one.values()[0], strict=True))
     e, leptons = leptons_of(filesets["t"])

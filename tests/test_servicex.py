@@ -27,7 +27,7 @@ from looseleaf.servicex.request import (
     urls_of,
 )
 from looseleaf.servicex.submission import transform
-from looseleaf.servicex.transform import FileTask, TreeQuery, transform_file
+from looseleaf.servicex.transform import FileTask, Sums, TreeQuery, transform_file
 from looseleaf.servicex.volume import output_name
 
 COLUMNS = [
@@ -126,6 +126,38 @@ def test_sums_of_eft_coefficients_travel_with_the_skim(tmp_path: Path) -> None:
     source = uproot.open(tmp_path / "samples/e/e_0.root")["Events"]["EFTfitCoefficients"].array()
     expected = ak.to_numpy(source).astype(float).sum(axis=0)
     np.testing.assert_allclose(manifest["files"][0]["eft_sums_in"], expected, rtol=1e-12)
+
+
+def test_sums_of_theory_weights_travel_with_the_skim(tmp_path: Path) -> None:
+    """Of an EFT sample each counts with the Standard Model's weight, before any selection."""
+    datasets = {"e": sample("eft", 1000, files=2, wc_names=["a", "b"])}
+    columns = [*COLUMNS, "EFTfitCoefficients", "PSWeight"]
+    path = skimmed(tmp_path, "e", datasets, columns, "MET_pt < 50")
+    total = np.zeros(4)
+    for number, file in enumerate(read_json(path)["files"]):
+        events = uproot.open(tmp_path / f"samples/e/e_{number}.root")["Events"].arrays()
+        sm = ak.to_numpy(events.EFTfitCoefficients[:, 0]).astype(float)
+        expected = sm @ ak.to_numpy(events.PSWeight).astype(float)
+        np.testing.assert_allclose(file["theory_sums_in"]["PSWeight"], expected, rtol=1e-12)
+        total += expected
+    found = from_manifest("e", path, {}).original["theory_sums"]
+    np.testing.assert_allclose(found["PSWeight"], total, rtol=1e-12)
+    assert not np.allclose(total, total[0], rtol=1e-2)
+    # who doesn't keep them needs no sums either
+    unasked = skimmed(tmp_path / "unasked", "e", datasets, COLUMNS)
+    assert from_manifest("e", unasked, {}).original["theory_sums"] == {}
+
+
+def test_sums_of_theory_weights_are_of_the_places_that_all_events_have() -> None:
+    sums = Sums()
+    for weights, values in (
+        ([1.0, -2.0], [[1.0, 2.0, 5.0], [3.0, 4.0]]),
+        ([], []),
+        ([0.5], [[10.0, 20.0, 30.0]]),
+    ):
+        events = {"genWeight": np.array(weights), "PSWeight": ak.Array(values), "met": weights}
+        sums.add(ak.Array({**events, "btagWeight": np.array(weights)}), None)
+    assert sums.theory_in == {"PSWeight": [1.0 - 6.0 + 5.0, 2.0 - 8.0 + 10.0]}
 
 
 def test_coefficients_that_a_skim_leaves_out_are_known_to_be_there(tmp_path: Path) -> None:

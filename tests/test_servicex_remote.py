@@ -147,10 +147,10 @@ def test_nothing_selected_keeps_the_normalisation(
     assert content(manifest) == calm
 
 
-def test_luminosity_sections_and_eft_sums_travel(
+def test_luminosity_sections_eft_and_theory_sums_travel(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    columns = [*COLUMNS, "EFTfitCoefficients"]
+    columns = [*COLUMNS, "EFTfitCoefficients", "PSWeight"]
     declared = {"e": sample("eft", 900, files=1, wc_names=["a"])}
     skimmed(tmp_path / "eft", "e", declared, columns, None)
     request = wanted(tmp_path / "eft/e.das.json", CUT, columns)
@@ -158,6 +158,7 @@ def test_luminosity_sections_and_eft_sums_travel(
     take_for_upstream(monkeypatch)
     manifest = asked(request, tmp_path, mounted(service))
     assert len(manifest["files"][0]["eft_sums_in"]) == 3
+    assert len(manifest["files"][0]["theory_sums_in"]["PSWeight"]) == 4
     assert content(manifest) == calm
     # nor are they forgotten where nobody asks for them
     unasked = asked(wanted(tmp_path / "eft/e.das.json", CUT, COLUMNS), tmp_path, mounted(service))

@@ -3,6 +3,13 @@
 from typing import Any
 
 EFT_COEFFICIENTS = "EFTfitCoefficients"
+WEIGHT = "genWeight"
+
+
+def is_theory_weight(name: str) -> bool:
+    """Whether a branch holds other weights of an event relative to its own, as LHEScaleWeight,
+    LHEPdfWeight and PSWeight do; nobody else ends in Weight and has several values."""
+    return name.endswith("Weight") and name != WEIGHT
 
 
 def first_present(alternatives: str, present: Any) -> str | None:

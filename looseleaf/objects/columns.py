@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from looseleaf.errors import ConfigError
-from looseleaf.objects.branches import EFT_COEFFICIENTS
+from looseleaf.objects.branches import EFT_COEFFICIENTS, WEIGHT
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 
@@ -151,7 +151,7 @@ def analysis_columns(
     if analysis["kind"] == "topcoffea" and not dataset["data"]:
         columns |= topcoffea_columns(analysis, dataset)
     if not dataset["data"]:
-        columns.add("genWeight")
+        columns.add(WEIGHT)
         if analysis["kind"] == "application":
             columns |= {f"{collection}_genPartFlav" for collection in analysis["maps"]}
         for correction in analysis.get("corrections", {}).values():

@@ -38,8 +38,9 @@ class Fileset:
     """A dataset as a processor sees it.
 
     `original` speaks of the events before the transform's selection: `events`, `sum_of_weights`
-    and, for an EFT sample, `eft_sums`, for data, `lumi_sections` and which of them the golden JSON
-    has, `certified_sections`. `metadata` is given to the processor with every chunk.
+    and, for an EFT sample, `eft_sums`, by branch of theory weights `theory_sums`, for data,
+    `lumi_sections` and which of them the golden JSON has, `certified_sections`. `metadata` is given
+    to the processor with every chunk.
     """
 
     dataset: str
@@ -114,12 +115,22 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
             "events": value["totals"]["events_in"],
             "sum_of_weights": value["totals"]["sum_of_weights_in"],
             "eft_sums": [sum(term) for term in zip(*eft, strict=True)] if carried else None,
+            "theory_sums": _theory_sums(value["files"]),
             "lumi_sections": found,
             "certified_sections": good,
         },
         metadata={"dataset": dataset, **metadata},
         request_id=value["request_id"],
     )
+
+
+def _theory_sums(files: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """The files' sums by branch, of the places that every file with events has."""
+    of_files = [entry["theory_sums_in"] for entry in files if entry["events_in"]]
+    return {
+        name: [sum(place) for place in zip(*(f.get(name, []) for f in of_files), strict=False)]
+        for name in sorted({name for sums in of_files for name in sums})
+    }
 
 
 def cut(chunk: Chunk, size: int) -> list[Chunk]:

@@ -230,11 +230,13 @@ def write_file(file: SampleFile) -> FileRecord:
                 columns["genWeight"] = events.gen_weight
                 sumw += float(events.gen_weight.sum(dtype=np.float64))
                 sumw2 += float(np.square(events.gen_weight, dtype=np.float64).sum())
-            if events.eft is not None:
-                terms = events.eft.shape[1]
-                columns["EFTfitCoefficients"] = ak.unflatten(
-                    events.eft.ravel(), np.full(size, terms)
-                )
+            for name, values in (
+                ("EFTfitCoefficients", events.eft),
+                ("PSWeight", events.ps_weight),
+            ):
+                if values is not None:
+                    places = np.full(size, values.shape[1])
+                    columns[name] = ak.unflatten(values.ravel(), places)
             if file.is_data:
                 kept = recorded[file.data_flavour]
                 columns = {name: value[kept] for name, value in columns.items()}

@@ -58,6 +58,7 @@ class Events:
     met_y: Array = field(default_factory=lambda: np.zeros(0))
     gen_weight: Array | None = None
     eft: Array | None = None
+    ps_weight: Array | None = None
 
 
 def wrap(phi: Array) -> Array:
@@ -261,7 +262,20 @@ def eft(rng: np.random.Generator, size: int, coefficients: int) -> Events:
     for jets in events.jets:
         ht += np.bincount(jets.event, jets.pt, minlength=size)
     events.eft = eft_terms(rng, ht, coefficients)
+    events.ps_weight = ps_weights(ht)
     return events
+
+
+def ps_weights(ht: Array) -> Array:
+    """Weights for twice and half the scale of initial- and final-state radiation, in NanoAOD's
+    order (ISR up, FSR up, ISR down, FSR down), shape (events, 4), float32; ht in GeV.
+
+    More initial-state radiation makes harder events, more final-state radiation softer ones.
+    """
+    harder = 0.2 * np.tanh((ht - 400) / 400)
+    return np.stack([1 + harder, 1 - harder / 2, 1 - harder, 1 + harder / 2], axis=1).astype(
+        np.float32
+    )
 
 
 def eft_terms(rng: np.random.Generator, ht: Array, coefficients: int) -> Array:

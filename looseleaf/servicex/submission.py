@@ -35,14 +35,13 @@ from servicex.servicex_adapter import AuthorizationError, ServiceXAdapter
 from looseleaf.errors import DataFileError, ServiceFailed, Shortfall
 from looseleaf.files import read_json, write_json
 from looseleaf.nanoaod import TREE
-from looseleaf.objects.branches import EFT_COEFFICIENTS
+from looseleaf.objects.branches import EFT_COEFFICIENTS, WEIGHT, is_theory_weight
 from looseleaf.progress import Progress
 from looseleaf.servicex.formats import SUFFIXES
 from looseleaf.servicex.request import MANIFEST, OWN, Request, Source
 from looseleaf.servicex.transform import (
     ALWAYS,
     LUMINOSITY_BLOCKS,
-    WEIGHT,
     FileResult,
     FileTask,
     TreeQuery,
@@ -356,6 +355,8 @@ def _query(request: Request) -> str:
     original = ["run", "luminosityBlock", WEIGHT, f"n{EFT_COEFFICIENTS}"]
     if EFT_COEFFICIENTS in names:
         original.append(EFT_COEFFICIENTS)
+    for name in filter(is_theory_weight, names):
+        original += [name, f"n{name}"]
     return json.dumps(
         [
             {

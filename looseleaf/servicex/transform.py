@@ -13,7 +13,7 @@ from looseleaf.cost import Stopwatch
 from looseleaf.errors import DataFileError, ReadFailed, reading
 from looseleaf.files import adler32, whole
 from looseleaf.nanoaod import TREE, Events, choose_branches, open_events
-from looseleaf.objects.branches import EFT_COEFFICIENTS
+from looseleaf.objects.branches import EFT_COEFFICIENTS, WEIGHT, is_theory_weight
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.luminosity import Sections, sections
 from looseleaf.parquet import ParquetTree
@@ -26,7 +26,6 @@ STEP, STEP_BYTES = 100_000, 64_000_000
 # one entry for each luminosity section, as NanoAOD has it
 LUMINOSITY_BLOCKS = "LuminosityBlocks"
 # what coffea's NanoAODSchema and every normalisation need, whatever else is asked for
-WEIGHT = "genWeight"
 ALWAYS = ("run", "luminosityBlock", "event", WEIGHT)
 
 
@@ -79,9 +78,10 @@ class FileResult:
 
     `sum_of_weights` is the sum of genWeight (the number of events where there is none, in data);
     `eft_sums` the sums of the EFT coefficients, where the file has them, and none of them where
-    the skim has left them out. `*_in` speak of all events of the original file, which is what
-    normalisation needs, `*_out` of those written. `lumi_sections` are those of the original file,
-    in data.
+    the skim has left them out; `theory_sums` those of the theory weights that are kept, by branch
+    and place, each times the event's own weight, in an EFT sample the Standard Model's. `*_in`
+    speak of all events of the original file, which is what normalisation needs, `*_out` of those
+    written. `lumi_sections` are those of the original file, in data.
     `source_url` is where the file was read from, `passed_over` what was the matter with the
     addresses before it.
     """
@@ -99,6 +99,7 @@ class FileResult:
     sum_of_weights_in: float
     sum_of_weights_out: float
     eft_sums_in: list[float] | None
+    theory_sums_in: dict[str, list[float]]
     lumi_sections: Sections | None
     cost: dict[str, float]
 
@@ -178,6 +179,7 @@ def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
         sum_of_weights_in=original["sum_of_weights"],
         sum_of_weights_out=sums.weights_out,
         eft_sums_in=original["eft_sums"],
+        theory_sums_in=original["theory_sums"],
         lumi_sections=original["lumi_sections"],
         cost=watch.cost(entries, read).to_json(),
     )
@@ -189,16 +191,17 @@ def _known(file: Events, task: FileTask, url: str) -> dict[str, Any] | None:
     said = file.said(ORIGINAL)
     if said is not None:
         # the skim of a skim: what the first one was made from
-        return {"eft_sums": None, "lumi_sections": None, **said}
+        return {"eft_sums": None, "theory_sums": {}, "lumi_sections": None, **said}
     if task.original is None and not isinstance(file.tree, ParquetTree):
         return None
     # of Parquet only these columns are read whole
     name, sums = task.original or task.queries[0].tree, Sums()
     tree = _tree(file, name, url)
     there = tree.keys(recursive=False)
-    for arrays in steps(
-        tree, url, [n for n in (WEIGHT, EFT_COEFFICIENTS) if n in there] or there[:1]
-    ):
+    asked = there if task.original else choose_branches(url, there, task.queries[0].columns)
+    wanted = [n for n in (WEIGHT, EFT_COEFFICIENTS) if n in there]
+    wanted += filter(is_theory_weight, asked)
+    for arrays in steps(tree, url, wanted or there[:1]):
         _add(sums, arrays, None, url)
     return _counted(sums, file, url, name)
 
@@ -213,6 +216,7 @@ def _counted(sums: "Sums", file: Events, url: str, tree: str) -> dict[str, Any]:
         "events": sums.events_in,
         "sum_of_weights": sums.weights_in,
         "eft_sums": eft,
+        "theory_sums": sums.theory_in,
         "lumi_sections": None if sums.weighted else _sections(file, url, tree),
     }
 
@@ -364,6 +368,7 @@ class Sums:
         self.weights_in = self.weights_out = 0.0
         self.weighted = False
         self.eft_in: list[float] | None = None
+        self.theory_in: dict[str, list[float]] = {}
 
     def add(self, arrays: ak.Array, mask: np.ndarray | None) -> None:
         size = len(arrays)
@@ -384,3 +389,16 @@ class Sums:
             total = terms.sum(axis=0)
             before = 0.0 if self.eft_in is None else np.array(self.eft_in)
             self.eft_in = (before + total).tolist()
+            weights = terms[:, 0]
+        for name in filter(is_theory_weight, arrays.fields):
+            if arrays[name].ndim == 2 and size > 0:
+                self._add_theory(name, arrays[name], weights)
+
+    def _add_theory(self, name: str, values: ak.Array, weights: np.ndarray) -> None:
+        # the places that every event has
+        places = int(ak.min(ak.num(values, axis=1)))
+        relative = ak.to_numpy(values[:, :places]).astype(np.float64)
+        before = self.theory_in.get(name, [0.0] * places)
+        self.theory_in[name] = [
+            a + b for a, b in zip(before, (weights @ relative).tolist(), strict=False)
+        ]

@@ -111,9 +111,41 @@ def _factors(
         ):
             continue
         for direction in ("Up", "Down"):
-            own = dataset["sums_of_weights"][theory["sums"] + direction]
+            own = _theory_sum(name, dataset, analysis, theory, direction, original)
             factors[systematic + direction] = scale_to_luminosity(name, dataset, lumi, own)
     return factors
+
+
+def _theory_sum(
+    name: str,
+    dataset: Mapping[str, Any],
+    analysis: Mapping[str, Any],
+    theory: Mapping[str, Any],
+    direction: str,
+    original: Mapping[str, Any],
+) -> float:
+    """The ledger's sum of a theory weight, held against what the dataset declares of it."""
+    key = theory.get("sums", "") + direction
+    stated = dataset.get("sums_of_weights", {}).get(key)
+    if analysis.get("normalise", "ledger") == "declared":
+        return stated
+    branch, place = theory["branch"], theory[direction.lower()]
+    sums = original["theory_sums"].get(branch, [])
+    if place >= len(sums):
+        raise DataFileError(
+            f"dataset {name}: its files sum up {len(sums)} weights of {branch}, but number {place} "
+            "is asked for (the first is 0). If they are a skim that left them out, declare the "
+            "sums and say normalise: declared in the analysis"
+        )
+    if stated is not None and abs(sums[place] - stated) > SUM_TOLERANCE * stated:
+        where, of = f"dataset {name}", f"sums_of_weights.{key}"
+        if "listed" in dataset:
+            where, of = dataset["listed"]["file"], f"nSumOfWeights_{key}"
+        raise DataFileError(
+            f"{where}: {of}: {stated:g} is stated; the {original['events']} events of the files "
+            f"of {name} sum {branch}[{place}] up to {sums[place]:g}"
+        )
+    return sums[place]
 
 
 def _sum_of_weights(

@@ -26,10 +26,11 @@ from looseleaf.cost import Stopwatch
 from looseleaf.errors import ConfigError, DataFileError, reading
 from looseleaf.files import adler32, whole
 from looseleaf.nanoaod import TREE, open_events
+from looseleaf.objects.branches import WEIGHT
 from looseleaf.servicex.formats import create
 from looseleaf.servicex.service.jail import give_up_rights, hand_over, jailed
 from looseleaf.servicex.service.queries import FUNCTION
-from looseleaf.servicex.transform import WEIGHT, FileResult, Sums, collections_of, steps
+from looseleaf.servicex.transform import FileResult, Sums, collections_of, steps
 
 LIBRARY_PATH = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
 
@@ -105,6 +106,7 @@ def run_python(task: PythonTask) -> FileResult:
         sum_of_weights_in=file.sums.weights_in,
         sum_of_weights_out=file.sums.weights_in,
         eft_sums_in=None,
+        theory_sums_in={},
         lumi_sections=None,
         cost=watch.cost(file.sums.events_in, 0).to_json(),
     )
