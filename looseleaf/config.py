@@ -47,7 +47,8 @@ KINDS = ("fakerate", "application", "flips", "topcoffea")
 class Settings:
     """The whole configuration, checked.
 
-    `datasets` and `analyses` are by name, in the order in which they were declared; `general` is
+    `datasets` and `analyses` are by name, in the order in which they were declared; a dataset's
+    `declared_in` is the file that declares it; `general` is
     the main file after the overrides of the command line; `branches` names those that stand in
     for others; `site` says where processors run.
     """
@@ -234,7 +235,8 @@ def _datasets(config: Mapping[str, Any], base: Path, main: str) -> dict[str, dic
         for dataset, value in declared.items():
             if dataset in datasets:
                 raise ConfigError(f"{path}: dataset {dataset!r} was already declared elsewhere")
-            datasets[dataset] = {"data": False, **value}
+            file = value["listed"]["file"] if "listed" in value else str(path)
+            datasets[dataset] = {"data": False, **value, "declared_in": file}
             if "lumi_mask" in value:
                 mask = find(value["lumi_mask"], base, f"{path}: {dataset}.lumi_mask")
                 datasets[dataset]["lumi_mask"] = str(mask)
@@ -565,10 +567,10 @@ def _check_theory(
         for direction in ("Up", "Down"):
             wanted = theory["sums"] + direction
             if wanted not in declared.get("sums_of_weights", {}):
-                where = declared.get("listed", {}).get("file", file)
+                key = f"{declared['declared_in']}: {dataset}.sums_of_weights"
                 raise ConfigError(
-                    f"{where}: {dataset}: no sum of weights {wanted!r}, which "
-                    f"systematics.theory.{name} of {analysis['name']} is normalised with"
+                    f"{key}: there is no {wanted!r}, which systematics.theory.{name} of "
+                    f"{analysis['name']} is normalised with"
                 )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import uproot
 
 from looseleaf.errors import DataFileError, brief, failure_at
-from looseleaf.objects.branches import first_present
+from looseleaf.objects.branches import EFT_COEFFICIENTS, first_present
 from looseleaf.parquet import ParquetEvents, is_parquet
 
 TREE = "Events"
@@ -121,10 +121,10 @@ def choose_branches(url: str, present: Iterable[str], wanted: Iterable[str]) -> 
     missing = [column for column in wanted if first_present(column, there) is None]
     if missing:
         names = ", ".join(column.replace("|", " or ") for column in missing)
-        raise DataFileError(
-            f"{url}: the {TREE} tree lacks {names}; drop what needs it from the analysis, "
-            "or use files of a NanoAOD version that has it"
-        )
+        why = "drop what needs it from the analysis, or use files of a NanoAOD version that has it"
+        if missing == [EFT_COEFFICIENTS]:
+            why = "its dataset declares Wilson coefficients (wc_names, WCnames in a sample's file)"
+        raise DataFileError(f"{url}: the {TREE} tree lacks {names}; {why}")
     # two columns may have an alternative in common: written twice, it would get another name
     chosen = [name for column in wanted for name in column.split("|") if name in there]
     return list(dict.fromkeys(chosen))

@@ -49,6 +49,8 @@ for analysis in TOPCOFFEA:
             dask_cluster=1,
             site=canonical(SETTINGS.site),
             limits=canonical(config["processing"]),
+            # where errors point to; nothing that comes out depends on it
+            declared=declared_for(analysis, "declared_in"),
         params:
             analysis=as_is(topcoffea_processing_of(analysis)),
             points=as_is(canonical(SETTINGS.points_of(analysis))),
@@ -62,6 +64,7 @@ for analysis in TOPCOFFEA:
 
 # what normalising a dataset takes of its declaration
 NORMALISED = ("data", "xsec_pb", "process", "wc_names", "year", "listed", "sums_of_weights")
+NORMALISED += ("declared_in",)
 
 
 rule topcoffea_combine:

@@ -8,7 +8,8 @@ with doorway(snakemake.log[0], snakemake.resources.site):
     from looseleaf.topcoffea.process import process
 
     analysis = json.loads(snakemake.params.analysis)
-    declared = dict(json.loads(snakemake.params.datasets))
+    files = dict(json.loads(snakemake.resources.declared))
+    declared = {n: {**d, **files[n]} for n, d in json.loads(snakemake.params.datasets)}
     collections = analysis.get("nonprompt", {}).get("maps", {})
     process(
         analysis,

@@ -499,15 +499,6 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
         (
             {
                 "normalise": "declared",
-                "systematics": {
-                    "theory": {"ISR": {"branch": "PSWeight", "up": 0, "down": 2, "sums": "ISR"}}
-                },
-            },
-            "tHq_EFT: no sum of weights 'ISRUp', which systematics.theory.ISR of thq",
-        ),
-        (
-            {
-                "normalise": "declared",
                 "systematics": {"theory": {"ISR": {"branch": "PSWeight", "up": 0, "down": 2}}},
             },
             "systematics.theory.ISR.sums: is missing; with normalise: declared they are declared",
@@ -623,6 +614,15 @@ def test_year_that_the_luminosities_do_not_have(
     }
     with pytest.raises(ConfigError, match="'tHq_EFT' is of the year 2017, lumi_ifb has 2018"):
         load(config, repo)
+
+
+def test_declared_sums_of_theory_weights(refused_thq: Callable[..., str]) -> None:
+    isr = {"branch": "PSWeight", "up": 0, "down": 2, "sums": "ISR"}
+    changes = {"normalise": "declared", "systematics": {"theory": {"ISR": isr}}}
+    assert refused_thq(lambda a: a.update(changes)) == (
+        "config/datasets/demo.yaml: tHq_EFT.sums_of_weights: there is no 'ISRUp', which "
+        "systematics.theory.ISR of thq is normalised with"
+    )
 
 
 @pytest.mark.parametrize("process", ["data", "nonprompt", "flips"])

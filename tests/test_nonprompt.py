@@ -370,6 +370,7 @@ def test_theory_weights_have_sums_of_their_own(
     write_histograms(tmp_path / "t.h5", found, {})
     # sums of weights of all original events, which the skim knows nothing of
     whole = filesets["t"].original["sum_of_weights"]
+    of_t = {**DATASETS["t"], "declared_in": "datasets.yaml"}
     original = {
         **filesets["t"].original,
         "theory_sums": {"PSWeight": [1.1 * whole, whole, 0.85 * whole, whole]},
@@ -377,18 +378,18 @@ def test_theory_weights_have_sums_of_their_own(
     write_json(tmp_path / "t.ledger.json", {"original": original})
     combined = run_combine(tmp_path, analysis, {"t": DATASETS["t"]})
     stated = {"ISRUp": 1.1 * whole * (1 + 1e-6), "ISRDown": 0.85 * whole}
-    declared = {"t": {**DATASETS["t"], "sums_of_weights": stated}}
+    declared = {"t": {**of_t, "sums_of_weights": stated}}
     # what is declared is held against the ledger's, which counts
     assert run_combine(tmp_path, analysis, declared) == combined
     stated["ISRDown"] *= 1.001
     with pytest.raises(
         DataFileError,
-        match=r"dataset t: sums_of_weights\.ISRDown: .* is stated; the 6000 events of the files of "
-        r"t sum PSWeight\[2\] up to",
+        match=r"datasets\.yaml: t\.sums_of_weights\.ISRDown: .* is stated; the 6000 events of "
+        r"the files of t sum PSWeight\[2\] up to",
     ):
         run_combine(tmp_path, analysis, declared)
-    listed = {"t": {**declared["t"], "listed": {
-        "file": "jsons/t.json", "events": 6000, "sum_of_weights": whole}}}  # fmt: skip
+    listed = {"t": {**declared["t"], "declared_in": "jsons/t.json", "listed": {
+        "events": 6000, "sum_of_weights": whole}}}  # fmt: skip
     with pytest.raises(DataFileError, match=r"jsons/t\.json: nSumOfWeights_ISRDown: "):
         run_combine(tmp_path, analysis, listed)
     skim = {**analysis, "normalise": "declared"}
@@ -525,8 +526,9 @@ def test_sums_of_weights_are_held_against_the_sample_file(
     whole = filesets["t"].original["sum_of_weights"]
 
     def listed(stated: float) -> dict[str, Any]:
-        about = {"file": "jsons/t.json", "events": 9999, "sum_of_weights": stated}
-        return {"t": {**DATASETS["t"], "listed": about}, "d": DATASETS["d"]}
+        about = {"events": 9999, "sum_of_weights": stated}
+        t = {**DATASETS["t"], "declared_in": "jsons/t.json", "listed": about}
+        return {"t": t, "d": DATASETS["d"]}
 
     right = run_combine(processed, ANALYSIS, listed(whole * (1 + 1e-6)))
     with pytest.raises(DataFileError, match=r"jsons/t\.json: nSumOfWeights: .* the 6000 events"):
@@ -534,14 +536,6 @@ def test_sums_of_weights_are_held_against_the_sample_file(
     skim = {**ANALYSIS, "normalise": "declared"}
     half = run_combine(processed, skim, listed(2 * whole)).select(process="ttbar")
     np.testing.assert_allclose(2 * half.values(), right.select(process="ttbar").values(), rtol=1e-5)
-
-
-def test_coefficients_that_nobody_declared(processed: Path) -> None:
-    ledger = read_json(processed / "t.ledger.json")
-    ledger["original"]["eft_sums"] = [1.0, 2.0, 3.0]
-    write_json(processed / "t.ledger.json", ledger)
-    with pytest.raises(DataFileError, match=r"dataset t: its files carry EFTfitCoefficients, but"):
-        run_combine(processed, ANALYSIS, {"t": DATASETS["t"]})
 
 
 def test_flip_maps_that_are_none(tmp_path: Path) -> None:

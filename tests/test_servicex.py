@@ -387,6 +387,11 @@ def test_missing_branch_is_named_with_its_alternatives(big: Path) -> None:
         transform_file(task(big, big.parent / "out.root", columns=("run", "Tau_pt", "X|Y")))
 
 
+def test_missing_coefficients_are_those_that_the_dataset_declares(big: Path) -> None:
+    with pytest.raises(DataFileError, match=r"lacks EFTfitCoefficients; its dataset declares Wil"):
+        transform_file(task(big, big.parent / "o.root", columns=("run", "EFTfitCoefficients")))
+
+
 def test_missing_luminosity_block_of_a_real_file(nanoaod: Path, tmp_path: Path) -> None:
     path = nanoaod / "missing_luminosityBlock.root"
     with pytest.raises(

@@ -16,7 +16,9 @@ from looseleaf.files import read_json, write_json
 from looseleaf.objects.columns import analysis_columns
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
-from looseleaf.processing.runner import ProcessingFailed, process_task
+from looseleaf.processing.runner import Limits, ProcessingFailed, process_task
+from looseleaf.processing.stage import DatasetFiles, Running
+from looseleaf.topcoffea import process as stage
 from looseleaf.topcoffea.combine import combine
 from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.process import metadata_of
@@ -135,6 +137,61 @@ def test_coefficients_that_do_not_fit_their_list(filesets: dict[str, Fileset]) -
     processor = TopCoffeaProcessor(ANALYSIS, POINTS, ["ctG"])
     with pytest.raises(ProcessingFailed, match=r"an event has 6 EFTfitCoefficients; .* make 3"):
         process_task(processor, chunks_of(fileset, 1700), {**fileset.metadata, "wc_names": ["ctG"]})
+
+
+def refusal(folder: Path, **declared: Any) -> str:
+    """Why an EFT sample with this declaration isn't processed, before a cluster is started."""
+    declarations = {"e": {**DATASETS["e"], "declared_in": "sets.yaml", **declared}}
+    files = DatasetFiles(str(folder / "e.manifest.json"), "e.h5", "e.ledger.json")
+    # no cluster has this site
+    running = Running(
+        {}, 1, Limits(1700, 3400), str(folder / "tasks.csv"), str(folder / "report.html")
+    )
+    with pytest.raises(DataFileError) as problem:
+        stage.process(ANALYSIS, POINTS.to_json(), declarations, {"e": files}, running)
+    return str(problem.value)
+
+
+def test_declared_coefficients_that_are_not_those_of_the_files(tmp_path: Path) -> None:
+    columns = sorted(analysis_columns(ANALYSIS, DATASETS["e"], POINTS))
+    manifest = skimmed(tmp_path, "e", {"e": DATASETS["e"]}, columns)
+    manifest.rename(tmp_path / "e.manifest.json")
+    assert refusal(tmp_path, wc_names=["ctG"]) == (
+        "sets.yaml: e.wc_names: 1 coefficients (ctG) make 3 terms, an event of the files has 6"
+    )
+    assert refusal(tmp_path, wc_names=["a", "b", "c"], declared_in="jsons/e.json") == (
+        "jsons/e.json: WCnames: 3 coefficients (a, b, c) make 10 terms, an event of the files has 6"
+    )
+    assert refusal(tmp_path, wc_names=[]) == (
+        "sets.yaml: e.wc_names: there are none, but the files carry EFTfitCoefficients: of which "
+        "Wilson coefficients?"
+    )
+    # also if nobody has asked for them
+    manifest = skimmed(tmp_path / "few", "e", {"e": DATASETS["e"]}, ["Muon_pt"])
+    manifest.rename(tmp_path / "e.manifest.json")
+    assert "e.wc_names: there are none, but the files carry" in refusal(tmp_path, wc_names=[])
+    value = read_json(tmp_path / "e.manifest.json")
+    for file in value["files"]:
+        file["eft_sums_in"] = None
+    write_json(tmp_path / "e.manifest.json", value)
+    assert refusal(tmp_path) == (
+        "sets.yaml: e.wc_names: there are 2, but no EFTfitCoefficients in files"
+    )
+
+
+def test_files_of_one_sample_with_other_coefficients(tmp_path: Path) -> None:
+    columns = sorted(analysis_columns(ANALYSIS, DATASETS["e"], POINTS))
+    path = skimmed(tmp_path, "e", {"e": DATASETS["e"]}, columns)
+    value = read_json(path)
+    value["files"][1]["eft_sums_in"] = [1.0, 2.0, 3.0]
+    write_json(path, value)
+    first, second = (file["source"] for file in value["files"])
+    with pytest.raises(DataFileError) as problem:
+        from_manifest("e", path, {})
+    assert str(problem.value) == (
+        "dataset e: its files have different numbers of EFTfitCoefficients: "
+        f"6 in {first} and 3 in {second}"
+    )
 
 
 def combined(filesets: dict[str, Fileset], folder: Path, **original: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json
+from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.luminosity import common, united
 from looseleaf.parquet import stored_bytes
 from looseleaf.records import MANIFEST_FORMAT
@@ -106,15 +107,13 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
             f"dataset {dataset}: its lumi_mask certifies none of its luminosity sections (runs "
             f"{', '.join(list(found)[:5])}): is it that of another year?"
         )
-    carried = [entry["eft_sums_in"] for entry in value["files"] if entry["eft_sums_in"] is not None]
-    eft = [sums for sums in carried if sums]
     return Fileset(
         dataset=dataset,
         files=tuple(files),
         original={
             "events": value["totals"]["events_in"],
             "sum_of_weights": value["totals"]["sum_of_weights_in"],
-            "eft_sums": [sum(term) for term in zip(*eft, strict=True)] if carried else None,
+            "eft_sums": _eft_sums(dataset, value["files"]),
             "theory_sums": _theory_sums(value["files"]),
             "lumi_sections": found,
             "certified_sections": good,
@@ -122,6 +121,21 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
         metadata={"dataset": dataset, **metadata},
         request_id=value["request_id"],
     )
+
+
+def _eft_sums(dataset: str, files: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """The files' sums by term; none of them if the skim has left these out, None if there are
+    none to leave out."""
+    carried = [entry for entry in files if entry["eft_sums_in"] is not None]
+    summed = [entry for entry in carried if entry["eft_sums_in"]]
+    numbers = {len(entry["eft_sums_in"]): entry["source"] for entry in summed}
+    if len(numbers) > 1:
+        there = " and ".join(f"{number} in {source}" for number, source in numbers.items())
+        raise DataFileError(
+            f"dataset {dataset}: its files have different numbers of {EFT_COEFFICIENTS}: {there}"
+        )
+    sums = [entry["eft_sums_in"] for entry in summed]
+    return [sum(term) for term in zip(*sums, strict=True)] if carried else None
 
 
 def _theory_sums(files: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:

@@ -13,7 +13,7 @@ from looseleaf.cluster import client_for
 from looseleaf.files import whole, write_json
 from looseleaf.histograms.store import write_uhi
 from looseleaf.objects.luminosity import check_golden
-from looseleaf.processing.fileset import from_manifest
+from looseleaf.processing.fileset import Fileset, from_manifest
 from looseleaf.processing.job import run
 from looseleaf.processing.runner import Limits
 
@@ -67,17 +67,21 @@ def process_datasets(
     label: str,
     metadata: Mapping[str, Mapping[str, Any]] | None = None,
     write: Callable[[str, Mapping[str, Any], Mapping[str, Any]], None] = write_uhi,
+    refuse: Callable[[Fileset], None] | None = None,
 ) -> None:
     """Process datasets on one cluster, and write each one's histograms and ledger.
 
     `metadata` by dataset goes to the processor with every chunk; `write` puts an
     accumulator and metadata into a file. It is written unnormalised, so that another cross
-    section or luminosity doesn't need another pass over the events.
+    section or luminosity doesn't need another pass over the events. `refuse` raises for a fileset
+    that isn't worth starting a cluster for.
     """
     filesets = [
         from_manifest(name, files.manifest, (metadata or {}).get(name, {}))
         for name, files in datasets.items()
     ]
+    for fileset in filesets if refuse is not None else ():
+        refuse(fileset)
     folder = Path(running.tasks).parent
     with (
         client_for(running.site, running.workers, folder / "workers") as site,

@@ -9,7 +9,6 @@ import numpy as np
 
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json, whole, write_json
-from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.weights import scale_to_luminosity
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, SIGNAL, weighed_alone
 from looseleaf.topcoffea.efthist import EFTHist
@@ -94,13 +93,6 @@ def _factors(
 ) -> dict[str, float]:
     """What the weights of a dataset are multiplied with, by variation where theory weights have
     sums of their own."""
-    if not dataset.get("wc_names") and original["eft_sums"] is not None:
-        where = dataset["listed"]["file"] if "listed" in dataset else f"dataset {name}"
-        key = "WCnames" if "listed" in dataset else "wc_names"
-        raise DataFileError(
-            f"{where}: its files carry {EFT_COEFFICIENTS}, but it declares no {key} that say what "
-            "of"
-        )
     lumi = analysis["lumi_ifb"]
     lumi = lumi[dataset["year"]] if isinstance(lumi, Mapping) else lumi
     found = _sum_of_weights(name, dataset, analysis.get("normalise", "ledger"), original)
@@ -138,12 +130,10 @@ def _theory_sum(
             "sums and say normalise: declared in the analysis"
         )
     if stated is not None and abs(sums[place] - stated) > SUM_TOLERANCE * stated:
-        where, of = f"dataset {name}", f"sums_of_weights.{key}"
-        if "listed" in dataset:
-            where, of = dataset["listed"]["file"], f"nSumOfWeights_{key}"
+        of = f"nSumOfWeights_{key}" if "listed" in dataset else f"{name}.sums_of_weights.{key}"
         raise DataFileError(
-            f"{where}: {of}: {stated:g} is stated; the {original['events']} events of the files "
-            f"of {name} sum {branch}[{place}] up to {sums[place]:g}"
+            f"{dataset['declared_in']}: {of}: {stated:g} is stated; the {original['events']} "
+            f"events of the files of {name} sum {branch}[{place}] up to {sums[place]:g}"
         )
     return sums[place]
 
@@ -163,9 +153,9 @@ def _sum_of_weights(
         return stated
     if abs(found - stated) > SUM_TOLERANCE * stated:
         raise DataFileError(
-            f"{listed['file']}: nSumOfWeights: {stated:g} is stated for {listed['events']} events; "
-            f"the {original['events']} events of the files of {name} sum up to {found:g}. If "
-            "the files are a skim, say normalise: declared in the analysis"
+            f"{dataset['declared_in']}: nSumOfWeights: {stated:g} is stated for "
+            f"{listed['events']} events; the {original['events']} events of the files of {name} "
+            f"sum up to {found:g}. If the files are a skim, say normalise: declared in the analysis"
         )
     return found
 
