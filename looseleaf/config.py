@@ -22,6 +22,7 @@ from looseleaf.objects.branches import is_theory_weight
 from looseleaf.objects.columns import analysis_columns, used_points
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.records import primary_of
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, channels_of, weighed_alone
 from looseleaf.topcoffea.samples import read_samples
 
@@ -383,6 +384,8 @@ def _check_analysis(
             raise ConfigError(f"{file}: datasets: {name!r} needs an xsec_pb to be normalised")
     for name, observable in analysis.get("observables", {}).items():
         _check_rising(observable["edges"], f"{file}: observables.{name}")
+    if analysis["kind"] in ("application", "topcoffea"):
+        _check_primaries(analysis, datasets, file)
     if analysis["kind"] == "topcoffea":
         _check_eft(analysis, datasets, file)
     if analysis["kind"] == "fakerate":
@@ -410,6 +413,33 @@ def _may_be_data(analysis: Mapping[str, Any]) -> list[str]:
     """The datasets of an analysis that needn't be simulation."""
     group = {"application": "observe", "topcoffea": "data"}.get(analysis["kind"], "measure")
     return analysis["datasets"].get(group, [])
+
+
+def _check_primaries(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: str) -> None:
+    """Refuse data that may hold events twice, or triggers whose events no data has."""
+    found = {primary_of(datasets[name]["das"]): name for name in _may_be_data(analysis)}
+    if not found:
+        return
+    triggers = analysis["triggers"]
+    if not any("primary" in trigger for trigger in triggers):
+        if len(found) > 1:
+            raise ConfigError(
+                f"{file}: triggers: {' and '.join(found)} may hold the same events; say of each "
+                f"trigger which of them it is of, as primary: [{next(iter(found))}]"
+            )
+        return
+    for trigger in triggers:
+        paths = ", ".join(trigger["paths"])
+        if "primary" not in trigger:
+            raise ConfigError(f"{file}: triggers: {paths}: primary is missing, others have it")
+        if not found.keys() & set(trigger["primary"]):
+            raise ConfigError(
+                f"{file}: triggers: {paths}: no data of {', '.join(trigger['primary'])} is listed, "
+                "events of theirs would be lost"
+            )
+    for primary, name in found.items():
+        if not any(primary in trigger["primary"] for trigger in triggers):
+            raise ConfigError(f"{file}: datasets: {name!r}: no trigger is of primary {primary}")
 
 
 def _squares_for(analysis: Mapping[str, Any], datasets: Iterable[Mapping[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,15 @@ def describe(path: Path, name: str, block: str) -> FileRecord:
         block=block,
         url=str(path.resolve()),
     )
+
+
+def primary_of(das: str) -> str:
+    """What a dataset's primary dataset is called, to its first sign that is no letter.
+
+    SingleMuon of /SingleMuon/Run2018A/NANOAOD and of the listed sample SingleMuon_A-UL2018, Muon of
+    /Muon0/... and of /Muon1/..., between which events are shared out.
+    """
+    return "".join(takewhile(str.isalpha, das.removeprefix("/")))
 
 
 def block_name(dataset: str) -> str:

@@ -122,7 +122,7 @@ for analysis in APPLICATION:
         params:
             analysis=as_is(analysis_of(analysis, without=CLOSURE_KEYS)),
             points=as_is(canonical(SETTINGS.points_of(analysis))),
-            datasets=declared_for(analysis, "data", "lumi_mask"),
+            datasets=declared_for(analysis, "data", "das", "lumi_mask"),
             code=code_hash("looseleaf.fakerate.application", "looseleaf.processing.stage"),
         message:
             f"fakerate: applying rates in {analysis}"

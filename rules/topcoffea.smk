@@ -54,7 +54,9 @@ for analysis in TOPCOFFEA:
         params:
             analysis=as_is(topcoffea_processing_of(analysis)),
             points=as_is(canonical(SETTINGS.points_of(analysis))),
-            datasets=declared_for(analysis, "data", "lumi_mask", "wc_names", "process"),
+            datasets=declared_for(
+                analysis, "data", "das", "lumi_mask", "wc_names", "process"
+            ),
             code=code_hash("looseleaf.topcoffea.process"),
         message:
             f"topcoffea: processing {analysis}"

@@ -336,6 +336,42 @@ def test_an_application_to_data_that_does_not_fit_together(
     assert message in refused(file="config/analyses/validation.yaml", edit=change)
 
 
+MU, ELE = {"paths": ["HLT_IsoMu24"]}, {"paths": ["HLT_Ele32_WPTight_Gsf"]}
+
+
+@pytest.mark.parametrize(
+    ("triggers", "message"),
+    [
+        (
+            [MU, ELE],
+            "triggers: SingleMuon and MultiLepton may hold the same events; say of each trigger "
+            "which of them it is of, as primary: [SingleMuon]",
+        ),
+        ([], "triggers: SingleMuon and MultiLepton may hold the same events"),
+        (
+            [{**MU, "primary": ["SingleMuon"]}, ELE],
+            "triggers: HLT_Ele32_WPTight_Gsf: primary is missing, others have it",
+        ),
+        (
+            [{**MU, "primary": ["SingleMuon"]}, {**ELE, "primary": ["EGamma"]}],
+            "triggers: HLT_Ele32_WPTight_Gsf: no data of EGamma is listed, events of theirs would",
+        ),
+        (
+            [{**MU, "primary": ["SingleMuon"]}],
+            "datasets: 'MultiLepton': no trigger is of primary MultiLepton",
+        ),
+    ],
+)
+def test_data_of_several_primary_datasets(
+    refused: Refusal, triggers: list[dict[str, Any]], message: str
+) -> None:
+    def change(analysis: dict[str, Any]) -> None:
+        analysis["datasets"]["observe"] = ["SingleMuon", "MultiLepton"]
+        analysis["triggers"] = triggers
+
+    assert message in refused(file="config/analyses/validation.yaml", edit=change)
+
+
 def test_a_signed_map_is_not_applied(refused: Refusal) -> None:
     maps = {"Muon": "seed2021"}
     message = refused(file=CLOSURE, edit=lambda a: a.update(maps=maps))

@@ -18,6 +18,7 @@ from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
 from looseleaf.processing.runner import Limits, ProcessingFailed, process_task
 from looseleaf.processing.stage import DatasetFiles, Running
+from looseleaf.records import primary_of
 from looseleaf.topcoffea import process as stage
 from looseleaf.topcoffea.combine import combine
 from looseleaf.topcoffea.efthist import EFTHist
@@ -137,6 +138,38 @@ def test_coefficients_that_do_not_fit_their_list(filesets: dict[str, Fileset]) -
     processor = TopCoffeaProcessor(ANALYSIS, POINTS, ["ctG"])
     with pytest.raises(ProcessingFailed, match=r"an event has 6 EFTfitCoefficients; .* make 3"):
         process_task(processor, chunks_of(fileset, 1700), {**fileset.metadata, "wc_names": ["ctG"]})
+
+
+def test_data_counts_once_whatever_datasets_hold_it(filesets: dict[str, Fileset]) -> None:
+    """Of each event, the dataset of the first trigger that fired; of simulation, any does."""
+    triggers = [
+        {"paths": ["HLT_IsoMu24"], "primary": ["SingleMuon"]},
+        {"paths": ["HLT_Ele32_WPTight_Gsf"], "primary": ["SingleElectron", "EGamma"]},
+    ]
+    fileset = filesets["t"]
+    events = uproot.concatenate([f"{file.url}:Events" for file in fileset.files])
+    muon, electron = (ak.to_numpy(events[trigger["paths"][0]]) for trigger in triggers)
+    assert (muon & electron).any()
+
+    def found(order: list[dict[str, Any]], **metadata: Any) -> int:
+        processor = TopCoffeaProcessor({**ANALYSIS, "triggers": order, "unblind": True}, POINTS, [])
+        more = {**fileset.metadata, **metadata}
+        return int(process_task(processor, chunks_of(fileset, 1700), more)[0]["cutflow"]["trigger"])
+
+    both = [
+        metadata_of(ANALYSIS, {"process": "data", "data": True, "das": das})
+        for das in (
+            "/SingleMuon/Run2018A-02Apr2020-v1/NANOAOD",
+            "/EGamma_A-UL2018/listed-2018/USER",
+        )
+    ]
+    assert [of["primary"] for of in both] == ["SingleMuon", "EGamma"]
+    assert [found(triggers, **of) for of in both] == [muon.sum(), (electron & ~muon).sum()]
+    assert [found(triggers[::-1], **of) for of in both] == [
+        (muon & ~electron).sum(), electron.sum()
+    ]  # fmt: skip
+    assert found(triggers) == (muon | electron).sum()
+    assert primary_of("/Muon1/Run2023C-v4/NANOAOD") == "Muon"
 
 
 def refusal(folder: Path, **declared: Any) -> str:

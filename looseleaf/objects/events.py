@@ -95,10 +95,18 @@ def fired(events: Any, paths: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def recorded(events: Any, triggers: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
-    """Whether any path of any trigger of an analysis fired; every event, where it has none."""
+    """Whether any path of any trigger of an analysis fired; every event, where it has none.
+
+    Where triggers say what primary datasets they are of, an event of data counts in that of the
+    first trigger that fired alone: several datasets may hold it.
+    """
     if not triggers:
         return np.ones(len(events), bool)
-    return np.logical_or.reduce([fired(events, trigger["paths"]) for trigger in triggers])
+    each = np.array([fired(events, trigger["paths"]) for trigger in triggers])
+    if not events.metadata["data"] or "primary" not in triggers[0]:
+        return each.any(axis=0)
+    mine = np.array([events.metadata["primary"] in trigger["primary"] for trigger in triggers])
+    return each.any(axis=0) & mine[each.argmax(axis=0)]
 
 
 def weights(events: Any) -> NDArray[np.float64]:
