@@ -459,12 +459,15 @@ def test_pictures_show_processes_points_and_data(tmp_path: Path) -> None:
     assert shown.value[[0, -1]] == pytest.approx(inside.value[[0, -1]] + inside.value[[1, -2]])
     assert shown.variance.sum() == pytest.approx(inside.variance.sum())
     assert shown.value[1:-1] == pytest.approx(inside.value[2:-2])
+    band = "Statistical uncertainty"
     for unblind in (False, True):
         one = grown.select(channel="one", systematic="nominal")
         _, ax = stack({**analysis, "unblind": unblind}, one, "x", "one")
         labels = [text.get_text() for text in ax.get_legend().get_texts()]
-        assert sorted(labels) == sorted(["tt", "ttH", "a = 1", *(["Data"] if unblind else [])])
-    write_histograms(tmp_path / "h.h5", {"x": grown}, {})
+        assert sorted(labels) == sorted(
+            ["tt", "ttH", "a = 1", *(["Data"] if unblind else []), band]
+        )
+    write_histograms(tmp_path / "h.h5", {"x": grown}, {"energy_tev": "13.6"})
     pictures(analysis, tmp_path / "h.h5", tmp_path, "Private work")
     drawn = sorted(path.name for path in tmp_path.glob("*.p*"))
     assert drawn == [f"{n}.{end}" for n in ("curve_a", "one_x", "two_x") for end in ("pdf", "png")]

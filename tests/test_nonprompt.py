@@ -461,6 +461,12 @@ def test_prediction_is_data_less_prompt_simulation(
         assert table[channel]["flips"]["SM"]["value"] == pytest.approx(flips, rel=1e-6)
         assert table[channel]["data"]["SM"]["value"] == len(hands["d"][channel, "signal"])
         assert f"{found['value']:.2f} +- {found['error']:.2f}" in text
+        block = text.split(channel)[1].split("\n\n")[0].strip().split("\n")[1:]
+        rows = dict(line.split("  ", 1) for line in block)
+        parts = [at["SM"] for process, at in table[channel].items() if process != "data"]
+        total = sum(part["value"] for part in parts), np.hypot.reduce([p["error"] for p in parts])
+        assert rows["all expected"].strip() == f"{total[0]:.2f} +- {total[1]:.2f}"
+        assert list(rows)[-1] == "data"
     run_combine(processed, {**ANALYSIS, "unblind": False}, {n: DATASETS[n] for n in ("t", "d")})
     assert "data" not in read_json(processed / "y.json")["channels"]["3l"]
     one = combined.select(process="ttbar", channel="3l", systematic="nominal").project()
@@ -526,14 +532,25 @@ def test_sums_of_weights_are_held_against_the_sample_file(
     whole = filesets["t"].original["sum_of_weights"]
 
     def listed(stated: float) -> dict[str, Any]:
-        about = {"events": 9999, "sum_of_weights": stated}
+        about = {"events": 6000, "sum_of_weights": stated}
         t = {**DATASETS["t"], "declared_in": "jsons/t.json", "listed": about}
         return {"t": t, "d": DATASETS["d"]}
 
     right = run_combine(processed, ANALYSIS, listed(whole * (1 + 1e-6)))
     with pytest.raises(DataFileError, match=r"jsons/t\.json: nSumOfWeights: .* the 6000 events"):
         run_combine(processed, ANALYSIS, listed(2 * whole))
+    # a file of data that is not listed is missed by nothing else
+    events = filesets["d"].original["events"]
+    of_data = {**DATASETS["d"], "declared_in": "jsons/d.json", "listed": {"events": events}}
+    same = run_combine(processed, ANALYSIS, {**listed(whole), "d": of_data})
+    assert same.values().sum() == pytest.approx(right.values().sum(), rel=1e-12)
+    of_data["listed"] = {"events": events + 1}
+    with pytest.raises(
+        DataFileError, match=rf"jsons/d\.json: nEvents: {events + 1} are stated, the"
+    ):
+        run_combine(processed, ANALYSIS, {**listed(whole), "d": of_data})
     skim = {**ANALYSIS, "normalise": "declared"}
+    run_combine(processed, skim, {**listed(whole), "d": of_data})
     half = run_combine(processed, skim, listed(2 * whole)).select(process="ttbar")
     np.testing.assert_allclose(2 * half.values(), right.select(process="ttbar").values(), rtol=1e-5)
 

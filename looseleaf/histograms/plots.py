@@ -28,14 +28,16 @@ def figure(width: float = 10, height: float = 9) -> tuple[Figure, Any]:
         return fig, fig.subplots()
 
 
-def label(ax: Any, text: str, data: bool, lumi_ifb: float | None) -> None:
-    """The experiment's label over the axes: status, data or simulation, luminosity."""
+def label(ax: Any, text: str, data: bool, lumi_ifb: float | None, energy_tev: str = "13") -> None:
+    """The experiment's label over the axes: status, data or simulation, luminosity, energy."""
     fig = ax.figure
     # mplhep places the parts of the label by their extents: the layout has to stand before
     ax.set_title(" ", fontsize=22)
     fig.draw_without_rendering()
     fig.set_layout_engine("none")
-    right = "(13 TeV)" if lumi_ifb is None else f"{luminosity(lumi_ifb)} (13 TeV)"
+    right = f"({energy_tev} TeV)"
+    if lumi_ifb is not None:
+        right = f"{luminosity(lumi_ifb)} {right}"
     # the space keeps the text off the experiment's name
     left = f" {text}" if data else f" Simulation {text}"
     with mpl.rc_context(mplhep.style.CMS):

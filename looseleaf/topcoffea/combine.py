@@ -1,7 +1,8 @@
 """Normalising the processed datasets of a topcoffea analysis, and tabulating the yields."""
 
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from looseleaf.topcoffea.store import eft_histograms, read_histograms, write_his
 
 # a sum that a sample file states and one that was made of its events, in single precision
 SUM_TOLERANCE = 1e-4
+# the row of a text table that sums what is expected; no process is called so
+TOTAL = "all expected"
 # an observable's variations of one dataset, normalised
 Varied = dict[str, EFTHist]
 
@@ -68,7 +71,11 @@ def combine(
             for process, varied in _by_process(filled, dataset, factors, analysis).items():
                 parts.setdefault(observable, {}).setdefault(process, []).append(varied)
     total = {observable: _added(by_process) for observable, by_process in parts.items()}
-    about = {"analysis": analysis["name"], "lumi_ifb": analysis["lumi_ifb"]}
+    about = {
+        "analysis": analysis["name"],
+        "lumi_ifb": analysis["lumi_ifb"],
+        "energy_tev": energies(dataset.get("year") for dataset in datasets.values()),
+    }
     write_histograms(histograms, total, about)
     channels = yields_of(analysis, next(iter(total.values())))
     if "nonprompt" in analysis:
@@ -141,16 +148,25 @@ def _theory_sum(
 def _sum_of_weights(
     name: str, dataset: Mapping[str, Any], source: str, original: Mapping[str, Any]
 ) -> float:
-    """The ledger's sum over the original events, held against what the sample's file states."""
+    """The ledger's sum over the original events; it and their number are held against what the
+    sample's file states."""
     found = original["sum_of_weights"]
     if dataset.get("wc_names"):
         found = original["eft_sums"][0] if original["eft_sums"] else 0.0
     listed = dataset.get("listed")
-    if listed is None or dataset["data"]:
+    if listed is None:
+        return found
+    if source == "declared":
+        return found if dataset["data"] else listed["sum_of_weights"]
+    if original["events"] != listed["events"]:
+        raise DataFileError(
+            f"{dataset['declared_in']}: nEvents: {listed['events']} are stated, the files of "
+            f"{name} have {original['events']}: is a file missing, or one too many? If they are a "
+            "skim, say normalise: declared in the analysis"
+        )
+    if dataset["data"]:
         return found
     stated = listed["sum_of_weights"]
-    if source == "declared":
-        return stated
     if abs(found - stated) > SUM_TOLERANCE * stated:
         raise DataFileError(
             f"{dataset['declared_in']}: nSumOfWeights: {stated:g} is stated for "
@@ -235,6 +251,13 @@ def _added(by_process: Mapping[str, list[Varied]]) -> EFTHist:
     return total
 
 
+def energies(years: Iterable[str | None]) -> str:
+    """The energies of collisions in TeV that datasets of these years are of: 13 until 2018, and
+    where none is declared."""
+    found = {"13.6" if year is not None and year >= "2022" else "13" for year in years}
+    return ", ".join(sorted(found))
+
+
 def yields_of(analysis: Mapping[str, Any], filled: EFTHist) -> dict[str, Any]:
     """Events by channel, process and EFT point, what lies beyond the axis included.
 
@@ -257,13 +280,25 @@ def yields_of(analysis: Mapping[str, Any], filled: EFTHist) -> dict[str, Any]:
 
 
 def text_table(found: Mapping[str, Any]) -> str:
-    """The yields as a text: a block a channel, a row a process, a column an EFT point."""
+    """The yields as a text: a block a channel, a row a process, a column an EFT point.
+
+    Below what is expected stands its sum, of which the errors are taken as independent, then data.
+    """
     lines = []
     for channel, processes in found.items():
         points = list(next(iter(processes.values())))
+        expected = {process: at for process, at in processes.items() if process != DATA}
+        total = {
+            point: {
+                "value": sum(at[point]["value"] for at in expected.values()),
+                "error": math.hypot(*(at[point]["error"] for at in expected.values())),
+            }
+            for point in points
+        }
+        observed = {DATA: processes[DATA]} if DATA in processes else {}
         rows = [
             [process, *(f"{v['value']:.2f} +- {v['error']:.2f}" for v in at.values())]
-            for process, at in processes.items()
+            for process, at in {**expected, TOTAL: total, **observed}.items()
         ]
         rows = [[channel, *points], *rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

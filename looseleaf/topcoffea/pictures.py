@@ -35,18 +35,20 @@ def pictures(
     """Each observable in each channel, and the curve of each coefficient to scan."""
     lumi = analysis["lumi_ifb"]
     lumi = sum(lumi.values()) if isinstance(lumi, Mapping) else lumi
-    found = eft_histograms(read_histograms(histograms)[0])
+    accumulator, metadata = read_histograms(histograms)
+    found = eft_histograms(accumulator)
+    beams = {"lumi_ifb": lumi, "energy_tev": metadata["energy_tev"]}
     nominal = {name: filled.select(**{SYSTEMATIC: NOMINAL}) for name, filled in found.items()}
     for observable, filled in nominal.items():
         for channel in channels_of(analysis):
             fig, ax = stack(analysis, filled.select(**{CHANNEL: channel}), observable, channel)
-            plots.label(ax, label, data=analysis.get("unblind", False), lumi_ifb=lumi)
+            plots.label(ax, label, data=analysis.get("unblind", False), **beams)
             plots.save(fig, Path(folder) / f"{channel}_{observable}")
     first = analysis.get("datacards", {}).get("observable", next(iter(nominal)))
     for name, (low, high) in analysis.get("scan", {}).items():
         scan = np.linspace(low, high, SCAN_POINTS)
         fig, ax = curve(analysis, nominal[first], name, scan)
-        plots.label(ax, label, data=False, lumi_ifb=lumi)
+        plots.label(ax, label, data=False, **beams)
         plots.save(fig, Path(folder) / f"curve_{name}")
 
 
@@ -89,9 +91,10 @@ def stack(
             flow="none",
         )
         error = np.sqrt(total.variances())
-        plots.draw_band(ax, edges, total.values(), error)
+        plots.draw_band(ax, edges, total.values(), error, "Statistical uncertainty")
         plots.draw_band(below, edges, np.where(np.isnan(known), np.nan, 1.0), error / known)
         top, top_ratio = np.max(total.values() + error, initial=1e-9), 2.0
+        beyond: list[tuple[NDArray[np.float64], str]] = []
         moved = {label: point for label, point in analysis["points"].items() if point}
         for (label, point), colour, style in zip(
             moved.items(), cycle(POINT_COLOURS), cycle(POINT_STYLES), strict=False
@@ -101,6 +104,7 @@ def stack(
             line = {"linewidth": 2, "baseline": None, "color": colour, "linestyle": style}
             ax.stairs(values, edges, label=label, **line)
             below.stairs(values / known, edges, **line)
+            beyond.append((values / known, colour))
             top = max(top, np.max(values))
             top_ratio = np.nanmax(values / known, initial=top_ratio)
         if data is not None and analysis.get("unblind", False):
@@ -109,13 +113,20 @@ def stack(
             bars = np.abs(poisson_interval(values) - values)
             ax.errorbar(centres, values, bars, fmt="ko", label="Data")
             below.errorbar(centres, values / known, bars / known, fmt="ko")
+            beyond.append((values / known, "black"))
             top = max(top, np.max(values + bars[1]))
         ax.set_ylim(min(0.0, float(np.min(total.values()))), 1.7 * top)
         ax.set_ylabel("Events / bin")
         # the axis below says it
         ax.set_xlabel("")
         ax.legend(loc="upper right", fontsize=16, ncols=2, title=title, title_fontsize=16)
-        below.set_ylim(0, min(1.1 * top_ratio, LARGEST_RATIO))
+        highest = min(1.1 * top_ratio, LARGEST_RATIO)
+        below.set_ylim(0, highest)
+        for ratio, colour in beyond:
+            # a point above the axis stands at its end
+            out = ratio > highest
+            centres = (edges[1:] + edges[:-1])[out] / 2
+            below.plot(centres, np.full(len(centres), 0.95 * highest), "^", color=colour)
         below.set_ylabel("Ratio to SM", fontsize=20)
         below.set_xlabel(filled.axes[observable].label)
         below.set_xlim(edges[0], edges[-1])
@@ -164,7 +175,9 @@ def curve(
         ax.plot(scan, twice_delta_nll(filled, name, scan), linewidth=2)
         for level, text in ((1.0, "68%"), (3.84, "95%")):
             ax.axhline(level, color="grey", linestyle="--", linewidth=1)
-            ax.text(scan[0], level, f" {text}", va="bottom", fontsize=15, color="grey")
+            # beside the ticks, which are inside
+            place = scan[0] + 0.03 * (scan[-1] - scan[0])
+            ax.text(place, level, text, va="bottom", fontsize=15, color="grey")
         ax.set_ylim(0, 10)
         ax.set_ylabel(r"$-2\,\Delta\ln L$ (expected, statistical)", fontsize=20)
         for process in there:
