@@ -19,7 +19,7 @@ import yaml
 from looseleaf.errors import ConfigError
 from looseleaf.objects import names
 from looseleaf.objects.branches import is_theory_weight
-from looseleaf.objects.columns import analysis_columns, used_points
+from looseleaf.objects.columns import analysis_columns, corrected_collection, used_points
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.records import primary_of
@@ -267,9 +267,7 @@ def _analyses(
         if roles := working_points_of(analysis, analyses, str(path)):
             analysis["working_points"] = roles
         _check_flips(analysis, analyses, str(path))
-        for key, correction in analysis.get("corrections", {}).items():
-            where = f"{path}: corrections.{key}.file"
-            correction["file"] = str(find(correction["file"], base, where))
+        _find_corrections(analysis, base, path)
         _check_analysis(analysis, datasets, points, str(path))
         read = set().union(
             *[
@@ -283,6 +281,15 @@ def _analyses(
             analysis.setdefault("squares", _squares_for(analysis, mine))
         analyses[analysis["name"]] = analysis
     return analyses
+
+
+def _find_corrections(analysis: Mapping[str, Any], base: Path, path: Path) -> None:
+    for key, correction in analysis.get("corrections", {}).items():
+        where = f"{path}: corrections.{key}.file"
+        correction["file"] = str(find(correction["file"], base, where))
+        if "years" in correction:
+            # YAML takes 2018 as a number
+            correction["years"] = [str(year) for year in correction["years"]]
 
 
 def eft_analysis(
@@ -308,6 +315,7 @@ def eft_analysis(
     analysis["working_points"] = working_points_of(analysis, known, str(path))
     analysis.setdefault("squares", _squares_for(analysis, samples.values()))
     _check_regions(analysis, str(path))
+    _find_corrections(analysis, bases[0], path)
     for name, observable in analysis["observables"].items():
         _check_rising(observable["edges"], f"{path}: observables.{name}")
     _check_columns(
@@ -473,6 +481,7 @@ def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: s
     _check_coefficients(analysis, {name for d in mine for name in d.get("wc_names", [])}, file)
     _check_years(analysis, datasets, file)
     _check_systematics(analysis, datasets, processes, file)
+    _check_corrections(analysis, datasets, file)
     observable = analysis.get("datacards", {}).get(
         "observable", next(iter(analysis["observables"]))
     )
@@ -569,6 +578,28 @@ def _check_systematics(
                     )
             if kind == "theory":
                 _check_theory(name, value, analysis, datasets, file)
+
+
+def _check_corrections(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: str) -> None:
+    """Refuse corrections that would not be applied, or whose nuisance is called like another."""
+    simulation = {name: datasets[name].get("year") for name in analysis["datasets"]["simulation"]}
+    for name, wanted in analysis.get("corrections", {}).items():
+        key = f"{file}: corrections.{name}"
+        _check_nuisance(name, key)
+        for kind, of_kind in analysis.get("systematics", {}).items():
+            if name in of_kind:
+                raise ConfigError(f"{key}: there is a systematics.{kind}.{name} already")
+        if "of" in wanted:
+            try:
+                corrected_collection(name, wanted, analysis["working_points"])
+            except ConfigError as problem:
+                raise ConfigError(f"{file}: {problem}") from None
+        for year in wanted.get("years", []):
+            if year not in simulation.values():
+                raise ConfigError(f"{key}.years: no simulation of {year} in its datasets")
+        for dataset, year in simulation.items():
+            if "years" in wanted and year is None:
+                raise ConfigError(f"{key}: goes by year, but {dataset!r} declares none")
 
 
 def _check_theory(

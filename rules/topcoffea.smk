@@ -33,6 +33,7 @@ for analysis in TOPCOFFEA:
             masks=lumi_masks(analysis),
             maps=maps_of(analysis),
             flips=flips_of(analysis),
+            corrections=correction_files(analysis),
         output:
             processed=by_dataset(analysis, PATHS.processed("topcoffea", analysis)),
             ledgers=by_dataset(analysis, PATHS.ledger("topcoffea", analysis)),
@@ -55,7 +56,7 @@ for analysis in TOPCOFFEA:
             analysis=as_is(topcoffea_processing_of(analysis)),
             points=as_is(canonical(SETTINGS.points_of(analysis))),
             datasets=declared_for(
-                analysis, "data", "das", "lumi_mask", "wc_names", "process"
+                analysis, "data", "das", "year", "lumi_mask", "wc_names", "process"
             ),
             code=code_hash("looseleaf.topcoffea.process"),
         message:

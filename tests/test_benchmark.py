@@ -63,7 +63,7 @@ def results(tmp_path):
     write_json(
         root / "servicex/A.json",
         {
-            "format": "looseleaf-manifest/2",
+            "format": "looseleaf-manifest/3",
             "totals": {"bytes": 4000, "events_in": 3000, "events_out": 900},
             "files": [
                 {"cost": cost(1000, 5000, 0.5, 0.4, 7)},
@@ -296,9 +296,9 @@ def test_a_broken_job_record_is_named(results, tmp_path, text, message):
         (
             "servicex/A.json",
             {"format": "other"},
-            "A.json: not of the format 'looseleaf-manifest/2'",
+            "A.json: not of the format 'looseleaf-manifest/3'",
         ),
-        ("servicex/A.json", {"format": "looseleaf-manifest/2"}, "A.json: incomplete"),
+        ("servicex/A.json", {"format": "looseleaf-manifest/3"}, "A.json: incomplete"),
         (
             "fakerate/muon/B.ledger.json",
             {"format": "looseleaf-ledger/1", "dataset": "B", "chunks": [{"worker": "0"}]},

@@ -336,6 +336,8 @@ def test_an_application_to_data_that_does_not_fit_together(
     assert message in refused(file="config/analyses/validation.yaml", edit=change)
 
 
+# a weight of events by some file's correction
+CORRECTION = {"file": "config/config.yaml", "correction": "sf", "inputs": {"x": "MET_pt"}}
 MU, ELE = {"paths": ["HLT_IsoMu24"]}, {"paths": ["HLT_Ele32_WPTight_Gsf"]}
 
 
@@ -543,6 +545,38 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
             {"systematics": {"theory": {"ISR": {"branch": "genWeight", "up": 0, "down": 2}}}},
             "systematics.theory.ISR.branch: 'genWeight' is no branch of theory weights, whose",
         ),
+        *[
+            ({"corrections": {name: {**CORRECTION, **wanted}}, **more}, message)
+            for name, wanted, more, message in (
+                ("jesUp", {}, {}, "corrections.jesUp: 'jesUp' has a meaning; choose another"),
+                (
+                    "a",
+                    {},
+                    {"systematics": {"rate": {"a": {"value": 1.1}}}},
+                    "corrections.a: there is a systematics.rate.a already",
+                ),
+                (
+                    "a",
+                    {"of": "tight"},
+                    {},
+                    "corrections.a.inputs: a weight of leptons takes branches of one collection of "
+                    "Muon, Electron, not of none",
+                ),
+                (
+                    "a",
+                    {"of": "loose", "inputs": {"x": "sum(Muon_pt) + Electron_pt"}},
+                    {},
+                    "of Muon, Electron, not of Electron and Muon",
+                ),
+                ("a", {"years": [2018]}, {}, "corrections.a.years: no simulation of 2018 in its"),
+                (
+                    "a",
+                    {"variations": {"up": {"side": "up"}}},
+                    {},
+                    "corrections.a.variations: the key 'down' is missing",
+                ),
+            )
+        ],
         (
             {"systematics": {"shape": {"a": {"weight": {"up": "n_mu", "down": "n_taus"}}}}},
             "systematics.shape.a.weight.down: 'n_taus' speaks of 'n_taus'",

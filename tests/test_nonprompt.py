@@ -21,6 +21,7 @@ from looseleaf.files import read_json, write_json
 from looseleaf.histograms.store import write_uhi
 from looseleaf.nanoaod import choose_branches
 from looseleaf.objects.columns import analysis_columns
+from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.rates import RateMap
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
@@ -309,6 +310,81 @@ def test_other_jet_energies_and_weights(filesets: dict[str, Fileset]) -> None:
         expected = (by_number * (1 + slope * np.arange(15))).sum()
         one = found.select(channel="2l_em", region="signal", systematic=systematic).project()
         assert one.values()[0] == pytest.approx(expected, rel=1e-6)
+
+
+def scale_factors(path: Path, formula: str, **sides: float) -> str:
+    """A correctionlib file of a weight by formula of x, times a number for each side."""
+    content = [
+        {"key": side, "value": {
+            "nodetype": "formula", "parser": "TFormula", "variables": ["x"],
+            "expression": f"{factor} * ({formula})",
+        }}
+        for side, factor in {"nominal": 1.0, **sides}.items()
+    ]  # fmt: skip
+    correction = {
+        "name": "sf", "version": 1, "output": {"name": "weight", "type": "real"},
+        "inputs": [{"name": "x", "type": "real"}, {"name": "side", "type": "string"}],
+        "data": {"nodetype": "category", "input": "side", "content": content},
+    }  # fmt: skip
+    path.write_text(json.dumps({"schema_version": 2, "corrections": [correction]}))
+    return str(path)
+
+
+def test_corrections_weigh_events_and_leptons(filesets: dict[str, Fileset], tmp_path: Path) -> None:
+    """Of events, of tight leptons of one flavour and of loose ones of another; data has none."""
+    common = {"correction": "sf", "choices": {"side": "nominal"}}
+    sides = {side: {"side": side} for side in ("up", "down")}
+    corrections = {
+        "met": {**common, "file": scale_factors(tmp_path / "met.json", "1 + 0.002 * x"),
+                "inputs": {"x": "MET_pt"}},
+        "id": {**common, "of": "tight", "inputs": {"x": "Muon_pt"}, "variations": sides,
+               "file": scale_factors(tmp_path / "id.json", "0.9 + 0.001 * x", up=1.1, down=0.8)},
+        "reco": {**common, "of": "loose", "inputs": {"x": "abs(Electron_eta)"}, "years": ["2017"],
+                 "variations": sides,
+                 "file": scale_factors(tmp_path / "reco.json", "1 - 0.1 * x", up=1.2, down=0.9)},
+        "other": {**common, "of": "loose", "inputs": {"x": "Muon_pt"}, "years": ["2018"],
+                  "variations": sides,
+                  "file": scale_factors(tmp_path / "other.json", "7 + 0 * x", up=2, down=3)},
+    }  # fmt: skip
+    analysis = {**ANALYSIS, "corrections": corrections}
+    flips = FlipMap(json.dumps(FLIPS), "flips")
+    processor = TopCoffeaProcessor(
+        analysis, POINTS, ["c"], True, MAPS, flips, Corrections.from_files(corrections)
+    )
+    found = {
+        name: process_task(processor, chunks_of(filesets[name], 2500), filesets[name].metadata)[0]
+        for name in ("t", "d")
+    }
+    assert found["d"]["ht"] == accumulated(filesets["d"])["ht"]
+    e, leptons = leptons_of(filesets["t"])
+    prompt, failing = ak.all(leptons.genPartFlav == 1, axis=1), ak.sum(~leptons.tight, axis=1)
+    odds = ak.prod(ak.where(leptons.tight, 1.0, leptons.rate / (1 - leptons.rate)), axis=1)
+    predicted = -((-1.0) ** failing) * odds
+    tight_muons = leptons[leptons.tight & (leptons.electron == 0)]
+    electrons = leptons[leptons.electron == 1]
+    one = (1 + 0.002 * e.MET_pt) * ak.prod(0.9 + 0.001 * tight_muons.pt, axis=1)
+    weight = e.genWeight * one * ak.prod(1 - 0.1 * abs(electrons.eta), axis=1)
+    em = (ak.num(leptons) == 2) & (ak.sum(leptons.electron, axis=1) == 1) & prompt
+    # flips of tight leptons are predicted from data
+    right = (ak.sum(leptons.wrong, axis=1) == 0) | (ak.sum(leptons.charge, axis=1) == 0)
+    assert ak.sum(em & (failing == 1)) > 20
+    histogram = found["t"]["ht"].select(channel="2l_em")
+    for systematic, factor in (
+        ("nominal", 1.0),
+        ("idUp", 1.1 ** ak.num(tight_muons)),
+        ("idDown", 0.8 ** ak.num(tight_muons)),
+        ("recoUp", 1.2 ** ak.num(electrons)),
+        ("recoDown", 0.9 ** ak.num(electrons)),
+    ):
+        for region, here, by_rate in (
+            ("signal", em & (failing == 0) & right, 1.0),
+            ("nonprompt", em & (failing > 0), predicted),
+        ):
+            hand = ak.to_numpy((weight * factor * by_rate)[here])
+            total = histogram.select(region=region, systematic=systematic).project().at()
+            assert total.view().value == pytest.approx(hand.sum(), rel=1e-6)
+            assert total.view().variance == pytest.approx((hand**2).sum(), rel=1e-6)
+    assert not [name for name in histogram.categories("systematic") if name.startswith("other")]
 
 
 def test_masses_and_leptons_by_their_order(filesets: dict[str, Fileset]) -> None:

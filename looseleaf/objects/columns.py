@@ -121,6 +121,23 @@ def _multilepton_expressions(analysis: Mapping[str, Any]) -> list[tuple[str, str
     return texts
 
 
+def corrected_collection(
+    name: str, correction: Mapping[str, Any], collections: Iterable[str]
+) -> str:
+    """Of which of the collections of leptons a correction is, told from its inputs.
+
+    Raises `ConfigError` if it is of none, or of several.
+    """
+    branches = cut_columns(correction["inputs"].values())
+    found = sorted({branch.partition("_")[0] for branch in branches} & set(collections))
+    if len(found) != 1:
+        raise ConfigError(
+            f"corrections.{name}.inputs: a weight of leptons takes branches of one collection of "
+            f"{', '.join(collections)}, not of {' and '.join(found) or 'none'}"
+        )
+    return found[0]
+
+
 def topcoffea_columns(analysis: Mapping[str, Any], dataset: Mapping[str, Any]) -> set[str]:
     """What a topcoffea analysis reads of simulation alone: origins of leptons, theory weights."""
     columns = set()

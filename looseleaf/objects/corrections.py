@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from looseleaf.errors import ConfigError
+from looseleaf.objects.columns import corrected_collection
 from looseleaf.objects.events import Branches, Selection
 from looseleaf.objects.expressions import Expression
 
@@ -92,26 +93,52 @@ class Corrections:
         weight = np.ones(len(events))
         for name, wanted in self._declared.items():
             if "of" not in wanted:
-                branches = Branches(events)
-                values = {key: Expression(text)(branches) for key, text in wanted["inputs"].items()}
-                jagged = [
-                    wanted["inputs"][k] for k, v in values.items() if getattr(v, "ndim", 0) > 1
-                ]
-                if jagged:
-                    raise ConfigError(
-                        f"corrections.{name}: {jagged[0]!r} has a value for each lepton; say of "
-                        "which ones the weight is with `of: loose` or `of: tight`"
-                    )
-                weight *= self._evaluate(name, values, variation)
+                weight *= self._of_events(name, events, variation)
         return weight
+
+    def _of_events(self, name: str, events: Any, variation: str) -> Any:
+        inputs, branches = self._declared[name]["inputs"], Branches(events)
+        values = {key: Expression(text)(branches) for key, text in inputs.items()}
+        jagged = [inputs[k] for k, v in values.items() if getattr(v, "ndim", 0) > 1]
+        if jagged:
+            raise ConfigError(
+                f"corrections.{name}: {jagged[0]!r} has a value for each lepton; say of which "
+                "ones the weight is with `of: loose` or `of: tight`"
+            )
+        return self._evaluate(name, values, variation)
 
     def lepton_weight(self, selection: Selection, of: str, variation: str) -> NDArray[np.float64]:
         """The product of all corrections of loose or tight leptons; one for each selected."""
         weight = np.ones(selection.size)
         for name, wanted in self._declared.items():
             if wanted.get("of") == of:
-                values = {key: selection.column(text) for key, text in wanted["inputs"].items()}
-                weight *= self._evaluate(name, values, variation)
+                weight *= self._of_leptons(name, selection, variation)
+        return weight
+
+    def _of_leptons(self, name: str, selection: Selection, variation: str) -> Any:
+        inputs = self._declared[name]["inputs"]
+        values = {key: selection.column(text) for key, text in inputs.items()}
+        return self._evaluate(name, values, variation)
+
+    def of_event(
+        self,
+        name: str,
+        events: Any,
+        chosen: Mapping[str, Mapping[str, Any]],
+        variation: str = "nominal",
+    ) -> NDArray[np.float64]:
+        """What one correction makes of each event's weight: its own, or the product over leptons.
+
+        `chosen` are jagged masks of the events' leptons by collection, of `loose` and `tight` ones.
+        """
+        wanted = self._declared[name]
+        weight = np.ones(len(events))
+        if "of" not in wanted:
+            weight *= self._of_events(name, events, variation)
+            return weight
+        leptons = chosen[corrected_collection(name, wanted, chosen)][wanted["of"]]
+        selection = Selection(events, np.ones(len(events), bool), leptons)
+        np.multiply.at(weight, selection.event, self._of_leptons(name, selection, variation))
         return weight
 
     def _evaluate(self, name: str, values: Mapping[str, Any], variation: str) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 from looseleaf.errors import DataFileError
 from looseleaf.objects.branches import EFT_COEFFICIENTS
+from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.names import FLIP_CORRECTION
 from looseleaf.objects.rates import RateMap
@@ -64,6 +65,7 @@ def processor_of(
         None
         if flips is None
         else FlipMap.from_file(flips, analysis["flips"].get("correction", FLIP_CORRECTION)),
+        Corrections.from_files(analysis.get("corrections", {})),
     )
 
 
@@ -72,6 +74,7 @@ def metadata_of(analysis: Mapping[str, Any], declared: Mapping[str, Any]) -> dic
     return {
         **event_metadata(analysis, declared),
         "process": declared["process"],
+        "year": declared.get("year"),
         "wc_names": declared.get("wc_names", []),
     }
 

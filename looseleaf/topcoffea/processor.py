@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from looseleaf.errors import DataFileError
 from looseleaf.objects.branches import EFT_COEFFICIENTS
+from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.events import counted_momentum, recorded, weights
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
@@ -70,9 +71,9 @@ class TopCoffeaProcessor(ProcessorABC):
     `analysis` is a topcoffea analysis of the configuration, `points` the declared working points,
     `coefficients` the list that all samples are brought to, `squares` what `EFTHist` keeps of the
     squared weights; `maps` are the measured rates by collection, where the analysis has a
-    `nonprompt`, and `flips` the map of charge flips, where it has one. The metadata of a dataset
-    holds `data`, `process` and `wc_names`, the coefficients of an EFT sample in the order of its
-    file, else nothing.
+    `nonprompt`, `flips` the map of charge flips, where it has one, and `corrections` its weights of
+    simulated events. The metadata of a dataset holds `data`, `process`, `year` and `wc_names`, the
+    coefficients of an EFT sample in the order of its file, else nothing.
 
     The accumulator holds, for each observable, an `EFTHist` over channel, region (`signal`,
     `nonprompt`, `flips`: weighted with the rates), systematic and observable, the events by
@@ -89,10 +90,12 @@ class TopCoffeaProcessor(ProcessorABC):
         squares: bool | Sequence[Mapping[str, float]] = True,
         maps: Mapping[str, RateMap] | None = None,
         flips: FlipMap | None = None,
+        corrections: Corrections | None = None,
     ) -> None:
         self._analysis, self._points = analysis, points
         self._coefficients, self._squares = tuple(coefficients), squares
         self._maps, self._flips = dict(maps or {}), flips
+        self._corrections = corrections
         self._channels = {
             name: (
                 [Expression(cut) for cut in channel.cuts],
@@ -123,7 +126,11 @@ class TopCoffeaProcessor(ProcessorABC):
         is_data = events.metadata["data"]
         event_weight, eft = self._weights(events)
         triggered = recorded(events, self._analysis["triggers"]) & certified(events)
-        chosen = self._leptons(events, is_data)
+        chosen, masks = self._leptons(events, is_data)
+        corrections: dict[str, Weights] = {}
+        if not is_data:
+            factor, corrections = self._corrected(events, masks)
+            event_weight = event_weight * factor
         fields = ("tight", *(("prompt",) if self._maps and not is_data else ()))
         leptons = merged(chosen, (*LEPTON_FIELDS, *fields, *(("bin",) if self._maps else ())))
         selected = triggered.copy()
@@ -154,7 +161,9 @@ class TopCoffeaProcessor(ProcessorABC):
                 # another jet energy is a variation of its own, with the nominal weights
                 varied = {role: {label: w[NOMINAL]} for role, w in by_role.items()}
             else:
-                varied = by_role if is_data else self._reweighted(by_role, quantities, events)
+                varied = by_role
+                if not is_data:
+                    varied = self._reweighted(by_role, quantities, events, corrections)
             for channel, role, key, mask in self._masks(seen, selected, tight, flipped, is_data):
                 if label == NOMINAL and role == SIGNAL:
                     counted[channel] = mask
@@ -213,15 +222,18 @@ class TopCoffeaProcessor(ProcessorABC):
         out[...] = list(numbers.values())
         return out
 
-    def _leptons(self, events: Any, is_data: bool) -> dict[str, Any]:
-        """Loose leptons by collection: whether they are tight, and what rates go by."""
+    def _leptons(self, events: Any, is_data: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Loose leptons by collection: whether they are tight, and what rates go by; and which of
+        the events' leptons are loose and which tight."""
         offsets = stacked(self._maps)[0] if self._maps else {}
-        found = {}
+        found, masks = {}, {}
         for collection, roles in self._analysis["working_points"].items():
             every = events[collection]
             loose = self._points.passes(collection, roles["loose"], every)
             leptons = every[loose]
-            leptons["tight"] = self._points.passes(collection, roles["tight"], every)[loose]
+            tight = loose & self._points.passes(collection, roles["tight"], every)
+            masks[collection] = {"loose": loose, "tight": tight}
+            leptons["tight"] = tight[loose]
             # what fails counts at the momentum at which the map counted it
             leptons["pt"] = counted_momentum(
                 self._points, collection, roles, leptons, leptons.tight
@@ -234,7 +246,27 @@ class TopCoffeaProcessor(ProcessorABC):
                     flavour = leptons.genPartFlav
                     leptons["prompt"] = (flavour == PROMPT[0]) | (flavour == PROMPT[1])
             found[collection] = leptons
-        return found
+        return found, masks
+
+    def _corrected(
+        self, events: Any, masks: Mapping[str, Any]
+    ) -> tuple[Weights, dict[str, Weights]]:
+        """The product of the corrections of simulated events, and by variation what one of them
+        multiplies it with."""
+        total, factors = np.ones(len(events)), {}
+        year = events.metadata["year"]
+        for name, wanted in self._analysis.get("corrections", {}).items():
+            if self._corrections is None or year not in wanted.get("years", [year]):
+                continue
+            nominal = self._corrections.of_event(name, events, masks)
+            total *= nominal
+            for side in wanted.get("variations", {}):
+                varied = self._corrections.of_event(name, events, masks, f"{name}_{side}")
+                # an event that a correction takes away stays away
+                factors[name + side.capitalize()] = np.divide(
+                    varied, nominal, out=np.zeros(len(events)), where=nominal != 0
+                )
+        return total, factors
 
     def _flipped(self, events: Any, chosen: Mapping[str, Any], is_data: bool) -> Mask:
         """Simulated events with an electron of another charge than it was made with, which data
@@ -314,11 +346,12 @@ class TopCoffeaProcessor(ProcessorABC):
         by_role: Mapping[str, Mapping[str, Weights]],
         quantities: Mapping[str, Any],
         events: Any,
+        corrections: Mapping[str, Weights],
     ) -> dict[str, dict[str, Weights]]:
-        """The weights with the variations of weights, by the declared expressions and by theory
-        weights, which NanoAOD has relative to the nominal one."""
+        """The weights with the variations of weights: of corrections, by the declared expressions
+        and by theory weights, which NanoAOD has relative to the nominal one."""
         systematics = self._analysis.get("systematics", {})
-        factors: dict[str, Any] = {}
+        factors: dict[str, Any] = dict(corrections)
         for name, shape in systematics.get("shape", {}).items():
             if self._applies(shape, events):
                 for direction, text in shape.get("weight", {}).items():
