@@ -6,7 +6,7 @@ are relative to the working folder or, failing that, to the folder of the Snakef
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -22,7 +22,7 @@ from looseleaf.objects.branches import is_theory_weight
 from looseleaf.objects.columns import analysis_columns, corrected_collection, used_points
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
-from looseleaf.records import primary_of
+from looseleaf.records import primaries_of
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, channels_of, weighed_alone
 from looseleaf.topcoffea.samples import read_samples
 
@@ -49,9 +49,9 @@ class Settings:
     """The whole configuration, checked.
 
     `datasets` and `analyses` are by name, in the order in which they were declared; a dataset's
-    `declared_in` is the file that declares it; `general` is
-    the main file after the overrides of the command line; `branches` names those that stand in
-    for others; `site` says where processors run.
+    `declared_in` is the file that declares it. `general` is the main file after the overrides of
+    the command line, `branches` names those that stand in for others, `site` says where processors
+    run.
     """
 
     general: Mapping[str, Any]
@@ -316,6 +316,8 @@ def eft_analysis(
     analysis.setdefault("squares", _squares_for(analysis, samples.values()))
     _check_regions(analysis, str(path))
     _find_corrections(analysis, bases[0], path)
+    data = {name: sample for name, sample in samples.items() if sample["data"]}
+    _check_primaries(analysis["triggers"], data, str(path))
     for name, observable in analysis["observables"].items():
         _check_rising(observable["edges"], f"{path}: observables.{name}")
     _check_columns(
@@ -392,8 +394,8 @@ def _check_analysis(
             raise ConfigError(f"{file}: datasets: {name!r} needs an xsec_pb to be normalised")
     for name, observable in analysis.get("observables", {}).items():
         _check_rising(observable["edges"], f"{file}: observables.{name}")
-    if analysis["kind"] in ("application", "topcoffea"):
-        _check_primaries(analysis, datasets, file)
+    data = {name: datasets[name] for name in _may_be_data(analysis) if datasets[name]["data"]}
+    _check_primaries(analysis["triggers"], data, file, analysis["kind"] != "fakerate")
     if analysis["kind"] == "topcoffea":
         _check_eft(analysis, datasets, file)
     if analysis["kind"] == "fakerate":
@@ -423,31 +425,42 @@ def _may_be_data(analysis: Mapping[str, Any]) -> list[str]:
     return analysis["datasets"].get(group, [])
 
 
-def _check_primaries(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: str) -> None:
-    """Refuse data that may hold events twice, or triggers whose events no data has."""
-    found = {primary_of(datasets[name]["das"]): name for name in _may_be_data(analysis)}
-    if not found:
-        return
-    triggers = analysis["triggers"]
-    if not any("primary" in trigger for trigger in triggers):
-        if len(found) > 1:
-            raise ConfigError(
-                f"{file}: triggers: {' and '.join(found)} may hold the same events; say of each "
-                f"trigger which of them it is of, as primary: [{next(iter(found))}]"
-            )
-        return
-    for trigger in triggers:
-        paths = ", ".join(trigger["paths"])
-        if "primary" not in trigger:
-            raise ConfigError(f"{file}: triggers: {paths}: primary is missing, others have it")
-        if not found.keys() & set(trigger["primary"]):
-            raise ConfigError(
-                f"{file}: triggers: {paths}: no data of {', '.join(trigger['primary'])} is listed, "
-                "events of theirs would be lost"
-            )
-    for primary, name in found.items():
-        if not any(primary in trigger["primary"] for trigger in triggers):
-            raise ConfigError(f"{file}: datasets: {name!r}: no trigger is of primary {primary}")
+def _check_primaries(
+    triggers: Sequence[Mapping[str, Any]],
+    data: Mapping[str, Mapping[str, Any]],
+    file: str,
+    several: bool = True,
+) -> None:
+    """Refuse data that may hold events twice, or triggers whose events no data has, in any year;
+    triggers may say whose they are where an analysis takes `several` primary datasets."""
+    declared = [trigger for trigger in triggers if "primary" in trigger]
+    if declared and len(declared) < len(triggers):
+        missing = next(", ".join(t["paths"]) for t in triggers if "primary" not in t)
+        raise ConfigError(f"{file}: triggers: {missing}: primary is missing, others have it")
+    for year in dict.fromkeys(dataset.get("year") for dataset in data.values()):
+        of_year = {n: primaries_of(d["das"]) for n, d in data.items() if d.get("year") == year}
+        when = f" of {year}" if year is not None else ""
+        if not declared:
+            different = {tuple(words): name for name, words in of_year.items()}
+            if len(different) > 1:
+                say = "say of each trigger which data hold its events, as primary: "
+                say += f"[{next(iter(different))[0]}]"
+                raise ConfigError(
+                    f"{file}: datasets: {' and '.join(different.values())}{when} may hold the same "
+                    f"events; {say if several else 'measure with one of them'}"
+                )
+            continue
+        for trigger in triggers:
+            if not any(set(words) & set(trigger["primary"]) for words in of_year.values()):
+                raise ConfigError(
+                    f"{file}: triggers: {', '.join(trigger['paths'])}: no data{when} of "
+                    f"{' or '.join(trigger['primary'])} is listed, events of theirs would be lost"
+                )
+        for name, words in of_year.items():
+            if not any(set(words) & set(trigger["primary"]) for trigger in triggers):
+                raise ConfigError(
+                    f"{file}: datasets: {name!r}: no trigger is of primary {' or '.join(words)}"
+                )
 
 
 def _squares_for(analysis: Mapping[str, Any], datasets: Iterable[Mapping[str, Any]]) -> str:
@@ -616,7 +629,7 @@ def _check_theory(
         if not is_theory_weight(theory["branch"]):
             raise ConfigError(
                 f"{key}.branch: {theory['branch']!r} is no branch of theory weights, whose names "
-                "end in Weight"
+                "end in Weight and whose sums the ledger has; others need normalise: declared"
             )
         return
     if "sums" not in theory:

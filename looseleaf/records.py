@@ -1,9 +1,9 @@
 """What is known of a dataset's files: the record model that every backend of a lookup fills."""
 
+import re
 import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ CATALOGUE_FORMAT = "looseleaf-catalogue/1"
 SNAPSHOT_FORMAT = "looseleaf-das/1"
 # what a finished transform leaves on the volume and as its target
 MANIFEST_FORMAT = "looseleaf-manifest/3"
+# words in names of samples that aren't primary datasets: these, and eras of so few letters
+NO_PRIMARY, SHORT = ("data", "run", "listed", "skim"), 2
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,15 @@ def describe(path: Path, name: str, block: str) -> FileRecord:
     )
 
 
-def primary_of(das: str) -> str:
-    """What a dataset's primary dataset is called, to its first sign that is no letter.
+def primaries_of(das: str) -> list[str]:
+    """The words by which a dataset's primary dataset may be called.
 
-    SingleMuon of /SingleMuon/Run2018A/NANOAOD and of the listed sample SingleMuon_A-UL2018, Muon of
-    /Muon0/... and of /Muon1/..., between which events are shared out.
+    SingleMuon of /SingleMuon/Run2018A/NANOAOD, Muon of /Muon0/... and of /Muon1/..., between which
+    events are shared out. Listed samples are called as somebody liked: SingleMuon of
+    SingleMuon_A-UL2018 and of data_UL18A_SingleMuon, without what is short or says nothing.
     """
-    return "".join(takewhile(str.isalpha, das.removeprefix("/")))
+    words = list(dict.fromkeys(re.findall("[A-Za-z]+", das.removeprefix("/").split("/")[0])))
+    return [w for w in words if len(w) > SHORT and w.lower() not in NO_PRIMARY] or words
 
 
 def block_name(dataset: str) -> str:

@@ -107,6 +107,12 @@ def topcoffea_processing_of(analysis):
     kept = {k: v for k, v in declared.items() if k not in without}
     varied = kept.get("systematics", {})
     kept["systematics"] = {k: v for k, v in varied.items() if k != "rate"}
+    if "theory" in varied:
+        # the sums are held against what is declared afterwards
+        kept["systematics"]["theory"] = {
+            name: {k: v for k, v in theory.items() if k != "sums"}
+            for name, theory in varied["theory"].items()
+        }
     return json.dumps(kept)
 
 

@@ -182,7 +182,7 @@ for analysis in FLIPS:
         params:
             analysis=as_is(analysis_of(analysis, without=("title",), ordered=False)),
             points=as_is(canonical(SETTINGS.points_of(analysis))),
-            datasets=declared_for(analysis, "data", "lumi_mask"),
+            datasets=declared_for(analysis, "data", "das", "lumi_mask"),
             code=code_hash("looseleaf.fakerate.flips"),
         message:
             f"fakerate: counting pairs for {analysis}"

@@ -2,6 +2,10 @@
 # histograms and ledgers by dataset, then the normalised histograms, the yields and the datacards.
 
 
+# what normalising a dataset takes of its declaration
+NORMALISED = ("data", "xsec_pb", "process", "wc_names", "year", "listed", "sums_of_weights")
+
+
 rule topcoffea_samples:
     """Write down the files of a sample that a JSON file of TopEFT's form lists."""
     input:
@@ -50,8 +54,9 @@ for analysis in TOPCOFFEA:
             dask_cluster=1,
             site=canonical(SETTINGS.site),
             limits=canonical(config["processing"]),
-            # where errors point to; nothing that comes out depends on it
-            declared=declared_for(analysis, "declared_in"),
+            # by this datasets are normalised afterwards: what would fail then fails before
+            whole=as_is(analysis_of(analysis)),
+            declared=declared_for(analysis, *NORMALISED, "das", "lumi_mask", "declared_in"),
         params:
             analysis=as_is(topcoffea_processing_of(analysis)),
             points=as_is(canonical(SETTINGS.points_of(analysis))),
@@ -63,11 +68,6 @@ for analysis in TOPCOFFEA:
             f"topcoffea: processing {analysis}"
         script:
             "../scripts/topcoffea_process.py"
-
-
-# what normalising a dataset takes of its declaration
-NORMALISED = ("data", "xsec_pb", "process", "wc_names", "year", "listed", "sums_of_weights")
-NORMALISED += ("declared_in",)
 
 
 rule topcoffea_combine:
@@ -85,6 +85,9 @@ rule topcoffea_combine:
         PATHS.benchmark("topcoffea_combine/{analysis}")
     conda:
         ENVIRONMENT
+    resources:
+        # where errors point to
+        declared=lambda w: declared_for(w.analysis, "declared_in"),
     params:
         analysis=lambda w: analysis_of(w.analysis),
         datasets=lambda w: declared_for(w.analysis, *NORMALISED),

@@ -5,7 +5,8 @@ from looseleaf.doorway import doorway
 with doorway(snakemake.log[0]):
     from looseleaf.topcoffea.combine import combine
 
-    datasets = dict(json.loads(snakemake.params.datasets))
+    files = dict(json.loads(snakemake.resources.declared))
+    datasets = {n: {**d, **files[n]} for n, d in json.loads(snakemake.params.datasets)}
     combine(
         json.loads(snakemake.params.analysis),
         datasets,

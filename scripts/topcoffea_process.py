@@ -8,8 +8,7 @@ with doorway(snakemake.log[0], snakemake.resources.site):
     from looseleaf.topcoffea.process import process
 
     analysis = json.loads(snakemake.params.analysis)
-    files = dict(json.loads(snakemake.resources.declared))
-    declared = {n: {**d, **files[n]} for n, d in json.loads(snakemake.params.datasets)}
+    declared = dict(json.loads(snakemake.resources.declared))
     collections = analysis.get("nonprompt", {}).get("maps", {})
     process(
         analysis,
@@ -19,4 +18,5 @@ with doorway(snakemake.log[0], snakemake.resources.site):
         running(snakemake),
         dict(zip(collections, snakemake.input.maps, strict=True)),
         snakemake.input.get("flips") or None,
+        json.loads(snakemake.resources.whole),
     )

@@ -1,6 +1,7 @@
 """Configuration: what is right loads, what is wrong is refused with file, key and remedy."""
 
 import copy
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 
 from looseleaf.config import Settings, load
 from looseleaf.errors import ConfigError
+from looseleaf.records import primaries_of
 
 Refusal = Callable[..., str]
 
@@ -346,10 +348,10 @@ MU, ELE = {"paths": ["HLT_IsoMu24"]}, {"paths": ["HLT_Ele32_WPTight_Gsf"]}
     [
         (
             [MU, ELE],
-            "triggers: SingleMuon and MultiLepton may hold the same events; say of each trigger "
-            "which of them it is of, as primary: [SingleMuon]",
+            "datasets: SingleMuon and MultiLepton may hold the same events; say of each trigger "
+            "which data hold its events, as primary: [SingleMuon]",
         ),
-        ([], "triggers: SingleMuon and MultiLepton may hold the same events"),
+        ([], "datasets: SingleMuon and MultiLepton may hold the same events"),
         (
             [{**MU, "primary": ["SingleMuon"]}, ELE],
             "triggers: HLT_Ele32_WPTight_Gsf: primary is missing, others have it",
@@ -372,6 +374,75 @@ def test_data_of_several_primary_datasets(
         analysis["triggers"] = triggers
 
     assert message in refused(file="config/analyses/validation.yaml", edit=change)
+
+
+@pytest.mark.parametrize(
+    ("das", "words"),
+    [
+        ("/SingleMuon/Run2018A-UL2018_MiniAODv2_NanoAODv9-v2/NANOAOD", ["SingleMuon"]),
+        ("/Muon1/Run2023C-v4/NANOAOD", ["Muon"]),
+        ("/EGamma_A-UL2018/listed-2018/USER", ["EGamma"]),
+        ("/data_UL18A_SingleMuon/listed-2018/USER", ["SingleMuon"]),
+        ("/MET/Run2016B-v1/NANOAOD", ["MET"]),
+        ("/A1/listed-2018/USER", ["A"]),
+    ],
+)
+def test_words_for_primary_datasets(das: str, words: list[str]) -> None:
+    assert primaries_of(das) == words
+
+
+def test_data_of_years_holds_no_event_of_another(
+    main_config: dict[str, Any], repo: Path, tmp_path: Path
+) -> None:
+    """What may be twice, or missing, in one year; listed samples are data too."""
+    files = itertools.count()
+
+    def outcome(samples: list[str], triggers: list[dict[str, Any]], edit: str = EFT) -> str:
+        folder = tmp_path / str(next(files))
+        folder.mkdir()
+        for name in samples:
+            sample = {
+                "xsec": 1.0, "year": name[-4:], "treeName": "Events", "histAxisName": "data",
+                "WCnames": [], "files": [f"/{name}.root"], "nEvents": 1, "isData": True,
+            }  # fmt: skip
+            (folder / f"{name}.json").write_text(json.dumps(sample))
+        analysis = yaml.safe_load((repo / edit).read_text())
+        analysis["datasets"]["data" if edit == EFT else "measure"] = samples
+        (folder / "a.yaml").write_text(
+            yaml.safe_dump(
+                {**analysis, "triggers": triggers or analysis["triggers"]}, sort_keys=False
+            )
+        )
+        listed = [str(folder / f"{name}.json") for name in samples]
+        config = {
+            **main_config,
+            "datasets": [*main_config["datasets"], *listed],
+            "analyses": [str(folder / "a.yaml")],
+        }
+        try:
+            load(config, repo)
+        except ConfigError as problem:
+            return str(problem)
+        return "accepted"
+
+    mu = {**MU, "primary": ["SingleMuon"]}
+    ele = {**ELE, "primary": ["SingleElectron", "EGamma"]}
+    years = ["SingleMuon_2017", "SingleElectron_2017", "SingleMuon_2018", "EGamma_2018"]
+    assert outcome(years, [mu, ele]) == "accepted"
+    assert "no data of 2017 of SingleElectron or EGamma is listed" in outcome(
+        ["SingleMuon_2017", "SingleMuon_2018", "EGamma_2018"], [ele, mu]
+    )
+    # another year's data has none of these events
+    assert outcome(["SingleElectron_2017", "EGamma_2018"], [ELE]) == "accepted"
+    for names in (
+        ["data_SingleMuon_2018", "data_EGamma_2018"],
+        ["UL18_EGamma_2018", "MuonEG_2018"],
+    ):
+        assert f"{names[0]} and {names[1]} of 2018 may hold the same" in outcome(names, [MU, ELE])
+    both = ["DoubleEG_2017", "SingleElectron_2017"]
+    assert "may hold the same events; say of each trigger" in outcome(both, [], FLIPS)
+    assert outcome(both, [{**ELE, "primary": ["DoubleEG", "SingleElectron"]}], FLIPS) == "accepted"
+    assert "may hold the same events; measure with one" in outcome(both, [], MUON)
 
 
 def test_a_signed_map_is_not_applied(refused: Refusal) -> None:
@@ -543,7 +614,8 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
         ),
         (
             {"systematics": {"theory": {"ISR": {"branch": "genWeight", "up": 0, "down": 2}}}},
-            "systematics.theory.ISR.branch: 'genWeight' is no branch of theory weights, whose",
+            "systematics.theory.ISR.branch: 'genWeight' is no branch of theory weights, whose "
+            "names end in Weight and whose sums the ledger has; others need normalise: declared",
         ),
         *[
             ({"corrections": {name: {**CORRECTION, **wanted}}, **more}, message)

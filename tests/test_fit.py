@@ -14,7 +14,7 @@ from scipy.stats import poisson
 from looseleaf.topcoffea.datacards import write_datacards
 from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.fit import EFTModel, FitFailed
-from looseleaf.topcoffea.pictures import by_process, pictures, stack, twice_delta_nll
+from looseleaf.topcoffea.pictures import LARGEST_RATIO, by_process, pictures, stack, twice_delta_nll
 from looseleaf.topcoffea.store import write_histograms
 from looseleaf.topcoffea.templates import factors, kept_coefficients, parts_of, templates_of
 
@@ -467,6 +467,17 @@ def test_pictures_show_processes_points_and_data(tmp_path: Path) -> None:
         assert sorted(labels) == sorted(
             ["tt", "ttH", "a = 1", *(["Data"] if unblind else []), band]
         )
+    # a ratio beyond the axis has a mark at its end
+    at = {"SM": {}, "near": {"a": 0.1}, "far": {"a": 90.0}}
+    fig, _ = stack({**analysis, "points": at, "unblind": False}, one, "x", "one")
+    below = fig.axes[1]
+    (marks,) = [line for line in below.lines if line.get_marker() == "^" and len(line.get_xdata())]
+    known = sum(part.values() for name, part in by_process(one, {}).items() if name != "data")
+    far = sum(part.values() for name, part in by_process(one, at["far"]).items() if name != "data")
+    beyond = far > LARGEST_RATIO * known
+    assert beyond.any()
+    np.testing.assert_array_equal(marks.get_xdata(), one.axes["x"].centers[beyond])
+    assert (marks.get_ydata() < below.get_ylim()[1]).all()
     write_histograms(tmp_path / "h.h5", {"x": grown}, {"energy_tev": "13.6"})
     pictures(analysis, tmp_path / "h.h5", tmp_path, "Private work")
     drawn = sorted(path.name for path in tmp_path.glob("*.p*"))

@@ -10,10 +10,11 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import uproot
+from matplotlib.text import Text
 from scipy.stats import beta, binom
 
 from looseleaf.errors import DataFileError
-from looseleaf.histograms.plots import count_texts, luminosity, ratio_texts
+from looseleaf.histograms.plots import count_texts, figure, label, luminosity, ratio_texts
 from looseleaf.histograms.ratio import ONE_SIGMA, CannotDivide, NotASubset, Ratio, divide
 from looseleaf.histograms.store import (
     read_uhi,
@@ -141,6 +142,19 @@ def test_a_bin_that_a_subtraction_leaves_empty(
     )
     assert ratio.upper[0] >= max(few, np.sqrt(tight[1]) / loose[0]) - 1e-12
     assert ratio.lower[0] >= 0
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ({"lumi_ifb": 59.83}, "59.83 fb$^{-1}$ (13 TeV)"),
+        ({"lumi_ifb": None, "energy_tev": "13.6"}, "(13.6 TeV)"),
+    ],
+)
+def test_labels_say_luminosity_and_energy(more: dict[str, Any], text: str) -> None:
+    fig, ax = figure()
+    label(ax, "Private work", data=True, **more)
+    assert text in [child.get_text() for child in fig.findobj(Text)]
 
 
 def test_an_empty_bin_is_recorded_as_empty() -> None:

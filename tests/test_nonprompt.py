@@ -691,6 +691,14 @@ def test_three_lines_of_a_notebook(filesets: dict[str, Fileset], tmp_path: Path)
             configured(tmp_path / "wrong.yaml", *ways)
         assert f"{tmp_path / 'wrong.yaml'}: " in str(problem.value)
         assert message in str(problem.value)
+    # data of two primary datasets, which may hold one event
+    of_data = {**listed, "isData": True}
+    for primary in ("SingleMuon", "EGamma"):
+        value = {**of_data, "files": [f"/{primary}.root"]}
+        (tmp_path / f"{primary}.json").write_text(json.dumps(value))
+    (tmp_path / "data.cfg").write_text("SingleMuon.json\nEGamma.json")
+    with pytest.raises(ConfigError, match="SingleMuon and EGamma of 2018 may hold the same events"):
+        configured(tmp_path / "analysis.yaml", tmp_path / "data.cfg", *ways[1:])
     # 22 coefficients keep no quartics unless they are asked for
     many = {**listed, "WCnames": [f"c{index}" for index in range(22)]}
     (tmp_path / "t.json").write_text(json.dumps(many))

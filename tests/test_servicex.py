@@ -19,6 +19,7 @@ from looseleaf.files import adler32, read_json, write_json
 from looseleaf.processing.fileset import from_manifest
 from looseleaf.records import FileRecord, describe
 from looseleaf.servicex.embedded import Embedded
+from looseleaf.servicex.formats import read_original
 from looseleaf.servicex.request import (
     Request,
     Source,
@@ -146,6 +147,33 @@ def test_sums_of_theory_weights_travel_with_the_skim(tmp_path: Path) -> None:
     # who doesn't keep them needs no sums either
     unasked = skimmed(tmp_path / "unasked", "e", datasets, COLUMNS)
     assert from_manifest("e", unasked, {}).original["theory_sums"] == {}
+
+
+def test_an_empty_file_has_no_theory_weights_to_miss(tmp_path: Path) -> None:
+    datasets = {"e": sample("eft", 1, files=2, wc_names=["a"])}
+    path = skimmed(tmp_path, "e", datasets, [*COLUMNS, "PSWeight"])
+    value = read_json(path)
+    assert sorted(len(file["theory_sums_in"]) for file in value["files"]) == [0, 1]
+    assert len(from_manifest("e", path, {}).original["theory_sums"]["PSWeight"]) == 4
+    # nor has a sum that is none any number
+    next(f for f in value["files"] if f["theory_sums_in"])["theory_sums_in"]["PSWeight"][2] = None
+    write_json(path, value)
+    found = from_manifest("e", path, {}).original["theory_sums"]["PSWeight"]
+    assert [total is None for total in found] == [False, False, True, False]
+
+
+def test_theory_weights_that_are_no_numbers_have_no_sum(tmp_path: Path) -> None:
+    path = tmp_path / "a.root"
+    weights = np.array([[1.0, np.nan], [1.0, 1.0]])
+    with uproot.recreate(path) as file:
+        columns = {"genWeight": np.ones(2), "MET_pt": np.array([1.0, 99.0])}
+        columns |= {name: np.ones(2, np.uint32) for name in ("run", "luminosityBlock", "event")}
+        jagged = {"PSWeight": ak.from_regular(ak.Array(weights))}
+        file["Events"] = {**columns, **jagged}
+    out = tmp_path / "out.root"
+    found = transform_file(task(path, out, columns=("run", "PSWeight"), cut="MET_pt > 50"))
+    assert found.theory_sums_in == {"PSWeight": [2.0, None]}
+    assert read_original(out)["theory_sums"] == {"PSWeight": [2.0, None]}
 
 
 def test_sums_of_theory_weights_are_of_the_places_that_all_events_have() -> None:
@@ -554,6 +582,7 @@ import sys
 import threading
 import psutil
 from looseleaf.servicex.embedded import Embedded
+from looseleaf.servicex.formats import read_original
 from looseleaf.servicex.request import request_from_das
 from looseleaf.servicex.submission import transform
 

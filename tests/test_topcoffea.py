@@ -18,7 +18,6 @@ from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
 from looseleaf.processing.runner import Limits, ProcessingFailed, process_task
 from looseleaf.processing.stage import DatasetFiles, Running
-from looseleaf.records import primary_of
 from looseleaf.topcoffea import process as stage
 from looseleaf.topcoffea.combine import combine, energies
 from looseleaf.topcoffea.efthist import EFTHist
@@ -163,13 +162,12 @@ def test_data_counts_once_whatever_datasets_hold_it(filesets: dict[str, Fileset]
             "/EGamma_A-UL2018/listed-2018/USER",
         )
     ]
-    assert [of["primary"] for of in both] == ["SingleMuon", "EGamma"]
+    assert [of["primary"] for of in both] == [["SingleMuon"], ["EGamma"]]
     assert [found(triggers, **of) for of in both] == [muon.sum(), (electron & ~muon).sum()]
     assert [found(triggers[::-1], **of) for of in both] == [
         (muon & ~electron).sum(), electron.sum()
     ]  # fmt: skip
     assert found(triggers) == (muon | electron).sum()
-    assert primary_of("/Muon1/Run2023C-v4/NANOAOD") == "Muon"
 
 
 @pytest.mark.parametrize(
@@ -216,13 +214,25 @@ def test_declared_coefficients_that_are_not_those_of_the_files(tmp_path: Path) -
     manifest = skimmed(tmp_path / "few", "e", {"e": DATASETS["e"]}, ["Muon_pt"])
     manifest.rename(tmp_path / "e.manifest.json")
     assert "e.wc_names: there are none, but the files carry" in refusal(tmp_path, wc_names=[])
+
+
+def test_what_normalises_is_held_against_what_is_declared_before_processing(
+    tmp_path: Path,
+) -> None:
+    columns = sorted(analysis_columns(ANALYSIS, DATASETS["e"], POINTS))
+    manifest = skimmed(tmp_path, "e", {"e": DATASETS["e"]}, columns)
+    manifest.rename(tmp_path / "e.manifest.json")
+    listed = {"events": 5999, "sum_of_weights": 1.0}
+    more = {"declared_in": "jsons/e.json", "listed": listed}
+    assert "jsons/e.json: nEvents: 5999 are stated" in refusal(tmp_path, **more)
+    listed["events"] = 6000
+    assert "jsons/e.json: nSumOfWeights: 1 is stated for 6000" in refusal(tmp_path, **more)
+    # a skim that doesn't say how many coefficients it has
     value = read_json(tmp_path / "e.manifest.json")
     for file in value["files"]:
         file["eft_sums_in"] = None
     write_json(tmp_path / "e.manifest.json", value)
-    assert refusal(tmp_path) == (
-        "sets.yaml: e.wc_names: there are 2, but no EFTfitCoefficients in files"
-    )
+    assert "dataset e: its sum of weights is 0" in refusal(tmp_path)
 
 
 def test_files_of_one_sample_with_other_coefficients(tmp_path: Path) -> None:

@@ -105,7 +105,8 @@ def recorded(events: Any, triggers: Sequence[Mapping[str, Any]]) -> NDArray[np.b
     each = np.array([fired(events, trigger["paths"]) for trigger in triggers])
     if not events.metadata["data"] or "primary" not in triggers[0]:
         return each.any(axis=0)
-    mine = np.array([events.metadata["primary"] in trigger["primary"] for trigger in triggers])
+    here = set(events.metadata["primary"])
+    mine = np.array([not here.isdisjoint(trigger["primary"]) for trigger in triggers])
     return each.any(axis=0) & mine[each.argmax(axis=0)]
 
 

@@ -138,11 +138,15 @@ def _eft_sums(dataset: str, files: Sequence[Mapping[str, Any]]) -> list[float] |
     return [sum(term) for term in zip(*sums, strict=True)] if carried else None
 
 
-def _theory_sums(files: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """The files' sums by branch, of the places that every file with events has."""
+def _theory_sums(files: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
+    """The files' sums by branch, of the places that every file with events has; None where one of
+    them is no number."""
     of_files = [entry["theory_sums_in"] for entry in files if entry["events_in"]]
     return {
-        name: [sum(place) for place in zip(*(f.get(name, []) for f in of_files), strict=False)]
+        name: [
+            None if None in place else sum(place)
+            for place in zip(*(sums.get(name, []) for sums in of_files), strict=False)
+        ]
         for name in sorted({name for sums in of_files for name in sums})
     }
 

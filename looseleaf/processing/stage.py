@@ -16,7 +16,7 @@ from looseleaf.objects.luminosity import check_golden
 from looseleaf.processing.fileset import Fileset, from_manifest
 from looseleaf.processing.job import run
 from looseleaf.processing.runner import Limits
-from looseleaf.records import primary_of
+from looseleaf.records import primaries_of
 
 TASK_COLUMNS = (
     "dataset", "file", "start", "stop", "events", "worker", "tries", "bytes_read", "read_s",
@@ -50,14 +50,14 @@ class DatasetFiles:
 
 
 def event_metadata(analysis: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """What a processor is told of each chunk: whether it is data, of which primary dataset, its
-    mask, its branches' names.
+    """What a processor is told of each chunk: whether it is data, words for its primary dataset,
+    its mask, its branches' names.
 
-    Both are as declared in the configuration. Raises `DataFileError` if the mask is none.
+    All is as declared in the configuration. Raises `DataFileError` if the mask is none.
     """
     out = {"data": dataset.get("data", False), "aliases": analysis.get("branches", {})}
     if out["data"] and "das" in dataset:
-        out["primary"] = primary_of(dataset["das"])
+        out["primary"] = primaries_of(dataset["das"])
     if "lumi_mask" in dataset:
         path = dataset["lumi_mask"]
         out["lumi_mask"] = check_golden(Path(path).read_text(), path)

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,10 @@ class FileResult:
     `sum_of_weights` is the sum of genWeight (the number of events where there is none, in data);
     `eft_sums` the sums of the EFT coefficients, where the file has them, and none of them where
     the skim has left them out; `theory_sums` those of the theory weights that are kept, by branch
-    and place, each times the event's own weight, in an EFT sample the Standard Model's. `*_in`
-    speak of all events of the original file, which is what normalisation needs, `*_out` of those
-    written. `lumi_sections` are those of the original file, in data.
+    and place, each times the event's own weight, in an EFT sample the Standard Model's, and None
+    where one is no number. `*_in` speak of all events of the original file, which is what
+    normalisation needs, `*_out` of those written. `lumi_sections` are those of the original file,
+    in data.
     `source_url` is where the file was read from, `passed_over` what was the matter with the
     addresses before it.
     """
@@ -99,7 +101,7 @@ class FileResult:
     sum_of_weights_in: float
     sum_of_weights_out: float
     eft_sums_in: list[float] | None
-    theory_sums_in: dict[str, list[float]]
+    theory_sums_in: dict[str, list[float | None]]
     lumi_sections: Sections | None
     cost: dict[str, float]
 
@@ -198,9 +200,12 @@ def _known(file: Events, task: FileTask, url: str) -> dict[str, Any] | None:
     name, sums = task.original or task.queries[0].tree, Sums()
     tree = _tree(file, name, url)
     there = tree.keys(recursive=False)
-    asked = there if task.original else choose_branches(url, there, task.queries[0].columns)
+    query = task.queries[0]
+    asked = there
+    if task.original is None:
+        asked = choose_branches(url, there, query.columns) + _matching(query, tree)
     wanted = [n for n in (WEIGHT, EFT_COEFFICIENTS) if n in there]
-    wanted += filter(is_theory_weight, asked)
+    wanted += filter(is_theory_weight, dict.fromkeys(asked))
     for arrays in steps(tree, url, wanted or there[:1]):
         _add(sums, arrays, None, url)
     return _counted(sums, file, url, name)
@@ -216,7 +221,10 @@ def _counted(sums: "Sums", file: Events, url: str, tree: str) -> dict[str, Any]:
         "events": sums.events_in,
         "sum_of_weights": sums.weights_in,
         "eft_sums": eft,
-        "theory_sums": sums.theory_in,
+        "theory_sums": {
+            name: [total if isfinite(total) else None for total in places]
+            for name, places in sums.theory_in.items()
+        },
         "lumi_sections": None if sums.weighted else _sections(file, url, tree),
     }
 
@@ -386,6 +394,8 @@ class Sums:
             if not ak.all(counts == counts[0]):
                 raise DataFileError(f"{EFT_COEFFICIENTS}: events have different numbers of them")
             terms = ak.to_numpy(arrays[EFT_COEFFICIENTS]).astype(np.float64)
+            if not np.isfinite(terms).all():
+                raise DataFileError(f"{EFT_COEFFICIENTS} are not numbers in some events")
             total = terms.sum(axis=0)
             before = 0.0 if self.eft_in is None else np.array(self.eft_in)
             self.eft_in = (before + total).tolist()

@@ -10,9 +10,9 @@ import numpy as np
 
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json, whole, write_json
-from looseleaf.objects.weights import scale_to_luminosity
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, SIGNAL, weighed_alone
 from looseleaf.topcoffea.efthist import EFTHist
+from looseleaf.topcoffea.normalisation import factors_of
 from looseleaf.topcoffea.processor import (
     CAPPED,
     CHANNEL,
@@ -25,8 +25,6 @@ from looseleaf.topcoffea.processor import (
 )
 from looseleaf.topcoffea.store import eft_histograms, read_histograms, write_histograms
 
-# a sum that a sample file states and one that was made of its events, in single precision
-SUM_TOLERANCE = 1e-4
 # the row of a text table that sums what is expected; no process is called so
 TOTAL = "all expected"
 # an observable's variations of one dataset, normalised
@@ -52,13 +50,12 @@ def combine(
     said.
 
     An EFT sample is normalised to its sum of Standard Model weights, as its cross section is the
-    Standard Model's. Raises `DataFileError` where a sum of weights is not positive or not the one
-    that the sample's file states, and for EFT coefficients that the dataset doesn't declare.
+    Standard Model's. Raises `DataFileError` as `factors_of` does.
     """
     parts: dict[str, dict[str, list[Varied]]] = {}
     failing = {CAPPED: 0, UNMEASURED: 0}
     for name, dataset in datasets.items():
-        factors = _factors(name, dataset, analysis, read_json(ledgers[name])["original"])
+        factors = factors_of(name, dataset, analysis, read_json(ledgers[name])["original"])
         found = read_histograms(processed[name])[0]
         for kind in failing if dataset["data"] and FAILING in found else ():
             failing[kind] += int(found[FAILING][kind])
@@ -90,90 +87,6 @@ def combine(
     write_json(yields, {**about, "channels": channels})
     with whole(table) as part:
         part.write_text(text_table(channels))
-
-
-def _factors(
-    name: str,
-    dataset: Mapping[str, Any],
-    analysis: Mapping[str, Any],
-    original: Mapping[str, Any],
-) -> dict[str, float]:
-    """What the weights of a dataset are multiplied with, by variation where theory weights have
-    sums of their own."""
-    lumi = analysis["lumi_ifb"]
-    lumi = lumi[dataset["year"]] if isinstance(lumi, Mapping) else lumi
-    found = _sum_of_weights(name, dataset, analysis.get("normalise", "ledger"), original)
-    factors = {NOMINAL: scale_to_luminosity(name, dataset, lumi, found)}
-    for systematic, theory in analysis.get("systematics", {}).get("theory", {}).items():
-        if dataset["data"] or dataset["process"] not in theory.get(
-            "processes", [dataset["process"]]
-        ):
-            continue
-        for direction in ("Up", "Down"):
-            own = _theory_sum(name, dataset, analysis, theory, direction, original)
-            factors[systematic + direction] = scale_to_luminosity(name, dataset, lumi, own)
-    return factors
-
-
-def _theory_sum(
-    name: str,
-    dataset: Mapping[str, Any],
-    analysis: Mapping[str, Any],
-    theory: Mapping[str, Any],
-    direction: str,
-    original: Mapping[str, Any],
-) -> float:
-    """The ledger's sum of a theory weight, held against what the dataset declares of it."""
-    key = theory.get("sums", "") + direction
-    stated = dataset.get("sums_of_weights", {}).get(key)
-    if analysis.get("normalise", "ledger") == "declared":
-        return stated
-    branch, place = theory["branch"], theory[direction.lower()]
-    sums = original["theory_sums"].get(branch, [])
-    if place >= len(sums):
-        raise DataFileError(
-            f"dataset {name}: its files sum up {len(sums)} weights of {branch}, but number {place} "
-            "is asked for (the first is 0). If they are a skim that left them out, declare the "
-            "sums and say normalise: declared in the analysis"
-        )
-    if stated is not None and abs(sums[place] - stated) > SUM_TOLERANCE * stated:
-        of = f"nSumOfWeights_{key}" if "listed" in dataset else f"{name}.sums_of_weights.{key}"
-        raise DataFileError(
-            f"{dataset['declared_in']}: {of}: {stated:g} is stated; the {original['events']} "
-            f"events of the files of {name} sum {branch}[{place}] up to {sums[place]:g}"
-        )
-    return sums[place]
-
-
-def _sum_of_weights(
-    name: str, dataset: Mapping[str, Any], source: str, original: Mapping[str, Any]
-) -> float:
-    """The ledger's sum over the original events; it and their number are held against what the
-    sample's file states."""
-    found = original["sum_of_weights"]
-    if dataset.get("wc_names"):
-        found = original["eft_sums"][0] if original["eft_sums"] else 0.0
-    listed = dataset.get("listed")
-    if listed is None:
-        return found
-    if source == "declared":
-        return found if dataset["data"] else listed["sum_of_weights"]
-    if original["events"] != listed["events"]:
-        raise DataFileError(
-            f"{dataset['declared_in']}: nEvents: {listed['events']} are stated, the files of "
-            f"{name} have {original['events']}: is a file missing, or one too many? If they are a "
-            "skim, say normalise: declared in the analysis"
-        )
-    if dataset["data"]:
-        return found
-    stated = listed["sum_of_weights"]
-    if abs(found - stated) > SUM_TOLERANCE * stated:
-        raise DataFileError(
-            f"{dataset['declared_in']}: nSumOfWeights: {stated:g} is stated for "
-            f"{listed['events']} events; the {original['events']} events of the files of {name} "
-            f"sum up to {found:g}. If the files are a skim, say normalise: declared in the analysis"
-        )
-    return found
 
 
 def _by_process(

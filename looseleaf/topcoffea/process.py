@@ -4,15 +4,14 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from looseleaf.errors import DataFileError
-from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.names import FLIP_CORRECTION
 from looseleaf.objects.rates import RateMap
+from looseleaf.processing.fileset import Fileset
 from looseleaf.processing.stage import DatasetFiles, Running, event_metadata, process_datasets
-from looseleaf.topcoffea.efthist import quadratic_terms
 from looseleaf.topcoffea.flips import FlipMap
+from looseleaf.topcoffea.normalisation import check_coefficients, factors_of
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
 from looseleaf.topcoffea.store import write_histograms
 
@@ -79,32 +78,6 @@ def metadata_of(analysis: Mapping[str, Any], declared: Mapping[str, Any]) -> dic
     }
 
 
-def check_coefficients(name: str, declared: Mapping[str, Any], original: Mapping[str, Any]) -> None:
-    """Hold the Wilson coefficients that a dataset declares against what its files carry.
-
-    Raises `DataFileError` naming the declaring file and key if they don't fit: another number of
-    terms, or none on one of the sides.
-    """
-    names, sums = declared.get("wc_names", []), original["eft_sums"]
-    file = declared["declared_in"]
-    where = f"{file}: " + ("WCnames" if file.endswith(".json") else f"{name}.wc_names")
-    if not names:
-        if sums is not None:
-            raise DataFileError(
-                f"{where}: there are none, but the files carry {EFT_COEFFICIENTS}: of which Wilson "
-                "coefficients?"
-            )
-        return
-    if sums is None and original["events"]:
-        raise DataFileError(f"{where}: there are {len(names)}, but no {EFT_COEFFICIENTS} in files")
-    expected = len(quadratic_terms(names))
-    if sums and len(sums) != expected:
-        raise DataFileError(
-            f"{where}: {len(names)} coefficients ({', '.join(names)}) make {expected} terms, an "
-            f"event of the files has {len(sums)}"
-        )
-
-
 def process(
     analysis: Mapping[str, Any],
     points: Mapping[str, Any],
@@ -113,13 +86,21 @@ def process(
     running: Running,
     maps: Mapping[str, str] | None = None,
     flips: str | None = None,
+    whole: Mapping[str, Any] | None = None,
 ) -> None:
     """Process every dataset of a topcoffea analysis on one cluster.
 
-    `declared` holds the datasets' declarations, `datasets` their files. Written is, for each
-    dataset, a file of the observables' EFT histograms and the cutflow. Raises `DataFileError` as
-    `check_coefficients` does, before any event is read.
+    `declared` holds the datasets' declarations, `datasets` their files; `whole` is the analysis
+    with what comes after, if that isn't in `analysis`. Written is, for each dataset, a file of the
+    observables' EFT histograms and the cutflow. Raises `DataFileError` as `check_coefficients` and
+    `factors_of` do, before any event is read.
     """
+
+    def refuse(fileset: Fileset) -> None:
+        name = fileset.dataset
+        check_coefficients(name, declared[name], fileset.original)
+        factors_of(name, declared[name], whole or analysis, fileset.original)
+
     process_datasets(
         processor_of(analysis, points, declared, maps, flips),
         datasets,
@@ -127,7 +108,5 @@ def process(
         f"topcoffea {analysis['name']}",
         {name: metadata_of(analysis, value) for name, value in declared.items()},
         write_histograms,
-        lambda fileset: check_coefficients(
-            fileset.dataset, declared[fileset.dataset], fileset.original
-        ),
+        refuse,
     )

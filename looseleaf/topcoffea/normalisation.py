@@ -1,0 +1,129 @@
+"""What the datasets of a topcoffea analysis are normalised with, and what they declare of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from looseleaf.errors import DataFileError
+from looseleaf.objects.branches import EFT_COEFFICIENTS
+from looseleaf.objects.weights import scale_to_luminosity
+from looseleaf.topcoffea.efthist import quadratic_terms
+from looseleaf.topcoffea.processor import NOMINAL
+
+# a sum that a sample file states and one that was made of its events, in single precision
+SUM_TOLERANCE = 1e-4
+
+
+def check_coefficients(name: str, declared: Mapping[str, Any], original: Mapping[str, Any]) -> None:
+    """Hold the Wilson coefficients that a dataset declares against what its files carry.
+
+    Raises `DataFileError` naming the declaring file and key if there is another number of terms,
+    or nothing is declared of some. A skim that doesn't say how many it has is left to processing.
+    """
+    names, sums = declared.get("wc_names", []), original["eft_sums"]
+    file = declared["declared_in"]
+    where = f"{file}: " + ("WCnames" if file.endswith(".json") else f"{name}.wc_names")
+    if not names:
+        if sums is not None:
+            raise DataFileError(
+                f"{where}: there are none, but the files carry {EFT_COEFFICIENTS}: of which Wilson "
+                "coefficients?"
+            )
+        return
+    expected = len(quadratic_terms(names))
+    if sums and len(sums) != expected:
+        raise DataFileError(
+            f"{where}: {len(names)} coefficients ({', '.join(names)}) make {expected} terms, an "
+            f"event of the files has {len(sums)}"
+        )
+
+
+def factors_of(
+    name: str,
+    dataset: Mapping[str, Any],
+    analysis: Mapping[str, Any],
+    original: Mapping[str, Any],
+) -> dict[str, float]:
+    """What the weights of a dataset are multiplied with, by variation where theory weights have
+    sums of their own.
+
+    `original` is what the ledger says of the dataset's original events. Raises `DataFileError` if
+    a sum isn't positive, if the ledger lacks one, and, naming file and key, if a sum or the number
+    of events isn't what is declared.
+    """
+    lumi = analysis["lumi_ifb"]
+    lumi = lumi[dataset["year"]] if isinstance(lumi, Mapping) else lumi
+    found = _sum_of_weights(name, dataset, analysis.get("normalise", "ledger"), original)
+    factors = {NOMINAL: scale_to_luminosity(name, dataset, lumi, found)}
+    for systematic, theory in analysis.get("systematics", {}).get("theory", {}).items():
+        if dataset["data"] or dataset["process"] not in theory.get(
+            "processes", [dataset["process"]]
+        ):
+            continue
+        for direction in ("Up", "Down"):
+            own = _theory_sum(name, dataset, analysis, theory, direction, original)
+            factors[systematic + direction] = scale_to_luminosity(name, dataset, lumi, own)
+    return factors
+
+
+def _theory_sum(
+    name: str,
+    dataset: Mapping[str, Any],
+    analysis: Mapping[str, Any],
+    theory: Mapping[str, Any],
+    direction: str,
+    original: Mapping[str, Any],
+) -> float:
+    """The ledger's sum of a theory weight, held against what the dataset declares of it."""
+    key = theory.get("sums", "") + direction
+    stated = dataset.get("sums_of_weights", {}).get(key)
+    if analysis.get("normalise", "ledger") == "declared":
+        return stated
+    branch, place = theory["branch"], theory[direction.lower()]
+    sums = original["theory_sums"].get(branch, [])
+    if place >= len(sums):
+        raise DataFileError(
+            f"dataset {name}: its files sum up {len(sums)} weights of {branch}, but number {place} "
+            "is asked for (the first is 0). If they are a skim that left them out, declare the "
+            "sums and say normalise: declared in the analysis"
+        )
+    found = sums[place]
+    if found is None:
+        raise DataFileError(f"dataset {name}: {branch}[{place}] is not a number in some events")
+    if stated is not None and abs(found - stated) > SUM_TOLERANCE * stated:
+        of = f"nSumOfWeights_{key}" if "listed" in dataset else f"{name}.sums_of_weights.{key}"
+        raise DataFileError(
+            f"{dataset['declared_in']}: {of}: {stated:g} is stated; the {original['events']} "
+            f"events of the files of {name} sum {branch}[{place}] up to {found:g}"
+        )
+    return found
+
+
+def _sum_of_weights(
+    name: str, dataset: Mapping[str, Any], source: str, original: Mapping[str, Any]
+) -> float:
+    """The ledger's sum over the original events; it and their number are held against what the
+    sample's file states."""
+    found = original["sum_of_weights"]
+    if dataset.get("wc_names"):
+        found = original["eft_sums"][0] if original["eft_sums"] else 0.0
+    listed = dataset.get("listed")
+    if listed is None:
+        return found
+    if source == "declared":
+        return found if dataset["data"] else listed["sum_of_weights"]
+    if original["events"] != listed["events"]:
+        raise DataFileError(
+            f"{dataset['declared_in']}: nEvents: {listed['events']} are stated, the files of "
+            f"{name} have {original['events']}: is a file missing, or one too many? If they are a "
+            "skim, say normalise: declared in the analysis"
+        )
+    if dataset["data"]:
+        return found
+    stated = listed["sum_of_weights"]
+    if abs(found - stated) > SUM_TOLERANCE * stated:
+        raise DataFileError(
+            f"{dataset['declared_in']}: nSumOfWeights: {stated:g} is stated for "
+            f"{listed['events']} events; the {original['events']} events of the files of {name} "
+            f"sum up to {found:g}. If the files are a skim, say normalise: declared in the analysis"
+        )
+    return found
