@@ -88,6 +88,19 @@ def test_the_rates_are_varied_within_their_errors(eft: Path) -> None:
     assert 0.2 < moved / values["nominal"] < 0.35
 
 
+def test_prompt_leptons_are_taken_away_as_the_standard_model_has_them(eft: Path) -> None:
+    """Of the signal's too, whose Wilson coefficients don't move what data predict."""
+    found = read_histograms(eft / "ftanalysis/histograms.h5")[0]["ht"].select(systematic="nominal")
+    points = [{}, {"ctG": 5.0}]
+    signal, predicted = (
+        found.select(process=name).project("channel").values(points)
+        for name in ("tttt", "nonprompt")
+    )
+    assert (signal[1] > 2 * signal[0]).any()
+    np.testing.assert_array_equal(predicted[0], predicted[1])
+    assert predicted[0].any()
+
+
 def test_the_model_is_the_histogram(eft: Path) -> None:
     workspace = json.loads((eft / "thq/workspace.json").read_text())
     model = EFTModel(workspace, ["ctp", "cptb"])

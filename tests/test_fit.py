@@ -94,6 +94,16 @@ def test_a_variation_that_leaves_nothing_in_one_direction_is_kept() -> None:
     np.testing.assert_array_equal(found["rare"].variations["jesDown"], [0, 0, 0, 0])
 
 
+def test_a_coefficient_that_moves_next_to_nothing_is_left_out() -> None:
+    """Below a ten-thousandth of the Standard Model in every bin."""
+    kinds = (("process", "p"), ("channel", "c"), ("systematic", "nominal"))
+    axes = [hist.axis.StrCategory([name], name=kind, overflow=False) for kind, name in kinds]
+    for linear, kept in ((0.9e-4, []), (1.1e-4, ["a"]), (-1.1e-4, ["a"])):
+        one = EFTHist(*axes, hist.axis.Variable(EDGES, name="x"), coefficients=["a"])
+        one.fill("p", "c", "nominal", [0.5], eft=np.array([[1.0, linear, 0.0]]))
+        assert kept_coefficients(one, ["p"], None) == kept
+
+
 def test_error_of_a_quadratic_part_is_that_of_its_events() -> None:
     terms = np.random.default_rng(1).normal(size=(300, 3))
     kinds = (("process", "p"), ("channel", "c"), ("systematic", "nominal"))
@@ -148,6 +158,8 @@ def test_a_card_says_what_its_templates_hold(tmp_path: Path) -> None:
     assert rows["xsec_tt"] == ["lnN", *["-"] * 6, "0.9/1.2"]
     assert rows["jes"] == ["shape", *["1"] * 7]
     assert rows["one"] == ["autoMCStats", "10"]
+    _, text, _ = cards(tmp_path, datacards={**ANALYSIS.get("datacards", {}), "auto_mc_stats": 2.5})
+    assert "\none autoMCStats 2.5\n" in text
     for name, rate in zip(processes, rows["rate"], strict=True):
         assert root[name].values().sum() == pytest.approx(float(rate), abs=1e-5)
         for direction, factor in (("Up", 1.04), ("Down", 0.96)):

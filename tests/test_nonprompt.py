@@ -183,6 +183,36 @@ def test_regions_are_weighted_as_by_hand(filesets: dict[str, Fileset], name: str
     assert (by_hand(filesets["d"])["2l_em", "flips"] > 0).any()
 
 
+def test_rates_above_the_cap_count_as_the_cap(filesets: dict[str, Fileset]) -> None:
+    """Electrons, whose rate is 0.3, with 0.25; muons' rates end there."""
+    capped = accumulated(filesets["d"], nonprompt={**ANALYSIS["nonprompt"], "cap": 0.25})["ht"]
+    _, leptons = leptons_of(filesets["d"])
+    failing = ~leptons.tight
+    rate = ak.where(leptons.electron == 1, 0.25, leptons.rate)
+    odds = ak.prod(ak.where(failing, rate / (1 - rate), 1.0), axis=1)
+    k = ak.sum(failing, axis=1)
+    em = (ak.num(leptons) == 2) & (ak.sum(leptons.electron, axis=1) == 1) & (k > 0)
+    expected = ak.sum((-((-1.0) ** k) * odds)[em])
+    found = capped.select(channel="2l_em", region="nonprompt", systematic="nominal").project()
+    assert found.values()[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_leptons_of_prompt_taus_are_prompt(filesets: dict[str, Fileset]) -> None:
+    (file,) = filesets["t"].files
+    events = NanoEventsFactory.from_root(
+        {file.url: "Events"}, schemaclass=SkimmedNanoAOD, mode="eager",
+        metadata=dict(filesets["t"].metadata),
+    ).events()  # fmt: skip
+    processor = TopCoffeaProcessor(ANALYSIS, POINTS, ["c"], maps=MAPS)
+    expected = processor.process(events)["ht"]
+    for flavour, same in ((15, True), (5, False)):
+        for collection in ("Muon", "Electron"):
+            leptons = events[collection]
+            origin = ak.where(leptons.genPartFlav == 5, 5, flavour)
+            events[collection] = ak.with_field(leptons, origin, "genPartFlav")
+        assert (processor.process(events)["ht"] == expected) == same
+
+
 def test_leptons_without_a_rate_of_their_own_are_told(
     filesets: dict[str, Fileset], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -453,6 +483,15 @@ def test_theory_weights_have_sums_of_their_own(
     }
     write_json(tmp_path / "t.ledger.json", {"original": original})
     combined = run_combine(tmp_path, analysis, {"t": DATASETS["t"]})
+    # each year by itself
+    by_year = {"ISR": {**THEORY["ISR"], "correlated": False}}
+    of_year = run_combine(
+        tmp_path, {**ANALYSIS, "systematics": {"theory": by_year}}, {"t": DATASETS["t"]}
+    )
+    for name, label in (("ISR_2017Up", "ISRUp"), ("ISR_2017Down", "ISRDown")):
+        one, other = of_year.select(systematic=name), combined.select(systematic=label)
+        np.testing.assert_array_equal(one.values(), other.values())
+    assert "ISRUp" not in of_year.categories("systematic")
     stated = {"ISRUp": 1.1 * whole * (1 + 1e-6), "ISRDown": 0.85 * whole}
     declared = {"t": {**of_t, "sums_of_weights": stated}}
     # what is declared is held against the ledger's, which counts
@@ -579,7 +618,10 @@ def test_years_vary_by_themselves(processed: Path) -> None:
     analysis["lumi_ifb"] = {"2017": 2.0, "2018": 3.0}
     analysis["systematics"] = {
         "shape": {"jes": {"correlated": False}},
-        "rate": {"trigger": {"value": [0.9, 1.2], "correlated": False}},
+        "rate": {
+            "trigger": {"value": [0.9, 1.2], "correlated": False},
+            "of_others": {"value": 1.5, "correlated": False, "processes": ["dy"]},
+        },
     }
     combined = run_combine(processed, analysis, DATASETS)
     one = combined.select(process="ttbar").project("systematic")
@@ -598,6 +640,7 @@ def test_years_vary_by_themselves(processed: Path) -> None:
     assert total["trigger_2017Up"] == pytest.approx(1.2 * t["nominal"] + u["nominal"])
     assert total["trigger_2018Down"] == pytest.approx(t["nominal"] + 0.9 * u["nominal"])
     assert "jesUp" not in total
+    assert not [name for name in total if name.startswith("of_others")]
     # the rates move the prediction alone
     assert total.get("nonprompt_rateUp", 0) == 0
 
