@@ -84,6 +84,12 @@ class Settings:
                 wanted |= analysis_columns(analysis, self.datasets[dataset], self.working_points)
         return sorted("|".join([column, *self.branches.get(column, [])]) for column in wanted)
 
+    def energies_of(self, analysis: str) -> str:
+        """The energies of collisions [TeV] that an analysis' datasets are of: 13 until 2018, and
+        where no year is declared."""
+        years = {self.datasets[name].get("year", "") for name in self.datasets_of(analysis)}
+        return ", ".join(sorted({"13.6" if year >= "2022" else "13" for year in years}))
+
     def points_of(self, analysis: str) -> dict[str, dict[str, Any]]:
         """The declarations of the working points that an analysis uses, and of no others."""
         return self.working_points.behind(used_points(self.analyses[analysis]))

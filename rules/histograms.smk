@@ -23,6 +23,7 @@ for analysis in FAKERATE:
             ENVIRONMENT
         params:
             label=as_is(config["histograms"]["label"]),
+            energies=SETTINGS.energies_of(analysis),
             code=code_hash("looseleaf.fakerate.pictures"),
         message:
             f"histograms: drawing {analysis}"
@@ -53,6 +54,7 @@ for analysis in FLIPS:
             title=as_is(SETTINGS.analyses[analysis]["title"]),
             data=any(SETTINGS.datasets[name]["data"] for name in SETTINGS.datasets_of(analysis)),
             label=as_is(config["histograms"]["label"]),
+            energies=SETTINGS.energies_of(analysis),
             code=code_hash("looseleaf.fakerate.pictures"),
         message:
             f"histograms: drawing {analysis}"
@@ -82,6 +84,7 @@ for analysis in APPLICATION:
         params:
             analysis=as_is(analysis_of(analysis)),
             label=as_is(config["histograms"]["label"]),
+            energies=SETTINGS.energies_of(analysis),
             code=code_hash("looseleaf.fakerate.pictures"),
         message:
             f"histograms: drawing {analysis}"
@@ -111,6 +114,7 @@ for analysis in TOPCOFFEA:
         params:
             analysis=as_is(analysis_of(analysis)),
             label=as_is(config["histograms"]["label"]),
+            energies=SETTINGS.energies_of(analysis),
             code=code_hash("looseleaf.topcoffea.pictures"),
         message:
             f"histograms: drawing {analysis}"

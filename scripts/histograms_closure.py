@@ -11,4 +11,5 @@ with doorway(snakemake.log[0]):
         snakemake.input.closure,
         Path(snakemake.output[0]).parent,
         snakemake.params.label,
+        snakemake.params.energies,
     )

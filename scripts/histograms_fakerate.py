@@ -10,4 +10,5 @@ with doorway(snakemake.log[0]):
         Path(snakemake.output[0]).parent,
         snakemake.params.label,
         snakemake.input.truth or None,
+        snakemake.params.energies,
     )

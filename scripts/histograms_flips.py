@@ -11,4 +11,5 @@ with doorway(snakemake.log[0]):
         snakemake.params.title,
         snakemake.params.label,
         snakemake.params.data,
+        snakemake.params.energies,
     )

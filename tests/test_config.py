@@ -774,6 +774,27 @@ def test_simulation_is_not_called_as_what_data_makes(refused: Refusal, process: 
     assert f"{process!r}, which has a meaning" in message
 
 
+@pytest.mark.parametrize(
+    ("years", "energies"),
+    [
+        ([None, None], "13"),
+        (["2016APV", "2018"], "13"),
+        (["2022EE", "2023BPix"], "13.6"),
+        (["2018", "2022"], "13, 13.6"),
+    ],
+)
+def test_energies_are_those_of_the_years(
+    main_config: dict[str, Any], repo: Path, years: list[str | None], energies: str
+) -> None:
+    settings = load(main_config, repo)
+    names = settings.datasets_of("tth_eft")
+    for name, year in zip(names, [*years, years[0]], strict=True):
+        settings.datasets[name].pop("year", None)
+        if year is not None:
+            settings.datasets[name]["year"] = year
+    assert settings.energies_of("tth_eft") == energies
+
+
 def test_years_may_be_numbers(main_config: dict[str, Any], repo: Path, tmp_path: Path) -> None:
     datasets = yaml.safe_load((repo / DEMO).read_text())
     for dataset in datasets.values():

@@ -490,8 +490,8 @@ def test_pictures_show_processes_points_and_data(tmp_path: Path) -> None:
     assert beyond.any()
     np.testing.assert_array_equal(marks.get_xdata(), one.axes["x"].centers[beyond])
     assert (marks.get_ydata() < below.get_ylim()[1]).all()
-    write_histograms(tmp_path / "h.h5", {"x": grown}, {"energy_tev": "13.6"})
-    pictures(analysis, tmp_path / "h.h5", tmp_path, "Private work")
+    write_histograms(tmp_path / "h.h5", {"x": grown}, {})
+    pictures(analysis, tmp_path / "h.h5", tmp_path, "Private work", "13.6")
     drawn = sorted(path.name for path in tmp_path.glob("*.p*"))
     assert drawn == [f"{n}.{end}" for n in ("curve_a", "one_x", "two_x") for end in ("pdf", "png")]
 

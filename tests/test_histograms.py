@@ -148,7 +148,7 @@ def test_a_bin_that_a_subtraction_leaves_empty(
     ("more", "text"),
     [
         ({"lumi_ifb": 59.83}, "59.83 fb$^{-1}$ (13 TeV)"),
-        ({"lumi_ifb": None, "energy_tev": "13.6"}, "(13.6 TeV)"),
+        ({"lumi_ifb": None, "energies": "13.6"}, "(13.6 TeV)"),
     ],
 )
 def test_labels_say_luminosity_and_energy(more: dict[str, Any], text: str) -> None:

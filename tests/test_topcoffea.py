@@ -19,7 +19,7 @@ from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
 from looseleaf.processing.runner import Limits, ProcessingFailed, process_task
 from looseleaf.processing.stage import DatasetFiles, Running
 from looseleaf.topcoffea import process as stage
-from looseleaf.topcoffea.combine import combine, energies
+from looseleaf.topcoffea.combine import combine
 from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.process import metadata_of
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
@@ -168,19 +168,6 @@ def test_data_counts_once_whatever_datasets_hold_it(filesets: dict[str, Fileset]
         (muon & ~electron).sum(), electron.sum()
     ]  # fmt: skip
     assert found(triggers) == (muon | electron).sum()
-
-
-@pytest.mark.parametrize(
-    ("years", "energy"),
-    [
-        ([None, None], "13"),
-        (["2016APV", "2018"], "13"),
-        (["2022EE", "2023BPix"], "13.6"),
-        (["2018", "2022"], "13, 13.6"),
-    ],
-)
-def test_energies_are_those_of_the_years(years: list[str | None], energy: str) -> None:
-    assert energies(years) == energy
 
 
 def refusal(folder: Path, **declared: Any) -> str:

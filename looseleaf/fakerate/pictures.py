@@ -24,13 +24,17 @@ def stored_ratio(maps: Mapping[str, hist.Hist], metadata: Mapping[str, Any]) -> 
 
 
 def pictures(
-    uhi: str | Path, folder: str | Path, label: str, truth: str | Path | None = None
+    uhi: str | Path,
+    folder: str | Path,
+    label: str,
+    truth: str | Path | None = None,
+    energies: str = "13",
 ) -> None:
     """All pictures of a measured map: 2D maps, projections, rates, data and simulation, cutflow."""
     maps, metadata = read_uhi(uhi)
     ratio = stored_ratio(maps, metadata)
     axes = maps["loose"].axes
-    is_data = metadata["is_data"]
+    beams = {"data": metadata["is_data"], "lumi_ifb": metadata["lumi_ifb"], "energies": energies}
     counted = "leptons" if metadata["weights"] == "counts" else "leptons, weighted"
     for name in ("loose", "tight"):
         fig, ax = plots.map2d(
@@ -40,7 +44,7 @@ def pictures(
             f"{name.capitalize()} {counted}",
             plots.count_texts(maps[name]),
         )
-        plots.label(ax, label, is_data, metadata["lumi_ifb"])
+        plots.label(ax, label, **beams)
         plots.save(fig, Path(folder) / name)
     fig, ax = plots.map2d(
         ratio.value,
@@ -50,27 +54,32 @@ def pictures(
         plots.ratio_texts(ratio),
         largest=0.5,
     )
-    plots.label(ax, label, is_data, metadata["lumi_ifb"])
+    plots.label(ax, label, **beams)
     plots.save(fig, Path(folder) / "ratio")
     expected = None
     if truth is not None:
         table = read_json(truth)["expected"]
         expected = np.array(table, dtype=np.float64).T
     fig, ax = plots.projections(ratio, axes, expected, "N(tight) / N(loose)")
-    plots.label(ax, label, is_data, metadata["lumi_ifb"])
+    plots.label(ax, label, **beams)
     plots.save(fig, Path(folder) / "projections")
     for name in metadata["observables"]:
         own = divide(maps[f"{name}_tight"], maps[f"{name}_loose"], metadata["interval"])
         fig, ax = plots.rate(own, maps[f"{name}_loose"].axes[0], "N(tight) / N(loose)")
-        plots.label(ax, label, is_data, metadata["lumi_ifb"])
+        plots.label(ax, label, **beams)
         plots.save(fig, Path(folder) / f"rate_{name}")
     if "non_prompt" in metadata["groups"]:
-        _data_and_simulation(maps, metadata, Path(folder), label)
+        _data_and_simulation(maps, metadata, Path(folder), label, beams)
     cutflow(metadata, Path(folder))
 
 
 def flips_picture(
-    summary: str | Path, folder: str | Path, title: str, label: str, is_data: bool
+    summary: str | Path,
+    folder: str | Path,
+    title: str,
+    label: str,
+    is_data: bool,
+    energies: str = "13",
 ) -> None:
     """The map of charge flips, of the summary that its measurement wrote."""
     found = read_json(summary)
@@ -84,12 +93,16 @@ def flips_picture(
         texts[index] = f"{value[index]:.4f}\n±{sigma[index]:.4f}"
     name = "Probability that the charge is wrong"
     fig, ax = plots.map2d(value, axes, title, name, texts)
-    plots.label(ax, label, is_data, None)
+    plots.label(ax, label, is_data, None, energies)
     plots.save(fig, Path(folder) / "flips")
 
 
 def _data_and_simulation(
-    maps: Mapping[str, hist.Hist], metadata: Mapping[str, Any], folder: Path, label: str
+    maps: Mapping[str, hist.Hist],
+    metadata: Mapping[str, Any],
+    folder: Path,
+    label: str,
+    beams: Mapping[str, Any],
 ) -> None:
     """Loose and tight leptons measured over simulated ones, and the fit of the prompt ones."""
     groups = {"non_prompt": "Non-prompt", "subtract": "Prompt"}
@@ -118,7 +131,7 @@ def _data_and_simulation(
                 f"p = {fit['p_value']:.2g}"
             )
         fig, ax = plots.data_and_model(data, parts, text)
-        plots.label(ax, label, metadata["is_data"], metadata["lumi_ifb"])
+        plots.label(ax, label, **beams)
         plots.save(fig, folder / spectrum.replace(".", "_"))
 
 
@@ -138,7 +151,11 @@ def cutflow(metadata: Mapping[str, Any], folder: Path) -> None:
 
 
 def closure_pictures(
-    analysis: Mapping[str, Any], closure: str | Path, folder: str | Path, label: str
+    analysis: Mapping[str, Any],
+    closure: str | Path,
+    folder: str | Path,
+    label: str,
+    energies: str = "13",
 ) -> None:
     """Observed against predicted, a picture for each channel and observable."""
     found = read_json(closure)
@@ -148,5 +165,5 @@ def closure_pictures(
             fig, ax = plots.closure(
                 table, analysis["observables"][name]["label"], f"{analysis['title']}, {channel}"
             )
-            plots.label(ax, label, found["is_data"], analysis["lumi_ifb"])
+            plots.label(ax, label, found["is_data"], analysis["lumi_ifb"], energies)
             plots.save(fig, Path(folder) / f"closure_{channel}_{name}")

@@ -28,14 +28,15 @@ def figure(width: float = 10, height: float = 9) -> tuple[Figure, Any]:
         return fig, fig.subplots()
 
 
-def label(ax: Any, text: str, data: bool, lumi_ifb: float | None, energy_tev: str = "13") -> None:
-    """The experiment's label over the axes: status, data or simulation, luminosity, energy."""
+def label(ax: Any, text: str, data: bool, lumi_ifb: float | None, energies: str = "13") -> None:
+    """The experiment's label over the axes: status, data or simulation, luminosity, and energies
+    in TeV."""
     fig = ax.figure
     # mplhep places the parts of the label by their extents: the layout has to stand before
     ax.set_title(" ", fontsize=22)
     fig.draw_without_rendering()
     fig.set_layout_engine("none")
-    right = f"({energy_tev} TeV)"
+    right = f"({energies} TeV)"
     if lumi_ifb is not None:
         right = f"{luminosity(lumi_ifb)} {right}"
     # the space keeps the text off the experiment's name

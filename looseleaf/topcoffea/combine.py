@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +68,7 @@ def combine(
             for process, varied in _by_process(filled, dataset, factors, analysis).items():
                 parts.setdefault(observable, {}).setdefault(process, []).append(varied)
     total = {observable: _added(by_process) for observable, by_process in parts.items()}
-    about = {
-        "analysis": analysis["name"],
-        "lumi_ifb": analysis["lumi_ifb"],
-        "energy_tev": energies(dataset.get("year") for dataset in datasets.values()),
-    }
+    about = {"analysis": analysis["name"], "lumi_ifb": analysis["lumi_ifb"]}
     write_histograms(histograms, total, about)
     channels = yields_of(analysis, next(iter(total.values())))
     if "nonprompt" in analysis:
@@ -162,13 +158,6 @@ def _added(by_process: Mapping[str, list[Varied]]) -> EFTHist:
                 else:
                     total += tagged
     return total
-
-
-def energies(years: Iterable[str | None]) -> str:
-    """The energies of collisions in TeV that datasets of these years are of: 13 until 2018, and
-    where none is declared."""
-    found = {"13.6" if year is not None and year >= "2022" else "13" for year in years}
-    return ", ".join(sorted(found))
 
 
 def yields_of(analysis: Mapping[str, Any], filled: EFTHist) -> dict[str, Any]:

@@ -30,14 +30,17 @@ LARGEST_RATIO = 6.0
 
 
 def pictures(
-    analysis: Mapping[str, Any], histograms: str | Path, folder: str | Path, label: str
+    analysis: Mapping[str, Any],
+    histograms: str | Path,
+    folder: str | Path,
+    label: str,
+    energies: str = "13",
 ) -> None:
     """Each observable in each channel, and the curve of each coefficient to scan."""
     lumi = analysis["lumi_ifb"]
     lumi = sum(lumi.values()) if isinstance(lumi, Mapping) else lumi
-    accumulator, metadata = read_histograms(histograms)
-    found = eft_histograms(accumulator)
-    beams = {"lumi_ifb": lumi, "energy_tev": metadata["energy_tev"]}
+    found = eft_histograms(read_histograms(histograms)[0])
+    beams = {"lumi_ifb": lumi, "energies": energies}
     nominal = {name: filled.select(**{SYSTEMATIC: NOMINAL}) for name, filled in found.items()}
     for observable, filled in nominal.items():
         for channel in channels_of(analysis):
