@@ -22,6 +22,7 @@ from looseleaf.objects.branches import is_theory_weight
 from looseleaf.objects.columns import analysis_columns, corrected_collection, used_points
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.years import by_year, of_year
 from looseleaf.records import primaries_of
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, channels_of, weighed_alone
 from looseleaf.topcoffea.samples import read_samples
@@ -265,8 +266,7 @@ def _analyses(
         kind = analysis.get("kind") if isinstance(analysis, dict) else None
         if kind not in KINDS:
             raise ConfigError(f"{path}: kind: {kind!r} is not one of {', '.join(KINDS)}")
-        if isinstance(analysis.get("lumi_ifb"), dict):
-            analysis["lumi_ifb"] = {str(year): v for year, v in analysis["lumi_ifb"].items()}
+        _name_years(analysis)
         check(analysis, _schema(base, kind), str(path))
         if analysis["name"] in analyses:
             raise ConfigError(f"{path}: name: the analysis {analysis['name']!r} exists already")
@@ -289,13 +289,24 @@ def _analyses(
     return analyses
 
 
+def _name_years(value: Any) -> None:
+    """Years are words, which YAML takes for numbers where they are keys or in lists of years."""
+    if isinstance(value, dict):
+        for key in [key for key in value if isinstance(key, int)]:
+            value[str(key)] = value.pop(key)
+        if isinstance(value.get("years"), list):
+            value["years"] = [str(year) for year in value["years"]]
+        for one in value.values():
+            _name_years(one)
+    elif isinstance(value, list):
+        for one in value:
+            _name_years(one)
+
+
 def _find_corrections(analysis: Mapping[str, Any], base: Path, path: Path) -> None:
     for key, correction in analysis.get("corrections", {}).items():
         where = f"{path}: corrections.{key}.file"
         correction["file"] = str(find(correction["file"], base, where))
-        if "years" in correction:
-            # YAML takes 2018 as a number
-            correction["years"] = [str(year) for year in correction["years"]]
 
 
 def eft_analysis(
@@ -315,6 +326,7 @@ def eft_analysis(
     if not bases:
         raise ConfigError(f"{working_points}: there is no folder {SCHEMAS} above it, nor here")
     analysis, points = read_yaml(path), read_yaml(working_points)
+    _name_years(analysis)
     check(analysis, _schema(bases[0], "topcoffea"), str(path))
     check(points, _schema(bases[0], "working_points"), str(working_points))
     known = {value["name"]: value for value in map(read_yaml, measured)}
@@ -322,6 +334,7 @@ def eft_analysis(
     analysis.setdefault("squares", _squares_for(analysis, samples.values()))
     _check_regions(analysis, str(path))
     _find_corrections(analysis, bases[0], path)
+    _check_years(analysis, samples, str(path))
     data = {name: sample for name, sample in samples.items() if sample["data"]}
     _check_primaries(analysis["triggers"], data, str(path))
     for name, observable in analysis["observables"].items():
@@ -444,10 +457,11 @@ def _check_primaries(
         missing = next(", ".join(t["paths"]) for t in triggers if "primary" not in t)
         raise ConfigError(f"{file}: triggers: {missing}: primary is missing, others have it")
     for year in dict.fromkeys(dataset.get("year") for dataset in data.values()):
-        of_year = {n: primaries_of(d["das"]) for n, d in data.items() if d.get("year") == year}
+        mine = {n: primaries_of(d["das"]) for n, d in data.items() if d.get("year") == year}
+        here = [trigger for trigger in triggers if year in trigger.get("years", [year])]
         when = f" of {year}" if year is not None else ""
         if not declared:
-            different = {tuple(words): name for name, words in of_year.items()}
+            different = {tuple(words): name for name, words in mine.items()}
             if len(different) > 1:
                 say = "say of each trigger which data hold its events, as primary: "
                 say += f"[{next(iter(different))[0]}]"
@@ -456,14 +470,14 @@ def _check_primaries(
                     f"events; {say if several else 'measure with one of them'}"
                 )
             continue
-        for trigger in triggers:
-            if not any(set(words) & set(trigger["primary"]) for words in of_year.values()):
+        for trigger in here:
+            if not any(set(words) & set(trigger["primary"]) for words in mine.values()):
                 raise ConfigError(
                     f"{file}: triggers: {', '.join(trigger['paths'])}: no data{when} of "
                     f"{' or '.join(trigger['primary'])} is listed, events of theirs would be lost"
                 )
-        for name, words in of_year.items():
-            if not any(set(words) & set(trigger["primary"]) for trigger in triggers):
+        for name, words in mine.items():
+            if not any(set(words) & set(trigger["primary"]) for trigger in here):
                 raise ConfigError(
                     f"{file}: datasets: {name!r}: no trigger is of primary {' or '.join(words)}"
                 )
@@ -498,7 +512,7 @@ def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: s
                 + ", ".join(sorted(processes))
             )
     _check_coefficients(analysis, {name for d in mine for name in d.get("wc_names", [])}, file)
-    _check_years(analysis, datasets, file)
+    _check_years(analysis, {name: datasets[name] for name in dataset_names(analysis)}, file)
     _check_systematics(analysis, datasets, processes, file)
     _check_corrections(analysis, datasets, file)
     observable = analysis.get("datacards", {}).get(
@@ -554,25 +568,22 @@ def _check_regions(analysis: Mapping[str, Any], file: str) -> None:
         raise ConfigError(f"{file}: flips: no channel has the region isAR_2lSS_OS to predict from")
 
 
-def _check_years(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: str) -> None:
-    systematics = analysis.get("systematics", {})
-    by_year = [
-        f"systematics.{kind}.{name}"
-        for kind, of_kind in systematics.items()
-        for name, value in of_kind.items()
-        if not value.get("correlated", True)
-    ]
-    if isinstance(analysis["lumi_ifb"], Mapping):
-        by_year.append("lumi_ifb")
-    for name in dataset_names(analysis) if by_year else ():
-        year = datasets[name].get("year")
+def _check_years(
+    analysis: Mapping[str, Any], datasets: Mapping[str, Mapping[str, Any]], file: str
+) -> None:
+    """Refuse datasets whose year isn't declared, or has no luminosity, threshold or trigger."""
+    keys = by_year(analysis)
+    tables = {"lumi_ifb": analysis["lumi_ifb"], "jets.btag.min": analysis["jets"]["btag"]["min"]}
+    for name, dataset in datasets.items() if keys else ():
+        year = dataset.get("year")
         if year is None:
-            raise ConfigError(f"{file}: {by_year[0]}: goes by year, but {name!r} declares none")
-        if isinstance(analysis["lumi_ifb"], Mapping) and year not in analysis["lumi_ifb"]:
-            there = ", ".join(analysis["lumi_ifb"])
-            raise ConfigError(
-                f"{file}: datasets: {name!r} is of the year {year}, lumi_ifb has {there}"
-            )
+            raise ConfigError(f"{file}: {keys[0]}: goes by year, but {name!r} declares none")
+        of = f"{file}: datasets: {name!r} is of the year {year}"
+        for key, table in tables.items():
+            if isinstance(table, Mapping) and year not in table:
+                raise ConfigError(f"{of}, {key} has {', '.join(table)}")
+        if analysis["triggers"] and not of_year(analysis, year)["triggers"]:
+            raise ConfigError(f"{of}, of which there are no triggers")
 
 
 def _check_systematics(
@@ -601,7 +612,7 @@ def _check_systematics(
 
 def _check_corrections(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: str) -> None:
     """Refuse corrections that would not be applied, or whose nuisance is called like another."""
-    simulation = {name: datasets[name].get("year") for name in analysis["datasets"]["simulation"]}
+    years = {datasets[name].get("year") for name in analysis["datasets"]["simulation"]}
     for name, wanted in analysis.get("corrections", {}).items():
         key = f"{file}: corrections.{name}"
         _check_nuisance(name, key)
@@ -614,11 +625,8 @@ def _check_corrections(analysis: Mapping[str, Any], datasets: Mapping[str, Any],
             except ConfigError as problem:
                 raise ConfigError(f"{file}: {problem}") from None
         for year in wanted.get("years", []):
-            if year not in simulation.values():
+            if year not in years:
                 raise ConfigError(f"{key}.years: no simulation of {year} in its datasets")
-        for dataset, year in simulation.items():
-            if "years" in wanted and year is None:
-                raise ConfigError(f"{key}: goes by year, but {dataset!r} declares none")
 
 
 def _check_theory(

@@ -640,7 +640,7 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
                     {},
                     "of Muon, Electron, not of Electron and Muon",
                 ),
-                ("a", {"years": [2018]}, {}, "corrections.a.years: no simulation of 2018 in its"),
+                ("a", {"years": [2018]}, {}, "corrections.a: goes by year, but 'tHq_EFT' declares"),
                 (
                     "a",
                     {"variations": {"up": {"side": "up"}}},
@@ -756,6 +756,50 @@ def test_year_that_the_luminosities_do_not_have(
     }
     with pytest.raises(ConfigError, match="'tHq_EFT' is of the year 2017, lumi_ifb has 2018"):
         load(config, repo)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "accepted"),
+        (
+            {"triggers": [{**MU, "years": [2018]}]},
+            "is of the year 2017, of which there are no trig",
+        ),
+        ({"triggers": [{**MU, "years": [2017]}, {**ELE, "years": ["2018"]}]}, "accepted"),
+        ({"corrections": {"a": {**CORRECTION, "years": [2016]}}}, "a.years: no simulation of 2016"),
+    ],
+)
+def test_years_of_an_eft_analysis(
+    main_config: dict[str, Any],
+    repo: Path,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    datasets = yaml.safe_load((repo / DEMO).read_text())
+    for name in ("tHq_EFT", "ttH_EFT", "TTTo2L2Nu", "MultiLepton"):
+        datasets[name]["year"] = 2017
+    (tmp_path / "demo.yaml").write_text(yaml.safe_dump(datasets))
+    analysis = {**yaml.safe_load((repo / THQ).read_text()), **changes}
+    outcomes = []
+    for thresholds in ({2017: 0.3}, {"2016": 0.2, "2018": 0.3}):
+        analysis["jets"]["btag"]["min"] = thresholds
+        (tmp_path / "thq.yaml").write_text(yaml.safe_dump(analysis, sort_keys=False))
+        config = {
+            **main_config,
+            "datasets": [str(tmp_path / "demo.yaml")],
+            "analyses": [MUON, "config/analyses/electron.yaml", FLIPS, str(tmp_path / "thq.yaml")],
+        }
+        try:
+            load(config, repo)
+            outcomes.append("accepted")
+        except ConfigError as problem:
+            outcomes.append(str(problem))
+    assert message in outcomes[0]
+    assert outcomes[1] != "accepted"
+    if message == "accepted":
+        assert "'tHq_EFT' is of the year 2017, jets.btag.min has 2016, 2018" in outcomes[1]
 
 
 def test_declared_sums_of_theory_weights(refused_thq: Callable[..., str]) -> None:

@@ -170,6 +170,30 @@ def test_data_counts_once_whatever_datasets_hold_it(filesets: dict[str, Fileset]
     assert found(triggers) == (muon | electron).sum()
 
 
+def test_triggers_and_thresholds_are_those_of_the_year(filesets: dict[str, Fileset]) -> None:
+    mu, ele = ({"paths": [path]} for path in ("HLT_IsoMu24", "HLT_Ele32_WPTight_Gsf"))
+    btag = ANALYSIS["jets"]["btag"]
+
+    def found(year: str | None, triggers: list[dict[str, Any]], threshold: Any) -> Any:
+        jets = {**ANALYSIS["jets"], "btag": {**btag, "min": threshold}}
+        processor = TopCoffeaProcessor(
+            {**ANALYSIS, "triggers": triggers, "jets": jets}, POINTS, NAMES
+        )
+        more = {**filesets["t"].metadata, "year": year}
+        return process_task(processor, chunks_of(filesets["t"], 1700), more)[0]
+
+    by_year = [{**mu, "years": ["2016", "2017"]}, {**ele, "years": ["2018"]}]
+    thresholds = {"2017": 0.2, "2018": 0.6}
+    expected = {"2017": found(None, [mu], 0.2), "2018": found(None, [ele], 0.6)}
+    for year, one in expected.items():
+        assert found(year, by_year, thresholds) == one
+    assert expected["2017"]["ht"] != expected["2018"]["ht"]
+    # nor is a path of another year asked of the files
+    dataset = {**DATASETS["t"], "year": "2018"}
+    columns = analysis_columns({**ANALYSIS, "triggers": by_year}, dataset, POINTS)
+    assert {name for name in columns if name.startswith("HLT")} == {"HLT_Ele32_WPTight_Gsf"}
+
+
 def refusal(folder: Path, **declared: Any) -> str:
     """Why an EFT sample with this declaration isn't processed, before a cluster is started."""
     declarations = {"e": {**DATASETS["e"], "declared_in": "sets.yaml", **declared}}

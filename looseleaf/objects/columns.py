@@ -11,6 +11,7 @@ from looseleaf.errors import ConfigError
 from looseleaf.objects.branches import EFT_COEFFICIENTS, WEIGHT
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.years import of_year
 
 # NanoAODSchema needs these three to make events
 IDENTITY = frozenset({"run", "luminosityBlock", "event"})
@@ -156,6 +157,8 @@ def analysis_columns(
 ) -> set[str]:
     """Branches that an analysis reads from a dataset, both as declared in the configuration."""
     columns = set(IDENTITY)
+    if analysis["kind"] == "topcoffea":
+        analysis = of_year(analysis, dataset.get("year"))
     if analysis["kind"] == "fakerate":
         columns |= fakerate_columns(analysis, points)
     elif analysis["kind"] == "flips":

@@ -18,6 +18,7 @@ from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.multilepton import LEPTON_FIELDS, event_quantities, merged
 from looseleaf.objects.rates import RateMap, predict, stacked
+from looseleaf.objects.years import of_year
 from looseleaf.topcoffea.channels import (
     FLIPS,
     FLIPS_RATE,
@@ -42,6 +43,8 @@ FLIPPED: dict[str, int | None] = {FLIPS: None, "flips to +": 1, "flips to -": -1
 BY_CHARGE = [key for key, charge in FLIPPED.items() if charge is not None]
 CHARGES = {"charge", "lep0_charge"}
 ELECTRON = 11
+
+NO_CORRECTIONS = Corrections({}, {})
 
 Mask = NDArray[np.bool_]
 Weights = NDArray[np.float64]
@@ -90,7 +93,7 @@ class TopCoffeaProcessor(ProcessorABC):
         squares: bool | Sequence[Mapping[str, float]] = True,
         maps: Mapping[str, RateMap] | None = None,
         flips: FlipMap | None = None,
-        corrections: Corrections | None = None,
+        corrections: Corrections = NO_CORRECTIONS,
     ) -> None:
         self._analysis, self._points = analysis, points
         self._coefficients, self._squares = tuple(coefficients), squares
@@ -124,12 +127,13 @@ class TopCoffeaProcessor(ProcessorABC):
 
     def process(self, events: Any) -> dict[str, Any]:
         is_data = events.metadata["data"]
+        analysis = of_year(self._analysis, events.metadata["year"])
         event_weight, eft = self._weights(events)
-        triggered = recorded(events, self._analysis["triggers"]) & certified(events)
+        triggered = recorded(events, analysis["triggers"]) & certified(events)
         chosen, masks = self._leptons(events, is_data)
         corrections: dict[str, Weights] = {}
         if not is_data:
-            factor, corrections = self._corrected(events, masks)
+            factor, corrections = self._corrected(analysis["corrections"], events, masks)
             event_weight = event_weight * factor
         fields = ("tight", *(("prompt",) if self._maps and not is_data else ()))
         leptons = merged(chosen, (*LEPTON_FIELDS, *fields, *(("bin",) if self._maps else ())))
@@ -147,7 +151,7 @@ class TopCoffeaProcessor(ProcessorABC):
         counted = {"all": np.ones(len(events), bool), "trigger": triggered}
         weighted = np.zeros(len(events), bool)
         for label, jets in self._jets(events, is_data):
-            quantities = event_quantities(jets, chosen, self._analysis["jets"])
+            quantities = event_quantities(jets, chosen, analysis["jets"])
             seen = {SIGNAL: quantities}
             seen |= {key: _after_a_flip(quantities, key) for key in by_role if key in FLIPPED}
             values = {
@@ -249,15 +253,12 @@ class TopCoffeaProcessor(ProcessorABC):
         return found, masks
 
     def _corrected(
-        self, events: Any, masks: Mapping[str, Any]
+        self, declared: Mapping[str, Any], events: Any, masks: Mapping[str, Any]
     ) -> tuple[Weights, dict[str, Weights]]:
         """The product of the corrections of simulated events, and by variation what one of them
         multiplies it with."""
         total, factors = np.ones(len(events)), {}
-        year = events.metadata["year"]
-        for name, wanted in self._analysis.get("corrections", {}).items():
-            if self._corrections is None or year not in wanted.get("years", [year]):
-                continue
+        for name, wanted in declared.items():
             nominal = self._corrections.of_event(name, events, masks)
             total *= nominal
             for side in wanted.get("variations", {}):

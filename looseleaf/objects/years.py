@@ -1,0 +1,44 @@
+"""What an analysis of several years of data is in one of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def of_year(analysis: Mapping[str, Any], year: str | None) -> dict[str, Any]:
+    """An EFT analysis as it is for the datasets of a year, None where they declare none.
+
+    Kept are the triggers and corrections of that year, or of every, and its b-tag threshold.
+    """
+
+    def holds(declared: Mapping[str, Any]) -> bool:
+        return year in declared.get("years", [year])
+
+    out = {**analysis, "triggers": [one for one in analysis["triggers"] if holds(one)]}
+    corrections = analysis.get("corrections", {})
+    out["corrections"] = {name: one for name, one in corrections.items() if holds(one)}
+    btag = analysis["jets"]["btag"]
+    if isinstance(btag["min"], Mapping):
+        out["jets"] = {**analysis["jets"], "btag": {**btag, "min": btag["min"][year]}}
+    return out
+
+
+def by_year(analysis: Mapping[str, Any]) -> Sequence[str]:
+    """The keys of an EFT analysis that go by year."""
+    sections = {
+        "triggers": dict(enumerate(analysis["triggers"])),
+        "corrections": analysis.get("corrections", {}),
+    }
+    found = [
+        f"{section}.{name}"
+        for section, of_section in sections.items()
+        for name, value in of_section.items()
+        if "years" in value
+    ]
+    found += [
+        f"systematics.{kind}.{name}"
+        for kind, of_kind in analysis.get("systematics", {}).items()
+        for name, value in of_kind.items()
+        if not value.get("correlated", True)
+    ]
+    found += ["jets.btag.min"] * isinstance(analysis["jets"]["btag"]["min"], Mapping)
+    return found + ["lumi_ifb"] * isinstance(analysis["lumi_ifb"], Mapping)
