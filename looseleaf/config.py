@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +266,7 @@ def _analyses(
         kind = analysis.get("kind") if isinstance(analysis, dict) else None
         if kind not in KINDS:
             raise ConfigError(f"{path}: kind: {kind!r} is not one of {', '.join(KINDS)}")
-        _name_years(analysis)
+        analysis = _name_years(analysis, str(path))
         check(analysis, _schema(base, kind), str(path))
         if analysis["name"] in analyses:
             raise ConfigError(f"{path}: name: the analysis {analysis['name']!r} exists already")
@@ -289,18 +289,21 @@ def _analyses(
     return analyses
 
 
-def _name_years(value: Any) -> None:
-    """Years are words, which YAML takes for numbers where they are keys or in lists of years."""
-    if isinstance(value, dict):
-        for key in [key for key in value if isinstance(key, int)]:
-            value[str(key)] = value.pop(key)
-        if isinstance(value.get("years"), list):
-            value["years"] = [str(year) for year in value["years"]]
-        for one in value.values():
-            _name_years(one)
-    elif isinstance(value, list):
-        for one in value:
-            _name_years(one)
+def _name_years(value: Any, where: str) -> Any:
+    """Years as words, which YAML takes for numbers where they are keys or in lists of years."""
+    if isinstance(value, list):
+        return [_name_years(one, where) for one in value]
+    if not isinstance(value, dict):
+        return value
+    named: dict[Any, Any] = {}
+    for key, one in value.items():
+        name = str(key) if isinstance(key, int) and not isinstance(key, bool) else key
+        if name in named:
+            raise ConfigError(f"{where}: {name!r} is given twice")
+        named[name] = _name_years(one, where)
+    if isinstance(named.get("years"), list):
+        named["years"] = [str(year) for year in named["years"]]
+    return named
 
 
 def _find_corrections(analysis: Mapping[str, Any], base: Path, path: Path) -> None:
@@ -325,8 +328,8 @@ def eft_analysis(
     ]
     if not bases:
         raise ConfigError(f"{working_points}: there is no folder {SCHEMAS} above it, nor here")
-    analysis, points = read_yaml(path), read_yaml(working_points)
-    _name_years(analysis)
+    analysis = _name_years(read_yaml(path), str(path))
+    points = read_yaml(working_points)
     check(analysis, _schema(bases[0], "topcoffea"), str(path))
     check(points, _schema(bases[0], "working_points"), str(working_points))
     known = {value["name"]: value for value in map(read_yaml, measured)}
@@ -336,7 +339,7 @@ def eft_analysis(
     _find_corrections(analysis, bases[0], path)
     _check_years(analysis, samples, str(path))
     data = {name: sample for name, sample in samples.items() if sample["data"]}
-    _check_primaries(analysis["triggers"], data, str(path))
+    _check_primaries(analysis["triggers"], data, str(path), complete=False)
     for name, observable in analysis["observables"].items():
         _check_rising(observable["edges"], f"{path}: observables.{name}")
     _check_columns(
@@ -413,14 +416,14 @@ def _check_analysis(
             raise ConfigError(f"{file}: datasets: {name!r} needs an xsec_pb to be normalised")
     for name, observable in analysis.get("observables", {}).items():
         _check_rising(observable["edges"], f"{file}: observables.{name}")
-    data = {name: datasets[name] for name in _may_be_data(analysis) if datasets[name]["data"]}
-    _check_primaries(analysis["triggers"], data, file, analysis["kind"] != "fakerate")
     if analysis["kind"] == "topcoffea":
         _check_eft(analysis, datasets, file)
     if analysis["kind"] == "fakerate":
         _check_fakerate(analysis, datasets, points, file)
     if analysis["kind"] == "application":
         _check_flavours(analysis, file)
+    data = {name: datasets[name] for name in _may_be_data(analysis) if datasets[name]["data"]}
+    _check_primaries(analysis["triggers"], data, file, analysis["kind"] != "fakerate")
     _check_columns(analysis, (datasets[name] for name in listed), points, file)
 
 
@@ -449,37 +452,50 @@ def _check_primaries(
     data: Mapping[str, Mapping[str, Any]],
     file: str,
     several: bool = True,
+    complete: bool = True,
 ) -> None:
-    """Refuse data that may hold events twice, or triggers whose events no data has, in any year;
-    triggers may say whose they are where an analysis takes `several` primary datasets."""
+    """Refuse data that may hold events twice, or triggers whose events no data has, in any year.
+
+    Triggers may say whose they are where an analysis takes `several` primary datasets; `complete`
+    data is all of an analysis.
+    """
     declared = [trigger for trigger in triggers if "primary" in trigger]
     if declared and len(declared) < len(triggers):
         missing = next(", ".join(t["paths"]) for t in triggers if "primary" not in t)
         raise ConfigError(f"{file}: triggers: {missing}: primary is missing, others have it")
-    for year in dict.fromkeys(dataset.get("year") for dataset in data.values()):
-        mine = {n: primaries_of(d["das"]) for n, d in data.items() if d.get("year") == year}
-        here = [trigger for trigger in triggers if year in trigger.get("years", [year])]
+    years = dict.fromkeys(dataset.get("year") for dataset in data.values())
+    # data of no year may be of any
+    for year in [None] if None in years else years:
+        words = {
+            name: set(primaries_of(dataset["das"]))
+            for name, dataset in data.items()
+            if year in (None, dataset.get("year"))
+        }
         when = f" of {year}" if year is not None else ""
-        if not declared:
-            different = {tuple(words): name for name, words in mine.items()}
-            if len(different) > 1:
-                say = "say of each trigger which data hold its events, as primary: "
-                say += f"[{next(iter(different))[0]}]"
+        for one, other in combinations(words, 2) if not declared else ():
+            # eras and skims may have a word more
+            if words[one] - words[other] and words[other] - words[one]:
+                say = "measure with one of them"
+                if several:
+                    primary = primaries_of(data[one]["das"])[0]
+                    say = f"say of each trigger whose it is, as primary: [{primary}]"
+                undated = ", or declare their years" if year is None else ""
                 raise ConfigError(
-                    f"{file}: datasets: {' and '.join(different.values())}{when} may hold the same "
-                    f"events; {say if several else 'measure with one of them'}"
+                    f"{file}: datasets: {one} and {other}{when} may hold the same events; "
+                    f"{say}{undated}"
                 )
-            continue
-        for trigger in here:
-            if not any(set(words) & set(trigger["primary"]) for words in mine.values()):
+        here = [trigger for trigger in declared if year in (None, *trigger.get("years", [year]))]
+        for trigger in here if complete else ():
+            if words and not any(of & set(trigger["primary"]) for of in words.values()):
                 raise ConfigError(
                     f"{file}: triggers: {', '.join(trigger['paths'])}: no data{when} of "
                     f"{' or '.join(trigger['primary'])} is listed, events of theirs would be lost"
                 )
-        for name, words in mine.items():
-            if not any(set(words) & set(trigger["primary"]) for trigger in here):
+        for name, of in words.items() if declared else ():
+            if not any(of & set(trigger["primary"]) for trigger in here):
                 raise ConfigError(
-                    f"{file}: datasets: {name!r}: no trigger is of primary {' or '.join(words)}"
+                    f"{file}: datasets: {name!r}: no trigger is of primary "
+                    + " or ".join(primaries_of(data[name]["das"]))
                 )
 
 
@@ -589,14 +605,11 @@ def _check_years(
 def _check_systematics(
     analysis: Mapping[str, Any], datasets: Mapping[str, Any], processes: set[str], file: str
 ) -> None:
-    seen: dict[str, str] = {}
+    years = {datasets[name].get("year") for name in dataset_names(analysis)}
+    _check_nuisances(analysis, years, file)
     for kind, of_kind in analysis.get("systematics", {}).items():
         for name, value in of_kind.items():
             key = f"{file}: systematics.{kind}.{name}"
-            if name in seen:
-                raise ConfigError(f"{key}: there is a systematics.{seen[name]}.{name} already")
-            seen[name] = kind
-            _check_nuisance(name, key)
             # predictions from data have no other weights, but may be off by a factor
             one_rate = kind == "rate" and value.get("correlated", True)
             there = processes | {p for p in (NONPROMPT, FLIPS) if one_rate and p in analysis}
@@ -610,15 +623,28 @@ def _check_systematics(
                 _check_theory(name, value, analysis, datasets, file)
 
 
+def _check_nuisances(analysis: Mapping[str, Any], years: set[str | None], file: str) -> None:
+    """Refuse names of nuisances that have a meaning, or that two of them have, also in a year."""
+    declared = [
+        (f"systematics.{kind}.{name}", name, value.get("correlated", True))
+        for kind, of_kind in analysis.get("systematics", {}).items()
+        for name, value in of_kind.items()
+    ]
+    declared += [(f"corrections.{name}", name, True) for name in analysis.get("corrections", {})]
+    seen: dict[str, str] = {}
+    for key, name, correlated in declared:
+        _check_nuisance(name, f"{file}: {key}")
+        for label in [name] if correlated else [f"{name}_{year}" for year in years]:
+            if label in seen:
+                raise ConfigError(f"{file}: {key}: there is a {seen[label]} already")
+            seen[label] = key
+
+
 def _check_corrections(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: str) -> None:
     """Refuse corrections that would not be applied, or whose nuisance is called like another."""
     years = {datasets[name].get("year") for name in analysis["datasets"]["simulation"]}
     for name, wanted in analysis.get("corrections", {}).items():
         key = f"{file}: corrections.{name}"
-        _check_nuisance(name, key)
-        for kind, of_kind in analysis.get("systematics", {}).items():
-            if name in of_kind:
-                raise ConfigError(f"{key}: there is a systematics.{kind}.{name} already")
         if "of" in wanted:
             try:
                 corrected_collection(name, wanted, analysis["working_points"])

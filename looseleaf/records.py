@@ -15,8 +15,8 @@ CATALOGUE_FORMAT = "looseleaf-catalogue/1"
 SNAPSHOT_FORMAT = "looseleaf-das/1"
 # what a finished transform leaves on the volume and as its target
 MANIFEST_FORMAT = "looseleaf-manifest/3"
-# words in names of samples that aren't primary datasets: these, and eras of so few letters
-NO_PRIMARY, SHORT = ("data", "run", "listed", "skim"), 2
+# words in names of samples that aren't primary datasets
+NO_PRIMARY = re.compile(r".{1,2}|data|run|ver|hipm|apv|listed|.*skim|(pre|post)(vfp|ee|bpix)", re.I)
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,9 @@ def primaries_of(das: str) -> list[str]:
     events are shared out. Listed samples are called as somebody liked: SingleMuon of
     SingleMuon_A-UL2018 and of data_UL18A_SingleMuon, without what is short or says nothing.
     """
-    words = list(dict.fromkeys(re.findall("[A-Za-z]+", das.removeprefix("/").split("/")[0])))
-    return [w for w in words if len(w) > SHORT and w.lower() not in NO_PRIMARY] or words
+    first = das.removeprefix("/").split("/")[0]
+    words = list(dict.fromkeys(re.findall("[A-Za-z]+", first)))
+    return [word for word in words if not NO_PRIMARY.fullmatch(word)] or words or [first]
 
 
 def block_name(dataset: str) -> str:

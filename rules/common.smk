@@ -9,6 +9,7 @@ from looseleaf.codehash import code_hash
 from looseleaf.config import find, load, maps_applied
 from looseleaf.errors import LooseleafError
 from looseleaf.files import canonical, write_json
+from looseleaf.objects.years import processed_by_year
 from looseleaf.paths import Paths
 from looseleaf.records import SNAPSHOT_FORMAT
 from looseleaf.topcoffea.channels import channels_of

@@ -61,7 +61,9 @@ for analysis in TOPCOFFEA:
             analysis=as_is(topcoffea_processing_of(analysis)),
             points=as_is(canonical(SETTINGS.points_of(analysis))),
             datasets=declared_for(
-                analysis, "data", "das", "year", "lumi_mask", "wc_names", "process"
+                analysis,
+                *("data", "das", "lumi_mask", "wc_names", "process"),
+                *(("year",) if processed_by_year(SETTINGS.analyses[analysis]) else ()),
             ),
             code=code_hash("looseleaf.topcoffea.process"),
         message:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from looseleaf.config import Settings, load
+from looseleaf.config import Settings, _check_primaries, load
 from looseleaf.errors import ConfigError
 from looseleaf.records import primaries_of
 
@@ -340,6 +340,7 @@ def test_an_application_to_data_that_does_not_fit_together(
 
 # a weight of events by some file's correction
 CORRECTION = {"file": "config/config.yaml", "correction": "sf", "inputs": {"x": "MET_pt"}}
+UP_DOWN = {"up": 1.02, "down": 0.98}
 MU, ELE = {"paths": ["HLT_IsoMu24"]}, {"paths": ["HLT_Ele32_WPTight_Gsf"]}
 
 
@@ -349,7 +350,7 @@ MU, ELE = {"paths": ["HLT_IsoMu24"]}, {"paths": ["HLT_Ele32_WPTight_Gsf"]}
         (
             [MU, ELE],
             "datasets: SingleMuon and MultiLepton may hold the same events; say of each trigger "
-            "which data hold its events, as primary: [SingleMuon]",
+            "whose it is, as primary: [SingleMuon], or declare their years",
         ),
         ([], "datasets: SingleMuon and MultiLepton may hold the same events"),
         (
@@ -384,6 +385,9 @@ def test_data_of_several_primary_datasets(
         ("/EGamma_A-UL2018/listed-2018/USER", ["EGamma"]),
         ("/data_UL18A_SingleMuon/listed-2018/USER", ["SingleMuon"]),
         ("/MET/Run2016B-v1/NANOAOD", ["MET"]),
+        ("/DoubleEG_B-ver1_HIPM_UL2016_OSUSkim/listed-2016APV/USER", ["DoubleEG"]),
+        ("/DoubleMuon_preVFP_mine/listed-2016APV/USER", ["DoubleMuon", "mine"]),
+        ("/2018_01/listed-2018/USER", ["2018_01"]),
         ("/A1/listed-2018/USER", ["A"]),
     ],
 )
@@ -440,9 +444,22 @@ def test_data_of_years_holds_no_event_of_another(
     ):
         assert f"{names[0]} and {names[1]} of 2018 may hold the same" in outcome(names, [MU, ELE])
     both = ["DoubleEG_2017", "SingleElectron_2017"]
-    assert "may hold the same events; say of each trigger" in outcome(both, [], FLIPS)
+    assert "of 2017 may hold the same events; say of each trigger" in outcome(both, [], FLIPS)
     assert outcome(both, [{**ELE, "primary": ["DoubleEG", "SingleElectron"]}], FLIPS) == "accepted"
     assert "may hold the same events; measure with one" in outcome(both, [], MUON)
+    # a word more is an era, or a skim
+    same = ["DoubleEG_B-ver1_HIPM_UL_NDSkim_2017", "DoubleEG_C-new_OSUSkim_2017", "DoubleEG_2017"]
+    assert outcome(same, [], MUON) == "accepted"
+
+
+def test_data_of_no_year_may_be_of_any(main_config: dict[str, Any], repo: Path) -> None:
+    settings = load(main_config, repo)
+    data = {name: dict(settings.datasets[name]) for name in ("SingleMuon", "MultiLepton")}
+    data["SingleMuon"]["year"] = "2018"
+    with pytest.raises(ConfigError, match=r"may hold the same events; .*, or declare their years"):
+        _check_primaries([MU], data, "a.yaml")
+    data["MultiLepton"]["year"] = "2017"
+    _check_primaries([MU], data, "a.yaml")
 
 
 def test_a_signed_map_is_not_applied(refused: Refusal) -> None:
@@ -640,6 +657,12 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
                     {},
                     "of Muon, Electron, not of Electron and Muon",
                 ),
+                (
+                    "a_2018",
+                    {},
+                    {"systematics": {"rate": {"a": {"value": 1.1, "correlated": False}}}},
+                    "rate.a: goes by year, but 'tHq_EFT' declares none",
+                ),
                 ("a", {"years": [2018]}, {}, "corrections.a: goes by year, but 'tHq_EFT' declares"),
                 (
                     "a",
@@ -768,6 +791,14 @@ def test_year_that_the_luminosities_do_not_have(
         ),
         ({"triggers": [{**MU, "years": [2017]}, {**ELE, "years": ["2018"]}]}, "accepted"),
         ({"corrections": {"a": {**CORRECTION, "years": [2016]}}}, "a.years: no simulation of 2016"),
+        (
+            {
+                "corrections": {"a_2017": CORRECTION},
+                "systematics": {"shape": {"a": {"jet_scale": UP_DOWN, "correlated": False}}},
+            },
+            "corrections.a_2017: there is a systematics.shape.a already",
+        ),
+        ({"lumi_ifb": {2017: 1.0, "2017": 2.0}}, "thq.yaml: '2017' is given twice"),
     ],
 )
 def test_years_of_an_eft_analysis(

@@ -381,10 +381,10 @@ def test_corrections_weigh_events_and_leptons(filesets: dict[str, Fileset], tmp_
     processor = TopCoffeaProcessor(
         analysis, POINTS, ["c"], True, MAPS, flips, Corrections.from_files(corrections)
     )
-    found = {
-        name: process_task(processor, chunks_of(filesets[name], 2500), filesets[name].metadata)[0]
-        for name in ("t", "d")
-    }
+    found = {}
+    for name in ("t", "d"):
+        metadata = filesets[name].metadata | metadata_of(analysis, DATASETS[name])
+        found[name] = process_task(processor, chunks_of(filesets[name], 2500), metadata)[0]
     assert found["d"]["ht"] == accumulated(filesets["d"])["ht"]
     e, leptons = leptons_of(filesets["t"])
     prompt, failing = ak.all(leptons.genPartFlav == 1, axis=1), ak.sum(~leptons.tight, axis=1)
@@ -415,6 +415,30 @@ def test_corrections_weigh_events_and_leptons(filesets: dict[str, Fileset], tmp_
             assert total.view().value == pytest.approx(hand.sum(), rel=1e-6)
             assert total.view().variance == pytest.approx((hand**2).sum(), rel=1e-6)
     assert not [name for name in histogram.categories("systematic") if name.startswith("other")]
+
+
+def test_a_correction_that_takes_events_away_may_give_them_back(
+    filesets: dict[str, Fileset], tmp_path: Path
+) -> None:
+    """Where only a variation has a weight, the variation has the events."""
+    step = scale_factors(tmp_path / "a.json", "x > 30", up=2.0).replace("a.json", "b.json")
+    text = (tmp_path / "a.json").read_text().replace("2.0 * (x > 30)", "2.0")
+    Path(step).write_text(text)
+    wanted = {"a": {"file": step, "correction": "sf", "inputs": {"x": "MET_pt"},
+                    "choices": {"side": "nominal"},
+                    "variations": {side: {"side": "up"} for side in ("up", "down")}}}  # fmt: skip
+    processor = TopCoffeaProcessor(
+        {**ANALYSIS, "corrections": wanted}, POINTS, ["c"], True, MAPS, None,
+        Corrections.from_files(wanted),
+    )  # fmt: skip
+    fileset = filesets["t"]
+    found = process_task(processor, chunks_of(fileset, 2500), fileset.metadata)[0]["ht"]
+    plain = TopCoffeaProcessor(ANALYSIS, POINTS, ["c"], True, MAPS)
+    every = process_task(plain, chunks_of(fileset, 2500), fileset.metadata)[0]["ht"]
+    at = {"channel": "2l_em", "region": "signal"}
+    twice = every.select(**at, systematic="nominal").values()
+    np.testing.assert_allclose(found.select(**at, systematic="aUp").values(), 2 * twice, rtol=1e-12)
+    assert 0 < found.select(**at, systematic="nominal").values().sum() < 0.9 * twice.sum()
 
 
 def test_masses_and_leptons_by_their_order(filesets: dict[str, Fileset]) -> None:
@@ -742,6 +766,15 @@ def test_three_lines_of_a_notebook(filesets: dict[str, Fileset], tmp_path: Path)
     (tmp_path / "data.cfg").write_text("SingleMuon.json\nEGamma.json")
     with pytest.raises(ConfigError, match="SingleMuon and EGamma of 2018 may hold the same events"):
         configured(tmp_path / "analysis.yaml", tmp_path / "data.cfg", *ways[1:])
+    # part of the data is as good, here, if it is some trigger's
+    both = [{"paths": [path], "primary": [primary]} for path, primary in
+            (("HLT_IsoMu24", "SingleMuon"), ("HLT_Ele32_WPTight_Gsf", "EGamma"))]  # fmt: skip
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump({**settings, "triggers": both}))
+    fileset, _ = configured(tmp_path / "both.yaml", tmp_path / "SingleMuon.json", *ways[1:])
+    assert fileset["SingleMuon"]["metadata"]["primary"] == ["SingleMuon"]
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump({**settings, "triggers": both[1:]}))
+    with pytest.raises(ConfigError, match="'SingleMuon': no trigger is of primary SingleMuon"):
+        configured(tmp_path / "both.yaml", tmp_path / "SingleMuon.json", *ways[1:])
     # 22 coefficients keep no quartics unless they are asked for
     many = {**listed, "WCnames": [f"c{index}" for index in range(22)]}
     (tmp_path / "t.json").write_text(json.dumps(many))

@@ -243,7 +243,7 @@ def test_what_normalises_is_held_against_what_is_declared_before_processing(
     for file in value["files"]:
         file["eft_sums_in"] = None
     write_json(tmp_path / "e.manifest.json", value)
-    assert "dataset e: its sum of weights is 0" in refusal(tmp_path)
+    assert "dataset e: its files have no EFTfitCoefficients that add up" in refusal(tmp_path)
 
 
 def test_files_of_one_sample_with_other_coefficients(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_yields_are_normalised_to_cross_section_and_luminosity(
 def test_eft_sample_without_sums_is_not_normalised(
     filesets: dict[str, Fileset], tmp_path: Path
 ) -> None:
-    with pytest.raises(DataFileError, match="dataset e: its sum of weights is 0"):
+    with pytest.raises(DataFileError, match="dataset e: its files have no EFTfitCoefficients that"):
         combined(filesets, tmp_path, eft_sums=None)
 
 

@@ -1,6 +1,6 @@
 """What an analysis of several years of data is in one of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -22,8 +22,8 @@ def of_year(analysis: Mapping[str, Any], year: str | None) -> dict[str, Any]:
     return out
 
 
-def by_year(analysis: Mapping[str, Any]) -> Sequence[str]:
-    """The keys of an EFT analysis that go by year."""
+def processed_by_year(analysis: Mapping[str, Any]) -> list[str]:
+    """The keys of an EFT analysis that go by year in `of_year`."""
     sections = {
         "triggers": dict(enumerate(analysis["triggers"])),
         "corrections": analysis.get("corrections", {}),
@@ -34,11 +34,16 @@ def by_year(analysis: Mapping[str, Any]) -> Sequence[str]:
         for name, value in of_section.items()
         if "years" in value
     ]
+    return found + ["jets.btag.min"] * isinstance(analysis["jets"]["btag"]["min"], Mapping)
+
+
+def by_year(analysis: Mapping[str, Any]) -> list[str]:
+    """The keys of an EFT analysis that go by year."""
+    found = processed_by_year(analysis)
     found += [
         f"systematics.{kind}.{name}"
         for kind, of_kind in analysis.get("systematics", {}).items()
         for name, value in of_kind.items()
         if not value.get("correlated", True)
     ]
-    found += ["jets.btag.min"] * isinstance(analysis["jets"]["btag"]["min"], Mapping)
     return found + ["lumi_ifb"] * isinstance(analysis["lumi_ifb"], Mapping)

@@ -17,7 +17,7 @@ def check_coefficients(name: str, declared: Mapping[str, Any], original: Mapping
     """Hold the Wilson coefficients that a dataset declares against what its files carry.
 
     Raises `DataFileError` naming the declaring file and key if there is another number of terms,
-    or nothing is declared of some. A skim that doesn't say how many it has is left to processing.
+    or nothing is declared of some. A skim may not say how many it has.
     """
     names, sums = declared.get("wc_names", []), original["eft_sums"]
     file = declared["declared_in"]
@@ -103,14 +103,20 @@ def _sum_of_weights(
 ) -> float:
     """The ledger's sum over the original events; it and their number are held against what the
     sample's file states."""
+    listed = dataset.get("listed")
+    if listed is not None and source == "declared" and not dataset["data"]:
+        return listed["sum_of_weights"]
     found = original["sum_of_weights"]
     if dataset.get("wc_names"):
-        found = original["eft_sums"][0] if original["eft_sums"] else 0.0
-    listed = dataset.get("listed")
-    if listed is None:
+        if not original["eft_sums"]:
+            raise DataFileError(
+                f"dataset {name}: its files have no {EFT_COEFFICIENTS} that add up to a sum of "
+                "weights; of a skim that doesn't say them, have a sample's file state it and say "
+                "normalise: declared in the analysis"
+            )
+        found = original["eft_sums"][0]
+    if listed is None or source == "declared":
         return found
-    if source == "declared":
-        return found if dataset["data"] else listed["sum_of_weights"]
     if original["events"] != listed["events"]:
         raise DataFileError(
             f"{dataset['declared_in']}: nEvents: {listed['events']} are stated, the files of "

@@ -8,6 +8,7 @@ from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.names import FLIP_CORRECTION
 from looseleaf.objects.rates import RateMap
+from looseleaf.objects.years import processed_by_year
 from looseleaf.processing.fileset import Fileset
 from looseleaf.processing.stage import DatasetFiles, Running, event_metadata, process_datasets
 from looseleaf.topcoffea.flips import FlipMap
@@ -73,7 +74,8 @@ def metadata_of(analysis: Mapping[str, Any], declared: Mapping[str, Any]) -> dic
     return {
         **event_metadata(analysis, declared),
         "process": declared["process"],
-        "year": declared.get("year"),
+        # another year of what doesn't go by it is no reason to process again
+        "year": declared.get("year") if processed_by_year(analysis) else None,
         "wc_names": declared.get("wc_names", []),
     }
 

@@ -1,6 +1,7 @@
 """The coffea processor that fills EFT histograms in declared channels."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import awkward as ak
@@ -131,10 +132,10 @@ class TopCoffeaProcessor(ProcessorABC):
         event_weight, eft = self._weights(events)
         triggered = recorded(events, analysis["triggers"]) & certified(events)
         chosen, masks = self._leptons(events, is_data)
-        corrections: dict[str, Weights] = {}
+        corrected = {NOMINAL: event_weight}
         if not is_data:
-            factor, corrections = self._corrected(analysis["corrections"], events, masks)
-            event_weight = event_weight * factor
+            factors = self._corrected(analysis["corrections"], events, masks)
+            corrected = {name: event_weight * factor for name, factor in factors.items()}
         fields = ("tight", *(("prompt",) if self._maps and not is_data else ()))
         leptons = merged(chosen, (*LEPTON_FIELDS, *fields, *(("bin",) if self._maps else ())))
         selected = triggered.copy()
@@ -144,7 +145,8 @@ class TopCoffeaProcessor(ProcessorABC):
         tight = ak.to_numpy(ak.all(leptons.tight, axis=1))
         flipped = self._flipped(events, chosen, is_data)
         by_role = {
-            role: {label: event_weight * w for label, w in variations.items()}
+            role: {label: corrected[NOMINAL] * w for label, w in variations.items()}
+            | {label: w * variations[NOMINAL] for label, w in corrected.items()}
             for role, variations in self._by_role(leptons, chosen, is_data).items()
         }
         histograms = {name: self._empty(name) for name in self._observables}
@@ -165,9 +167,7 @@ class TopCoffeaProcessor(ProcessorABC):
                 # another jet energy is a variation of its own, with the nominal weights
                 varied = {role: {label: w[NOMINAL]} for role, w in by_role.items()}
             else:
-                varied = by_role
-                if not is_data:
-                    varied = self._reweighted(by_role, quantities, events, corrections)
+                varied = by_role if is_data else self._reweighted(by_role, quantities, events)
             for channel, role, key, mask in self._masks(seen, selected, tight, flipped, is_data):
                 if label == NOMINAL and role == SIGNAL:
                     counted[channel] = mask
@@ -254,20 +254,17 @@ class TopCoffeaProcessor(ProcessorABC):
 
     def _corrected(
         self, declared: Mapping[str, Any], events: Any, masks: Mapping[str, Any]
-    ) -> tuple[Weights, dict[str, Weights]]:
-        """The product of the corrections of simulated events, and by variation what one of them
-        multiplies it with."""
-        total, factors = np.ones(len(events)), {}
+    ) -> dict[str, Weights]:
+        """The product of the corrections of simulated events, and by variation that with one of
+        them varied."""
+        weight = partial(self._corrections.of_event, events=events, chosen=masks)
+        each = {name: weight(name) for name in declared}
+        out = {NOMINAL: np.prod([np.ones(len(events)), *each.values()], axis=0)}
         for name, wanted in declared.items():
-            nominal = self._corrections.of_event(name, events, masks)
-            total *= nominal
             for side in wanted.get("variations", {}):
-                varied = self._corrections.of_event(name, events, masks, f"{name}_{side}")
-                # an event that a correction takes away stays away
-                factors[name + side.capitalize()] = np.divide(
-                    varied, nominal, out=np.zeros(len(events)), where=nominal != 0
-                )
-        return total, factors
+                varied = {**each, name: weight(name, variation=f"{name}_{side}")}
+                out[name + side.capitalize()] = np.prod(list(varied.values()), axis=0)
+        return out
 
     def _flipped(self, events: Any, chosen: Mapping[str, Any], is_data: bool) -> Mask:
         """Simulated events with an electron of another charge than it was made with, which data
@@ -347,12 +344,11 @@ class TopCoffeaProcessor(ProcessorABC):
         by_role: Mapping[str, Mapping[str, Weights]],
         quantities: Mapping[str, Any],
         events: Any,
-        corrections: Mapping[str, Weights],
     ) -> dict[str, dict[str, Weights]]:
-        """The weights with the variations of weights: of corrections, by the declared expressions
-        and by theory weights, which NanoAOD has relative to the nominal one."""
+        """The weights with the variations of weights, by the declared expressions and by theory
+        weights, which NanoAOD has relative to the nominal one."""
         systematics = self._analysis.get("systematics", {})
-        factors: dict[str, Any] = dict(corrections)
+        factors: dict[str, Any] = {}
         for name, shape in systematics.get("shape", {}).items():
             if self._applies(shape, events):
                 for direction, text in shape.get("weight", {}).items():
