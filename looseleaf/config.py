@@ -6,7 +6,8 @@ are relative to the working folder or, failing that, to the folder of the Snakef
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, pairwise
@@ -19,7 +20,7 @@ import yaml
 from looseleaf.errors import ConfigError
 from looseleaf.objects import names
 from looseleaf.objects.branches import is_theory_weight
-from looseleaf.objects.columns import analysis_columns, corrected_collection, used_points
+from looseleaf.objects.columns import analysis_columns, corrected_collection, used_points, varies
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.years import by_year, of_year
@@ -206,10 +207,8 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
     main = "configuration"
     check(config, _schema(base, "config"), main)
     if config["servicex"]["cut"] is not None:
-        try:
+        with _told_of(f"{main}: servicex.cut"):
             Expression(config["servicex"]["cut"])
-        except ConfigError as problem:
-            raise ConfigError(f"{main}: servicex.cut: {problem}") from None
     datasets = _datasets(config, base, main)
     points_path = find(config["working_points"], base, f"{main}: working_points")
     points = read_yaml(points_path)
@@ -427,6 +426,15 @@ def _check_analysis(
     _check_columns(analysis, (datasets[name] for name in listed), points, file)
 
 
+@contextmanager
+def _told_of(where: str) -> Iterator[None]:
+    """Say where what is wrong stands."""
+    try:
+        yield
+    except ConfigError as problem:
+        raise ConfigError(f"{where}: {problem}") from None
+
+
 def _check_columns(
     analysis: Mapping[str, Any],
     datasets: Iterable[Mapping[str, Any]],
@@ -434,11 +442,9 @@ def _check_columns(
     file: str,
 ) -> None:
     """Refuse what an analysis would read, of any of the datasets, and is not to be known."""
-    try:
+    with _told_of(file):
         for dataset in datasets:
             analysis_columns(analysis, dataset, points)
-    except ConfigError as problem:
-        raise ConfigError(f"{file}: {problem}") from None
 
 
 def _may_be_data(analysis: Mapping[str, Any]) -> list[str]:
@@ -569,10 +575,8 @@ def _check_coefficients(analysis: Mapping[str, Any], known: set[str], file: str)
 
 def _check_regions(analysis: Mapping[str, Any], file: str) -> None:
     """Refuse predictions that no region makes: simulation would lack what they stand for."""
-    try:
+    with _told_of(file):
         channels = channels_of(analysis)
-    except ConfigError as problem:
-        raise ConfigError(f"{file}: {problem}") from None
     roles = {name: {region.role for region in c.regions} for name, c in channels.items()}
     for name, there in roles.items():
         if "nonprompt" in analysis and NONPROMPT not in there:
@@ -641,15 +645,13 @@ def _check_nuisances(analysis: Mapping[str, Any], years: set[str | None], file: 
 
 
 def _check_corrections(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: str) -> None:
-    """Refuse corrections that would not be applied, or whose nuisance is called like another."""
+    """Refuse corrections of nothing: of no collection of leptons, or a year without simulation."""
     years = {datasets[name].get("year") for name in analysis["datasets"]["simulation"]}
     for name, wanted in analysis.get("corrections", {}).items():
         key = f"{file}: corrections.{name}"
         if "of" in wanted:
-            try:
+            with _told_of(file):
                 corrected_collection(name, wanted, analysis["working_points"])
-            except ConfigError as problem:
-                raise ConfigError(f"{file}: {problem}") from None
         for year in wanted.get("years", []):
             if year not in years:
                 raise ConfigError(f"{key}.years: no simulation of {year} in its datasets")
@@ -676,7 +678,7 @@ def _check_theory(
         raise ConfigError(f"{key}.sums: is missing; with normalise: declared they are declared")
     for dataset in analysis["datasets"]["simulation"]:
         declared = datasets[dataset]
-        if declared["process"] not in theory.get("processes", [declared["process"]]):
+        if not varies(theory, declared["process"]):
             continue
         for direction in ("Up", "Down"):
             wanted = theory["sums"] + direction

@@ -56,10 +56,11 @@ for analysis in TOPCOFFEA:
             limits=canonical(config["processing"]),
             # by this datasets are normalised afterwards: what would fail then fails before
             whole=as_is(analysis_of(analysis)),
-            declared=declared_for(analysis, *NORMALISED, "das", "lumi_mask", "declared_in"),
+            stated=declared_for(analysis, *NORMALISED, "declared_in"),
         params:
             analysis=as_is(topcoffea_processing_of(analysis)),
             points=as_is(canonical(SETTINGS.points_of(analysis))),
+            # another year of what doesn't go by it is no reason to process again
             datasets=declared_for(
                 analysis,
                 *("data", "das", "lumi_mask", "wc_names", "process"),

@@ -8,7 +8,7 @@ with doorway(snakemake.log[0], snakemake.resources.site):
     from looseleaf.topcoffea.process import process
 
     analysis = json.loads(snakemake.params.analysis)
-    declared = dict(json.loads(snakemake.resources.declared))
+    declared = dict(json.loads(snakemake.params.datasets))
     collections = analysis.get("nonprompt", {}).get("maps", {})
     process(
         analysis,
@@ -19,4 +19,5 @@ with doorway(snakemake.log[0], snakemake.resources.site):
         dict(zip(collections, snakemake.input.maps, strict=True)),
         snakemake.input.get("flips") or None,
         json.loads(snakemake.resources.whole),
+        dict(json.loads(snakemake.resources.stated)),
     )

@@ -139,6 +139,11 @@ def corrected_collection(
     return found[0]
 
 
+def varies(systematic: Mapping[str, Any], process: str) -> bool:
+    """Whether a declared systematic varies a simulated process: each, if it names none."""
+    return process in systematic.get("processes", [process])
+
+
 def topcoffea_columns(analysis: Mapping[str, Any], dataset: Mapping[str, Any]) -> set[str]:
     """What a topcoffea analysis reads of simulation alone: origins of leptons, theory weights."""
     columns = set()
@@ -147,7 +152,7 @@ def topcoffea_columns(analysis: Mapping[str, Any], dataset: Mapping[str, Any]) -
     if "nonprompt" in analysis:
         columns |= {f"{collection}_genPartFlav" for collection in analysis["working_points"]}
     for theory in analysis.get("systematics", {}).get("theory", {}).values():
-        if dataset["process"] in theory.get("processes", [dataset["process"]]):
+        if varies(theory, dataset["process"]):
             columns.add(theory["branch"])
     return columns
 

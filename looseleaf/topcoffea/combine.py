@@ -10,6 +10,7 @@ import numpy as np
 
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json, whole, write_json
+from looseleaf.objects.columns import varies
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, SIGNAL, weighed_alone
 from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.normalisation import factors_of
@@ -114,7 +115,7 @@ def _by_process(
             out.setdefault(FLIPS, {})[label] = scaled.select(**{REGION: FLIPS})
     nominal = out[own][NOMINAL]
     for name, rate in systematics.get("rate", {}).items():
-        applies = own in rate.get("processes", [own]) and not dataset["data"]
+        applies = varies(rate, own) and not dataset["data"]
         if applies and not rate.get("correlated", True):
             # years that move by themselves make it a variation of the sum's shape
             up, down = up_and_down(rate["value"])

@@ -5,6 +5,7 @@ from typing import Any
 
 from looseleaf.errors import DataFileError
 from looseleaf.objects.branches import EFT_COEFFICIENTS
+from looseleaf.objects.columns import varies
 from looseleaf.objects.weights import scale_to_luminosity
 from looseleaf.topcoffea.efthist import quadratic_terms
 from looseleaf.topcoffea.processor import NOMINAL
@@ -55,9 +56,7 @@ def factors_of(
     found = _sum_of_weights(name, dataset, analysis.get("normalise", "ledger"), original)
     factors = {NOMINAL: scale_to_luminosity(name, dataset, lumi, found)}
     for systematic, theory in analysis.get("systematics", {}).get("theory", {}).items():
-        if dataset["data"] or dataset["process"] not in theory.get(
-            "processes", [dataset["process"]]
-        ):
+        if dataset["data"] or not varies(theory, dataset["process"]):
             continue
         for direction in ("Up", "Down"):
             own = _theory_sum(name, dataset, analysis, theory, direction, original)

@@ -8,7 +8,6 @@ from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.names import FLIP_CORRECTION
 from looseleaf.objects.rates import RateMap
-from looseleaf.objects.years import processed_by_year
 from looseleaf.processing.fileset import Fileset
 from looseleaf.processing.stage import DatasetFiles, Running, event_metadata, process_datasets
 from looseleaf.topcoffea.flips import FlipMap
@@ -74,8 +73,7 @@ def metadata_of(analysis: Mapping[str, Any], declared: Mapping[str, Any]) -> dic
     return {
         **event_metadata(analysis, declared),
         "process": declared["process"],
-        # another year of what doesn't go by it is no reason to process again
-        "year": declared.get("year") if processed_by_year(analysis) else None,
+        "year": declared.get("year"),
         "wc_names": declared.get("wc_names", []),
     }
 
@@ -89,19 +87,21 @@ def process(
     maps: Mapping[str, str] | None = None,
     flips: str | None = None,
     whole: Mapping[str, Any] | None = None,
+    stated: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Process every dataset of a topcoffea analysis on one cluster.
 
-    `declared` holds the datasets' declarations, `datasets` their files; `whole` is the analysis
-    with what comes after, if that isn't in `analysis`. Written is, for each dataset, a file of the
-    observables' EFT histograms and the cutflow. Raises `DataFileError` as `check_coefficients` and
-    `factors_of` do, before any event is read.
+    `declared` holds the datasets' declarations, `datasets` their files; `whole` and `stated` are
+    analysis and declarations with what comes after, if these lack it. Written is, for each
+    dataset, a file of the observables' EFT histograms and the cutflow. Raises `DataFileError` as
+    `check_coefficients` and `factors_of` do, before any event is read.
     """
 
     def refuse(fileset: Fileset) -> None:
-        name = fileset.dataset
-        check_coefficients(name, declared[name], fileset.original)
-        factors_of(name, declared[name], whole or analysis, fileset.original)
+        name, original = fileset.dataset, fileset.original
+        dataset = (stated or declared)[name]
+        check_coefficients(name, dataset, original)
+        factors_of(name, dataset, whole or analysis, original)
 
     process_datasets(
         processor_of(analysis, points, declared, maps, flips),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from looseleaf.errors import DataFileError
 from looseleaf.objects.branches import EFT_COEFFICIENTS
+from looseleaf.objects.columns import varies
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.events import counted_momentum, recorded, weights
 from looseleaf.objects.expressions import Expression
@@ -145,8 +146,11 @@ class TopCoffeaProcessor(ProcessorABC):
         tight = ak.to_numpy(ak.all(leptons.tight, axis=1))
         flipped = self._flipped(events, chosen, is_data)
         by_role = {
-            role: {label: corrected[NOMINAL] * w for label, w in variations.items()}
-            | {label: w * variations[NOMINAL] for label, w in corrected.items()}
+            role: {
+                label: corrected.get(label, corrected[NOMINAL])
+                * variations.get(label, variations[NOMINAL])
+                for label in {**variations, **corrected}
+            }
             for role, variations in self._by_role(leptons, chosen, is_data).items()
         }
         histograms = {name: self._empty(name) for name in self._observables}
@@ -328,16 +332,11 @@ class TopCoffeaProcessor(ProcessorABC):
         yield NOMINAL, events
         shapes = {} if is_data else self._analysis.get("systematics", {}).get("shape", {})
         for name, shape in shapes.items():
-            if not self._applies(shape, events):
+            if not varies(shape, events.metadata["process"]):
                 continue
             for direction, factor in shape.get("jet_scale", {}).items():
                 shifted = ak.with_field(events.Jet, events.Jet.pt * factor, "pt")
                 yield name + direction.capitalize(), ak.with_field(events, shifted, "Jet")
-
-    @staticmethod
-    def _applies(systematic: Mapping[str, Any], events: Any) -> bool:
-        process = events.metadata["process"]
-        return process in systematic.get("processes", [process])
 
     def _reweighted(
         self,
@@ -350,11 +349,11 @@ class TopCoffeaProcessor(ProcessorABC):
         systematics = self._analysis.get("systematics", {})
         factors: dict[str, Any] = {}
         for name, shape in systematics.get("shape", {}).items():
-            if self._applies(shape, events):
+            if varies(shape, events.metadata["process"]):
                 for direction, text in shape.get("weight", {}).items():
                     factors[name + direction.capitalize()] = Expression(text)(quantities)
         for name, theory in systematics.get("theory", {}).items():
-            if self._applies(theory, events):
+            if varies(theory, events.metadata["process"]):
                 for direction in ("up", "down"):
                     factors[name + direction.capitalize()] = self._theory(events, theory, direction)
         return {
