@@ -9,6 +9,7 @@ from typing import Any
 
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json
+from looseleaf.losses import Loss
 from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.luminosity import common, united
 from looseleaf.parquet import stored_bytes
@@ -41,7 +42,7 @@ class Fileset:
     `original` speaks of the events before the transform's selection: `events`, `sum_of_weights`
     and, for an EFT sample, `eft_sums`, by branch of theory weights `theory_sums`, for data,
     `lumi_sections` and which of them the golden JSON has, `certified_sections`. `metadata` is given
-    to the processor with every chunk.
+    to the processor with every chunk, `losses` stand in the ledger.
     """
 
     dataset: str
@@ -49,6 +50,7 @@ class Fileset:
     original: Mapping[str, Any]
     metadata: Mapping[str, Any]
     request_id: str
+    losses: tuple[Loss, ...] = ()
 
 
 @dataclass(frozen=True)

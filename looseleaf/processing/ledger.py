@@ -77,6 +77,7 @@ def ledger_of(
             "sum_of_weights": math.fsum(record.sum_of_weights for record in ordered),
         },
         "sources": {file.name: file.source_url for file in fileset.files},
+        "losses": [loss.to_json() for loss in fileset.losses],
         "empty_files": [file.name for file in fileset.files if file.events == 0],
         "workers": _workers(ordered, peaks),
         "chunks": [asdict(record) for record in ordered],

@@ -1,7 +1,8 @@
 """A stage's processing job: datasets in, histograms and ledgers by dataset out."""
 
 import csv
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from distributed import performance_report
 from looseleaf.cluster import client_for
 from looseleaf.files import whole, write_json
 from looseleaf.histograms.store import write_uhi
+from looseleaf.losses import Loss
 from looseleaf.objects.luminosity import check_golden
 from looseleaf.processing.fileset import Fileset, from_manifest
 from looseleaf.processing.job import run
@@ -72,13 +74,15 @@ def process_datasets(
     metadata: Mapping[str, Mapping[str, Any]] | None = None,
     write: Callable[[str, Mapping[str, Any], Mapping[str, Any]], None] = write_uhi,
     refuse: Callable[[Fileset], None] | None = None,
+    losses: Callable[[str, Mapping[str, Any]], Sequence[Loss]] | None = None,
 ) -> None:
     """Process datasets on one cluster, and write each one's histograms and ledger.
 
     `metadata` by dataset goes to the processor with every chunk; `write` puts an
     accumulator and metadata into a file. It is written unnormalised, so that another cross
     section or luminosity doesn't need another pass over the events. `refuse` raises for a fileset
-    that isn't worth starting a cluster for.
+    that isn't worth starting a cluster for. `losses` finds those of a dataset in its accumulator;
+    they stand in its ledger, after those of its files, and in the log.
     """
     filesets = [
         from_manifest(name, files.manifest, (metadata or {}).get(name, {}))
@@ -95,7 +99,11 @@ def process_datasets(
         results = run(processor, filesets, site, running.limits, label, folder / "checkpoints")
     for name, result in results.items():
         write(datasets[name].histograms, result.accumulator, {"dataset": name})
-        write_json(datasets[name].ledger, result.ledger)
+        found = [loss.to_json() for loss in losses(name, result.accumulator)] if losses else []
+        ledger = {**result.ledger, "losses": [*result.ledger["losses"], *found]}
+        for loss in ledger["losses"]:
+            print(f"dataset {name}: {loss['message']}", file=sys.stderr)
+        write_json(datasets[name].ledger, ledger)
     _write_tasks(running.tasks, (result.ledger for result in results.values()))
 
 
