@@ -10,6 +10,7 @@ from looseleaf.benchmark.collect import Job, read_jobs
 from looseleaf.benchmark.report import rate, report, seconds, size
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json, write_json
+from looseleaf.losses import Loss
 from looseleaf.records import FileRecord, write_catalogue
 
 MEBIBYTE = 1048576
@@ -27,12 +28,13 @@ def cost(events, bytes_read, wall_s, cpu_s, peak):
     }
 
 
-def ledger(path, dataset, *chunks):
+def ledger(path, dataset, *chunks, losses=()):
     write_json(
         path,
         {
             "format": "looseleaf-ledger/1",
             "dataset": dataset,
+            "losses": [loss.to_json() for loss in losses],
             "chunks": [{"worker": worker, "cost": spent} for worker, spent in chunks],
         },
     )
@@ -221,6 +223,35 @@ def test_the_page_escapes_and_needs_no_network(results):
     assert shown[6:] == ["900", "12.0 kB", "4.00 kB", "150", "1,200"]
 
 
+def test_losses_are_listed_by_analysis_and_dataset(results, tmp_path):
+    left_out = Loss(
+        "file left out", "/store/<b>.root", 1200, None, "events", "Left out.", "leave_out"
+    )
+    beyond = Loss("beyond the axis", "pt", 3.25, 40.0, "leptons", "Above 90 GeV.")
+    chunk = ("0", cost(10, 10, 1.0, 1.0, 1))
+    paths = [
+        ledger(tmp_path / "fakerate/muon/A.ledger.json", "A", chunk, losses=[left_out]),
+        ledger(tmp_path / "fakerate/muon/B.ledger.json", "B", chunk, losses=[beyond]),
+    ]
+    page = page_of(results | {"ledgers": {"muon": paths}})
+    first, second = read_json(results["summary"])["losses"]
+    assert first == {"analysis": "muon", "dataset": "A"} | left_out.to_json()
+    assert (second["dataset"], second["count"], second["of"]) == ("B", 3.25, 40.0)
+    section = re.findall(r"<h2>Losses</h2>.*?<h2>", page, re.DOTALL)[0]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in section.split("<tr>")[2:]]
+    assert rows == [
+        ["muon", "A", "file left out", "/store/&lt;b&gt;.root", "1,200 events", "\N{EN DASH}",
+         "Left out.", "leave_out"],
+        ["muon", "B", "beyond the axis", "pt", "3.25 leptons", "40", "Above 90 GeV.",
+         "\N{EN DASH}"],
+    ]  # fmt: skip
+
+
+def test_the_page_says_that_there_are_no_losses(results):
+    assert "<p>None: no analysis has left out" in page_of(results)
+    assert read_json(results["summary"])["losses"] == []
+
+
 def test_a_repeated_report_is_the_same(results):
     assert page_of(results) == page_of(results)
 
@@ -303,6 +334,11 @@ def test_a_broken_job_record_is_named(results, tmp_path, text, message):
             "fakerate/muon/B.ledger.json",
             {"format": "looseleaf-ledger/1", "dataset": "B", "chunks": [{"worker": "0"}]},
             "B.ledger.json: incomplete .*cost",
+        ),
+        (
+            "fakerate/muon/B.ledger.json",
+            {"format": "looseleaf-ledger/1", "dataset": "B", "chunks": []},
+            "B.ledger.json: incomplete .*losses",
         ),
         ("reference.json", {"runs": [{}]}, "reference.json: needs an origin and named runs"),
     ],

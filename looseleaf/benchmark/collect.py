@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from looseleaf.cost import Cost
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json
+from looseleaf.losses import Loss
 from looseleaf.processing.ledger import FORMAT as LEDGER_FORMAT
 from looseleaf.records import MANIFEST_FORMAT, read_catalogue
 
@@ -47,6 +48,15 @@ class ChunkCost:
     dataset: str
     worker: str
     cost: Cost
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a ledger says of a dataset: the cost of its chunks, and what isn't in the numbers."""
+
+    dataset: str
+    chunks: Sequence[ChunkCost]
+    losses: Sequence[Loss]
 
 
 @dataclass(frozen=True)
@@ -108,16 +118,20 @@ def _measured(value: Any) -> float | None:
     return float(value)
 
 
-def read_ledger(path: str | Path) -> list[ChunkCost]:
-    """The chunks of a ledger at <stage>/<analysis>/<dataset>.ledger.json."""
+def read_ledger(path: str | Path) -> Account:
+    """The chunks and losses in a ledger at <stage>/<analysis>/<dataset>.ledger.json."""
     stage = Path(path).parent.parent.name
     return _parsed(
         path,
         LEDGER_FORMAT,
-        lambda ledger: [
-            ChunkCost(stage, ledger["dataset"], chunk["worker"], Cost(**chunk["cost"]))
-            for chunk in ledger["chunks"]
-        ],
+        lambda ledger: Account(
+            ledger["dataset"],
+            [
+                ChunkCost(stage, ledger["dataset"], chunk["worker"], Cost(**chunk["cost"]))
+                for chunk in ledger["chunks"]
+            ],
+            [Loss(**loss) for loss in ledger["losses"]],
+        ),
     )
 
 
@@ -156,12 +170,16 @@ def read_reference(path: str | Path) -> dict[str, Any]:
 
 def summary_of(
     jobs: Sequence[Job],
-    chunks: Mapping[str, Sequence[ChunkCost]],
+    accounts: Mapping[str, Sequence[Account]],
     transforms: Sequence[Transformed],
     catalogues: Iterable[str],
     reference: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The whole summary, as it is written. What isn't known is None; rates are sums over sums."""
+    chunks = {
+        name: [chunk for account in mine for chunk in account.chunks]
+        for name, mine in accounts.items()
+    }
     costs: dict[str, list[Cost]] = {}
     for chunk in chain.from_iterable(chunks.values()):
         costs.setdefault(chunk.stage, []).append(chunk.cost)
@@ -197,6 +215,12 @@ def summary_of(
                 made.get(stage, {}),
             )
             for stage in stages
+        ],
+        "losses": [
+            {"analysis": name, "dataset": account.dataset} | loss.to_json()
+            for name, mine in accounts.items()
+            for account in mine
+            for loss in account.losses
         ],
         "processing": [_analysis(name, mine) for name, mine in chunks.items()],
         "rules": [

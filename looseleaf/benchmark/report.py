@@ -14,7 +14,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from looseleaf.benchmark.collect import (
-    ChunkCost,
+    Account,
     read_jobs,
     read_ledger,
     read_manifest,
@@ -43,40 +43,44 @@ def report(
     summary: str,
     page: str,
 ) -> None:
-    """Write what every stage cost to `summary` (JSON) and `page` (HTML that needs no other file).
+    """Write what every stage cost, and what the analyses' numbers lack.
 
+    `summary` is JSON, `page` HTML that needs no other file.
     `jobs` are Snakemake's benchmark files, `ledgers` those of each analysis, `manifests` of the
     transforms, `catalogues` of the demo samples, `reference` holds the recorded figures.
     Raises `DataFileError` naming a record that can't be read.
     """
-    chunks = {
-        name: [chunk for path in paths for chunk in read_ledger(path)]
-        for name, paths in ledgers.items()
-    }
+    accounts = {name: [read_ledger(path) for path in paths] for name, paths in ledgers.items()}
     found = summary_of(
         [job for path in jobs for job in read_jobs(path)],
-        chunks,
+        accounts,
         [read_manifest(path) for path in manifests],
         catalogues,
         read_reference(reference),
     )
-    text = render(found, chunks)
+    text = render(found, accounts)
     write_json(summary, found)
     with whole(page) as part:
         part.write_text(text, encoding="utf-8")
 
 
-def render(summary: Mapping[str, Any], chunks: Mapping[str, Sequence[ChunkCost]]) -> str:
+def render(summary: Mapping[str, Any], accounts: Mapping[str, Sequence[Account]]) -> str:
     """The page as HTML."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"count": count, "seconds": seconds, "rate": rate, "size": size}
+    environment.filters |= {
+        "amount": amount,
+        "count": count,
+        "rate": rate,
+        "seconds": seconds,
+        "size": size,
+    }
     with mpl.rc_context(STYLE):
         pictures = {
             "stages": stage_times(summary["stages"]),
             "rates": process_rates(summary["processing"], summary["reference"]["runs"]),
-            "chunks": chunk_rates(chunks),
+            "chunks": chunk_rates(accounts),
         }
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         summary, pictures=pictures
@@ -89,6 +93,7 @@ def _known(text: Callable[[Any], str]) -> Callable[[Any], str]:
 
 
 count = _known("{:,.0f}".format)
+amount = _known("{:,.6g}".format)
 seconds = _known("{:,.1f}".format)
 rate = _known(lambda value: f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:.2g}")
 
@@ -162,11 +167,16 @@ def process_rates(
     return _picture(fig, "Points of the events per process second of analyses and 2021 runs")
 
 
-def chunk_rates(chunks: Mapping[str, Sequence[ChunkCost]]) -> Markup | None:
+def chunk_rates(accounts: Mapping[str, Sequence[Account]]) -> Markup | None:
     """The events/s of every chunk, a row for each analysis, with a line at the median."""
     rates = {
-        name: [chunk.cost.events / chunk.cost.wall_s for chunk in mine if chunk.cost.wall_s]
-        for name, mine in chunks.items()
+        name: [
+            chunk.cost.events / chunk.cost.wall_s
+            for account in mine
+            for chunk in account.chunks
+            if chunk.cost.wall_s
+        ]
+        for name, mine in accounts.items()
     }
     rates = {name: mine for name, mine in rates.items() if mine}
     if not rates:
