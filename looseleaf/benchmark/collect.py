@@ -4,17 +4,18 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
+from looseleaf import records
 from looseleaf.cost import Cost
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json
-from looseleaf.processing.ledger import FORMAT as LEDGER_FORMAT
-from looseleaf.records import MANIFEST_FORMAT, read_catalogue
+from looseleaf.processing import ledger as ledgers
+from looseleaf.records import read_catalogue
 
 FORMAT = "looseleaf-benchmark/1"
 JOBS = "/benchmark/jobs/"
@@ -22,7 +23,6 @@ JOBS = "/benchmark/jobs/"
 MEBIBYTE = 1024**2
 
 Number = TypeVar("Number", int, float)
-Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True)
@@ -111,37 +111,23 @@ def _measured(value: Any) -> float | None:
 def read_ledger(path: str | Path) -> list[ChunkCost]:
     """The chunks of a ledger at <stage>/<analysis>/<dataset>.ledger.json."""
     stage = Path(path).parent.parent.name
-    return _parsed(
-        path,
-        LEDGER_FORMAT,
-        lambda ledger: [
-            ChunkCost(stage, ledger["dataset"], chunk["worker"], Cost(**chunk["cost"]))
-            for chunk in ledger["chunks"]
-        ],
-    )
+    ledger = ledgers.read_ledger(path)
+    return [
+        ChunkCost(stage, ledger["dataset"], chunk["worker"], _cost(chunk))
+        for chunk in ledger["chunks"]
+    ]
 
 
 def read_manifest(path: str | Path) -> Transformed:
     """The costs and totals of a transform's manifest."""
-    return _parsed(
-        path,
-        MANIFEST_FORMAT,
-        lambda manifest: Transformed(
-            [Cost(**file["cost"]) for file in manifest["files"]],
-            manifest["totals"]["events_out"],
-            manifest["totals"]["bytes"],
-        ),
-    )
+    manifest = records.read_manifest(path)
+    totals = manifest["totals"]
+    costs = [_cost(file) for file in manifest["files"]]
+    return Transformed(costs, totals["events_out"], totals["bytes"])
 
 
-def _parsed(path: str | Path, expected: str, parse: Callable[[Any], Parsed]) -> Parsed:
-    value = read_json(path)
-    if not isinstance(value, dict) or value.get("format") != expected:
-        raise DataFileError(f"{path}: not of the format {expected!r}")
-    try:
-        return parse(value)
-    except (KeyError, TypeError) as problem:
-        raise DataFileError(f"{path}: incomplete ({problem})") from None
+def _cost(record: Mapping[str, Any]) -> Cost:
+    return Cost(**{field.name: record["cost"][field.name] for field in fields(Cost)})
 
 
 def read_reference(path: str | Path) -> dict[str, Any]:
