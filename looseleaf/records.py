@@ -2,9 +2,10 @@
 
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from looseleaf.errors import DataFileError
@@ -81,25 +82,23 @@ MANIFEST = {
     "request_id": TEXT,
     "request": {"cut": (TEXT,)},
     "folder": TEXT,
-    "totals": {
-        "bytes": COUNT,
-        "events_in": COUNT,
-        "events_out": COUNT,
-        "sum_of_weights_in": NUMBER,
-    },
+    "totals": {"events_in": COUNT, "sum_of_weights_in": NUMBER},
     "files": [RESULT],
 }
 
 
-def read_manifest(path: str | Path) -> dict[str, Any]:
-    """A manifest, checked; `DataFileError` names the file and the place at fault."""
+def read_manifest(
+    path: str | Path, shape: Mapping[str, Any] = MappingProxyType(MANIFEST)
+) -> dict[str, Any]:
+    """A manifest, checked for what is to be read of it; `DataFileError` names the file and the
+    place at fault."""
     value = read_json(path)
     if not isinstance(value, dict) or value.get("format") != MANIFEST_FORMAT:
         raise DataFileError(
-            f"{path}: not a manifest of the format {MANIFEST_FORMAT!r}; make it again "
+            f"{path}: not of the format {MANIFEST_FORMAT!r}; make it again "
             "(snakemake --forcerun servicex_transform)"
         )
-    check(value, MANIFEST, str(path))
+    check(value, shape, str(path))
     return value
 
 

@@ -4,7 +4,7 @@ A shape is one of the kinds below, `[shape]` for a list, `{key: shape}` for an o
 least these keys, `{ANY: shape}` for one whose keys are free, and `(shape,)` for what may be null.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -55,7 +55,7 @@ def check(value: Any, shape: Any, where: str) -> None:
             _check_object(value, shape, where)
 
 
-def _check_object(value: Any, shape: dict[str, Any], where: str) -> None:
+def _check_object(value: Any, shape: Mapping[str, Any], where: str) -> None:
     if not isinstance(value, dict):
         raise _wrong(value, "an object with keys", where)
     missing = [key for key in shape if key != ANY and key not in value]

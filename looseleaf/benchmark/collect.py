@@ -16,11 +16,18 @@ from looseleaf.errors import DataFileError
 from looseleaf.files import read_json
 from looseleaf.processing import ledger as ledgers
 from looseleaf.records import read_catalogue
+from looseleaf.shape import COUNT, TEXT
 
 FORMAT = "looseleaf-benchmark/1"
 JOBS = "/benchmark/jobs/"
 # what Snakemake calls a megabyte
 MEBIBYTE = 1024**2
+# what is read of ledgers and manifests
+LEDGER = {"dataset": TEXT, "chunks": [{"worker": TEXT, "cost": records.COST}]}
+MANIFEST = {
+    "totals": {"events_out": COUNT, "bytes": COUNT},
+    "files": [{"cost": records.COST}],
+}
 
 Number = TypeVar("Number", int, float)
 
@@ -111,7 +118,7 @@ def _measured(value: Any) -> float | None:
 def read_ledger(path: str | Path) -> list[ChunkCost]:
     """The chunks of a ledger at <stage>/<analysis>/<dataset>.ledger.json."""
     stage = Path(path).parent.parent.name
-    ledger = ledgers.read_ledger(path)
+    ledger = ledgers.read_ledger(path, LEDGER)
     return [
         ChunkCost(stage, ledger["dataset"], chunk["worker"], _cost(chunk))
         for chunk in ledger["chunks"]
@@ -120,7 +127,7 @@ def read_ledger(path: str | Path) -> list[ChunkCost]:
 
 def read_manifest(path: str | Path) -> Transformed:
     """The costs and totals of a transform's manifest."""
-    manifest = records.read_manifest(path)
+    manifest = records.read_manifest(path, MANIFEST)
     totals = manifest["totals"]
     costs = [_cost(file) for file in manifest["files"]]
     return Transformed(costs, totals["events_out"], totals["bytes"])

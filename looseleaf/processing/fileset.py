@@ -174,9 +174,10 @@ def _skimmed_before(normalised_by: Mapping[str, Mapping[str, float]]) -> list[Lo
     if of is None:
         return []
     message = (
-        f"{of['files']} files were skimmed before: {of['held_events']} of {of['events']} generated "
-        f"events are in them. They are normalised by their tree {RUNS}, with a sum of weights of "
-        f"{of['sum_of_weights']:g}; that of the events left is {of['held_sum_of_weights']:g}"
+        f"files that were skimmed before: {of['files']}, with {of['held_events']} of "
+        f"{of['events']} generated events. They are normalised by their tree {RUNS}, with a sum of "
+        f"weights of {of['sum_of_weights']:g}; that of the events left is "
+        f"{of['held_sum_of_weights']:g}"
     )
     lost = of["events"] - of["held_events"]
     return [Loss("skimmed before", RUNS, lost, of["events"], "events", message)]

@@ -10,39 +10,36 @@ from typing import Any
 from looseleaf.errors import DataFileError, Shortfall
 from looseleaf.files import read_json
 from looseleaf.processing.fileset import EventsSource, Fileset
-from looseleaf.records import COST, EFT_SUMS, SECTIONS, THEORY_SUMS
-from looseleaf.shape import COUNT, NUMBER, TEXT, check
+from looseleaf.records import EFT_SUMS, SECTIONS, THEORY_SUMS
+from looseleaf.shape import COUNT, NUMBER, check
 
 FORMAT = "looseleaf-ledger/1"
 # sums in double precision over the same numbers, in another order
 RELATIVE_TOLERANCE = 1e-9
-# what is read of a ledger again
-LEDGER = {
-    "dataset": TEXT,
-    "original": {
-        "events": COUNT,
-        "sum_of_weights": NUMBER,
-        "eft_sums": EFT_SUMS,
-        "theory_sums": THEORY_SUMS,
-        "lumi_sections": (SECTIONS,),
-        "certified_sections": (SECTIONS,),
-    },
-    "chunks": [{"worker": TEXT, "cost": COST}],
+# what normalises a dataset again
+ORIGINAL = {
+    "events": COUNT,
+    "sum_of_weights": NUMBER,
+    "eft_sums": EFT_SUMS,
+    "theory_sums": THEORY_SUMS,
+    "lumi_sections": (SECTIONS,),
+    "certified_sections": (SECTIONS,),
 }
 
 
-def read_ledger(path: str | Path) -> dict[str, Any]:
-    """A ledger, checked; `DataFileError` names the file and the place at fault."""
+def read_ledger(path: str | Path, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """A ledger, checked for what is to be read of it; `DataFileError` names the file and the place
+    at fault."""
     value = read_json(path)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise DataFileError(f"{path}: not of the format {FORMAT!r}")
-    check(value, LEDGER, str(path))
+    check(value, shape, str(path))
     return value
 
 
 def original_of(path: str | Path) -> dict[str, Any]:
     """What a ledger says of a dataset's original events: the sums that normalise it."""
-    return read_ledger(path)["original"]
+    return read_ledger(path, {"original": ORIGINAL})["original"]
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def transform(
         left = tuple(s for s in request.sources if s.record.name not in results)
         total = sum(source.record.events or 0 for source in request.sources)
         with Progress(f"servicex {label}", total) as progress:
-            progress.add(sum(result.events_in for result in results.values()))
+            progress.add(sum(result.cost["events"] for result in results.values()))
             if left:
                 _checked(left)
                 with backend.service(request, folder) as endpoint:
@@ -299,7 +299,7 @@ class _Submission:
             )
             remember(self.request, self.folder, result)
             self.results[result.source] = result
-            self.progress.add(result.events_in)
+            self.progress.add(result.cost["events"])
         shutil.rmtree(incoming, ignore_errors=True)
 
     async def _shortfall(
