@@ -250,7 +250,9 @@ def _known(file: Events, task: FileTask, url: str) -> dict[str, Any] | None:
     query = task.queries[0]
     asked = there
     if task.original is None:
-        asked = choose_branches(url, there, query.columns) + _matching(query, tree)
+        # what is missing is told when the query is carried out
+        listed = {name for column in query.columns for name in column.split("|")}
+        asked = [name for name in there if name in listed] + _matching(query, tree)
     wanted = [n for n in (WEIGHT, EFT_COEFFICIENTS) if n in there]
     wanted += filter(is_theory_weight, dict.fromkeys(asked))
     for arrays in steps(tree, url, wanted or there[:1]):
