@@ -98,7 +98,33 @@ def open_file(url: str, name: str = TREE) -> Events:
     except Exception as problem:
         directory.close()
         raise DataFileError(f"{url}: the {name} tree can't be read: {brief(problem)}") from None
+    try:
+        _check_closed(directory, url)
+    except BaseException:
+        directory.close()
+        raise
     return EventsFile(directory, tree)
+
+
+def _check_closed(directory: uproot.ReadOnlyDirectory, url: str) -> None:
+    """Raise `DataFileError` for a ROOT file whose writer didn't come to its end.
+
+    It writes the list of free segments last, and where this stands into the head, which says 0 as
+    long as it hasn't been written. What a writer that was stopped leaves can be read as far as
+    its last autosave.
+    """
+    file = directory.file
+    size = file.source.num_bytes
+    if file.fSeekFree == 0:
+        raise DataFileError(
+            f"{url}: was not closed by its writer, which was stopped: events after its last "
+            "autosave are lost. Make it again, or leave it out (leave_out of the dataset)"
+        )
+    if size is not None and file.fEND > size:
+        raise failure_at(url)(
+            f"{url}: is cut off: it has {size} bytes of {file.fEND}. Copy it again, or leave it "
+            "out (leave_out of the dataset)"
+        )
 
 
 @contextmanager

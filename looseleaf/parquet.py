@@ -130,10 +130,10 @@ class ParquetTree:
         for number in groups:
             step.append(number)
             if self.events(step) >= size or number == groups[-1]:
-                yield _awkward(self._read(step, columns))
+                yield _awkward(self._read(step, columns), self._url)
                 step = []
         if not groups:
-            yield _awkward(self.schema.empty_table().select(list(columns)))
+            yield _awkward(self.schema.empty_table().select(list(columns)), self._url)
 
     def _read(self, groups: Sequence[int], columns: Sequence[str]) -> pa.Table:
         with reading(self._url):
@@ -152,6 +152,12 @@ class ParquetTree:
             # types that pyarrow doesn't compare
             return everything
         return [group.id for group in found.row_groups]
+
+    def floating(self, columns: Sequence[str]) -> list[str]:
+        """Those of some columns that hold floating-point numbers, also in lists."""
+        kinds = {name: self.schema.field(name).type for name in columns}
+        inner = {name: k.value_type if _is_list(k) else k for name, k in kinds.items()}
+        return [name for name, kind in inner.items() if pa.types.is_floating(kind)]
 
     def events(self, groups: Sequence[int]) -> int:
         """How many there are in some row groups."""
@@ -336,8 +342,8 @@ def is_parquet(url: str) -> bool:
 
 def stored_bytes(url: str) -> int | None:
     """The size of a file on this machine or in an object store; None if it isn't there."""
-    filesystem, path = _located(url)
     with reading(url):
+        filesystem, path = _located(url)
         found = filesystem.get_file_info(path)
     return found.size if found.is_file else None
 
@@ -368,13 +374,29 @@ def _typename(kind: pa.DataType) -> str:
     return f"{kind}_t" if pa.types.is_integer(kind) else str(kind)
 
 
-def _awkward(table: pa.Table) -> ak.Array:
-    contents = [_content(column.combine_chunks()) for column in table.columns]
+def _awkward(table: pa.Table, url: str) -> ak.Array:
+    columns = [column.combine_chunks() for column in table.columns]
+    for name, column in zip(table.column_names, columns, strict=True):
+        check_nulls(url, name, column)
+    contents = [_content(column) for column in columns]
     return ak.Array(RecordArray(contents, table.column_names, length=table.num_rows))
 
 
+def check_nulls(url: str, name: str, column: pa.Array) -> None:
+    """Raise `DataFileError` if an event of a Parquet file has no value in a column, or an object
+    in a list of it: NanoAOD has a number everywhere."""
+    nulls = column.null_count
+    if not nulls and _is_list(column.type):
+        nulls = column.flatten().null_count
+    if nulls:
+        raise DataFileError(
+            f"{url}: {nulls} values of {name} are null: there should be a number in each event. "
+            "Write numbers in their place, or leave these events out"
+        )
+
+
 def _content(array: pa.Array) -> Content:
-    if not _is_numbers(array.type) or array.null_count:
+    if not _is_numbers(array.type):
         return ak.from_arrow(array, highlevel=False)
     if not _is_list(array.type):
         return NumpyArray(array.to_numpy(zero_copy_only=False))

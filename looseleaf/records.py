@@ -2,21 +2,104 @@
 
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from looseleaf.errors import DataFileError
 from looseleaf.files import adler32, read_json, write_json
+from looseleaf.shape import ANY, COUNT, FLAG, LARGEST, NUMBER, TEXT, Kind, check
 
 CATALOGUE_FORMAT = "looseleaf-catalogue/1"
 # what a lookup leaves; another format asks again
 SNAPSHOT_FORMAT = "looseleaf-das/1"
 # what a finished transform leaves on the volume and as its target
-MANIFEST_FORMAT = "looseleaf-manifest/3"
+MANIFEST_FORMAT = "looseleaf-manifest/4"
 # words in names of samples that aren't primary datasets
 NO_PRIMARY = re.compile(r".{1,2}|data|run|ver|hipm|apv|listed|.*skim|(pre|post)(vfp|ee|bpix)", re.I)
+
+# sections of a run are thousands; lists of them are made
+MOST_SECTIONS = 1_000_000
+
+
+def _are_sections(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        run.isascii() and run.isdecimal() and int(run[:20]) < LARGEST and _are_ranges(ranges)
+        for run, ranges in value.items()
+    )
+
+
+def _are_ranges(ranges: Any) -> bool:
+    return isinstance(ranges, list) and all(
+        isinstance(pair, list)
+        and len(pair) == 2
+        and all(map(COUNT.fits, pair))
+        and pair[0] <= pair[1] < MOST_SECTIONS
+        for pair in ranges
+    )
+
+
+SECTIONS = Kind("luminosity sections, {run: [[first, last], ...]}", _are_sections)
+COST = {
+    "events": COUNT,
+    "bytes_read": COUNT,
+    "wall_s": NUMBER,
+    "cpu_s": NUMBER,
+    "peak_rss_bytes": COUNT,
+}
+HELD = {"events": COUNT, "sum_of_weights": NUMBER}
+EFT_SUMS = ([NUMBER],)
+THEORY_SUMS = {ANY: [(NUMBER,)]}
+NOT_FINITE = {ANY: {"count": COUNT, "of": COUNT, "unit": TEXT}}
+MISSING = {ANY: [TEXT]}
+# what a manifest says of a file's result
+RESULT = {
+    "source": TEXT,
+    "source_url": TEXT,
+    "passed_over": [TEXT],
+    "source_uuid": TEXT,
+    "output": TEXT,
+    "bytes": COUNT,
+    "adler32": (TEXT,),
+    "uuid": TEXT,
+    "events_in": COUNT,
+    "events_out": COUNT,
+    "sum_of_weights_in": NUMBER,
+    "sum_of_weights_out": NUMBER,
+    "eft_sums_in": EFT_SUMS,
+    "theory_sums_in": THEORY_SUMS,
+    "lumi_sections": (SECTIONS,),
+    "normalised_by": TEXT,
+    "held": HELD,
+    "not_finite": NOT_FINITE,
+    "missing": MISSING,
+    "bare": FLAG,
+    "cost": COST,
+}
+MANIFEST = {
+    "request_id": TEXT,
+    "request": {"cut": (TEXT,)},
+    "folder": TEXT,
+    "totals": {"events_in": COUNT, "sum_of_weights_in": NUMBER},
+    "files": [RESULT],
+}
+
+
+def read_manifest(
+    path: str | Path, shape: Mapping[str, Any] = MappingProxyType(MANIFEST)
+) -> dict[str, Any]:
+    """A manifest, checked for what is to be read of it; `DataFileError` names the file and the
+    place at fault."""
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("format") != MANIFEST_FORMAT:
+        raise DataFileError(
+            f"{path}: not of the format {MANIFEST_FORMAT!r}; make it again "
+            "(snakemake --forcerun servicex_transform)"
+        )
+    check(value, shape, str(path))
+    return value
 
 
 @dataclass(frozen=True)

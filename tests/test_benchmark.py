@@ -65,7 +65,7 @@ def results(tmp_path):
     write_json(
         root / "servicex/A.json",
         {
-            "format": "looseleaf-manifest/3",
+            "format": "looseleaf-manifest/4",
             "totals": {"bytes": 4000, "events_in": 3000, "events_out": 900},
             "files": [
                 {"cost": cost(1000, 5000, 0.5, 0.4, 7)},
@@ -327,18 +327,18 @@ def test_a_broken_job_record_is_named(results, tmp_path, text, message):
         (
             "servicex/A.json",
             {"format": "other"},
-            "A.json: not of the format 'looseleaf-manifest/3'",
+            "A.json: not of the format 'looseleaf-manifest/4'",
         ),
-        ("servicex/A.json", {"format": "looseleaf-manifest/3"}, "A.json: incomplete"),
+        ("servicex/A.json", {"format": "looseleaf-manifest/4"}, "A.json: totals is missing"),
         (
             "fakerate/muon/B.ledger.json",
             {"format": "looseleaf-ledger/1", "dataset": "B", "chunks": [{"worker": "0"}]},
-            "B.ledger.json: incomplete .*cost",
+            "B.ledger.json: chunks: 0: cost is missing",
         ),
         (
             "fakerate/muon/B.ledger.json",
             {"format": "looseleaf-ledger/1", "dataset": "B", "chunks": []},
-            "B.ledger.json: incomplete .*losses",
+            "B.ledger.json: losses is missing",
         ),
         ("reference.json", {"runs": [{}]}, "reference.json: needs an origin and named runs"),
     ],

@@ -4,26 +4,47 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
+from looseleaf import records
 from looseleaf.cost import Cost
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json
 from looseleaf.losses import Loss
-from looseleaf.processing.ledger import FORMAT as LEDGER_FORMAT
-from looseleaf.records import MANIFEST_FORMAT, read_catalogue
+from looseleaf.processing import ledger as ledgers
+from looseleaf.records import read_catalogue
+from looseleaf.shape import COUNT, NUMBER, TEXT
 
 FORMAT = "looseleaf-benchmark/1"
 JOBS = "/benchmark/jobs/"
 # what Snakemake calls a megabyte
 MEBIBYTE = 1024**2
+# what is read of ledgers and manifests
+LOSS = {
+    "kind": TEXT,
+    "name": TEXT,
+    "count": NUMBER,
+    "of": (NUMBER,),
+    "unit": TEXT,
+    "message": TEXT,
+    "allowed": (TEXT,),
+}
+LEDGER = {
+    "dataset": TEXT,
+    "chunks": [{"worker": TEXT, "cost": records.COST}],
+    "losses": [LOSS],
+}
+MANIFEST = {
+    "totals": {"events_out": COUNT, "bytes": COUNT},
+    "files": [{"cost": records.COST}],
+}
 
 Number = TypeVar("Number", int, float)
-Parsed = TypeVar("Parsed")
+Made = TypeVar("Made", Cost, Loss)
 
 
 @dataclass(frozen=True)
@@ -121,41 +142,26 @@ def _measured(value: Any) -> float | None:
 def read_ledger(path: str | Path) -> Account:
     """The chunks and losses in a ledger at <stage>/<analysis>/<dataset>.ledger.json."""
     stage = Path(path).parent.parent.name
-    return _parsed(
-        path,
-        LEDGER_FORMAT,
-        lambda ledger: Account(
-            ledger["dataset"],
-            [
-                ChunkCost(stage, ledger["dataset"], chunk["worker"], Cost(**chunk["cost"]))
-                for chunk in ledger["chunks"]
-            ],
-            [Loss(**loss) for loss in ledger["losses"]],
-        ),
-    )
+    ledger = ledgers.read_ledger(path, LEDGER)
+    dataset = ledger["dataset"]
+    chunks = [
+        ChunkCost(stage, dataset, chunk["worker"], _made(Cost, chunk["cost"]))
+        for chunk in ledger["chunks"]
+    ]
+    return Account(dataset, chunks, [_made(Loss, loss) for loss in ledger["losses"]])
 
 
 def read_manifest(path: str | Path) -> Transformed:
     """The costs and totals of a transform's manifest."""
-    return _parsed(
-        path,
-        MANIFEST_FORMAT,
-        lambda manifest: Transformed(
-            [Cost(**file["cost"]) for file in manifest["files"]],
-            manifest["totals"]["events_out"],
-            manifest["totals"]["bytes"],
-        ),
-    )
+    manifest = records.read_manifest(path, MANIFEST)
+    totals = manifest["totals"]
+    costs = [_made(Cost, file["cost"]) for file in manifest["files"]]
+    return Transformed(costs, totals["events_out"], totals["bytes"])
 
 
-def _parsed(path: str | Path, expected: str, parse: Callable[[Any], Parsed]) -> Parsed:
-    value = read_json(path)
-    if not isinstance(value, dict) or value.get("format") != expected:
-        raise DataFileError(f"{path}: not of the format {expected!r}")
-    try:
-        return parse(value)
-    except (KeyError, TypeError) as problem:
-        raise DataFileError(f"{path}: incomplete ({problem})") from None
+def _made(kind: type[Made], record: Mapping[str, Any]) -> Made:
+    """A record of some kind from JSON that may have more keys."""
+    return kind(**{field.name: record[field.name] for field in fields(kind)})
 
 
 def read_reference(path: str | Path) -> dict[str, Any]:

@@ -10,13 +10,20 @@ from numpy.typing import NDArray
 from scipy.stats import chi2 as chi2_distribution
 
 from looseleaf.fakerate.application import ApplicationProcessor, role_of
-from looseleaf.files import read_json, write_json
+from looseleaf.files import write_json
 from looseleaf.histograms.store import read_uhi, write_uhi
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.rates import RateMap
 from looseleaf.objects.weights import scale_to_luminosity
-from looseleaf.processing.stage import DatasetFiles, Running, event_metadata, process_datasets
+from looseleaf.processing.ledger import original_of
+from looseleaf.processing.stage import (
+    DatasetFiles,
+    Running,
+    columns_read,
+    event_metadata,
+    process_datasets,
+)
 
 # a chi-squared of fewer events than these in a bin is none; such bins are merged into the next
 MINIMUM_EVENTS = 10
@@ -31,9 +38,10 @@ def process(
     running: Running,
 ) -> None:
     """Process every dataset of an application analysis; `maps` are map files by collection."""
+    working_points = WorkingPoints(points)
     processor = ApplicationProcessor(
         analysis,
-        WorkingPoints(points),
+        working_points,
         {collection: RateMap.from_file(path) for collection, path in maps.items()},
         Corrections.from_files(analysis.get("corrections", {})),
     )
@@ -41,7 +49,15 @@ def process(
         name: {**event_metadata(analysis, value), "role": role_of(analysis, name)}
         for name, value in declared.items()
     }
-    process_datasets(processor, datasets, running, f"fakerate {analysis['name']}", metadata)
+    process_datasets(
+        processor,
+        datasets,
+        running,
+        f"fakerate {analysis['name']}",
+        metadata,
+        columns=columns_read(analysis, declared, working_points),
+        allow=analysis.get("allow"),
+    )
 
 
 def totals(
@@ -62,7 +78,7 @@ def totals(
 
     for name, dataset in declared.items():
         found, _ = read_uhi(processed[name])
-        weight = read_json(ledgers[name])["original"]["sum_of_weights"]
+        weight = original_of(ledgers[name])["sum_of_weights"]
         scale = scale_to_luminosity(name, dataset, analysis["lumi_ifb"], weight)
         prompt = role_of(analysis, name) == "prompt"
         for key, histogram in found.items():

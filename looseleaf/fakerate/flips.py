@@ -33,7 +33,13 @@ from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.names import FLIP_CORRECTION
 from looseleaf.objects.rates import clamped_bins
-from looseleaf.processing.stage import DatasetFiles, Running, event_metadata, process_datasets
+from looseleaf.processing.stage import (
+    DatasetFiles,
+    Running,
+    columns_read,
+    event_metadata,
+    process_datasets,
+)
 
 SIGNS, BANDS = ("opposite", "same"), ("peak", "beside")
 # probabilities are looked for up to here
@@ -114,9 +120,16 @@ def process(
     running: Running,
 ) -> None:
     """Process every dataset of a `flips` analysis on one cluster."""
-    processor = FlipProcessor(analysis, WorkingPoints(points))
-    metadata = {name: event_metadata(analysis, value) for name, value in declared.items()}
-    process_datasets(processor, datasets, running, f"flips {analysis['name']}", metadata)
+    working_points = WorkingPoints(points)
+    process_datasets(
+        FlipProcessor(analysis, working_points),
+        datasets,
+        running,
+        f"flips {analysis['name']}",
+        {name: event_metadata(analysis, value) for name, value in declared.items()},
+        columns=columns_read(analysis, declared, working_points),
+        allow=analysis.get("allow"),
+    )
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from scipy.stats import chi2 as chi2_distribution
 from looseleaf.errors import DataFileError
 from looseleaf.fakerate.processor import variations
 from looseleaf.fakerate.prompt import PromptFit, fit_prompt
-from looseleaf.files import read_json, write_json
+from looseleaf.files import write_json
 from looseleaf.histograms.ratio import Ratio, divide
 from looseleaf.histograms.store import read_uhi, write_correction, write_root, write_uhi
 from looseleaf.objects.names import NOMINAL, POINT, POINTS
 from looseleaf.objects.weights import scale_to_luminosity
+from looseleaf.processing.ledger import original_of
 
 
 def summed(
@@ -36,7 +37,7 @@ def summed(
         histograms, _ = read_uhi(processed[name])
         scale = 1.0
         if analysis["weights"] == "xsec":
-            total_weight = read_json(ledgers[name])["original"]["sum_of_weights"]
+            total_weight = original_of(ledgers[name])["sum_of_weights"]
             scale = scale_to_luminosity(name, datasets[name], analysis["lumi_ifb"], total_weight)
         for key, histogram in histograms.items():
             mine = scaled(key, histogram, scale)

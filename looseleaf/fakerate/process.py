@@ -10,6 +10,7 @@ from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.stage import (
     DatasetFiles,
     Running,
+    columns_read,
     event_metadata,
     process_datasets,
 )
@@ -28,11 +29,22 @@ def process(
     `declared` says of each dataset whether it is `data` and which `lumi_mask` certifies it;
     `truth` is the path of a correctionlib file to compare with.
     """
+    working_points = WorkingPoints(points)
     processor = FakeRateProcessor(
         analysis,
-        WorkingPoints(points),
+        working_points,
         Corrections.from_files(analysis.get("corrections", {})),
         Path(truth).read_text() if truth is not None else None,
     )
     metadata = {name: event_metadata(analysis, value) for name, value in declared.items()}
-    process_datasets(processor, datasets, running, f"fakerate {analysis['name']}", metadata)
+    # the rule gives pairs, in their order
+    named = {**analysis, "cuts": dict(analysis.get("cuts", {}))}
+    process_datasets(
+        processor,
+        datasets,
+        running,
+        f"fakerate {analysis['name']}",
+        metadata,
+        columns=columns_read(named, declared, working_points),
+        allow=analysis.get("allow"),
+    )

@@ -12,6 +12,11 @@ def is_theory_weight(name: str) -> bool:
     return name.endswith("Weight") and name != WEIGHT
 
 
+def is_trigger(alternatives: str) -> bool:
+    """Whether `A|B` are trigger paths; one that a file lacks has not fired there."""
+    return all(name.startswith("HLT_") for name in alternatives.split("|"))
+
+
 def first_present(alternatives: str, present: Any) -> str | None:
     """The first name of `A|B` that is in `present`, or None."""
     return next((name for name in alternatives.split("|") if name in present), None)

@@ -2,18 +2,23 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from looseleaf.errors import DataFileError
-from looseleaf.files import read_json
 from looseleaf.losses import Loss
 from looseleaf.objects.branches import EFT_COEFFICIENTS
+from looseleaf.objects.expressions import Expression
 from looseleaf.objects.luminosity import common, united
 from looseleaf.parquet import stored_bytes
-from looseleaf.records import MANIFEST_FORMAT
+from looseleaf.records import read_manifest
+
+# the tree that knows what a file was skimmed from
+RUNS = "Runs"
+# what the ledger says of the files that one tree normalises
+NORMALISED_BY = ("files", "events", "sum_of_weights", "held_events", "held_sum_of_weights")
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,8 @@ class EventsSource:
 
     `sum_of_weights` is that of genWeight over the file's events, their number in data; `bytes` is
     the file's size, `adler32` the checksum that its writer stated, None if there is none to hold
-    it to, and `source_url` where the transform read the file called `name`.
+    it to, and `source_url` where the transform read the file called `name`. A `bare` file has no
+    events and lacks columns, so that no processor can be run on it.
     """
 
     name: str
@@ -33,6 +39,7 @@ class EventsSource:
     adler32: str | None
     events: int
     sum_of_weights: float
+    bare: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,13 @@ class Fileset:
 
     `original` speaks of the events before the transform's selection: `events`, `sum_of_weights`
     and, for an EFT sample, `eft_sums`, by branch of theory weights `theory_sums`, for data,
-    `lumi_sections` and which of them the golden JSON has, `certified_sections`. `metadata` is given
-    to the processor with every chunk, `losses` stand in the ledger.
+    `lumi_sections` and which of them the golden JSON has, `certified_sections`; `normalised_by`
+    says from which tree of how many files this is known. `metadata` is given to the processor with
+    every chunk, `losses` stand in the ledger.
+
+    `held` are the events in the Events tree of each original file, `not_finite` says by column and
+    file how many values are no numbers, `missing` by trigger path and file which paths of like
+    names there are; `cut_columns` are those of the transform's cut.
     """
 
     dataset: str
@@ -51,6 +63,10 @@ class Fileset:
     metadata: Mapping[str, Any]
     request_id: str
     losses: tuple[Loss, ...] = ()
+    held: Mapping[str, int] = field(default_factory=dict)
+    not_finite: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    missing: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cut_columns: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -70,11 +86,10 @@ class Chunk:
 def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any]) -> Fileset:
     """The fileset of a finished transform, on a volume or, for Parquet, in an object store.
 
-    Raises `DataFileError` if the manifest is of another format, or a result has gone or changed.
+    Raises `DataFileError` if the manifest is of another format or damaged, or a result has gone or
+    changed.
     """
-    value = read_json(manifest)
-    if value.get("format") != MANIFEST_FORMAT:
-        raise DataFileError(f"{manifest}: not a manifest (no format {MANIFEST_FORMAT!r})")
+    value = read_manifest(manifest)
     files = []
     for entry in value["files"]:
         url = f"{value['folder']}/{entry['output']}"
@@ -98,9 +113,17 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
                 adler32=entry["adler32"],
                 events=entry["events_out"],
                 sum_of_weights=entry["sum_of_weights_out"],
+                bare=entry["bare"],
             )
         )
-    lumis = [entry["lumi_sections"] for entry in value["files"]]
+    if all(file.bare for file in files):
+        raise DataFileError(
+            f"dataset {dataset}: none of its files ({len(files)}) has an event: drop it from the "
+            "analysis, or look up its files"
+        )
+    # what has no events may not say that it has no sections
+    said = [entry for entry in value["files"] if entry["lumi_sections"] or not entry["bare"]]
+    lumis = [entry["lumi_sections"] for entry in said]
     found = None if None in lumis else united(lumis)
     golden = metadata.get("lumi_mask")
     good = found if golden is None or found is None else common(found, golden)
@@ -109,6 +132,7 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
             f"dataset {dataset}: its lumi_mask certifies none of its luminosity sections (runs "
             f"{', '.join(list(found)[:5])}): is it that of another year?"
         )
+    normalised_by, skim_cut = _normalised_by(value["files"]), value["request"]["cut"]
     return Fileset(
         dataset=dataset,
         files=tuple(files),
@@ -119,10 +143,53 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
             "theory_sums": _theory_sums(value["files"]),
             "lumi_sections": found,
             "certified_sections": good,
+            "normalised_by": normalised_by,
         },
         metadata={"dataset": dataset, **metadata},
         request_id=value["request_id"],
+        losses=tuple(_skimmed_before(normalised_by)),
+        held={entry["source"]: entry["held"]["events"] for entry in value["files"]},
+        not_finite=_by_column(value["files"], "not_finite"),
+        missing=_by_column(value["files"], "missing"),
+        cut_columns=Expression(skim_cut).names if skim_cut is not None else frozenset(),
     )
+
+
+def _normalised_by(files: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """By the tree that says what the original files held: how many say so, what it comes to, and
+    what their Events trees hold."""
+    found: dict[str, dict[str, float]] = {}
+    for entry in files:
+        total = found.setdefault(entry["normalised_by"], dict.fromkeys(NORMALISED_BY, 0))
+        held = entry["held"]
+        of_file = (1, entry["events_in"], entry["sum_of_weights_in"], *held.values())
+        for key, value in zip(NORMALISED_BY, of_file, strict=True):
+            total[key] += value
+    return found
+
+
+def _skimmed_before(normalised_by: Mapping[str, Mapping[str, float]]) -> list[Loss]:
+    """What to say of files that were skimmed before they were looked up."""
+    of = normalised_by.get(RUNS)
+    if of is None:
+        return []
+    message = (
+        f"files that were skimmed before: {of['files']}, with {of['held_events']} of "
+        f"{of['events']} generated events. They are normalised by their tree {RUNS}, with a sum of "
+        f"weights of {of['sum_of_weights']:g}; that of the events left is "
+        f"{of['held_sum_of_weights']:g}"
+    )
+    lost = of["events"] - of["held_events"]
+    return [Loss("skimmed before", RUNS, lost, of["events"], "events", message)]
+
+
+def _by_column(files: Sequence[Mapping[str, Any]], key: str) -> dict[str, dict[str, Any]]:
+    """What files say of columns, by column and file."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in files:
+        for column, said in entry[key].items():
+            found.setdefault(column, {})[entry["source"]] = said
+    return found
 
 
 def _eft_sums(dataset: str, files: Sequence[Mapping[str, Any]]) -> list[float] | None:
@@ -137,7 +204,11 @@ def _eft_sums(dataset: str, files: Sequence[Mapping[str, Any]]) -> list[float] |
             f"dataset {dataset}: its files have different numbers of {EFT_COEFFICIENTS}: {there}"
         )
     sums = [entry["eft_sums_in"] for entry in summed]
-    return [sum(term) for term in zip(*sums, strict=True)] if carried else None
+    # of one of them, its part of the sum is unknown
+    known = len(summed) == len(carried) and not any(
+        entry["normalised_by"] == RUNS for entry in files
+    )
+    return ([sum(term) for term in zip(*sums, strict=True)] if known else []) if carried else None
 
 
 def _theory_sums(files: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
@@ -161,10 +232,12 @@ def cut(chunk: Chunk, size: int) -> list[Chunk]:
 
 
 def chunks_of(fileset: Fileset, size: int) -> list[Chunk]:
-    """Every file cut into the fewest chunks of at most `size` entries, equal in size."""
+    """Every file that isn't bare cut into the fewest chunks of at most `size` entries, equal in
+    size."""
     return [
         chunk
         for file in fileset.files
+        if not file.bare
         for chunk in cut(Chunk(fileset.dataset, file, 0, file.events), size)
     ]
 

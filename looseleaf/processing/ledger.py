@@ -4,14 +4,42 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from looseleaf.errors import Shortfall
+from looseleaf.errors import DataFileError, Shortfall
+from looseleaf.files import read_json
 from looseleaf.processing.fileset import EventsSource, Fileset
+from looseleaf.records import EFT_SUMS, SECTIONS, THEORY_SUMS
+from looseleaf.shape import COUNT, NUMBER, check
 
 FORMAT = "looseleaf-ledger/1"
 # sums in double precision over the same numbers, in another order
 RELATIVE_TOLERANCE = 1e-9
+# what normalises a dataset again
+ORIGINAL = {
+    "events": COUNT,
+    "sum_of_weights": NUMBER,
+    "eft_sums": EFT_SUMS,
+    "theory_sums": THEORY_SUMS,
+    "lumi_sections": (SECTIONS,),
+    "certified_sections": (SECTIONS,),
+}
+
+
+def read_ledger(path: str | Path, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """A ledger, checked for what is to be read of it; `DataFileError` names the file and the place
+    at fault."""
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise DataFileError(f"{path}: not of the format {FORMAT!r}")
+    check(value, shape, str(path))
+    return value
+
+
+def original_of(path: str | Path) -> dict[str, Any]:
+    """What a ledger says of a dataset's original events: the sums that normalise it."""
+    return read_ledger(path, {"original": ORIGINAL})["original"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +99,8 @@ def ledger_of(
             "sum_of_weights": math.fsum(file.sum_of_weights for file in fileset.files),
         },
         "processed": {
-            "files": len({record.file for record in ordered}),
+            "files": len({record.file for record in ordered})
+            + sum(file.bare for file in fileset.files),
             "chunks": len(ordered),
             "events": sum(record.events for record in ordered),
             "sum_of_weights": math.fsum(record.sum_of_weights for record in ordered),
@@ -86,6 +115,8 @@ def ledger_of(
 
 def _gaps(file: EventsSource, records: Sequence[ChunkRecord]) -> Iterator[str]:
     """What is missing between the first and the last entry of a file, or there twice."""
+    if file.bare:
+        return
     if not records:
         yield f"{file.name} entries 0-{file.events} were not processed"
         return

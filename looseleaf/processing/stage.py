@@ -3,7 +3,7 @@
 import csv
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from looseleaf.cluster import client_for
 from looseleaf.files import whole, write_json
 from looseleaf.histograms.store import write_uhi
 from looseleaf.losses import Loss
+from looseleaf.objects.columns import analysis_columns
+from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import check_golden
+from looseleaf.processing.columns import losses_of_columns
 from looseleaf.processing.fileset import Fileset, from_manifest
 from looseleaf.processing.job import run
 from looseleaf.processing.runner import Limits
@@ -66,6 +69,20 @@ def event_metadata(analysis: Mapping[str, Any], dataset: Mapping[str, Any]) -> d
     return out
 
 
+def columns_read(
+    analysis: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]], points: WorkingPoints
+) -> dict[str, set[str]]:
+    """The branches that an analysis reads of each dataset, with those that stand in for others."""
+    others = analysis.get("branches", {})
+    return {
+        name: {
+            "|".join([column, *others.get(column, [])])
+            for column in analysis_columns(analysis, dataset, points)
+        }
+        for name, dataset in declared.items()
+    }
+
+
 def process_datasets(
     processor: ProcessorABC,
     datasets: Mapping[str, DatasetFiles],
@@ -75,6 +92,8 @@ def process_datasets(
     write: Callable[[str, Mapping[str, Any], Mapping[str, Any]], None] = write_uhi,
     refuse: Callable[[Fileset], None] | None = None,
     losses: Callable[[str, Mapping[str, Any]], Sequence[Loss]] | None = None,
+    columns: Mapping[str, Iterable[str]] | None = None,
+    allow: Mapping[str, Any] | None = None,
 ) -> None:
     """Process datasets on one cluster, and write each one's histograms and ledger.
 
@@ -82,12 +101,20 @@ def process_datasets(
     accumulator and metadata into a file. It is written unnormalised, so that another cross
     section or luminosity doesn't need another pass over the events. `refuse` raises for a fileset
     that isn't worth starting a cluster for. `losses` finds those of a dataset in its accumulator;
-    they stand in its ledger, after those of its files, and in the log.
+    they stand in its ledger, after those of its files, and in the log. `columns` are those that are
+    read of each dataset: what isn't right with them is such a loss, or `DataFileError` unless
+    `allow`, the analysis' own, names it.
     """
     filesets = [
         from_manifest(name, files.manifest, (metadata or {}).get(name, {}))
         for name, files in datasets.items()
     ]
+    if columns is not None:
+        known = (allow or {}).get("not_finite", [])
+        filesets = [
+            replace(f, losses=(*f.losses, *losses_of_columns(f, columns[f.dataset], known)))
+            for f in filesets
+        ]
     for fileset in filesets if refuse is not None else ():
         refuse(fileset)
     folder = Path(running.tasks).parent

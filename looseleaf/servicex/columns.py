@@ -4,13 +4,17 @@ Awkward selects and zips each column as if it were alone; NanoAOD's are known to
 collections, so that where the selected objects lie is worked out once for all of them.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import awkward as ak
 import numpy as np
 from awkward.contents import Content, ListOffsetArray, NumpyArray, RecordArray
 from awkward.index import Index64
 from numpy.typing import NDArray
+
+from looseleaf.errors import DataFileError
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,85 @@ def selected(arrays: ak.Array, mask: NDArray[np.bool_] | None) -> ak.Array:
             contents.append(ak.Array(content)[mask].layout)
     length = len(arrays) if index is None else len(index)
     return ak.Array(RecordArray(contents, arrays.fields, length=length))
+
+
+def check_lists(arrays: ak.Array, groups: Mapping[str, list[str]], url: str) -> None:
+    """Raise `DataFileError` if the lists of a collection, or its counter, differ in length.
+
+    It names the file, two branches and the first event in which they differ. `groups` are branches
+    by collection; the counter of `Muon` is `nMuon`, if `arrays` has it.
+    """
+    for name, branches in groups.items():
+        lists = [branch for branch in branches if arrays[branch].ndim > 1]
+        lengths: dict[str, NDArray[np.int64]] = {}
+        shared: Index64 | None = None
+        for branch in lists:
+            layout = arrays[branch].layout
+            if is_lists(layout) and layout.offsets is shared:
+                continue
+            shared = layout.offsets if is_lists(layout) else None
+            lengths[branch] = ak.to_numpy(ak.num(arrays[branch], axis=1))
+        if lists and branches != [name] and f"n{name}" in arrays.fields:
+            lengths[f"n{name}"] = ak.to_numpy(arrays[f"n{name}"]).astype(np.int64)
+        for branch, found in lengths.items():
+            expected = lengths[lists[0]]
+            if not np.array_equal(found, expected):
+                place = int(np.flatnonzero(found != expected)[0])
+                verb = "says" if branch == f"n{name}" else "has"
+                raise DataFileError(
+                    f"{url}: {lists[0]} has {expected[place]} values in {_event(arrays, place)}, "
+                    f"{branch} {verb} {found[place]}: the branches of {name} have to have as many "
+                    "in each event. The file is damaged, or was put together wrongly"
+                )
+
+
+def _event(arrays: ak.Array, place: int) -> str:
+    """How the event at a place is called."""
+    identity = ("run", "luminosityBlock", "event")
+    if not set(identity) <= set(arrays.fields):
+        return f"entry {place}"
+    return "event " + ":".join(str(arrays[name][place]) for name in identity)
+
+
+class NotFinite:
+    """How many values of which columns are NaN or infinite, and of how many.
+
+    In a column of lists it is values that are counted, in any other events.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[str, list[int]] = {}
+        self._units: dict[str, str] = {}
+
+    def add(self, arrays: ak.Array, names: Iterable[str]) -> None:
+        for name in names:
+            values = _values(arrays[name].layout)
+            if not np.issubdtype(values.dtype, np.floating):
+                continue
+            count = self._counts.setdefault(name, [0, 0])
+            count[0] += int(values.size - np.count_nonzero(np.isfinite(values)))
+            count[1] += int(values.size)
+            self._units[name] = "values" if arrays[name].ndim > 1 else "events"
+
+    def found(self) -> dict[str, dict[str, Any]]:
+        """By column: `count`, `of` and `unit`, of those that have any."""
+        return {
+            name: {"count": count, "of": of, "unit": self._units[name]}
+            for name, (count, of) in self._counts.items()
+            if count
+        }
+
+
+def _values(content: Content) -> NDArray[Any]:
+    """All values of a column, without the lists that they are in."""
+    if is_lists(content):
+        offsets = content.offsets.data
+        return content.content.data[offsets[0] : offsets[-1]]
+    if isinstance(content, NumpyArray):
+        return content.data
+    flat = ak.flatten(ak.Array(content), axis=None)
+    # text, say
+    return ak.to_numpy(flat) if isinstance(flat.layout, NumpyArray) else np.empty(0, object)
 
 
 def zipped(columns: dict[str, Content]) -> ak.Array:

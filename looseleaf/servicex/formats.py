@@ -19,7 +19,7 @@ import uproot
 
 from looseleaf.errors import DataFileError
 from looseleaf.parquet import IDENTITY, TREE_NAME, ParquetEvents, is_parquet
-from looseleaf.servicex.columns import zipped
+from looseleaf.servicex.columns import check_lists, zipped
 
 COMPRESSION = uproot.LZ4(1)
 ORIGINAL = "original"
@@ -27,6 +27,9 @@ ORIGINAL = "original"
 SUFFIXES = {"root-file": ".root", "root-rntuple": ".root", "parquet": ".parquet"}
 # small enough for a predicate to leave some out, large enough to compress
 ROW_GROUP = 20_000
+
+# where columns are from that don't go together
+TREE_OF_RESULT = "the events to be written"
 
 Groups = Mapping[str, list[str]]
 
@@ -74,6 +77,7 @@ def read_original(path: str | Path) -> dict[str, Any]:
 def _zipped(arrays: ak.Array, groups: Groups) -> dict[str, ak.Array]:
     """Arrays as uproot writes NanoAOD to a TTree: each collection zipped, so that it has one
     counter."""
+    check_lists(arrays, groups, TREE_OF_RESULT)
     out = {}
     for name, branches in groups.items():
         if branches == [name]:
@@ -85,6 +89,7 @@ def _zipped(arrays: ak.Array, groups: Groups) -> dict[str, ak.Array]:
 
 def _flat(arrays: ak.Array, groups: Groups) -> dict[str, ak.Array]:
     """Arrays as columns, with the counters that a TTree makes by itself."""
+    check_lists(arrays, groups, TREE_OF_RESULT)
     out = {}
     for name, branches in groups.items():
         if arrays[branches[0]].ndim > 1:

@@ -39,6 +39,7 @@ from looseleaf.objects.branches import EFT_COEFFICIENTS, WEIGHT, is_theory_weigh
 from looseleaf.progress import Progress
 from looseleaf.servicex.formats import SUFFIXES
 from looseleaf.servicex.request import MANIFEST, OWN, Request, Source
+from looseleaf.servicex.runs import RUNS
 from looseleaf.servicex.transform import (
     ALWAYS,
     LUMINOSITY_BLOCKS,
@@ -118,7 +119,7 @@ def transform(
         left = tuple(s for s in request.sources if s.record.name not in results)
         total = sum(source.record.events or 0 for source in request.sources)
         with Progress(f"servicex {label}", total) as progress:
-            progress.add(sum(result.events_in for result in results.values()))
+            progress.add(sum(result.cost["events"] for result in results.values()))
             if left:
                 _checked(left)
                 with backend.service(request, folder) as endpoint:
@@ -292,13 +293,13 @@ class _Submission:
             if path is None or (own and about is None):
                 continue
             result = (
-                _taken_over(self.request, source, path, read_json(about), self.folder)
+                _taken_over(self.request, source, path, about, self.folder)
                 if own
                 else _gone_through(self.request, source, path, self.folder)
             )
             remember(self.request, self.folder, result)
             self.results[result.source] = result
-            self.progress.add(result.events_in)
+            self.progress.add(result.cost["events"])
         shutil.rmtree(incoming, ignore_errors=True)
 
     async def _shortfall(
@@ -370,6 +371,12 @@ def _query(request: Request) -> str:
                 "filter_name": ["run", "luminosityBlock"],
                 "fail_on_missing_trees": False,
             },
+            # a file that was skimmed before knows there what it was made from
+            {
+                "treename": {RUNS: RUNS},
+                "filter_name": ["run", "genEvent*", "LHE*Sumw*", "PSSumw*", "n*Sumw*"],
+                "fail_on_missing_trees": False,
+            },
         ]
     )
 
@@ -432,10 +439,10 @@ async def _on_volume(
 
 
 def _taken_over(
-    request: Request, source: Source, path: Path, told: dict[str, Any], folder: Path
+    request: Request, source: Source, path: Path, about: Path, folder: Path
 ) -> FileResult:
     """A result of our own code generator, which is as we want it."""
-    result = FileResult(**told)
+    result = FileResult.from_json(read_json(about), str(about))
     # of a skim, those it holds, and not its original's
     agrees(result.source_url, "events", result.cost["events"], source.record.events)
     output = output_name(source, request.format)
@@ -453,7 +460,7 @@ def _gone_through(request: Request, source: Source, path: Path, folder: Path) ->
             expected_bytes=None,
             expected_events=source.record.events,
             expected_adler32=None,
-            queries=(TreeQuery(columns=request.columns),),
+            queries=(TreeQuery(columns=request.columns, may_lack=True),),
             output=output,
             work=output,
             format=request.format,

@@ -1,25 +1,36 @@
 """The work of a transform on one file: read columns, keep the selected events, write them."""
 
 import uuid
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import awkward as ak
 import numpy as np
+from awkward.contents import RecordArray
 
 from looseleaf.cost import Stopwatch
 from looseleaf.errors import DataFileError, ReadFailed, reading
 from looseleaf.files import adler32, whole
 from looseleaf.nanoaod import TREE, Events, choose_branches, open_events
-from looseleaf.objects.branches import EFT_COEFFICIENTS, WEIGHT, is_theory_weight
+from looseleaf.objects.branches import (
+    EFT_COEFFICIENTS,
+    WEIGHT,
+    first_present,
+    is_theory_weight,
+    is_trigger,
+)
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.luminosity import Sections, sections
 from looseleaf.parquet import ParquetTree
-from looseleaf.servicex.columns import selected
+from looseleaf.records import EFT_SUMS, HELD, MISSING, NOT_FINITE, RESULT, SECTIONS, THEORY_SUMS
+from looseleaf.servicex.columns import NotFinite, check_lists, selected
 from looseleaf.servicex.formats import ORIGINAL, Result, create
+from looseleaf.servicex.runs import RUNS, read_runs
+from looseleaf.shape import COUNT, NUMBER, TEXT, check
 
 # events read and written at a time, and how many bytes of them; larger baskets cost less here and
 # more where a chunk of processing ends within one
@@ -27,7 +38,20 @@ STEP, STEP_BYTES = 100_000, 64_000_000
 # one entry for each luminosity section, as NanoAOD has it
 LUMINOSITY_BLOCKS = "LuminosityBlocks"
 # what coffea's NanoAODSchema and every normalisation need, whatever else is asked for
-ALWAYS = ("run", "luminosityBlock", "event", WEIGHT)
+IDENTITY = {"run": np.uint32, "luminosityBlock": np.uint32, "event": np.uint64}
+ALWAYS = (*IDENTITY, WEIGHT)
+# what a result says of the file that it was made from; those of earlier versions say less
+SAID = {"events": COUNT, "sum_of_weights": NUMBER}
+SAID_LATER = {
+    "kept": COUNT,
+    "eft_sums": EFT_SUMS,
+    "theory_sums": THEORY_SUMS,
+    "lumi_sections": (SECTIONS,),
+    "normalised_by": TEXT,
+    "held": HELD,
+    "not_finite": NOT_FINITE,
+    "missing": MISSING,
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +62,8 @@ class TreeQuery:
     patterns for further branches; `computed` are new columns as expressions of the selected events,
     by name, those called `<collection>_...` objects of one of the `collections`. `cut` is an
     expression over event-level branches, None to keep every event. An `optional` tree may be
-    missing.
+    missing; trigger paths that `may_lack` says may be missing have not fired, and are written so.
+    A tree of no events needs no columns.
     """
 
     tree: str = TREE
@@ -50,6 +75,7 @@ class TreeQuery:
     collections: tuple[str, ...] = ()
     cut: str | None = None
     optional: bool = False
+    may_lack: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,8 +108,12 @@ class FileResult:
     the skim has left them out; `theory_sums` those of the theory weights that are kept, by branch
     and place, each times the event's own weight, in an EFT sample the Standard Model's, and None
     where one is no number. `*_in` speak of all events of the original file, which is what
-    normalisation needs, `*_out` of those written. `lumi_sections` are those of the original file,
-    in data.
+    normalisation needs, `*_out` of those written. `normalised_by` is the tree that they are told
+    from: `Events`, of which `held` are the events and the sum of weights, or `Runs`, where it knows
+    of more. `lumi_sections` are those of the original file, in data.
+    `not_finite` says of how many values a column is no number (of all events, if the cut uses it,
+    else of those written), `missing` which trigger paths the file lacks, with paths of like names
+    where it has no other of the same list. A `bare` result has no events and lacks columns.
     `source_url` is where the file was read from, `passed_over` what was the matter with the
     addresses before it.
     """
@@ -103,10 +133,21 @@ class FileResult:
     eft_sums_in: list[float] | None
     theory_sums_in: dict[str, list[float | None]]
     lumi_sections: Sections | None
+    normalised_by: str
+    held: dict[str, float]
+    not_finite: dict[str, dict[str, Any]]
+    missing: dict[str, list[str]]
+    bare: bool
     cost: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Any, where: str) -> "FileResult":
+        """The result in a JSON object; `DataFileError` names `where` and the field at fault."""
+        check(value, RESULT, where)
+        return cls(**{field.name: value[field.name] for field in fields(cls)})
 
 
 def collections_of(branches: list[str], present: set[str]) -> dict[str, list[str]]:
@@ -151,12 +192,12 @@ def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
         agrees(url, "events", before, task.expected_events)
         if task.expected_adler32 is not None and "://" not in url:
             agrees(url, "as its adler32", adler32(url), task.expected_adler32)
-        original, sums = _known(file, task, url), Sums()
+        original, sums, seen = _known(file, task, url), Sums(), Seen()
         identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{task.work}:{file.uuid}")
         with create(part, task.format, identity) as result:
             for query in task.queries:
                 if query is task.queries[0]:
-                    _keep(query, file, url, result, sums, original is not None)
+                    _keep(query, file, url, result, (sums, seen), original is not None)
                 else:
                     _keep(query, file, url, result)
             if sums.events_in + sums.left_out != entries:
@@ -164,8 +205,10 @@ def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
                     f"{url}: {sums.events_in + sums.left_out} of its {entries} events could be read"
                 )
             if original is None:
-                original = _counted(sums, file, url, TREE)
-            result.describe({**original, "source": task.name})
+                original = counted(sums, file, url, TREE)
+            original |= seen.since(original)
+            kept = {"kept": sums.events_out} if task.queries[0].to == TREE else {}
+            result.describe({**original, **kept, "source": task.name})
         read, known = file.bytes_read, file.uuid
     return FileResult(
         source=task.name,
@@ -183,6 +226,11 @@ def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
         eft_sums_in=original["eft_sums"],
         theory_sums_in=original["theory_sums"],
         lumi_sections=original["lumi_sections"],
+        normalised_by=original["normalised_by"],
+        held=original["held"],
+        not_finite=original["not_finite"],
+        missing=original["missing"],
+        bare=seen.bare,
         cost=watch.cost(entries, read).to_json(),
     )
 
@@ -190,10 +238,9 @@ def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
 def _known(file: Events, task: FileTask, url: str) -> dict[str, Any] | None:
     """What can be said of the original file before the events are read, as results say it; None
     where they have to be gone through."""
-    said = file.said(ORIGINAL)
+    said = said_of(file, url)
     if said is not None:
-        # the skim of a skim: what the first one was made from
-        return {"eft_sums": None, "theory_sums": {}, "lumi_sections": None, **said}
+        return said
     if task.original is None and not isinstance(file.tree, ParquetTree):
         return None
     # of Parquet only these columns are read whole
@@ -203,15 +250,72 @@ def _known(file: Events, task: FileTask, url: str) -> dict[str, Any] | None:
     query = task.queries[0]
     asked = there
     if task.original is None:
-        asked = choose_branches(url, there, query.columns) + _matching(query, tree)
+        # what is missing is told when the query is carried out
+        listed = {name for column in query.columns for name in column.split("|")}
+        asked = [name for name in there if name in listed] + _matching(query, tree)
     wanted = [n for n in (WEIGHT, EFT_COEFFICIENTS) if n in there]
     wanted += filter(is_theory_weight, dict.fromkeys(asked))
     for arrays in steps(tree, url, wanted or there[:1]):
         _add(sums, arrays, None, url)
-    return _counted(sums, file, url, name)
+    return counted(sums, file, url, name)
 
 
-def _counted(sums: "Sums", file: Events, url: str, tree: str) -> dict[str, Any]:
+def said_of(file: Events, url: str) -> dict[str, Any] | None:
+    """What a skim of ours says of the file that it was made from; None of any other file.
+
+    Raises `DataFileError` if its events aren't those that it was left with.
+    """
+    said = file.said(ORIGINAL)
+    if said is None:
+        return None
+    check(said, SAID, f"{url}: {ORIGINAL}")
+    check(said, {k: s for k, s in SAID_LATER.items() if k in said}, f"{url}: {ORIGINAL}")
+    entries = file.directory[TREE].num_entries if TREE in file.directory else None
+    if entries is not None and said.get("kept", entries) != entries:
+        raise DataFileError(
+            f"{url}: holds {entries} events, and says that it is a skim of {said['kept']}: it was "
+            "merged with others, or skimmed, by a tool that doesn't keep count; give the files "
+            "that it was made from"
+        )
+    held = {"events": said["events"], "sum_of_weights": said["sum_of_weights"]}
+    return {
+        "eft_sums": None,
+        "theory_sums": {},
+        "lumi_sections": None,
+        "normalised_by": TREE,
+        "held": held,
+        **said,
+    }
+
+
+def counted(sums: "Sums", file: Events, url: str, tree: str) -> dict[str, Any]:
+    """What is known of the original file once all its events are summed up, as results say it.
+
+    Where its tree Runs knows of more events, the file is itself a skim, and what Runs says counts;
+    of EFT coefficients it says nothing. Raises `DataFileError` if Runs knows of fewer.
+    """
+    events, runs = _of_events(sums, file, url, tree), read_runs(file, url)
+    held = {"events": sums.events_in, "sum_of_weights": sums.weights_in}
+    events |= {"normalised_by": TREE, "held": held}
+    if runs is None or runs.events == sums.events_in:
+        return events
+    if runs.events < sums.events_in:
+        raise DataFileError(
+            f"{url}: holds {sums.events_in} events, its tree {RUNS} says that {runs.events} were "
+            f"generated: files were merged without their {RUNS}. Merge them with haddnano.py, or "
+            "leave the file out (leave_out of the dataset)"
+        )
+    return {
+        **events,
+        "events": runs.events,
+        "sum_of_weights": runs.sum_of_weights,
+        "eft_sums": None if events["eft_sums"] is None else [],
+        "theory_sums": runs.theory_sums if events["eft_sums"] is None else {},
+        "normalised_by": RUNS,
+    }
+
+
+def _of_events(sums: "Sums", file: Events, url: str, tree: str) -> dict[str, Any]:
     eft = sums.eft_in
     if eft is None and sums.events_in:
         # the skim may not have asked for them: that they are there is to be known
@@ -240,40 +344,149 @@ def _keep(
     file: Events,
     url: str,
     result: Result,
-    sums: "Sums | None" = None,
+    counts: "tuple[Sums, Seen] | None" = None,
     may_leave_out: bool = True,
 ) -> None:
-    """Carry out one query of a task; `sums` are made of the events read, which are all of the tree
-    unless those that can't pass the cut may be left out."""
+    """Carry out one query of a task; `counts` are made of the events read, which are all of the
+    tree unless those that can't pass the cut may be left out."""
     if query.tree not in file.directory:
         if query.optional:
             return
         raise DataFileError(f"{url}: no {query.tree} tree, of which columns are asked for")
     tree = file.directory[query.tree]
+    plan = _planned(query, tree, url)
+    pushed = query.cut if may_leave_out else None
+    of_cut = plan.of_cut
+    if counts is not None:
+        counts[1].lacks(query, plan, tree)
+        if isinstance(tree, ParquetTree):
+            counts[0].left_out = tree.num_entries - tree.events(tree.left(pushed))
+            if counts[0].left_out and tree.floating(of_cut):
+                # a value that is no number takes its event away there as well
+                for arrays in steps(tree, url, tree.floating(of_cut)):
+                    counts[1].not_finite.add(arrays, arrays.fields)
+                of_cut = []
+    for arrays in steps(tree, url, plan.read, pushed):
+        check_lists(arrays, plan.groups, url)
+        for name in plan.never:
+            arrays[name] = np.zeros(len(arrays), bool)
+        mask = None if plan.cut is None else plan.cut.keeps(arrays)
+        kept = selected(arrays, mask)
+        if counts is not None:
+            _add(counts[0], arrays, mask, url)
+            counts[1].not_finite.add(arrays, of_cut)
+            counts[1].not_finite.add(kept, _checked(plan))
+        made = {name: _column(expression, kept, url) for name, expression in plan.computed.items()}
+        for name, column in made.items():
+            kept[name] = column
+        result.extend(query.to, *_identified(query, kept, plan.written(query)))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a query comes to in a tree with the branches `present`.
+
+    `branches` are written, in `groups` by collection, `read` are those and what is needed beside;
+    `lacking` are columns that the tree hasn't, `never` the trigger paths among them that count as
+    not fired. A tree of no events is asked for nothing that it lacks.
+    """
+
+    present: list[str]
+    branches: list[str]
+    read: list[str]
+    groups: dict[str, list[str]]
+    lacking: list[str]
+    never: list[str]
+    cut: Expression | None
+    computed: dict[str, Expression]
+
+    @property
+    def of_cut(self) -> list[str]:
+        """The branches that the cut reads."""
+        return [] if self.cut is None else [n for n in sorted(self.cut.names) if n in self.present]
+
+    def written(self, query: TreeQuery) -> dict[str, list[str]]:
+        """What is written, by collection."""
+        computed = _grouped(list(self.computed), query.collections)
+        return {**self.groups, **computed, **{name: [name] for name in self.never}}
+
+
+def _planned(query: TreeQuery, tree: Any, url: str) -> _Plan:
+    """The plan of a query; `DataFileError` if the tree lacks what it needs."""
     present = tree.keys(recursive=False)
-    cut = Expression(query.cut) if query.cut is not None else None
+    cut = Expression(query.cut) if query.cut is not None and tree.num_entries else None
     computed = {name: Expression(text) for name, text in query.computed}
-    branches = choose_branches(url, present, query.columns) + _matching(query, tree)
+    names = {name for part in (cut, *computed.values()) if part is not None for name in part.names}
+    lacking = [c for c in (*query.columns, *sorted(names)) if first_present(c, present) is None]
+    never = [n for c in lacking if is_trigger(c) for n in c.split("|")] if query.may_lack else []
+    never = list(dict.fromkeys(never))
+    forgiven = [c for c in lacking if not tree.num_entries or set(c.split("|")) <= set(never)]
+    if not tree.num_entries:
+        computed = {n: part for n, part in computed.items() if part.names.isdisjoint(lacking)}
+
+    def chosen(columns: Iterable[str]) -> list[str]:
+        return choose_branches(url, present, [c for c in columns if c not in forgiven])
+
+    branches = chosen(query.columns) + _matching(query, tree)
     if query.to == TREE:
         branches += [name for name in ALWAYS if name in present]
     branches = list(dict.fromkeys(branches))
     groups = collections_of(branches, set(present))
-    names = {name for part in (cut, *computed.values()) if part is not None for name in part.names}
-    extra = choose_branches(url, present, sorted(names))
-    if sums is not None:
-        extra += [WEIGHT] if WEIGHT in present else []
-    pushed = query.cut if may_leave_out else None
-    if sums is not None and isinstance(tree, ParquetTree):
-        sums.left_out = tree.num_entries - tree.events(tree.left(pushed))
-    for arrays in steps(tree, url, list(dict.fromkeys([*branches, *extra])), pushed):
-        mask = None if cut is None else cut.keeps(arrays)
-        if sums is not None:
-            _add(sums, arrays, mask, url)
-        kept = selected(arrays, mask)
-        made = {name: _column(expression, kept, url) for name, expression in computed.items()}
-        for name, column in made.items():
-            kept[name] = column
-        result.extend(query.to, kept, {**groups, **_grouped(list(computed), query.collections)})
+    beside = chosen(sorted(names)) + [n for n in (f"n{c}" for c in groups) if n in present]
+    # nothing is summed up without it
+    beside += [WEIGHT] if WEIGHT in present else []
+    read = list(dict.fromkeys([*branches, *beside]))
+    return _Plan(present, branches, read, groups, lacking, never, cut, computed)
+
+
+def _identified(
+    query: TreeQuery, kept: ak.Array, written: dict[str, list[str]]
+) -> tuple[ak.Array, dict[str, list[str]]]:
+    """The events to be written; where there is none, with the branches that each NanoAOD has."""
+    if query.to == TREE and len(kept) == 0:
+        for name in (name for name in IDENTITY if name not in kept.fields):
+            kept[name] = np.zeros(0, IDENTITY[name])
+            written = {**written, name: [name]}
+    return kept, written
+
+
+def _checked(plan: _Plan) -> list[str]:
+    """The branches whose values in kept events should be numbers: theory weights and sums tell
+    for themselves, and the cut's are looked at in all events."""
+    return [
+        name
+        for name in plan.branches
+        if name not in (WEIGHT, EFT_COEFFICIENTS, *plan.of_cut) and not is_theory_weight(name)
+    ]
+
+
+class Seen:
+    """What was noticed while the first query of a task was carried out, for `FileResult`."""
+
+    def __init__(self) -> None:
+        self.not_finite = NotFinite()
+        self.missing: dict[str, list[str]] = {}
+        self.bare = False
+
+    def lacks(self, query: TreeQuery, plan: _Plan, tree: Any) -> None:
+        """Note what a tree doesn't have of a query's columns."""
+        if not tree.num_entries:
+            self.bare = any(not set(c.split("|")) <= set(plan.never) for c in plan.lacking)
+        elif query.may_lack:
+            paths = [name for name in plan.present if is_trigger(name)]
+            asked = [n for c in query.columns if is_trigger(c) for n in c.split("|")]
+            self.missing = {
+                name: get_close_matches(name, paths, 3) if name in plan.never else []
+                for name in dict.fromkeys([*asked, *plan.never])
+                if name not in plan.present
+            }
+
+    def since(self, original: dict[str, Any]) -> dict[str, Any]:
+        """What a result says of it, with what the file said that it was made from."""
+        return {
+            "not_finite": {**original.get("not_finite", {}), **self.not_finite.found()},
+            "missing": {**original.get("missing", {}), **self.missing},
+        }
 
 
 def _column(expression: Expression, events: ak.Array, url: str) -> Any:
@@ -306,7 +519,7 @@ def _matching(query: TreeQuery, tree: Any) -> list[str]:
         filter_name=list(query.patterns) or None,
         filter_typename=list(query.typenames) or None,
     )
-    if not found and not query.columns and not query.computed:
+    if not found and not query.columns and not query.computed and tree.num_entries:
         asked = ", ".join((*query.patterns, *query.typenames))
         raise DataFileError(f"{query.tree}: no branch matches {asked}")
     return found
@@ -342,7 +555,9 @@ def steps(tree: Any, url: str, branches: list[str], cut: str | None = None) -> I
     Of Parquet the row groups in which no event can pass `cut` are left out.
     """
     with reading(url):
-        if isinstance(tree, ParquetTree):
+        if not branches:
+            yield ak.Array(RecordArray([], [], length=tree.num_entries))
+        elif isinstance(tree, ParquetTree):
             yield from tree.steps(branches, STEP, cut)
         elif tree.num_entries == 0:
             yield tree.arrays(branches, library="ak")

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from looseleaf.errors import Shortfall
+from looseleaf.errors import DataFileError, Shortfall
 from looseleaf.files import adler32, read_json, whole, write_json
-from looseleaf.records import MANIFEST_FORMAT
+from looseleaf.records import MANIFEST_FORMAT, read_manifest
 from looseleaf.servicex.formats import SUFFIXES
 from looseleaf.servicex.request import MANIFEST, Request, Source, request_folder
 from looseleaf.servicex.transform import FileResult
+from looseleaf.shape import TEXT, check
 
 LONGEST_NAME = 200
 
@@ -68,8 +69,12 @@ def complete_manifest(folder: Path) -> dict[str, Any] | None:
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    manifest = read_json(path)
-    results = [FileResult(**file) for file in manifest["files"]]
+    try:
+        manifest = read_manifest(path)
+    except DataFileError:
+        # damaged, or of another version: what stands whole is found file by file
+        return None
+    results = [FileResult.from_json(file, str(path)) for file in manifest["files"]]
     return manifest if all(_stands(folder / r.output, r) for r in results) else None
 
 
@@ -100,12 +105,9 @@ def made_before(request: Request, folder: Path) -> dict[str, FileResult]:
         output, key = output_name(source, request.format), _key(request, source)
         for place in folders:
             record = place / told_of(output)
-            value = read_json(record) if record.is_file() else {"key": None}
             made = place / output
-            if value["key"] != key:
-                continue
-            result = FileResult(**value["result"])
-            if not _stands(made, result):
+            result = _told(record, key) if record.is_file() else None
+            if result is None or not _stands(made, result):
                 continue
             if place != folder:
                 link(made, folder / output)
@@ -113,6 +115,16 @@ def made_before(request: Request, folder: Path) -> dict[str, FileResult]:
             found[result.source] = result
             break
     return found
+
+
+def _told(record: Path, key: str) -> FileResult | None:
+    """The result that a record is of; None if it is another's, or damaged."""
+    try:
+        value = read_json(record)
+        check(value, {"key": TEXT, "result": {}}, str(record))
+        return FileResult.from_json(value["result"], str(record)) if value["key"] == key else None
+    except DataFileError:
+        return None
 
 
 def link(path: Path, place: Path) -> None:

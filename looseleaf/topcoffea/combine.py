@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from looseleaf.errors import DataFileError
-from looseleaf.files import read_json, whole, write_json
+from looseleaf.files import whole, write_json
 from looseleaf.objects.columns import varies
+from looseleaf.processing.ledger import original_of
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, SIGNAL, weighed_alone
 from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.normalisation import factors_of
@@ -56,7 +57,7 @@ def combine(
     parts: dict[str, dict[str, list[Varied]]] = {}
     failing = {CAPPED: 0, UNMEASURED: 0}
     for name, dataset in datasets.items():
-        factors = factors_of(name, dataset, analysis, read_json(ledgers[name])["original"])
+        factors = factors_of(name, dataset, analysis, original_of(ledgers[name]))
         found = read_histograms(processed[name])[0]
         for kind in failing if dataset["data"] and FAILING in found else ():
             failing[kind] += int(found[FAILING][kind])

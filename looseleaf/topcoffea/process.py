@@ -9,7 +9,13 @@ from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.names import FLIP_CORRECTION
 from looseleaf.objects.rates import RateMap
 from looseleaf.processing.fileset import Fileset
-from looseleaf.processing.stage import DatasetFiles, Running, event_metadata, process_datasets
+from looseleaf.processing.stage import (
+    DatasetFiles,
+    Running,
+    columns_read,
+    event_metadata,
+    process_datasets,
+)
 from looseleaf.topcoffea.flips import FlipMap
 from looseleaf.topcoffea.normalisation import check_coefficients, factors_of
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
@@ -111,4 +117,6 @@ def process(
         {name: metadata_of(analysis, value) for name, value in declared.items()},
         write_histograms,
         refuse,
+        columns=columns_read(analysis, declared, WorkingPoints(points)),
+        allow=analysis.get("allow"),
     )

@@ -30,7 +30,14 @@ from looseleaf.objects.branches import WEIGHT
 from looseleaf.servicex.formats import create
 from looseleaf.servicex.service.jail import give_up_rights, hand_over, jailed
 from looseleaf.servicex.service.queries import FUNCTION
-from looseleaf.servicex.transform import FileResult, Sums, collections_of, steps
+from looseleaf.servicex.transform import (
+    FileResult,
+    Sums,
+    collections_of,
+    counted,
+    said_of,
+    steps,
+)
 
 LIBRARY_PATH = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
 
@@ -63,7 +70,7 @@ class _Input:
     path: Path
     url: str
     uuid: str
-    sums: Sums
+    original: dict[str, Any]
 
 
 def run_python(task: PythonTask) -> FileResult:
@@ -76,17 +83,13 @@ def run_python(task: PythonTask) -> FileResult:
     output = Path(task.output)
     with whole(output) as part, _input(task, output.parent) as file:
         identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{task.output}:{file.uuid}")
-        original = {
-            "source": task.name,
-            "events": file.sums.events_in,
-            "sum_of_weights": file.sums.weights_in,
-        }
+        original = file.original
         events = _asked(
             task,
             file.path,
             part,
             {**asdict(task), "path": str(file.path), "part": str(part)}
-            | {"uuid": str(identity), "original": original},
+            | {"uuid": str(identity), "original": {**original, "source": task.name}},
         )
         if part.is_symlink() or not part.is_file():
             raise DataFileError(f"{task.name}: the python query took its result away")
@@ -101,14 +104,19 @@ def run_python(task: PythonTask) -> FileResult:
         bytes=output.stat().st_size,
         adler32=adler32(output),
         uuid=str(identity),
-        events_in=file.sums.events_in,
+        events_in=original["events"],
         events_out=events,
-        sum_of_weights_in=file.sums.weights_in,
-        sum_of_weights_out=file.sums.weights_in,
-        eft_sums_in=None,
-        theory_sums_in={},
-        lumi_sections=None,
-        cost=watch.cost(file.sums.events_in, 0).to_json(),
+        sum_of_weights_in=original["sum_of_weights"],
+        sum_of_weights_out=original["held"]["sum_of_weights"],
+        eft_sums_in=original["eft_sums"],
+        theory_sums_in=original["theory_sums"],
+        lumi_sections=original["lumi_sections"],
+        normalised_by=original["normalised_by"],
+        held=original["held"],
+        not_finite={},
+        missing={},
+        bare=False,
+        cost=watch.cost(original["held"]["events"], 0).to_json(),
     )
 
 
@@ -123,17 +131,18 @@ def _input(task: PythonTask, folder: Path) -> Iterator[_Input]:
                 there = file.tree.keys(recursive=False)
                 for arrays in steps(file.tree, url, [WEIGHT] if WEIGHT in there else there[:1]):
                     sums.add(arrays, None)
+                original = said_of(file, url) or counted(sums, file, url, TREE)
         except DataFileError as problem:
             problems.append(problem)
             continue
         if "://" not in url:
-            yield _Input(Path(url), url, known, sums)
+            yield _Input(Path(url), url, known, original)
             return
         with NamedTemporaryFile(dir=folder, prefix=".part-", suffix=".root") as copy:
             with reading(url):
                 _fetch(url, copy.name)
             hand_over(Path(copy.name))
-            yield _Input(Path(copy.name), url, known, sums)
+            yield _Input(Path(copy.name), url, known, original)
         return
     raise type(problems[-1])("; ".join(map(str, problems)))
 
@@ -221,8 +230,9 @@ def _carry_out(task: dict[str, Any]) -> dict[str, Any]:
     with create(Path(task["part"]), task["format"], uuid.UUID(task["uuid"])) as result:
         for name, arrays in trees.items():
             result.extend(name, arrays, collections_of(arrays.fields, set(arrays.fields)))
-        result.describe(task["original"])
-    return {"events_out": len(next(iter(trees.values())))}
+        events = len(next(iter(trees.values())))
+        result.describe({**task["original"], "kept": len(trees.get(TREE, ()))})
+    return {"events_out": events}
 
 
 def _main() -> None:

@@ -49,7 +49,7 @@ def skim_query(selection: str) -> TreeQuery:
         raise ConfigError(f"looseleaf selection: {_first(problem)}") from None
     if skim.cut is not None:
         Expression(skim.cut)
-    return TreeQuery(columns=tuple(skim.columns), cut=skim.cut)
+    return TreeQuery(columns=tuple(skim.columns), cut=skim.cut, may_lack=True)
 
 
 class RawQuery(BaseModel):

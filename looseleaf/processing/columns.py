@@ -1,0 +1,81 @@
+"""What an analysis has to know of the columns that it reads: no numbers, triggers that are missing.
+
+The manifest says what the transform found; here it is held against what an analysis asks for.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+
+from looseleaf.errors import DataFileError
+from looseleaf.losses import Loss
+from looseleaf.objects.branches import is_theory_weight, is_trigger
+from looseleaf.processing.fileset import Fileset
+
+ALLOW = "allow.not_finite"
+MOST_FILES = 3
+
+
+def losses_of_columns(
+    fileset: Fileset, columns: Iterable[str], allowed: Collection[str]
+) -> list[Loss]:
+    """What is lost of a dataset's events in an analysis that reads `columns` (alternatives `A|B`).
+
+    Raises `DataFileError` for a column that isn't a number in some events, unless it is `allowed`,
+    and for triggers of which none of the files has a path.
+    """
+    columns = sorted(columns)
+    return [*_not_finite(fileset, columns, allowed), *_missing(fileset, columns)]
+
+
+def _not_finite(
+    fileset: Fileset, columns: Iterable[str], allowed: Collection[str]
+) -> Iterator[Loss]:
+    used = {name for column in columns for name in column.split("|")} | fileset.cut_columns
+    for name, by_file in fileset.not_finite.items():
+        # the sums of theory weights tell, by place
+        if name not in used or is_theory_weight(name):
+            continue
+        count = sum(found["count"] for found in by_file.values())
+        of = sum(found["of"] for found in by_file.values())
+        unit = next(iter(by_file.values()))["unit"]
+        message = (
+            f"{name} is NaN or infinite in {count} of the {of} {unit} of {_files(by_file)}, which "
+            "fall out of cuts and histograms"
+        )
+        if name not in allowed:
+            raise DataFileError(
+                f"dataset {fileset.dataset}: {message}. Make these files again, leave them out "
+                f"(leave_out of the dataset), or say in the analysis that you know: "
+                f"allow: {{not_finite: [{name}]}}"
+            )
+        yield Loss("not finite", name, count, of, unit, message, ALLOW)
+
+
+def _missing(fileset: Fileset, columns: Iterable[str]) -> Iterator[Loss]:
+    held = {file: events for file, events in fileset.held.items() if events}
+    whole = sum(held.values())
+    asked = [column.split("|") for column in columns if is_trigger(column)]
+    for paths in asked:
+        lacking = [fileset.missing.get(path, {}) for path in paths]
+        if held and all(file in lacks for file in held for lacks in lacking):
+            near = dict.fromkeys(n for lacks in lacking for found in lacks.values() for n in found)
+            hint = f"; they have {', '.join(near)}" if near else ""
+            raise DataFileError(
+                f"dataset {fileset.dataset}: none of its files ({len(held)}) has the trigger "
+                f"{' or '.join(paths)}{hint}: mend the paths in the analysis' triggers, or drop "
+                "the trigger or the dataset"
+            )
+    for path in dict.fromkeys(path for paths in asked for path in paths):
+        lacks = [file for file in fileset.missing.get(path, {}) if file in held]
+        if lacks:
+            events = sum(held[file] for file in lacks)
+            message = (
+                f"{path} is missing in {len(lacks)} of {len(held)} files with {events} of {whole} "
+                f"events: it counts as not fired there ({_files(lacks)})"
+            )
+            yield Loss("trigger missing", path, events, whole, "events", message)
+
+
+def _files(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - MOST_FILES} more" if len(names) > MOST_FILES else ""
+    return ", ".join(names[:MOST_FILES]) + more
