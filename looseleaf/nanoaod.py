@@ -72,7 +72,8 @@ def open_file(url: str, name: str = TREE) -> Events:
             raise DataFileError(
                 f"{url}: no {name} tree (the file holds {', '.join(file.directory)})"
             )
-        directory = uproot.open(url)
+        # a name alone would be taken for "file:tree" where it has a colon
+        directory = uproot.open({url: None})
     except DataFileError:
         raise
     except FileNotFoundError:

@@ -16,7 +16,7 @@ from io import RawIOBase
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
 import awkward as ak
 import numpy as np
@@ -34,6 +34,8 @@ from looseleaf.objects.expressions import Expression
 # keys of a file's metadata: who it is, the name of its tree; coffea goes by the same
 IDENTITY, TREE_NAME = b"uuid", b"object_path"
 ENDING = ".parquet"
+# characters of an address that stay as they are; % since it may be quoted already
+ADDRESS = "/:?&=#@%,;!$'()*+~"
 # events that `read` hands out at a time
 STEP = 100_000
 
@@ -331,7 +333,7 @@ class _Column:
 
 
 def is_parquet(url: str) -> bool:
-    return urlsplit(url).path.endswith(ENDING)
+    return (url.partition("?")[0] if "://" in url else url).endswith(ENDING)
 
 
 def stored_bytes(url: str) -> int | None:
@@ -343,7 +345,10 @@ def stored_bytes(url: str) -> int | None:
 
 
 def _located(url: str) -> tuple[fs.FileSystem, str]:
-    return fs.FileSystem.from_uri(url) if "://" in url else (fs.LocalFileSystem(), url)
+    if "://" not in url:
+        return fs.LocalFileSystem(), url
+    # what a name may have and an address may not
+    return fs.FileSystem.from_uri(quote(url, safe=ADDRESS))
 
 
 def _opened(path: str, filesystem: fs.FileSystem | None) -> pa.NativeFile:

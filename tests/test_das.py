@@ -3,7 +3,9 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import uproot
 
@@ -140,3 +142,52 @@ def test_a_directory_tree_named_events(tmp_path: Path) -> None:
         root["Other"] = "text"
     with pytest.raises(DataFileError, match=r"the file holds Other"):
         lookup("/A/B/C", tmp_path / "out.json", files=["x.root"], files_root=tmp_path)
+
+
+def written(path: Path, events: int = 3, first: int = 1, **branches: Any) -> Path:
+    """A small file of simulation; its events are numbered from `first`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {
+        "run": np.ones(events, np.uint32),
+        "luminosityBlock": np.ones(events, np.uint32),
+        "event": np.arange(first, first + events, dtype=np.uint64),
+        "genWeight": np.ones(events, np.float32),
+        **branches,
+    }
+    with uproot.recreate(path) as root:
+        root.mktree("Events", {name: column.dtype for name, column in columns.items()})
+        root["Events"].extend(columns)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("root", "pattern", "found"),
+    [
+        (".", "a[1].root", ["a[1].root"]),
+        (".", "a[12].root", ["a1.root", "a2.root"]),
+        (".", "x*.root", ["x*.root"]),
+        (".", "run[1]/*.root", ["run[1]/a b.root", "run[1]/c:d.root"]),
+        ("run[1]", "*.root", ["a b.root", "c:d.root"]),
+        ("run[1]", "../*/a b.root", ["a b.root"]),
+        (".", "run[[]1]/c:d.root", ["run[1]/c:d.root"]),
+    ],
+)
+def test_a_file_is_found_as_it_is_called_and_else_by_a_glob(
+    tmp_path: Path, root: str, pattern: str, found: list[str]
+) -> None:
+    names = ["a[1].root", "a1.root", "a2.root", "x*.root", "xy.root"]
+    for number, name in enumerate([*names, "run[1]/a b.root", "run[1]/c:d.root"]):
+        written(tmp_path / name, first=1 + 10 * number, events=1 + number)
+    lookup("/A/B/C", tmp_path / "out.json", files=[pattern], files_root=tmp_path / root)
+    out = read_json(tmp_path / "out.json")
+    assert [file["name"] for file in out["files"]] == found
+    # what was opened is the file of that name: their numbers of events differ
+    by_name = {name: 1 + place for place, name in enumerate(names)}
+    by_name |= {"a b.root": 6, "c:d.root": 7}
+    expected = [by_name[Path(name).name] for name in found]
+    assert [file["events"] for file in out["files"]] == expected
+
+
+def test_a_name_that_no_file_system_takes(tmp_path: Path) -> None:
+    with pytest.raises(LookupFailed, match=r"no file matches .*aaa\.root"):
+        lookup("/A/B/C", tmp_path / "o", files=["a" * 300 + ".root"], files_root=tmp_path)

@@ -350,6 +350,10 @@ def test_results_do_not_share_a_name_and_fit_a_file_system() -> None:
     long = ["/store/" + "d" * 300 + f"/{number}/a.root" for number in (1, 2)]
     assert name(long[0]) != name(long[1])
     assert all(len(name(lfn)) <= 200 and name(lfn).endswith("a.root") for lfn in long)
+    # a file system counts bytes
+    assert len(name("/store/" + "µ" * 150 + ".root").encode()) <= 200
+    alike = ["/store/a/b.root", "/store/a:b.root", "/store/a/b", "/store:a/b.root"]
+    assert len({name(lfn) for lfn in alike}) == 4
 
 
 def test_request_stays_on_the_volume(tmp_path: Path) -> None:

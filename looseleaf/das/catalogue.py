@@ -88,17 +88,26 @@ def total(numbers: Iterable[int | None]) -> int | None:
 def from_files(dataset: str, patterns: Sequence[str], root: str | Path) -> list[FileRecord]:
     """Records of files on this machine, `patterns` being paths or globs relative to `root`.
 
-    Every file is opened, for its events, and read once, for its checksum. A pattern that matches
-    nothing is a `LookupFailed`.
+    A file that is called as `a[1].root` is meant by that name, also where it reads as a glob. Every
+    file is opened, for its events, and read once, for its checksum. A pattern that matches nothing
+    is a `LookupFailed`.
     """
     paths: list[Path] = []
     for pattern in patterns:
-        found = sorted(glob.glob(str(Path(root) / pattern)))
+        place = Path(root) / pattern
+        found = [place] if os.path.isfile(place) else _matching(Path(root), pattern)
         if not found:
             raise LookupFailed(
-                f"dataset {dataset}: no file matches {Path(root) / pattern}; "
-                "paths are relative to das.files_root"
+                f"dataset {dataset}: no file matches {place}; paths are relative to das.files_root"
             )
-        paths += [Path(name) for name in found if Path(name) not in paths]
+        paths += [path for path in found if path not in paths]
     block = block_name(dataset)
     return [describe(path, os.path.relpath(path, root), block) for path in paths]
+
+
+def _matching(root: Path, pattern: str) -> list[Path]:
+    """The files below `root` that match a glob; folders that exist are called as they are."""
+    place = root / pattern
+    if place.parent.is_dir():
+        root, pattern = place.parent, place.name
+    return sorted(root / name for name in glob.glob(pattern, root_dir=root))

@@ -23,15 +23,19 @@ LONGEST_NAME = 200
 def output_name(source: Source, output_format: str) -> str:
     """A file name for the result that no two files of a request share.
 
-    The logical name with ':' for '/', as ServiceX names results, cut short where a file system
-    would refuse it, with the ending of its format.
+    The logical name with ':' for '/', as ServiceX names results, with the ending of its format.
+    Where a file system would refuse it, or another name would become the same, it is cut short and
+    has a hash of the logical name before it.
     """
-    name = source.record.name.strip("/").replace("/", ":")
+    known = source.record.name
+    name = known.strip("/").replace("/", ":")
     suffix = SUFFIXES[output_format]
     if not name.endswith(suffix):
         name = name.removesuffix(".root") + suffix
-    if len(name) > LONGEST_NAME:
-        name = f"{sha1(name.encode()).hexdigest()}_{name[-LONGEST_NAME + 41 :]}"
+    if len(name.encode()) > LONGEST_NAME or ":" in known or not known.endswith(".root"):
+        room = LONGEST_NAME - 41
+        tail = name.encode()[-room:].decode(errors="ignore")
+        name = f"{sha1(known.encode()).hexdigest()}_{tail}"
     return name
 
 
