@@ -17,7 +17,7 @@ from service import Service
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json, write_json
 from looseleaf.objects.expressions import Expression
-from looseleaf.parquet import ParquetTree, read
+from looseleaf.parquet import ParquetTree, _located, is_parquet, read
 from looseleaf.processing.fileset import chunks_of, from_manifest
 from looseleaf.processing.ledger import ledger_of
 from looseleaf.processing.runner import process_task
