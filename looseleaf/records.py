@@ -26,6 +26,7 @@ class FileRecord:
     `name` is the logical name (/store/...), `adler32` eight hex digits, `block` the DAS block.
     `bytes`, `events` and `adler32` are None where the source of the record doesn't know them.
     `url` is where the file stands if that is known, else None: then a site's redirectors say.
+    `left_out` files are known to be bad, by the dataset's declaration.
     """
 
     name: str
@@ -35,6 +36,12 @@ class FileRecord:
     block: str | None = None
     valid: bool = True
     url: str | None = None
+    left_out: bool = False
+
+    @property
+    def used(self) -> bool:
+        """Whether the file is read."""
+        return self.valid and not self.left_out
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,12 +56,23 @@ class FileRecord:
                 f"not {value!r}"
             )
         record = cls(**value)
+        if not isinstance(record.name, str) or not record.name:
+            raise DataFileError(f"{where}: the name of a file is {record.name!r}")
         for field in ("bytes", "events"):
             number = getattr(record, field)
-            if number is None:
-                continue
-            if not isinstance(number, int) or number < 0:
+            whole = isinstance(number, int) and not isinstance(number, bool) and number >= 0
+            if number is not None and not whole:
                 raise DataFileError(f"{where}: {record.name}: {field} is {number!r}")
+        for field in ("adler32", "block", "url"):
+            text = getattr(record, field)
+            if text is not None and not isinstance(text, str):
+                raise DataFileError(f"{where}: {record.name}: {field} is {text!r}, no text")
+        for field in ("valid", "left_out"):
+            if not isinstance(getattr(record, field), bool):
+                raise DataFileError(
+                    f"{where}: {record.name}: {field} is {getattr(record, field)!r}, not true or "
+                    "false"
+                )
         return record
 
 

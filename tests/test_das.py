@@ -29,7 +29,13 @@ def test_every_file_with_its_totals(tmp_path: Path) -> None:
     assert out["dataset"] == "/A/B/C"
     assert out["query"] == "file dataset=/A/B/C"
     assert out["backend"] == "catalogue"
-    assert out["summary"] == {"files": 2, "invalid_files": 0, "events": 30, "bytes": 300}
+    assert out["summary"] == {
+        "files": 2,
+        "invalid_files": 0,
+        "left_out_files": 0,
+        "events": 30,
+        "bytes": 300,
+    }
     assert out["files"][1] == {
         "name": "/store/b.root",
         "bytes": 200,
@@ -38,13 +44,20 @@ def test_every_file_with_its_totals(tmp_path: Path) -> None:
         "block": "/A/B/C#1",
         "valid": True,
         "url": "/data/b.root",
+        "left_out": False,
     }
 
 
 def test_invalid_files_are_kept_and_not_counted(tmp_path: Path) -> None:
     lookup("/A/B/C", tmp_path / "out.json", [catalogue(tmp_path, A, replace(B, valid=False))])
     out = read_json(tmp_path / "out.json")
-    assert out["summary"] == {"files": 1, "invalid_files": 1, "events": 10, "bytes": 100}
+    assert out["summary"] == {
+        "files": 1,
+        "invalid_files": 1,
+        "left_out_files": 0,
+        "events": 10,
+        "bytes": 100,
+    }
     assert [file["valid"] for file in out["files"]] == [True, False]
 
 

@@ -256,7 +256,13 @@ def test_odd_files_in_a_snapshot(server: DbsServer, asking: Asking, tmp_path: Pa
     lookup("/A/B/C", tmp_path / "out.json", asking=asking)
     found = read_json(tmp_path / "out.json")
     # unknown is not zero
-    assert found["summary"] == {"files": 3, "invalid_files": 1, "events": None, "bytes": 300}
+    assert found["summary"] == {
+        "files": 3,
+        "invalid_files": 1,
+        "left_out_files": 0,
+        "events": None,
+        "bytes": 300,
+    }
     assert [file["valid"] for file in found["files"]] == [True, True, True, False]
     assert found["files"][2]["adler32"] is None
     assert str(tmp_path) not in str(found)

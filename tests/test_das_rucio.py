@@ -132,7 +132,13 @@ def test_a_snapshot_from_rucio(tmp_path: Path) -> None:
     found = read_json(tmp_path / "out.json")
     assert (found["backend"], found["instance"]) == ("rucio", "rucio")
     assert found["datasets"] == ["/A/B/C"]
-    assert found["summary"] == {"files": 4, "invalid_files": 0, "events": None, "bytes": 400}
+    assert found["summary"] == {
+        "files": 4,
+        "invalid_files": 0,
+        "left_out_files": 0,
+        "events": None,
+        "bytes": 400,
+    }
 
 
 def test_what_rucio_does_not_know() -> None:

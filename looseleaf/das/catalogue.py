@@ -85,12 +85,14 @@ def total(numbers: Iterable[int | None]) -> int | None:
     return None if None in known else sum(known)
 
 
-def from_files(dataset: str, patterns: Sequence[str], root: str | Path) -> list[FileRecord]:
+def from_files(
+    dataset: str, patterns: Sequence[str], root: str | Path, leave_out: Sequence[str] = ()
+) -> list[FileRecord]:
     """Records of files on this machine, `patterns` being paths or globs relative to `root`.
 
     A file that is called as `a[1].root` is meant by that name, also where it reads as a glob. Every
-    file is opened, for its events, and read once, for its checksum. A pattern that matches nothing
-    is a `LookupFailed`.
+    file is opened, for its events, and read once, for its checksum, but those that are left out,
+    which may be unreadable. A pattern that matches nothing is a `LookupFailed`.
     """
     paths: list[Path] = []
     for pattern in patterns:
@@ -102,7 +104,13 @@ def from_files(dataset: str, patterns: Sequence[str], root: str | Path) -> list[
             )
         paths += [path for path in found if path not in paths]
     block = block_name(dataset)
-    return [describe(path, os.path.relpath(path, root), block) for path in paths]
+    named = {os.path.relpath(path, root): path for path in paths}
+    return [
+        FileRecord(name, path.stat().st_size, None, None, block, url=str(path.resolve()))
+        if name in leave_out
+        else describe(path, name, block)
+        for name, path in named.items()
+    ]
 
 
 def _matching(root: Path, pattern: str) -> list[Path]:

@@ -92,9 +92,9 @@ def file_record(row: Mapping[str, Any], keys: Mapping[str, str], source: str) ->
     where = f"{source}: {name}"
     checksum = str(row.get("adler32") or "").lower().removeprefix("0x")
     try:
-        checksum = f"{int(checksum, 16):08x}"
+        # "NOTSET" and 0 stand for none
+        checksum = f"{int(checksum, 16):08x}" if int(checksum, 16) else ""
     except ValueError:
-        # "NOTSET" among others
         checksum = ""
     return FileRecord(
         name=name,

@@ -1,7 +1,7 @@
 """What there is to process: the files of a transform's manifest, cut into chunks and tasks."""
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -41,7 +41,8 @@ class Fileset:
 
     `original` speaks of the events before the transform's selection: `events`, `sum_of_weights`
     and, for an EFT sample, `eft_sums`, by branch of theory weights `theory_sums`, for data,
-    `lumi_sections` and which of them the golden JSON has, `certified_sections`. `metadata` is given
+    `lumi_sections` and which of them the golden JSON has, `certified_sections`; `left_out` names
+    the files that it doesn't speak of, and their events where they are known. `metadata` is given
     to the processor with every chunk, `losses` stand in the ledger.
     """
 
@@ -119,10 +120,36 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
             "theory_sums": _theory_sums(value["files"]),
             "lumi_sections": found,
             "certified_sections": good,
+            "left_out": value.get("left_out", []),
         },
         metadata={"dataset": dataset, **metadata},
         request_id=value["request_id"],
+        losses=tuple(_left_out(value, metadata.get("data", False))),
     )
+
+
+def _left_out(manifest: Mapping[str, Any], data: bool) -> Iterator[Loss]:
+    """A loss for each file that the dataset's `leave_out` names."""
+    left_out = manifest.get("left_out", [])
+    files = len(manifest["files"]) + len(left_out)
+    known = [file["events"] for file in left_out]
+    events = None if None in known else manifest["totals"]["events_in"] + sum(known)
+    for file in left_out:
+        held = "" if file["events"] is None else f" with its {file['events']} events"
+        meant = (
+            "the data lack its luminosity, which lumi_ifb must not count"
+            if data
+            else "simulation is normalised to the events that are read"
+        )
+        yield Loss(
+            kind="file left out",
+            name=file["name"],
+            count=1 if file["events"] is None else file["events"],
+            of=files if file["events"] is None else events,
+            unit="files" if file["events"] is None else "events",
+            message=f"{file['name']} is left out{held}: {meant}",
+            allowed="leave_out",
+        )
 
 
 def _eft_sums(dataset: str, files: Sequence[Mapping[str, Any]]) -> list[float] | None:

@@ -30,7 +30,8 @@ class Request:
     """A transform of one dataset: the branches, the events to keep, the format of the results.
 
     `columns` may hold alternatives `A|B`; `cut` is an expression over event-level branches in
-    uproot's language, or None to keep every event.
+    uproot's language, or None to keep every event. `left_out` are files of the dataset that are
+    known to be bad.
     """
 
     dataset: str
@@ -39,9 +40,11 @@ class Request:
     cut: str | None
     format: str
     software: str
+    left_out: tuple[FileRecord, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """What makes two requests the same: query, files, format and software."""
+        aside = {"left_out": self.losses()} if self.left_out else {}
         return {
             "dataset": self.dataset,
             "files": [
@@ -52,7 +55,12 @@ class Request:
             "cut": self.cut,
             "format": self.format,
             "software": self.software,
+            **aside,
         }
+
+    def losses(self) -> list[dict[str, Any]]:
+        """What is left out, for the manifest: names, and numbers of events where they are known."""
+        return [{"name": record.name, "events": record.events} for record in self.left_out]
 
     @property
     def id(self) -> str:
@@ -89,19 +97,20 @@ def request_from_das(
     software: str,
     redirectors: Sequence[str],
 ) -> Request:
-    """The request for the valid files of a looked-up dataset."""
+    """The request for the valid files of a looked-up dataset, without those that are left out."""
     found = read_json(das)
     records = [FileRecord.from_json(file, str(das)) for file in found["files"]]
-    valid = [record for record in records if record.valid]
-    if not valid:
-        raise LookupFailed(f"{das}: every file of {found['dataset']} is marked invalid")
+    used = [record for record in records if record.used]
+    if not used:
+        raise LookupFailed(f"{das}: every file of {found['dataset']} is marked invalid or left out")
     return Request(
         dataset=found["dataset"],
-        sources=tuple(Source(record, urls_of(record, redirectors)) for record in valid),
+        sources=tuple(Source(record, urls_of(record, redirectors)) for record in used),
         columns=tuple(columns),
         cut=cut,
         format=output_format,
         software=software,
+        left_out=tuple(record for record in records if record.valid and record.left_out),
     )
 
 

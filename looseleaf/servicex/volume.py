@@ -85,7 +85,7 @@ def _stands(path: Path, result: FileResult) -> bool:
 
 def _key(request: Request, source: Source) -> str:
     """What the result of one file depends on."""
-    return replace(request, sources=(source,)).id
+    return replace(request, sources=(source,), left_out=()).id
 
 
 def remember(request: Request, folder: Path, result: FileResult) -> None:
@@ -152,6 +152,7 @@ def manifest_of(
             "sum_of_weights_in": sum(result.sum_of_weights_in for result in results),
             "sum_of_weights_out": sum(result.sum_of_weights_out for result in results),
         },
+        "left_out": request.losses(),
         "files": [result.to_json() for result in results],
     }
     write_json(folder / MANIFEST, manifest)
