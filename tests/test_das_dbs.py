@@ -438,8 +438,8 @@ def test_a_failed_refresh_leaves_the_snapshot(
 def test_the_workflow_asks_once_and_again_when_told(
     server: DbsServer, snakemake: Snakemake, tmp_path: Path
 ) -> None:
-    names = ("/A/B/C", "/A/B/USER")
-    server.files["/A/B/USER"] = [dbs_row("/store/u.root", "/A/B/USER")]
+    names = ("/A/B/C", "/D/B/USER")
+    server.files["/D/B/USER"] = [dbs_row("/store/u.root", "/D/B/USER")]
     process = {"process": "qcd", "xsec_pb": 1.0}
     (tmp_path / "datasets.yaml").write_text(
         yaml.safe_dump({f"D{index}": {"das": name, **process} for index, name in enumerate(names)})

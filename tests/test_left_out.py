@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import uproot
+import yaml
+from conftest import Snakemake
 from samples import REPO, SETTINGS, TRUTH, qcd
 
 from looseleaf.das.lookup import lookup
@@ -200,6 +202,20 @@ def test_a_listed_sample_leaves_out_too(tmp_path: Path) -> None:
         )
 
 
-def test_the_rule_asks_again_when_it_changes() -> None:
-    text = (REPO / "rules/das.smk").read_text()
-    assert 'dataset=of_dataset("das", "files", "leave_out")' in text
+def test_a_change_asks_again(snakemake: Snakemake, tmp_path: Path) -> None:
+    write_catalogue(tmp_path / "catalogue.json", {"/A/B/C": [A, B]})
+    dataset = {"das": "/A/B/C", "process": "qcd", "xsec_pb": 1.0}
+    analysis = yaml.safe_load((REPO / "config/analyses/muon.yaml").read_text())
+    analysis["datasets"] = {"measure": ["q"]}
+    (tmp_path / "muon.yaml").write_text(yaml.safe_dump(analysis))
+    override = {
+        "datasets": ["datasets.yaml"],
+        "analyses": ["muon.yaml"],
+        "das": {"catalogues": ["catalogue.json"]},
+    }
+    for leave_out, left_out in (({}, 0), ({"leave_out": [B.name]}, 1)):
+        (tmp_path / "datasets.yaml").write_text(yaml.safe_dump({"q": {**dataset, **leave_out}}))
+        run = snakemake("das", override=override)
+        assert run.status == 0, run.text
+        found = read_json(tmp_path / "results/das/q.json")
+        assert found["summary"]["left_out_files"] == left_out

@@ -12,6 +12,7 @@ from typing import Any
 
 from looseleaf.das.ask import Answer, Asking, ask
 from looseleaf.das.catalogue import from_files, total
+from looseleaf.das.names import parts_of, unextended, unversioned
 from looseleaf.das.query import parse
 from looseleaf.errors import DataFileError, LookupFailed
 from looseleaf.files import read_json, write_json
@@ -77,19 +78,18 @@ def check_kindred(pattern: str, datasets: Sequence[str]) -> None:
     They may be parts (extensions of a simulation, eras of a year of data) of one primary dataset
     and tier; not of another campaign, year or processing, nor two versions of the same.
     """
-    parts = [name.strip("/").split("/") for name in datasets]
+    parts = [parts_of(name) for name in datasets]
     # Run2018A of data is of the year 2018; the era of simulation is its campaign
     campaigns = [re.sub(r"^(Run\d{4})[A-Z]$", r"\1", part[1].split("-")[0]) for part in parts]
-    unversioned = [re.sub(r"-v\d+$", "", part[1]) for part in parts]
     differing = {
         "primary datasets": {part[0] for part in parts},
         "tiers": {part[2] for part in parts},
         "campaigns or years": set(campaigns),
         # what was done to the same events, without the number of an extension
-        "processings": {re.sub(r"_ext\d+", "", name.partition("-")[2]) for name in unversioned},
+        "processings": {unextended(part[1]).partition("-")[2] for part in parts},
     }
     problem = next((what for what, found in differing.items() if len(found) > 1), None)
-    if problem is None and len(set(unversioned)) < len(unversioned):
+    if problem is None and len({unversioned(part[1]) for part in parts}) < len(parts):
         problem = "versions of the same dataset"
     if problem is not None:
         raise LookupFailed(
