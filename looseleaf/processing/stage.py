@@ -11,12 +11,13 @@ from coffea.processor import ProcessorABC
 from distributed import performance_report
 
 from looseleaf.cluster import client_for
-from looseleaf.files import whole, write_json
+from looseleaf.files import read_json, whole, write_json
 from looseleaf.histograms.store import write_uhi
 from looseleaf.losses import Loss
 from looseleaf.objects.luminosity import check_golden
 from looseleaf.processing.fileset import Fileset, from_manifest
 from looseleaf.processing.job import run
+from looseleaf.processing.repeats import refuse_repeats
 from looseleaf.processing.runner import Limits
 from looseleaf.records import primaries_of
 
@@ -80,7 +81,8 @@ def process_datasets(
 
     `metadata` by dataset goes to the processor with every chunk; `write` puts an
     accumulator and metadata into a file. It is written unnormalised, so that another cross
-    section or luminosity doesn't need another pass over the events. `refuse` raises for a fileset
+    section or luminosity doesn't need another pass over the events. Files that hold the same events
+    are a `DataFileError`, whichever of the datasets they are of. `refuse` raises for a fileset
     that isn't worth starting a cluster for. `losses` finds those of a dataset in its accumulator;
     they stand in its ledger, after those of its files, and in the log.
     """
@@ -88,6 +90,8 @@ def process_datasets(
         from_manifest(name, files.manifest, (metadata or {}).get(name, {}))
         for name, files in datasets.items()
     ]
+    manifests = {name: read_json(files.manifest) for name, files in datasets.items()}
+    refuse_repeats(manifests, metadata or {})
     for fileset in filesets if refuse is not None else ():
         refuse(fileset)
     folder = Path(running.tasks).parent
