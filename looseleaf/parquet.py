@@ -36,6 +36,8 @@ IDENTITY, TREE_NAME = b"uuid", b"object_path"
 ENDING = ".parquet"
 # characters of an address that stay as they are; % since it may be quoted already
 ADDRESS = "/:?&=#@%,;!$'()*+~"
+# bytes asked for at a time where a file is read whole
+BLOCK = 16 << 20
 # events that `read` hands out at a time
 STEP = 100_000
 
@@ -217,6 +219,12 @@ class ParquetEvents:
         footer = pa.BufferOutputStream()
         self.tree.metadata.write_metadata_file(footer)
         return str(uuid.uuid5(uuid.NAMESPACE_OID, footer.getvalue().to_pybytes().hex()))
+
+    def blocks(self) -> Iterator[bytes]:
+        """The bytes of the file, from first to last."""
+        self._source.seek(0)
+        while block := self._source.read(BLOCK):
+            yield block
 
     def said(self, key: str) -> Any:
         """The JSON that stands in the file under a key; None if there is none."""

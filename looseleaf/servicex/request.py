@@ -31,7 +31,7 @@ class Request:
 
     `columns` may hold alternatives `A|B`; `cut` is an expression over event-level branches in
     uproot's language, or None to keep every event. `left_out` are files of the dataset that are
-    known to be bad.
+    known to be bad. To `verify`, files are read whole and held to their checksums.
     """
 
     dataset: str
@@ -41,10 +41,12 @@ class Request:
     format: str
     software: str
     left_out: tuple[FileRecord, ...] = ()
+    verify: bool = False
 
     def identity(self) -> dict[str, Any]:
         """What makes two requests the same: query, files, format and software."""
-        aside = {"left_out": self.losses()} if self.left_out else {}
+        aside: dict[str, Any] = {"left_out": self.losses()} if self.left_out else {}
+        aside |= {"verified": True} if self.verify else {}
         return {
             "dataset": self.dataset,
             "files": [
@@ -96,13 +98,23 @@ def request_from_das(
     output_format: str,
     software: str,
     redirectors: Sequence[str],
+    verify: bool = False,
 ) -> Request:
-    """The request for the valid files of a looked-up dataset, without those that are left out."""
+    """The request for the valid files of a looked-up dataset, without those that are left out.
+
+    Raises `LookupFailed` if there are none, or if those to `verify` have no checksums.
+    """
     found = read_json(das)
     records = [FileRecord.from_json(file, str(das)) for file in found["files"]]
     used = [record for record in records if record.used]
     if not used:
         raise LookupFailed(f"{das}: every file of {found['dataset']} is marked invalid or left out")
+    unknown = [record.name for record in used if record.adler32 is None]
+    if verify and unknown:
+        raise LookupFailed(
+            f"{das}: no checksum is known of {len(unknown)} files, {unknown[0]} among them, so "
+            "that das.verify can't hold them to one; of the backends, dbs and dasgoclient tell them"
+        )
     return Request(
         dataset=found["dataset"],
         sources=tuple(Source(record, urls_of(record, redirectors)) for record in used),
@@ -111,6 +123,7 @@ def request_from_das(
         format=output_format,
         software=software,
         left_out=tuple(record for record in records if record.valid and record.left_out),
+        verify=verify,
     )
 
 
