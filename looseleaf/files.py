@@ -59,7 +59,9 @@ def read_json(path: str | Path) -> Any:
         raise DataFileError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise DataFileError(f"{path}: is a folder") from None
-    except ValueError as problem:
+    except OSError as problem:
+        raise DataFileError(f"{path}: can't be read: {problem.strerror}") from None
+    except (ValueError, RecursionError) as problem:
         raise DataFileError(f"{path}: not valid JSON ({problem})") from None
 
 

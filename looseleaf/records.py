@@ -60,7 +60,8 @@ class FileRecord:
             raise DataFileError(f"{where}: the name of a file is {record.name!r}")
         for field in ("bytes", "events"):
             number = getattr(record, field)
-            whole = isinstance(number, int) and not isinstance(number, bool) and number >= 0
+            whole = isinstance(number, int) and not isinstance(number, bool)
+            whole = whole and 0 <= number < 1 << 63
             if number is not None and not whole:
                 raise DataFileError(f"{where}: {record.name}: {field} is {number!r}")
         for field in ("adler32", "block", "url"):
@@ -134,10 +135,25 @@ def read_catalogue(path: str | Path) -> dict[str, list[FileRecord]]:
     try:
         listed = {dataset: entry["files"] for dataset, entry in value["datasets"].items()}
     except (KeyError, TypeError, AttributeError):
-        raise DataFileError(
-            f"{path}: a catalogue is datasets: {{name: {{files: [record, ...]}}}}"
-        ) from None
+        listed = None
+    if listed is None or not all(isinstance(files, list) for files in listed.values()):
+        raise DataFileError(f"{path}: a catalogue is datasets: {{name: {{files: [record, ...]}}}}")
     return {
         dataset: [FileRecord.from_json(file, str(path)) for file in files]
         for dataset, files in listed.items()
     }
+
+
+def read_snapshot(path: str | Path) -> tuple[dict[str, Any], list[FileRecord]]:
+    """What a lookup has left, and its files; `DataFileError` for what is no snapshot."""
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("format") != SNAPSHOT_FORMAT:
+        raise DataFileError(f"{path}: not a list of files (no format {SNAPSHOT_FORMAT!r})")
+    names = [key for key in ("dataset", "time") if not isinstance(value.get(key), str)]
+    names += [] if isinstance(value.get("files"), list) else ["files"]
+    if names:
+        raise DataFileError(
+            f"{path}: its {names[0]} is missing or damaged; look it up again "
+            "(snakemake --forcerun das_lookup)"
+        )
+    return value, [FileRecord.from_json(file, str(path)) for file in value["files"]]

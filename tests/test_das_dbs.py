@@ -58,8 +58,8 @@ def test_files_in_one_call_with_a_proxy(server: DbsServer, asking: Asking) -> No
     answer = ask(parse(FILES), asking)
     assert answer.records == {
         "/A/B/C": [
-            FileRecord("/store/a.root", 100, 10, "0000000a", "/A/B/C#1"),
-            FileRecord("/store/b.root", 100, 20, "0000000a", "/A/B/C#1"),
+            FileRecord("/store/a.root", 100, 10, "212c04df", "/A/B/C#1"),
+            FileRecord("/store/b.root", 100, 20, "213204e0", "/A/B/C#1"),
         ]
     }
     assert (answer.backend, answer.instance) == ("dbs", "prod/global")
@@ -229,7 +229,7 @@ def test_files_of_a_block_in_one_call(server: DbsServer, asking: Asking) -> None
     other = dbs_row("/store/c.root", block_name="/A/B/C#2")
     server.files["/A/B/C"].append(other)
     (found,) = ask(parse("file block=/A/B/C#2"), asking).records["/A/B/C"]
-    assert found == FileRecord("/store/c.root", 100, 10, "0000000a", "/A/B/C#2")
+    assert found == FileRecord("/store/c.root", 100, 10, "213804e1", "/A/B/C#2")
     assert server.asked == [("files", {"block_name": "/A/B/C#2", "detail": "True"})]
 
 

@@ -17,7 +17,7 @@ from samples import qcd, sample, skimmed
 from looseleaf.errors import ConfigError, DataFileError, LookupFailed, Shortfall
 from looseleaf.files import adler32, read_json, write_json
 from looseleaf.processing.fileset import from_manifest
-from looseleaf.records import FileRecord, describe
+from looseleaf.records import SNAPSHOT_FORMAT, FileRecord, describe
 from looseleaf.servicex.embedded import Embedded
 from looseleaf.servicex.formats import read_original
 from looseleaf.servicex.request import (
@@ -303,7 +303,8 @@ def request(das: Path, **more: object) -> Request:
 
 def das_file(tmp_path: Path, *records: FileRecord) -> Path:
     path = tmp_path / "das.json"
-    write_json(path, {"dataset": "/A/B/C", "files": [record.to_json() for record in records]})
+    known = {"format": SNAPSHOT_FORMAT, "dataset": "/A/B/C", "time": "2026-01-01"}
+    write_json(path, {**known, "files": [record.to_json() for record in records]})
     return path
 
 

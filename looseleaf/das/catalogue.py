@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
+from looseleaf.das.query import Runs
 from looseleaf.das.records import (
     BlockRecord,
     DatasetRecord,
@@ -24,6 +25,7 @@ class Catalogue:
 
     name = "catalogue"
     answers = frozenset({"file", "dataset", "block", "summary"})
+    narrows = frozenset()
 
     def __init__(self, paths: Iterable[str | Path]) -> None:
         self.paths = [str(path) for path in paths]
@@ -41,7 +43,14 @@ class Catalogue:
             known = {**read_catalogue(path), **known}
         return known
 
-    def records(self, field: str, dataset: str, status: str) -> list[Record]:
+    def records(
+        self,
+        field: str,
+        dataset: str,
+        status: str,
+        runs: Runs | None = None,
+        site: str | None = None,
+    ) -> list[Record]:
         """The records of a dataset, or for `dataset` those that match; a catalogue's are valid.
 
         Raises `LookupFailed` naming the catalogues and what they know instead, and `QueryWrong` for

@@ -15,8 +15,8 @@ from looseleaf.das.catalogue import from_files, total
 from looseleaf.das.names import parts_of, unextended, unversioned
 from looseleaf.das.query import parse
 from looseleaf.errors import DataFileError, LookupFailed
-from looseleaf.files import read_json, write_json
-from looseleaf.records import SNAPSHOT_FORMAT, FileRecord
+from looseleaf.files import write_json
+from looseleaf.records import SNAPSHOT_FORMAT, FileRecord, read_snapshot
 
 CHANGES = ("added", "removed", "invalidated", "left_out", "altered")
 # what a file is marked with that is read
@@ -78,6 +78,11 @@ def check_kindred(pattern: str, datasets: Sequence[str]) -> None:
     They may be parts (extensions of a simulation, eras of a year of data) of one primary dataset
     and tier; not of another campaign, year or processing, nor two versions of the same.
     """
+    odd = [name for name in datasets if name.strip("/").count("/") != 2]
+    if odd:
+        raise LookupFailed(
+            f"dataset {pattern} matches {odd[0]!r}, which is no /primary/process/tier"
+        )
     parts = [parts_of(name) for name in datasets]
     # Run2018A of data is of the year 2018; the era of simulation is its campaign
     campaigns = [re.sub(r"^(Run\d{4})[A-Z]$", r"\1", part[1].split("-")[0]) for part in parts]
@@ -186,14 +191,12 @@ def _since(
 ) -> Mapping[str, Any]:
     """The snapshot with its changes against the one at `output`, or that one if there are none."""
     try:
-        before = read_json(output)
+        before, old = read_snapshot(output)
     except DataFileError:
         # none, or one that can't tell anything
         return snapshot
-    known = isinstance(before, dict) and before.get("format") == SNAPSHOT_FORMAT
-    if not known or before["dataset"] != snapshot["dataset"]:
+    if before["dataset"] != snapshot["dataset"]:
         return snapshot
-    old = [FileRecord.from_json(file, str(output)) for file in before["files"]]
     changes = difference(old, records)
     aside = ("time", "changes", "passed_over")
     if {k: v for k, v in before.items() if k not in aside} == {

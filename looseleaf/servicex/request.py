@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from looseleaf.errors import ConfigError, DataFileError, LookupFailed
-from looseleaf.files import digest, read_json
-from looseleaf.records import FileRecord
+from looseleaf.files import digest
+from looseleaf.records import FileRecord, read_snapshot
 
 NAMESPACE = uuid.UUID("6d1d6f2c-4b0c-5d0e-9a9e-0f6b6f0d9a11")
 MANIFEST = "manifest.json"
@@ -104,8 +104,7 @@ def request_from_das(
 
     Raises `LookupFailed` if there are none, or if those to `verify` have no checksums.
     """
-    found = read_json(das)
-    records = [FileRecord.from_json(file, str(das)) for file in found["files"]]
+    found, records = read_snapshot(das)
     used = [record for record in records if record.used]
     if not used:
         raise LookupFailed(f"{das}: every file of {found['dataset']} is marked invalid or left out")
