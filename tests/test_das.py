@@ -12,7 +12,7 @@ import uproot
 from looseleaf.das.lookup import lookup
 from looseleaf.errors import DataFileError, LookupFailed
 from looseleaf.files import read_json
-from looseleaf.records import FileRecord, write_catalogue
+from looseleaf.records import FileRecord, read_snapshot, write_catalogue
 
 A = FileRecord("/store/a.root", 100, 10, "0000000a", "/A/B/C#1")
 B = FileRecord("/store/b.root", 200, 20, "0000000b", "/A/B/C#1", url="/data/b.root")
@@ -204,3 +204,90 @@ def test_a_file_is_found_as_it_is_called_and_else_by_a_glob(
 def test_a_name_that_no_file_system_takes(tmp_path: Path) -> None:
     with pytest.raises(LookupFailed, match=r"no file matches .*aaa\.root"):
         lookup("/A/B/C", tmp_path / "o", files=["a" * 300 + ".root"], files_root=tmp_path)
+
+
+def test_an_invalid_file_may_have_no_bytes(tmp_path: Path) -> None:
+    hollow = replace(B, bytes=0)
+    for marked in (replace(hollow, valid=False), replace(hollow, valid=False, events=None)):
+        lookup("/A/B/C", tmp_path / "out.json", [catalogue(tmp_path, A, marked)])
+        assert read_json(tmp_path / "out.json")["summary"]["bytes"] == 100
+    left = [B.name]
+    lookup("/A/B/C", tmp_path / "out.json", [catalogue(tmp_path, A, hollow)], leave_out=left)
+    assert read_json(tmp_path / "out.json")["summary"]["bytes"] == 100
+
+
+def changes(tmp_path: Path, before: list[FileRecord], after: list[FileRecord]) -> Any:
+    """What the second lookup says to have changed."""
+    (tmp_path / "out.json").unlink(missing_ok=True)
+    for records in (before, after):
+        lookup("/A/B/C", tmp_path / "out.json", [catalogue(tmp_path, *records)])
+    found = read_json(tmp_path / "out.json").get("changes", {})
+    return {kind: names for kind, names in found.items() if kind != "since" and names}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ([A], [A, B], {"added": [B.name]}),
+        ([A, B], [A], {"removed": [B.name]}),
+        ([A, B], [A, replace(B, valid=False)], {"invalidated": [B.name]}),
+        # and what becomes valid is new
+        ([A, replace(B, valid=False)], [A, B], {"added": [B.name]}),
+        ([A, B], [A, replace(B, bytes=201)], {"altered": [B.name]}),
+        ([A, B], [A, replace(B, adler32="0000000c")], {"altered": [B.name]}),
+        # what isn't read may change as it likes
+        ([A, replace(B, valid=False)], [A, replace(B, valid=False, bytes=7)], {}),
+        ([A, B], [A, replace(B, valid=False, bytes=7)], {"invalidated": [B.name]}),
+        ([A, replace(B, valid=False)], [A, replace(B, bytes=7)], {
+            "added": [B.name], "altered": [B.name],
+        }),
+        ([A, B], [A, B], {}),
+    ],
+)  # fmt: skip
+def test_what_has_changed(
+    tmp_path: Path, before: list[FileRecord], after: list[FileRecord], expected: Any
+) -> None:
+    assert changes(tmp_path, before, after) == expected
+
+
+def test_a_list_of_another_dataset_tells_no_changes(tmp_path: Path) -> None:
+    write_catalogue(tmp_path / "catalogue.json", {"/A/B/C": [A], "/D/B/C": [A, B]})
+    for name in ("/A/B/C", "/D/B/C"):
+        lookup(name, tmp_path / "out.json", [tmp_path / "catalogue.json"])
+    found = read_json(tmp_path / "out.json")
+    assert found["dataset"] == "/D/B/C"
+    assert "changes" not in found
+
+
+@pytest.mark.parametrize("key", ["files", "time", "dataset", "format"])
+def test_a_damaged_list_is_replaced(tmp_path: Path, key: str) -> None:
+    path = catalogue(tmp_path, A)
+    lookup("/A/B/C", tmp_path / "out.json", [path])
+    damaged = read_json(tmp_path / "out.json")
+    for value in ({k: v for k, v in damaged.items() if k != key}, {**damaged, key: 7}):
+        (tmp_path / "out.json").write_text(json.dumps(value))
+        with pytest.raises(DataFileError, match=r"out\.json: (not a list|its \w+ is missing or d)"):
+            read_snapshot(tmp_path / "out.json")
+        lookup("/A/B/C", tmp_path / "out.json", [path])
+        found = read_json(tmp_path / "out.json")
+        assert found["files"] == damaged["files"]
+        assert "changes" not in found
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""), ("name", 7), ("bytes", True), ("bytes", 1.5), ("events", 1 << 63),
+        ("adler32", 10), ("block", []), ("url", {}), ("valid", None), ("valid", 1),
+        ("left_out", "no"),
+    ],
+)  # fmt: skip
+def test_a_record_whose_fields_are_of_another_kind(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    path = catalogue(tmp_path, A)
+    listed = json.loads(path.read_text())
+    listed["datasets"]["/A/B/C"]["files"][0][field] = value
+    path.write_text(json.dumps(listed))
+    with pytest.raises(DataFileError, match=rf"catalogue\.json: .*{field}.* is "):
+        lookup("/A/B/C", tmp_path / "out.json", [path])
