@@ -60,7 +60,7 @@ def read_json(path: str | Path) -> Any:
     except IsADirectoryError:
         raise DataFileError(f"{path}: is a folder") from None
     except OSError as problem:
-        raise DataFileError(f"{path}: can't be read: {problem.strerror}") from None
+        raise DataFileError(f"{path}: can't be read ({problem.strerror})") from None
     except (ValueError, RecursionError) as problem:
         raise DataFileError(f"{path}: not valid JSON ({problem})") from None
 

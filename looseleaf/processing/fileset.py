@@ -128,30 +128,6 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
     )
 
 
-def _left_out(manifest: Mapping[str, Any], data: bool) -> Iterator[Loss]:
-    """A loss for each file that the dataset's `leave_out` names."""
-    left_out = manifest.get("left_out", [])
-    files = len(manifest["files"]) + len(left_out)
-    known = [file["events"] for file in left_out]
-    events = None if None in known else manifest["totals"]["events_in"] + sum(known)
-    for file in left_out:
-        held = "" if file["events"] is None else f" with its {file['events']} events"
-        meant = (
-            "the data lack its luminosity, which lumi_ifb must not count"
-            if data
-            else "simulation is normalised to the events that are read"
-        )
-        yield Loss(
-            kind="file left out",
-            name=file["name"],
-            count=1 if file["events"] is None else file["events"],
-            of=files if file["events"] is None else events,
-            unit="files" if file["events"] is None else "events",
-            message=f"{file['name']} is left out{held}: {meant}",
-            allowed="leave_out",
-        )
-
-
 def _eft_sums(dataset: str, files: Sequence[Mapping[str, Any]]) -> list[float] | None:
     """The files' sums by term; none of them if the skim has left these out, None if there are
     none to leave out."""
@@ -214,3 +190,27 @@ def tasks_of(chunks: Sequence[Chunk], task_events: int) -> list[tuple[Chunk, ...
         events += chunk.events
         ended = chunk.stop == chunk.file.events and zlib.crc32(chunk.file.uuid.encode()) % 8 == 0
     return [tuple(task) for task in tasks]
+
+
+def _left_out(manifest: Mapping[str, Any], data: bool) -> Iterator[Loss]:
+    """A loss for each file that the dataset's `leave_out` names."""
+    left_out = manifest.get("left_out", [])
+    files = len(manifest["files"]) + len(left_out)
+    known = [file["events"] for file in left_out]
+    events = None if None in known else manifest["totals"]["events_in"] + sum(known)
+    for file in left_out:
+        held = "" if file["events"] is None else f" with its {file['events']} events"
+        meant = (
+            "the data lack its luminosity, which lumi_ifb must not count"
+            if data
+            else "simulation is normalised to the events that are read"
+        )
+        yield Loss(
+            kind="file left out",
+            name=file["name"],
+            count=1 if file["events"] is None else file["events"],
+            of=files if file["events"] is None else events,
+            unit="files" if file["events"] is None else "events",
+            message=f"{file['name']} is left out{held}: {meant}",
+            allowed="leave_out",
+        )
