@@ -27,7 +27,7 @@ After the query may follow what to show and to sum up:
   "... | grep file.nevents>1000 | sum(file.size), count(file.name)"
 
 A * in a dataset stands for any characters; every dataset that matches is asked for. Other
-conditions: block=, status= (VALID), instance= (prod/global).
+conditions: block=, run= and site= of files, status= (VALID), instance= (prod/global).
 
 The proxy is that of X509_USER_PROXY or of voms-proxy-init; BEARER_TOKEN or BEARER_TOKEN_FILE
 name a token instead. It ends with 0, or with dasgoclient's numbers: 1 nothing found, 2 DBS,

@@ -17,6 +17,7 @@ from typing import Any
 import jsonschema
 import yaml
 
+from looseleaf.das import names as das_names
 from looseleaf.errors import ConfigError
 from looseleaf.objects import names
 from looseleaf.objects.branches import is_theory_weight
@@ -413,6 +414,7 @@ def _check_analysis(
         normalised = analysis["kind"] != "flips" and analysis.get("weights", "xsec") == "xsec"
         if normalised and not datasets[name]["data"] and "xsec_pb" not in datasets[name]:
             raise ConfigError(f"{file}: datasets: {name!r} needs an xsec_pb to be normalised")
+    _check_events_once(analysis, datasets, file)
     for name, observable in analysis.get("observables", {}).items():
         _check_rising(observable["edges"], f"{file}: observables.{name}")
     if analysis["kind"] == "topcoffea":
@@ -424,6 +426,53 @@ def _check_analysis(
     data = {name: datasets[name] for name in _may_be_data(analysis) if datasets[name]["data"]}
     _check_primaries(analysis["triggers"], data, file, analysis["kind"] != "fakerate")
     _check_columns(analysis, (datasets[name] for name in listed), points, file)
+
+
+def _check_events_once(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: str) -> None:
+    """Refuse datasets that hold the same events, or that are each normalised to the cross section
+    that they have together."""
+    mine = {name: datasets[name]["das"] for name in dataset_names(analysis)}
+    of_events: dict[tuple[str, str, str], str] = {}
+    for name, das in mine.items():
+        other = of_events.setdefault(das_names.same_events(das), name)
+        if other != name:
+            raise ConfigError(
+                f"{file}: datasets: {other} ({mine[other]}) and {name} ({das}) are two versions of "
+                "one dataset, whose events would count twice: keep one"
+            )
+    for pattern in (name for name, das in mine.items() if "*" in das):
+        for name, das in mine.items():
+            if name != pattern and das_names.may_match_the_same(mine[pattern], das):
+                raise ConfigError(
+                    f"{file}: datasets: {name} ({das}) and what {pattern} ({mine[pattern]}) "
+                    "matches may be the same dataset, whose events would count twice: keep one"
+                )
+    if analysis["kind"] == "flips" or analysis.get("weights", "xsec") != "xsec":
+        return
+    for group in analysis["datasets"].values():
+        seen: dict[tuple[Any, ...], str] = {}
+        for name in group:
+            dataset = datasets[name]
+            primary, processed, _ = das_names.parts_of(dataset["das"])
+            when = dataset.get("year"), das_names.campaign(processed)
+            key = (primary, *when, dataset.get("xsec_pb"))
+            if not dataset["data"] and key in seen:
+                raise ConfigError(_twice_the_cross_section(seen[key], name, datasets, file))
+            seen[key] = name
+
+
+def _twice_the_cross_section(one: str, other: str, datasets: Mapping[str, Any], file: str) -> str:
+    a, b = datasets[one]["das"], datasets[other]["das"]
+    joint = das_names.pattern_of_both(a, b)
+    cure = (
+        "keep one of them"
+        if joint is None
+        else f"declare one dataset instead, das: {joint}, so that their sums of weights add up"
+    )
+    return (
+        f"{file}: datasets: {one} ({a}) and {other} ({b}) are the same simulation, each with the "
+        f"whole cross section of {datasets[one]['xsec_pb']:g} pb, which would count twice: {cure}"
+    )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkstemp
@@ -67,10 +67,15 @@ def read_json(path: str | Path) -> Any:
 
 def adler32(path: str | Path) -> str:
     """The adler32 checksum that DAS and Rucio state for a file: eight hex digits."""
-    value = 1
     with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            value = zlib.adler32(block, value)
+        return adler32_of(iter(lambda: stream.read(1 << 20), b""))
+
+
+def adler32_of(blocks: Iterable[bytes]) -> str:
+    """The adler32 checksum of a file that comes in blocks."""
+    value = 1
+    for block in blocks:
+        value = zlib.adler32(block, value)
     return f"{value:08x}"
 
 

@@ -14,6 +14,8 @@ from looseleaf.objects.branches import EFT_COEFFICIENTS, first_present
 from looseleaf.parquet import ParquetEvents, is_parquet
 
 TREE = "Events"
+# bytes asked for at a time where a file is read whole
+BLOCK = 16 << 20
 # XRootD's own settings wait for half an hour; another address may be next on the list, and the
 # whole list is tried again. A host that accepts and stays silent costs 30 s. What the user has set
 # wins. They are read when its library is loaded.
@@ -46,6 +48,13 @@ class EventsFile:
         """The identity that ROOT gave the file."""
         return str(self.directory.file.uuid)
 
+    def blocks(self) -> Iterator[bytes]:
+        """The bytes of the file, from first to last."""
+        source = self.directory.file.source
+        for start in range(0, self.size, BLOCK):
+            stop = min(start + BLOCK, self.size)
+            yield bytes(source.chunk(start, stop).raw_data)
+
     def said(self, key: str) -> Any:
         """The JSON that stands in the file under a key; None if there is none."""
         return json.loads(str(self.directory[key])) if key in self.directory else None
@@ -72,7 +81,8 @@ def open_file(url: str, name: str = TREE) -> Events:
             raise DataFileError(
                 f"{url}: no {name} tree (the file holds {', '.join(file.directory)})"
             )
-        directory = uproot.open(url)
+        # a name alone would be taken for "file:tree" where it has a colon
+        directory = uproot.open({url: None})
     except DataFileError:
         raise
     except FileNotFoundError:

@@ -16,7 +16,7 @@ from io import RawIOBase
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
 import awkward as ak
 import numpy as np
@@ -34,6 +34,10 @@ from looseleaf.objects.expressions import Expression
 # keys of a file's metadata: who it is, the name of its tree; coffea goes by the same
 IDENTITY, TREE_NAME = b"uuid", b"object_path"
 ENDING = ".parquet"
+# characters of an address that stay as they are; % since it may be quoted already
+ADDRESS = "/:?&=#@%,;!$'()*+~"
+# bytes asked for at a time where a file is read whole
+BLOCK = 16 << 20
 # events that `read` hands out at a time
 STEP = 100_000
 
@@ -222,6 +226,12 @@ class ParquetEvents:
         self.tree.metadata.write_metadata_file(footer)
         return str(uuid.uuid5(uuid.NAMESPACE_OID, footer.getvalue().to_pybytes().hex()))
 
+    def blocks(self) -> Iterator[bytes]:
+        """The bytes of the file, from first to last."""
+        self._source.seek(0)
+        while block := self._source.read(BLOCK):
+            yield block
+
     def said(self, key: str) -> Any:
         """The JSON that stands in the file under a key; None if there is none."""
         text = self._said.get(key.encode())
@@ -337,7 +347,7 @@ class _Column:
 
 
 def is_parquet(url: str) -> bool:
-    return urlsplit(url).path.endswith(ENDING)
+    return (url.partition("?")[0] if "://" in url else url).endswith(ENDING)
 
 
 def stored_bytes(url: str) -> int | None:
@@ -349,7 +359,10 @@ def stored_bytes(url: str) -> int | None:
 
 
 def _located(url: str) -> tuple[fs.FileSystem, str]:
-    return fs.FileSystem.from_uri(url) if "://" in url else (fs.LocalFileSystem(), url)
+    if "://" not in url:
+        return fs.LocalFileSystem(), url
+    # what a name may have and an address may not
+    return fs.FileSystem.from_uri(quote(url, safe=ADDRESS))
 
 
 def _opened(path: str, filesystem: fs.FileSystem | None) -> pa.NativeFile:

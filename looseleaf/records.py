@@ -82,6 +82,7 @@ MANIFEST = {
     "request_id": TEXT,
     "request": {"cut": (TEXT,)},
     "folder": TEXT,
+    "left_out": [{"name": TEXT, "events": (COUNT,)}],
     "totals": {"events_in": COUNT, "sum_of_weights_in": NUMBER},
     "files": [RESULT],
 }
@@ -109,6 +110,7 @@ class FileRecord:
     `name` is the logical name (/store/...), `adler32` eight hex digits, `block` the DAS block.
     `bytes`, `events` and `adler32` are None where the source of the record doesn't know them.
     `url` is where the file stands if that is known, else None: then a site's redirectors say.
+    `left_out` files are known to be bad, by the dataset's declaration.
     """
 
     name: str
@@ -118,6 +120,12 @@ class FileRecord:
     block: str | None = None
     valid: bool = True
     url: str | None = None
+    left_out: bool = False
+
+    @property
+    def used(self) -> bool:
+        """Whether the file is read."""
+        return self.valid and not self.left_out
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -132,12 +140,24 @@ class FileRecord:
                 f"not {value!r}"
             )
         record = cls(**value)
+        if not isinstance(record.name, str) or not record.name:
+            raise DataFileError(f"{where}: the name of a file is {record.name!r}")
         for field in ("bytes", "events"):
             number = getattr(record, field)
-            if number is None:
-                continue
-            if not isinstance(number, int) or number < 0:
+            whole = isinstance(number, int) and not isinstance(number, bool)
+            whole = whole and 0 <= number < 1 << 63
+            if number is not None and not whole:
                 raise DataFileError(f"{where}: {record.name}: {field} is {number!r}")
+        for field in ("adler32", "block", "url"):
+            text = getattr(record, field)
+            if text is not None and not isinstance(text, str):
+                raise DataFileError(f"{where}: {record.name}: {field} is {text!r}, no text")
+        for field in ("valid", "left_out"):
+            if not isinstance(getattr(record, field), bool):
+                raise DataFileError(
+                    f"{where}: {record.name}: {field} is {getattr(record, field)!r}, not true or "
+                    "false"
+                )
         return record
 
 
@@ -199,10 +219,25 @@ def read_catalogue(path: str | Path) -> dict[str, list[FileRecord]]:
     try:
         listed = {dataset: entry["files"] for dataset, entry in value["datasets"].items()}
     except (KeyError, TypeError, AttributeError):
-        raise DataFileError(
-            f"{path}: a catalogue is datasets: {{name: {{files: [record, ...]}}}}"
-        ) from None
+        listed = None
+    if listed is None or not all(isinstance(files, list) for files in listed.values()):
+        raise DataFileError(f"{path}: a catalogue is datasets: {{name: {{files: [record, ...]}}}}")
     return {
         dataset: [FileRecord.from_json(file, str(path)) for file in files]
         for dataset, files in listed.items()
     }
+
+
+def read_snapshot(path: str | Path) -> tuple[dict[str, Any], list[FileRecord]]:
+    """What a lookup has left, and its files; `DataFileError` for what is no snapshot."""
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("format") != SNAPSHOT_FORMAT:
+        raise DataFileError(f"{path}: not a list of files (no format {SNAPSHOT_FORMAT!r})")
+    names = [key for key in ("dataset", "time") if not isinstance(value.get(key), str)]
+    names += [] if isinstance(value.get("files"), list) else ["files"]
+    if names:
+        raise DataFileError(
+            f"{path}: its {names[0]} is missing or damaged; look it up again "
+            "(snakemake --forcerun das_lookup)"
+        )
+    return value, [FileRecord.from_json(file, str(path)) for file in value["files"]]

@@ -21,7 +21,7 @@ rule das_lookup:
         das_request=1,
         asking=canonical({k: config["das"][k] for k in ("host", "timeout", "tries", "parallel")}),
     params:
-        dataset=of_dataset("das", "files"),
+        dataset=of_dataset("das", "files", "leave_out"),
         whom=whom_to_ask,
         files_root=lambda w: (
             config["das"]["files_root"] if "files" in SETTINGS.datasets[w.dataset] else ""

@@ -26,6 +26,7 @@ rule servicex_transform:
         format=config["servicex"]["format"],
         volume=config["servicex"]["volume"],
         subdir=config["servicex"]["subdir"],
+        verify=config["das"]["verify"],
         code=code_hash("looseleaf.servicex.service.queries"),
     message:
         "servicex: transforming {wildcards.dataset}"

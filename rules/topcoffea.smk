@@ -19,7 +19,7 @@ rule topcoffea_samples:
     conda:
         ENVIRONMENT
     params:
-        dataset=of_dataset("das", "listed"),
+        dataset=of_dataset("das", "listed", "leave_out"),
         code=code_hash("looseleaf.topcoffea.samples"),
     message:
         "topcoffea: listing {wildcards.dataset}"

@@ -14,4 +14,5 @@ with doorway(snakemake.log[0]):
         dataset.get("files", []),
         snakemake.params.files_root,
         Asking(**json.loads(snakemake.params.whom), **json.loads(snakemake.resources.asking)),
+        dataset.get("leave_out", []),
     )

@@ -14,6 +14,7 @@ with doorway(snakemake.log[0]):
         snakemake.params.format,
         snakemake.params.code,
         snakemake.resources.redirectors.split(),
+        snakemake.params.verify,
     )
     where = (snakemake.params.volume, snakemake.params.subdir, snakemake.output.manifest)
     mount = snakemake.resources.mount

@@ -5,6 +5,7 @@ import shutil
 import ssl
 import subprocess
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -254,12 +255,12 @@ def serving(server: ThreadingHTTPServer) -> Iterator[None]:
 
 
 def dbs_row(name: str, dataset: str = "/A/B/C", **more: Any) -> dict[str, Any]:
-    """A row of DBS's `files` with detail."""
+    """A row of DBS's `files` with detail; another file has another checksum."""
     return {
         "logical_file_name": name,
         "event_count": 10,
         "file_size": 100,
-        "adler32": "a",
+        "adler32": f"{zlib.adler32(name.encode()):x}",
         "check_sum": "1",
         "is_file_valid": 1,
         "block_name": f"{dataset}#1",

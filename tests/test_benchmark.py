@@ -332,7 +332,12 @@ def test_a_broken_job_record_is_named(results, tmp_path, text, message):
         ("servicex/A.json", {"format": "looseleaf-manifest/4"}, "A.json: totals is missing"),
         (
             "fakerate/muon/B.ledger.json",
-            {"format": "looseleaf-ledger/1", "dataset": "B", "chunks": [{"worker": "0"}]},
+            {
+                "format": "looseleaf-ledger/1",
+                "dataset": "B",
+                "losses": [],
+                "chunks": [{"worker": "0"}],
+            },
             "B.ledger.json: chunks: 0: cost is missing",
         ),
         (

@@ -60,6 +60,8 @@ from looseleaf.records import FileRecord, write_catalogue
         ("file, run,lumi dataset=/A/B/C run=5", {"field": "file,run,lumi", "runs": (5,)}),
         ("file,run,lumi dataset=/A/B/C run in [1, 2]", {"runs": (1, 2)}),
         ("file,run,lumi run between [1,3] dataset=/A/B/C", {"runs": range(1, 4)}),
+        ("file dataset=/A/B/C run=5 site=T2_CH_CERN", {"runs": (5,), "site": "T2_CH_CERN"}),
+        ("file run in [1,2] block=/A/B/C#1-a", {"runs": (1, 2), "block": "/A/B/C#1-a"}),
         (
             "file dataset=/A/B/C | grep file.name, file.size>10 | sum(file.size), count(file.name)",
             {
@@ -86,7 +88,13 @@ def test_queries_taken_apart(text: str, expected: dict[str, object]) -> None:
         ("file dataset /A/B/C", "dataset /A/B/C", "conditions are key=value"),
         ("file dataset=/A/B/C tier=X", "tier", "known conditions are dataset, block"),
         ("file dataset=/A/B/C dataset=/A/B/D", "dataset", "given twice"),
-        ("file dataset=/A/B/C run=1", "run", "only file,run,lumi"),
+        ("block dataset=/A/B/C run=1", "run", "only file and file,run,lumi can be"),
+        ("block dataset=/A/B/C site=T2_X", "site=T2_X", "only file can be narrowed to a site"),
+        ("file dataset=/A/B/C site=T2-X", "site=T2-X", "a site is like T2_CH_CERN"),
+        ("file dataset=/A/B/C run=12345678901", "run = 12345678901", "up to ten digits"),
+        ("file dataset=/A/B/C run=٣", "run = ٣", "runs are numbers"),
+        ("file dataset=/Ä/B/C", "dataset=/Ä/B/C", "a dataset is"),
+        ("dataset=/A/B/C status=a;b", "status=a;b", "a status is like VALID"),
         ("file,run,lumi dataset=/A/B/C run=x", "run = x", "runs are numbers"),
         ("file,run,lumi dataset=/A/B/C run between [5,1]", "run between [5,1]", "[first, last]"),
         ("file dataset in [/A/B/C]", "dataset in", "lists and ranges are for run"),
@@ -234,6 +242,17 @@ def test_so_many_and_no_more(catalogue: Path) -> None:
         ("file dataset=/A/B/C | grep file.size>999 | max(file.size)", 17, "no record is left"),
         ("file dataset=/A/B/C | grep file.size>x", 17, "'x' is no number"),
         ("site dataset=/A/B/C", 1, "the backend catalogue: does not know site"),
+        (
+            "file dataset=/A/B/C run=1",
+            1,
+            "dataset /A/B/C: the backend catalogue: does not know which runs are in a file; "
+            "dasgoclient and dbs do",
+        ),
+        (
+            "file dataset=/A/B/C site=T2_CH_CERN",
+            1,
+            "the backend catalogue: does not know at which sites a file is; dasgoclient and rucio",
+        ),
         ("dataset=/A/*/C status=PRODUCTION", 17, "catalogue doesn't know the status of datasets"),
     ],
 )

@@ -58,8 +58,8 @@ def test_files_in_one_call_with_a_proxy(server: DbsServer, asking: Asking) -> No
     answer = ask(parse(FILES), asking)
     assert answer.records == {
         "/A/B/C": [
-            FileRecord("/store/a.root", 100, 10, "0000000a", "/A/B/C#1"),
-            FileRecord("/store/b.root", 100, 20, "0000000a", "/A/B/C#1"),
+            FileRecord("/store/a.root", 100, 10, "212c04df", "/A/B/C#1"),
+            FileRecord("/store/b.root", 100, 20, "213204e0", "/A/B/C#1"),
         ]
     }
     assert (answer.backend, answer.instance) == ("dbs", "prod/global")
@@ -229,7 +229,7 @@ def test_files_of_a_block_in_one_call(server: DbsServer, asking: Asking) -> None
     other = dbs_row("/store/c.root", block_name="/A/B/C#2")
     server.files["/A/B/C"].append(other)
     (found,) = ask(parse("file block=/A/B/C#2"), asking).records["/A/B/C"]
-    assert found == FileRecord("/store/c.root", 100, 10, "0000000a", "/A/B/C#2")
+    assert found == FileRecord("/store/c.root", 100, 10, "213804e1", "/A/B/C#2")
     assert server.asked == [("files", {"block_name": "/A/B/C#2", "detail": "True"})]
 
 
@@ -256,7 +256,13 @@ def test_odd_files_in_a_snapshot(server: DbsServer, asking: Asking, tmp_path: Pa
     lookup("/A/B/C", tmp_path / "out.json", asking=asking)
     found = read_json(tmp_path / "out.json")
     # unknown is not zero
-    assert found["summary"] == {"files": 3, "invalid_files": 1, "events": None, "bytes": 300}
+    assert found["summary"] == {
+        "files": 3,
+        "invalid_files": 1,
+        "left_out_files": 0,
+        "events": None,
+        "bytes": 300,
+    }
     assert [file["valid"] for file in found["files"]] == [True, True, True, False]
     assert found["files"][2]["adler32"] is None
     assert str(tmp_path) not in str(found)
@@ -432,8 +438,8 @@ def test_a_failed_refresh_leaves_the_snapshot(
 def test_the_workflow_asks_once_and_again_when_told(
     server: DbsServer, snakemake: Snakemake, tmp_path: Path
 ) -> None:
-    names = ("/A/B/C", "/A/B/USER")
-    server.files["/A/B/USER"] = [dbs_row("/store/u.root", "/A/B/USER")]
+    names = ("/A/B/C", "/D/B/USER")
+    server.files["/D/B/USER"] = [dbs_row("/store/u.root", "/D/B/USER")]
     process = {"process": "qcd", "xsec_pb": 1.0}
     (tmp_path / "datasets.yaml").write_text(
         yaml.safe_dump({f"D{index}": {"das": name, **process} for index, name in enumerate(names)})

@@ -120,6 +120,10 @@ def test_what_rucio_knows() -> None:
     assert asked("file block=/A/B/C#1") == [
         FileRecord(f"/store/{name}.root", 100, None, "0000000a", "/A/B/C#1") for name in "ab"
     ]
+    for site, names in (("T2_CH_CERN", "abc"), ("T1_US_FNAL_Disk", "a")):
+        assert asked(f"file dataset=/A/B/C site={site}") == [
+            FileRecord(f"/store/{name}.root", 100, None, "0000000a") for name in names
+        ]
     # of four files; one that is still being copied isn't there
     assert asked("site dataset=/A/B/C") == [
         SiteRecord("T2_CH_CERN", 75.0),
@@ -132,10 +136,20 @@ def test_a_snapshot_from_rucio(tmp_path: Path) -> None:
     found = read_json(tmp_path / "out.json")
     assert (found["backend"], found["instance"]) == ("rucio", "rucio")
     assert found["datasets"] == ["/A/B/C"]
-    assert found["summary"] == {"files": 4, "invalid_files": 0, "events": None, "bytes": 400}
+    assert found["summary"] == {
+        "files": 4,
+        "invalid_files": 0,
+        "left_out_files": 0,
+        "events": None,
+        "bytes": 400,
+    }
 
 
 def test_what_rucio_does_not_know() -> None:
+    with pytest.raises(LookupFailed, match=r"no file for it at T2_X; does it exist"):
+        ask(parse("file dataset=/A/B/C site=T2_X"), ASKING)
+    with pytest.raises(LookupFailed, match="rucio: does not know which runs are in a file; das"):
+        ask(parse("file dataset=/A/B/C run=1"), ASKING)
     with pytest.raises(RucioFailed, match=r"^Rucio: file of /A/B/USER: DataIdentifierNotFound: "):
         ask(parse("file dataset=/A/B/USER"), ASKING)
     with pytest.raises(LookupFailed, match=r"rucio \(rucio\) knows no dataset /X\*/B/C"):

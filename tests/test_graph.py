@@ -126,6 +126,7 @@ def test_full_size_lookup(snakemake: Snakemake, repo: Path, full_catalogue: Path
     assert found["summary"] == {
         "files": len(found["files"]),
         "invalid_files": 0,
+        "left_out_files": 0,
         "events": None,
         "bytes": None,
     }

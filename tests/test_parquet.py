@@ -17,7 +17,7 @@ from service import Service
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json, write_json
 from looseleaf.objects.expressions import Expression
-from looseleaf.parquet import ParquetTree, read
+from looseleaf.parquet import ParquetTree, _located, is_parquet, read
 from looseleaf.processing.fileset import chunks_of, from_manifest
 from looseleaf.processing.ledger import ledger_of
 from looseleaf.processing.runner import process_task
@@ -166,3 +166,13 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_text("no")
     with pytest.raises(DataFileError, match=r"bad\.parquet: can't be read as Parquet"):
         list(read([tmp_path / "bad.parquet"], ["y"]))
+
+
+def test_an_address_may_have_what_names_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    # with an endpoint no bucket is asked for its region
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    for url in ("s3://b/a[1] x:y*.parquet", "s3://b/a%5B1%5D%20x:y*.parquet"):
+        assert _located(url)[1] == "b/a[1] x:y*.parquet"
+    assert is_parquet("s3://b/a[1].parquet?region=x")
+    assert is_parquet("/data/a#1?.parquet")
+    assert not is_parquet("s3://b/a.root?x=.parquet")

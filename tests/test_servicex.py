@@ -17,7 +17,7 @@ from samples import qcd, sample, skimmed
 from looseleaf.errors import ConfigError, DataFileError, LookupFailed, Shortfall
 from looseleaf.files import adler32, read_json, write_json
 from looseleaf.processing.fileset import from_manifest
-from looseleaf.records import FileRecord, describe
+from looseleaf.records import SNAPSHOT_FORMAT, FileRecord, describe
 from looseleaf.servicex.embedded import Embedded
 from looseleaf.servicex.formats import read_original
 from looseleaf.servicex.request import (
@@ -303,7 +303,8 @@ def request(das: Path, **more: object) -> Request:
 
 def das_file(tmp_path: Path, *records: FileRecord) -> Path:
     path = tmp_path / "das.json"
-    write_json(path, {"dataset": "/A/B/C", "files": [record.to_json() for record in records]})
+    known = {"format": SNAPSHOT_FORMAT, "dataset": "/A/B/C", "time": "2026-01-01"}
+    write_json(path, {**known, "files": [record.to_json() for record in records]})
     return path
 
 
@@ -350,6 +351,10 @@ def test_results_do_not_share_a_name_and_fit_a_file_system() -> None:
     long = ["/store/" + "d" * 300 + f"/{number}/a.root" for number in (1, 2)]
     assert name(long[0]) != name(long[1])
     assert all(len(name(lfn)) <= 200 and name(lfn).endswith("a.root") for lfn in long)
+    # a file system counts bytes
+    assert len(name("/store/" + "µ" * 150 + ".root").encode()) <= 200
+    alike = ["/store/a/b.root", "/store/a:b.root", "/store/a/b", "/store:a/b.root"]
+    assert len({name(lfn) for lfn in alike}) == 4
 
 
 def test_request_stays_on_the_volume(tmp_path: Path) -> None:

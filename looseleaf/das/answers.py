@@ -19,10 +19,10 @@ def rows_of(text: str, source: str) -> list[dict[str, Any]]:
     try:
         value = json.loads(text)
         rows = value if isinstance(value, list) else [value]
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-        except ValueError:
+        except (ValueError, RecursionError):
             raise CutOff(
                 f"{source}: the answer is cut off or damaged after {len(text)} characters, at "
                 f"{text[-60:]!r}"

@@ -9,28 +9,42 @@ from looseleaf.das.catalogue import Catalogue
 from looseleaf.das.dasgoclient import Dasgoclient
 from looseleaf.das.dbs import Dbs
 from looseleaf.das.problems import NoCredential, QueryWrong
-from looseleaf.das.query import INSTANCE, Query
+from looseleaf.das.query import INSTANCE, Query, Runs
 from looseleaf.das.records import LumiRecord, Record
 from looseleaf.das.rucio import Rucio
 from looseleaf.errors import LookupFailed
 
 BACKENDS = ("dasgoclient", "dbs", "rucio", "catalogue")
+# what a condition on files takes to know, and who does
+TOLD_BY = {
+    "run": "which runs are in a file; dasgoclient and dbs do",
+    "site": "at which sites a file is; dasgoclient and rucio do",
+}
 
 
 class Backend(Protocol):
     """What answers queries.
 
-    `answers` are the fields it knows; `check`, called once before anything is asked, raises
-    `LookupFailed` if it can't work here; `records` gives those of one dataset, for the field
-    `dataset` those of all that match, for `file` also those of one block, or an empty list.
+    `answers` are the fields it knows, `narrows` the conditions by which it can tell files apart;
+    `check`, called once before anything is asked, raises `LookupFailed` if it can't work here;
+    `records` gives those of one dataset, for the field `dataset` those of all that match, for
+    `file` also those of one block, or with some of the runs, or at a site, or an empty list.
     """
 
     name: str
     answers: frozenset[str]
+    narrows: frozenset[str]
 
     def check(self) -> None: ...
 
-    def records(self, field: str, dataset: str, status: str) -> list[Record]: ...
+    def records(
+        self,
+        field: str,
+        dataset: str,
+        status: str,
+        runs: Runs | None = None,
+        site: str | None = None,
+    ) -> list[Record]: ...
 
 
 @dataclass(frozen=True)
@@ -92,8 +106,11 @@ def backend_of(name: str, asking: Asking) -> Backend:
             return Catalogue(asking.catalogues)
 
 
-def choose(asking: Asking, wanted: str) -> tuple[Backend, dict[str, str]]:
-    """The backend to ask for a field, and why those that `auto` passed over can't work.
+def choose(
+    asking: Asking, wanted: str, narrowed: frozenset[str] = frozenset()
+) -> tuple[Backend, dict[str, str]]:
+    """The backend to ask for a field on these conditions, and why those that `auto` passed over
+    can't work.
 
     Raises `NoCredential` if all that is missing is a proxy, else `LookupFailed`.
     """
@@ -105,6 +122,8 @@ def choose(asking: Asking, wanted: str) -> tuple[Backend, dict[str, str]]:
             if wanted not in backend.answers:
                 known = "; ".join(sorted(backend.answers))
                 raise LookupFailed(f"does not know {wanted}; it knows {known}")
+            for condition in sorted(narrowed - backend.narrows):
+                raise LookupFailed(f"does not know {TOLD_BY[condition]}")
             backend.check()
         except LookupFailed as problem:
             problems[name] = problem
@@ -127,7 +146,7 @@ def ask(query: Query, asking: Asking) -> Answer:
     if query.instance is not None:
         asking = replace(asking, instance=query.instance)
     try:
-        backend, passed_over = choose(asking, query.field)
+        backend, passed_over = choose(asking, query.field, query.narrowed)
     except LookupFailed as problem:
         raise type(problem)(f"dataset {query.dataset}: {problem}") from None
     instance = {"catalogue": "local", "rucio": "rucio"}.get(backend.name, asking.instance)
@@ -144,9 +163,10 @@ def ask(query: Query, asking: Asking) -> Answer:
     if query.field == "dataset":
         return Answer(query, backend.name, instance, {query.dataset: matching}, passed_over)
     if query.block is not None and query.field == "file":
-        narrowed = {query.dataset: backend.records("file", query.block, "VALID")}
+        found = records_of(backend, query, [query.block], asking.parallel)
+        narrowed = {query.dataset: found[query.block]}
     else:
-        found = records_of(backend, query.field, names, asking.parallel)
+        found = records_of(backend, query, names, asking.parallel)
         narrowed = {name: _narrowed(query, records) for name, records in found.items()}
     for name, records in narrowed.items():
         if not records:
@@ -158,14 +178,16 @@ def ask(query: Query, asking: Asking) -> Answer:
 
 
 def records_of(
-    backend: Backend, wanted: str, datasets: Sequence[str], parallel: int
+    backend: Backend, query: Query, datasets: Sequence[str], parallel: int
 ) -> dict[str, list[Record]]:
-    """The records of each dataset by its whole name, `parallel` datasets at a time.
+    """The records of each dataset, or block, by its whole name, `parallel` datasets at a time.
 
     The first failure is raised, and what has not been asked by then isn't.
     """
     with ThreadPoolExecutor(min(parallel, len(datasets))) as threads:
-        waiting = [threads.submit(backend.records, wanted, name, "VALID") for name in datasets]
+        runs = query.runs if query.field == "file" else None
+        asked = (query.field, "VALID", runs, query.site)
+        waiting = [threads.submit(backend.records, asked[0], name, *asked[1:]) for name in datasets]
         try:
             return {name: future.result() for name, future in zip(datasets, waiting, strict=True)}
         except BaseException:
@@ -178,12 +200,16 @@ def _narrowed(query: Query, records: Sequence[Record]) -> list[Record]:
     kept = list(records)
     if query.block is not None:
         kept = [r for r in kept if r.name == query.block]
-    if query.runs is not None:
-        kept = [r for r in kept if isinstance(r, LumiRecord) and {*r.runs} & {*query.runs}]
+    if query.runs is not None and query.field != "file":
+        wanted = query.runs
+        kept = [
+            r for r in kept if isinstance(r, LumiRecord) and any(run in wanted for run in r.runs)
+        ]
     return kept
 
 
 def _limits(query: Query) -> str:
     limits = [f"block {query.block}"] if query.block else []
     limits += ["the runs asked for"] if query.runs is not None else []
-    return " in " + " and ".join(limits) if limits else ""
+    within = " in " + " and ".join(limits) if limits else ""
+    return within if query.site is None else f"{within} at {query.site}"

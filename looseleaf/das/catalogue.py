@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
+from looseleaf.das.query import Runs
 from looseleaf.das.records import (
     BlockRecord,
     DatasetRecord,
@@ -24,6 +25,7 @@ class Catalogue:
 
     name = "catalogue"
     answers = frozenset({"file", "dataset", "block", "summary"})
+    narrows = frozenset()
 
     def __init__(self, paths: Iterable[str | Path]) -> None:
         self.paths = [str(path) for path in paths]
@@ -41,7 +43,14 @@ class Catalogue:
             known = {**read_catalogue(path), **known}
         return known
 
-    def records(self, field: str, dataset: str, status: str) -> list[Record]:
+    def records(
+        self,
+        field: str,
+        dataset: str,
+        status: str,
+        runs: Runs | None = None,
+        site: str | None = None,
+    ) -> list[Record]:
         """The records of a dataset, or for `dataset` those that match; a catalogue's are valid.
 
         Raises `LookupFailed` naming the catalogues and what they know instead, and `QueryWrong` for
@@ -85,20 +94,37 @@ def total(numbers: Iterable[int | None]) -> int | None:
     return None if None in known else sum(known)
 
 
-def from_files(dataset: str, patterns: Sequence[str], root: str | Path) -> list[FileRecord]:
+def from_files(
+    dataset: str, patterns: Sequence[str], root: str | Path, leave_out: Sequence[str] = ()
+) -> list[FileRecord]:
     """Records of files on this machine, `patterns` being paths or globs relative to `root`.
 
-    Every file is opened, for its events, and read once, for its checksum. A pattern that matches
-    nothing is a `LookupFailed`.
+    A file that is called as `a[1].root` is meant by that name, also where it reads as a glob. Every
+    file is opened, for its events, and read once, for its checksum, but those that are left out,
+    which may be unreadable. A pattern that matches nothing is a `LookupFailed`.
     """
     paths: list[Path] = []
     for pattern in patterns:
-        found = sorted(glob.glob(str(Path(root) / pattern)))
+        place = Path(root) / pattern
+        found = [place] if os.path.isfile(place) else _matching(Path(root), pattern)
         if not found:
             raise LookupFailed(
-                f"dataset {dataset}: no file matches {Path(root) / pattern}; "
-                "paths are relative to das.files_root"
+                f"dataset {dataset}: no file matches {place}; paths are relative to das.files_root"
             )
-        paths += [Path(name) for name in found if Path(name) not in paths]
+        paths += [path for path in found if path not in paths]
     block = block_name(dataset)
-    return [describe(path, os.path.relpath(path, root), block) for path in paths]
+    named = {os.path.relpath(path, root): path for path in paths}
+    return [
+        FileRecord(name, path.stat().st_size, None, None, block, url=str(path.resolve()))
+        if name in leave_out
+        else describe(path, name, block)
+        for name, path in named.items()
+    ]
+
+
+def _matching(root: Path, pattern: str) -> list[Path]:
+    """The files below `root` that match a glob; folders that exist are called as they are."""
+    place = root / pattern
+    if place.parent.is_dir():
+        root, pattern = place.parent, place.name
+    return sorted(root / name for name in glob.glob(pattern, root_dir=root))

@@ -16,7 +16,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from looseleaf.das.answers import rows_of
 from looseleaf.das.problems import NoCredential, RucioFailed, ServiceFailed, Transient
 from looseleaf.das.proxy import MAKE_ONE, Credential, credential
-from looseleaf.das.query import FIELDS
+from looseleaf.das.query import FIELDS, Runs
 from looseleaf.das.records import (
     BlockRecord,
     DatasetRecord,
@@ -49,6 +49,7 @@ class Dasgoclient:
 
     name = "dasgoclient"
     answers = frozenset(FIELDS)
+    narrows = frozenset({"run", "site"})
 
     def __init__(self, instance: str, timeout: float, tries: int) -> None:
         self.instance = instance
@@ -68,10 +69,22 @@ class Dasgoclient:
             raise LookupFailed(f"there is no dasgoclient on the PATH nor {ON_CVMFS}")
         _ = self._credential
 
-    def records(self, field: str, dataset: str, status: str) -> list[Record]:
+    def records(
+        self,
+        field: str,
+        dataset: str,
+        status: str,
+        runs: Runs | None = None,
+        site: str | None = None,
+    ) -> list[Record]:
         """The records of a dataset (for `dataset`: of those that match) from one run."""
         key = "block" if "#" in dataset else "dataset"
         query = f"{field} {key}={dataset} instance={self.instance}"
+        if isinstance(runs, range):
+            query += f" run between [{runs[0]},{runs[-1]}]"
+        elif runs is not None:
+            query += f" run in [{','.join(map(str, runs))}]" if len(runs) > 1 else f" run={runs[0]}"
+        query += f" site={site}" if site is not None else ""
         if field == "dataset":
             query += f" status={status}"
         patiently = Retrying(
@@ -131,7 +144,7 @@ def answer_of(
     json_lines = [line for line in lines if not line.startswith(("ERROR", "WARNING"))]
     complaint = next((line for line in lines if line.startswith("ERROR")), "")
     if complaint and status == 0:
-        code = re.search(r"exit with code: (\d+)", complaint)
+        code = re.search(r"exit with code: (\d{1,3})\b", complaint)
         status = int(code[1]) if code else 1
     if status != 0:
         # the reason is before a trace of what the program was doing

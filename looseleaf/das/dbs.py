@@ -13,6 +13,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from looseleaf.das.answers import rows_of
 from looseleaf.das.problems import CutOff, NoCredential, ServiceFailed, Transient
 from looseleaf.das.proxy import MAKE_ONE, Credential, certificates, credential
+from looseleaf.das.query import Runs
 from looseleaf.das.records import (
     BlockRecord,
     DatasetRecord,
@@ -43,6 +44,7 @@ class Dbs:
 
     name = "dbs"
     answers = frozenset({"file", "dataset", "block", "summary", "file,run,lumi"})
+    narrows = frozenset({"run"})
 
     def __init__(self, host: str, instance: str, timeout: float, tries: int, parallel: int) -> None:
         self.base = f"{host.rstrip('/')}/dbs/{instance}/DBSReader"
@@ -175,7 +177,14 @@ class Dbs:
             )
         return Transient(f"{asked}: no answer from {self.base} in {self.tries} tries: {words}")
 
-    def records(self, field: str, dataset: str, status: str) -> list[Record]:
+    def records(
+        self,
+        field: str,
+        dataset: str,
+        status: str,
+        runs: Runs | None = None,
+        site: str | None = None,
+    ) -> list[Record]:
         """The records of a dataset (for `dataset`: of those that match) in one call.
 
         `file,run,lumi` takes a call for each block besides.
@@ -184,7 +193,8 @@ class Dbs:
         match field:
             case "file":
                 key = "block_name" if "#" in dataset else "dataset"
-                rows = self._get("files", **{key: dataset}, detail="True")
+                more = {} if runs is None else {"run_num": _run_num(runs)}
+                rows = self._get("files", **{key: dataset}, detail="True", **more)
                 return [file_record(row, FILE_KEYS, source) for row in rows]
             case "dataset":
                 rows = self._get("datasets", dataset=dataset, dataset_access_type=status)
@@ -222,3 +232,10 @@ class Dbs:
         return [
             LumiRecord(file, runs, tuple(sorted(lumis))) for (file, runs), lumis in sections.items()
         ]
+
+
+def _run_num(runs: Runs) -> str:
+    """Runs as DBS takes them: one, first-last, or a list."""
+    if isinstance(runs, range):
+        return f"{runs[0]}-{runs[-1]}"
+    return str(runs[0]) if len(runs) == 1 else f"[{','.join(map(str, runs))}]"

@@ -1,5 +1,6 @@
 """The stage's work: looking a dataset up, and writing down what was found as a snapshot."""
 
+import difflib
 import re
 import sys
 from collections import Counter
@@ -11,12 +12,15 @@ from typing import Any
 
 from looseleaf.das.ask import Answer, Asking, ask
 from looseleaf.das.catalogue import from_files, total
+from looseleaf.das.names import parts_of, unextended, unversioned
 from looseleaf.das.query import parse
 from looseleaf.errors import DataFileError, LookupFailed
-from looseleaf.files import read_json, write_json
-from looseleaf.records import SNAPSHOT_FORMAT, FileRecord
+from looseleaf.files import write_json
+from looseleaf.records import SNAPSHOT_FORMAT, FileRecord, read_snapshot
 
-CHANGES = ("added", "removed", "invalidated", "altered")
+CHANGES = ("added", "removed", "invalidated", "left_out", "altered")
+# what a file is marked with that is read
+USED = {"valid": True, "left_out": False}
 
 
 def check(dataset: str, records: Sequence[FileRecord], source: str) -> None:
@@ -26,11 +30,46 @@ def check(dataset: str, records: Sequence[FileRecord], source: str) -> None:
     name, times = Counter(record.name for record in records).most_common(1)[0]
     if times > 1:
         raise LookupFailed(f"dataset {dataset}: {source} lists {name} more than once")
-    hollow = [record.name for record in records if record.valid and record.bytes == 0]
+    hollow = [record.name for record in records if record.used and record.bytes == 0]
     if hollow:
-        raise LookupFailed(f"dataset {dataset}: {source} says that {hollow[0]} has 0 bytes")
+        raise LookupFailed(
+            f"dataset {dataset}: {source} says that {hollow[0]} has 0 bytes; the dataset's "
+            "leave_out can name it"
+        )
     if not any(record.valid for record in records):
         raise LookupFailed(f"dataset {dataset}: {source} marks all of its files as invalid")
+    if not any(record.used for record in records):
+        raise LookupFailed(f"dataset {dataset}: leave_out names all of its valid files")
+    check_copies(dataset, records)
+
+
+def check_copies(dataset: str, records: Sequence[FileRecord]) -> None:
+    """Refuse a file that is there under two names: size, checksum and events are the same."""
+    seen: dict[tuple[int, str, int], str] = {}
+    for record in records:
+        if not record.used or not record.events or None in (record.bytes, record.adler32):
+            continue
+        key = (record.bytes, record.adler32, record.events)
+        if key in seen:
+            raise LookupFailed(
+                f"dataset {dataset}: {seen[key]} and {record.name} are the same file ({key[0]} "
+                f"bytes, adler32 {key[1]}): its {key[2]} events would count twice; the dataset's "
+                "leave_out can name one of them"
+            )
+        seen[key] = record.name
+
+
+def leaving_out(
+    dataset: str, records: Sequence[FileRecord], names: Sequence[str]
+) -> list[FileRecord]:
+    """The records, those of `names` marked; `LookupFailed` for a name that isn't among them."""
+    known = [record.name for record in records]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=2)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise LookupFailed(f"dataset {dataset}: leave_out: it has no file {name!r}{hint}")
+    return [replace(record, left_out=record.name in names) for record in records]
 
 
 def check_kindred(pattern: str, datasets: Sequence[str]) -> None:
@@ -39,19 +78,23 @@ def check_kindred(pattern: str, datasets: Sequence[str]) -> None:
     They may be parts (extensions of a simulation, eras of a year of data) of one primary dataset
     and tier; not of another campaign, year or processing, nor two versions of the same.
     """
-    parts = [name.strip("/").split("/") for name in datasets]
+    odd = [name for name in datasets if name.strip("/").count("/") != 2]
+    if odd:
+        raise LookupFailed(
+            f"dataset {pattern} matches {odd[0]!r}, which is no /primary/process/tier"
+        )
+    parts = [parts_of(name) for name in datasets]
     # Run2018A of data is of the year 2018; the era of simulation is its campaign
     campaigns = [re.sub(r"^(Run\d{4})[A-Z]$", r"\1", part[1].split("-")[0]) for part in parts]
-    unversioned = [re.sub(r"-v\d+$", "", part[1]) for part in parts]
     differing = {
         "primary datasets": {part[0] for part in parts},
         "tiers": {part[2] for part in parts},
         "campaigns or years": set(campaigns),
         # what was done to the same events, without the number of an extension
-        "processings": {re.sub(r"_ext\d+", "", name.partition("-")[2]) for name in unversioned},
+        "processings": {unextended(part[1]).partition("-")[2] for part in parts},
     }
     problem = next((what for what, found in differing.items() if len(found) > 1), None)
-    if problem is None and len(set(unversioned)) < len(unversioned):
+    if problem is None and len({unversioned(part[1]) for part in parts}) < len(parts):
         problem = "versions of the same dataset"
     if problem is not None:
         raise LookupFailed(
@@ -61,17 +104,17 @@ def check_kindred(pattern: str, datasets: Sequence[str]) -> None:
 
 
 def difference(before: Sequence[FileRecord], after: Sequence[FileRecord]) -> dict[str, list[str]]:
-    """The names of the files that a refresh added, removed, marked as invalid or altered."""
+    """The names of the files that a refresh added, removed, marked as invalid, left out or
+    altered."""
     old = {record.name: record for record in before}
     new = {record.name: record for record in after}
     both = [name for name in new if name in old]
     return {
-        "added": [n for n in new if new[n].valid and (n not in old or not old[n].valid)],
+        "added": [n for n in new if new[n].used and (n not in old or not old[n].used)],
         "removed": [name for name in old if name not in new],
         "invalidated": [n for n in both if old[n].valid and not new[n].valid],
-        "altered": [
-            n for n in both if old[n] != replace(new[n], valid=old[n].valid) and new[n].valid
-        ],
+        "left_out": [n for n in both if new[n].left_out and not old[n].left_out],
+        "altered": [n for n in both if new[n].used and new[n] != replace(old[n], **USED)],
     }
 
 
@@ -82,13 +125,14 @@ def lookup(
     files: Sequence[str] = (),
     files_root: str | Path = ".",
     asking: Asking | None = None,
+    leave_out: Sequence[str] = (),
 ) -> None:
     """Find a dataset's files and write them down as the target of the stage.
 
     `files` on this machine are described; else a backend is asked, the local `catalogues` unless
     `asking` says otherwise. The output records the query, the instance, the backend, the time,
     the datasets that a pattern stands for, why `auto` passed over other backends, and every
-    file; invalid files are kept in it and left out of what follows.
+    file; invalid files and those that `leave_out` names are kept in it, marked, and not read.
 
     Where an earlier snapshot of the dataset stands, the new one says what changed since; if
     nothing did, the earlier one stays, with the time at which the list was first seen.
@@ -98,7 +142,7 @@ def lookup(
     asking = replace(asking or Asking("catalogue"), catalogues=[str(path) for path in catalogues])
     query = f"file dataset={dataset}"
     if files:
-        records = from_files(dataset, files, files_root)
+        records = from_files(dataset, files, files_root, leave_out)
         source = f"the folder {files_root}"
         told: dict[str, Any] = {"instance": "local", "backend": "files", "datasets": [dataset]}
     else:
@@ -111,8 +155,9 @@ def lookup(
             "datasets": list(answer.records),
             "passed_over": dict(answer.passed_over),
         }
+    records = leaving_out(dataset, records, leave_out)
     check(dataset, records, source)
-    valid = [record for record in records if record.valid]
+    used = [record for record in records if record.used]
     snapshot = {
         "format": SNAPSHOT_FORMAT,
         "dataset": dataset,
@@ -120,10 +165,11 @@ def lookup(
         **told,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "summary": {
-            "files": len(valid),
-            "invalid_files": len(records) - len(valid),
-            "events": total(record.events for record in valid),
-            "bytes": total(record.bytes for record in valid),
+            "files": len(used),
+            "invalid_files": sum(not record.valid for record in records),
+            "left_out_files": sum(record.left_out for record in records),
+            "events": total(record.events for record in used),
+            "bytes": total(record.bytes for record in used),
         },
         "files": [record.to_json() for record in records],
     }
@@ -145,14 +191,12 @@ def _since(
 ) -> Mapping[str, Any]:
     """The snapshot with its changes against the one at `output`, or that one if there are none."""
     try:
-        before = read_json(output)
+        before, old = read_snapshot(output)
     except DataFileError:
         # none, or one that can't tell anything
         return snapshot
-    known = isinstance(before, dict) and before.get("format") == SNAPSHOT_FORMAT
-    if not known or before["dataset"] != snapshot["dataset"]:
+    if before["dataset"] != snapshot["dataset"]:
         return snapshot
-    old = [FileRecord.from_json(file, str(output)) for file in before["files"]]
     changes = difference(old, records)
     aside = ("time", "changes", "passed_over")
     if {k: v for k, v in before.items() if k not in aside} == {

@@ -18,14 +18,22 @@ FIELDS = {
     "summary": "summary",
     "file,run,lumi": "file.name",
 }
-CONDITIONS = ("dataset", "block", "run", "status", "instance")
+CONDITIONS = ("dataset", "block", "run", "site", "status", "instance")
 FUNCTIONS = ("sum", "count", "min", "max", "avg", "median")
-DATASET = re.compile(r"/[\w.*-]+/[\w.*-]+/[\w.*-]+")
-BLOCK = re.compile(r"(/[\w.-]+/[\w.-]+/[\w.-]+)#[\w-]+")
+DATASET = re.compile(r"/[\w.*-]+/[\w.*-]+/[\w.*-]+", re.ASCII)
+BLOCK = re.compile(r"(/[\w.-]+/[\w.-]+/[\w.-]+)#[\w-]+", re.ASCII)
+SITE = re.compile(r"\w+", re.ASCII)
+STATUS = re.compile(r"[A-Z]+|\*")
+RUN = re.compile(r"[0-9]{1,10}")
+# characters of a query that a message shows
+SHOWN = 300
 INSTANCE = re.compile(r"[a-z]+[0-9]*/[a-z0-9]+")
 _CONDITION = re.compile(r"(\w+)\s*(=|\bin\b|\bbetween\b)\s*(\[[^\]]*\]|[^\s\[\]|]+)\s*")
 _SELECTION = re.compile(r"([a-z]+(?:\.\w+)?)\s*(?:(>=|<=|!=|=|>|<)\s*(\S+))?")
 _FUNCTION = re.compile(r"(\w+)\s*\(\s*([a-z]+(?:\.\w+)?)\s*\)")
+
+
+Runs = tuple[int, ...] | range
 
 
 @dataclass(frozen=True)
@@ -47,13 +55,15 @@ class Function:
 
 @dataclass(frozen=True)
 class Query:
-    """A query taken apart. `runs` is None or the run numbers asked for."""
+    """A query taken apart. `runs` is None or the run numbers asked for, `site` one that has the
+    files."""
 
     text: str
     field: str
     dataset: str
     block: str | None = None
-    runs: tuple[int, ...] | range | None = None
+    runs: Runs | None = None
+    site: str | None = None
     status: str = "VALID"
     instance: str | None = None
     grep: tuple[Selection, ...] = ()
@@ -64,9 +74,20 @@ class Query:
         """Whether the dataset is a pattern."""
         return "*" in self.dataset
 
+    @property
+    def narrowed(self) -> frozenset[str]:
+        """The conditions that a backend has to know of each file."""
+        given = {"run": self.field == "file" and self.runs is not None, "site": self.site}
+        return frozenset(name for name, there in given.items() if there)
+
     def to_json(self) -> dict[str, Any]:
         """The query as dasgoclient echoes it."""
-        spec = {"dataset": self.dataset, "block": self.block, "status": self.status}
+        spec: dict[str, Any] = {
+            "dataset": self.dataset,
+            "block": self.block,
+            "site": self.site,
+            "status": self.status,
+        }
         return {
             "fields": self.field.split(","),
             "spec": {key: value for key, value in spec.items() if value is not None},
@@ -101,15 +122,24 @@ def parse(text: str) -> Query:
     if instance is not None and not INSTANCE.fullmatch(instance):
         raise _wrong(text, f"instance={instance}", "an instance is like prod/global or prod/phys03")
     runs = conditions.get("run")
-    if runs is not None and field != "file,run,lumi":
-        raise _wrong(text, "run", "only file,run,lumi can be narrowed to runs")
+    if runs is not None and field not in ("file", "file,run,lumi"):
+        raise _wrong(text, "run", "only file and file,run,lumi can be narrowed to runs")
+    site = conditions.get("site")
+    if site is not None and field != "file":
+        raise _wrong(text, f"site={site}", "only file can be narrowed to a site")
+    if site is not None and not SITE.fullmatch(site):
+        raise _wrong(text, f"site={site}", "a site is like T2_CH_CERN")
+    status = conditions.get("status", "VALID")
+    if not STATUS.fullmatch(status):
+        raise _wrong(text, f"status={status}", "a status is like VALID or PRODUCTION, * for any")
     return Query(
         text=text,
         field=field,
         dataset=dataset,
         block=block,
         runs=runs,
-        status=conditions.get("status", "VALID"),
+        site=site,
+        status=status,
         instance=instance,
         grep=tuple(grep),
         functions=tuple(functions),
@@ -145,10 +175,10 @@ def _head(head: str, text: str) -> tuple[str, dict[str, Any]]:
     return field, conditions
 
 
-def _runs(relation: str, value: str, text: str) -> tuple[int, ...] | range:
+def _runs(relation: str, value: str, text: str) -> Runs:
     numbers = [part.strip() for part in value.strip("[]").split(",")]
-    if not all(number.isdecimal() for number in numbers):
-        raise _wrong(text, f"run {relation} {value}", "runs are numbers")
+    if not all(RUN.fullmatch(number) for number in numbers):
+        raise _wrong(text, f"run {relation} {value}", "runs are numbers of up to ten digits")
     runs = tuple(int(number) for number in numbers)
     if relation == "between":
         if len(runs) != 2 or runs[0] > runs[1]:
@@ -172,4 +202,8 @@ def _function(item: str, text: str) -> Function:
 
 
 def _wrong(text: str, part: str, hint: str) -> QueryWrong:
-    return QueryWrong(f"query {text!r}: {part!r}: {hint}")
+    return QueryWrong(f"query {_shortened(text)!r}: {_shortened(part)!r}: {hint}")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -1,11 +1,16 @@
 """What can be known of a dataset: the records that every backend fills, beside the files'."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from looseleaf.das.problems import QueryWrong, ServiceFailed
 from looseleaf.records import FileRecord
+
+HEX = re.compile("[0-9a-f]{1,8}")
+# counts are less than this
+MOST = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def whole_number(row: Mapping[str, Any], key: str, source: str) -> int | None:
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole:
         raise ServiceFailed(f"{source}: {key} is {value!r}, not a whole number")
-    if value < 0:
+    if not 0 <= value < MOST:
         raise ServiceFailed(f"{source}: {key} is {value!r}")
     return int(value)
 
@@ -91,18 +96,20 @@ def file_record(row: Mapping[str, Any], keys: Mapping[str, str], source: str) ->
     name = text(row, keys["name"], source)
     where = f"{source}: {name}"
     checksum = str(row.get("adler32") or "").lower().removeprefix("0x")
-    try:
-        checksum = f"{int(checksum, 16):08x}"
-    except ValueError:
-        # "NOTSET" among others
-        checksum = ""
+    # "NOTSET" and 0 stand for none
+    known = HEX.fullmatch(checksum) is not None and int(checksum, 16) > 0
+    valid, block = row.get("is_file_valid", 1), row.get("block_name")
+    if valid not in (0, 1):
+        raise ServiceFailed(f"{where}: is_file_valid is {valid!r}, neither 0 nor 1")
+    if block is not None and not isinstance(block, str):
+        raise ServiceFailed(f"{where}: block_name is {block!r}, no name")
     return FileRecord(
         name=name,
         bytes=whole_number(row, keys["bytes"], where),
         events=whole_number(row, keys["events"], where),
-        adler32=checksum or None,
-        block=row.get("block_name"),
-        valid=bool(row.get("is_file_valid", 1)),
+        adler32=f"{int(checksum, 16):08x}" if known else None,
+        block=block,
+        valid=bool(valid),
     )
 
 
@@ -110,6 +117,6 @@ def numbers(row: Mapping[str, Any], key: str, source: str) -> tuple[int, ...]:
     """Runs or luminosity sections, which answers give as a number or as a list of them."""
     value = row.get(key)
     found = value if isinstance(value, list) else [value]
-    if not all(isinstance(number, int) for number in found):
+    if not all(isinstance(number, int) and not isinstance(number, bool) for number in found):
         raise ServiceFailed(f"{source}: {key} is {value!r}, not a number or a list of them")
     return tuple(found)

@@ -11,6 +11,7 @@ from typing import Any
 
 from looseleaf.das.problems import RucioFailed
 from looseleaf.das.proxy import Credential, credential
+from looseleaf.das.query import Runs
 from looseleaf.das.records import (
     BlockRecord,
     DatasetRecord,
@@ -37,6 +38,7 @@ class Rucio:
 
     name = "rucio"
     answers = frozenset({"file", "dataset", "block", "site"})
+    narrows = frozenset({"site"})
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
@@ -61,7 +63,14 @@ class Rucio:
         client.timeout = self.timeout
         return client
 
-    def records(self, field: str, dataset: str, status: str) -> list[Record]:
+    def records(
+        self,
+        field: str,
+        dataset: str,
+        status: str,
+        runs: Runs | None = None,
+        site: str | None = None,
+    ) -> list[Record]:
         """The records of a dataset, for `dataset` of the containers that match.
 
         Rucio knows no numbers of events, no invalid files and not the block of a file, except where
@@ -77,6 +86,9 @@ class Rucio:
                 case "file":
                     rows = list(client.list_files(SCOPE, dataset))
                     block = {"block_name": dataset} if "#" in dataset else {}
+                    if site is not None:
+                        held = self._held(dataset)
+                        rows = [row for row in rows if site in held.get(row["name"], ())]
                     return [file_record({**row, **block}, FILE_KEYS, "Rucio") for row in rows]
                 case "dataset":
                     names = query_dataset(dataset, client=client, scope=SCOPE)
@@ -90,18 +102,20 @@ class Rucio:
     def _sites(self, dataset: str) -> list[Record]:
         """The sites of a dataset by the share of its files that they have whole."""
         files = {row["name"] for row in self._client.list_files(SCOPE, dataset)}
-        replicas = self._client.list_replicas([{"scope": SCOPE, "name": dataset}], all_states=True)
-        held = Counter(
-            site
-            for row in replicas
-            if row["name"] in files
-            for site, state in row["states"].items()
-            if state == "AVAILABLE"
-        )
+        whole = self._held(dataset)
+        held = Counter(site for name in files for site in whole.get(name, ()))
         return [
             SiteRecord(site, round(100 * count / len(files), 2))
             for site, count in held.most_common()
         ]
+
+    def _held(self, dataset: str) -> dict[str, list[str]]:
+        """The sites that have a file whole, by its name."""
+        replicas = self._client.list_replicas([{"scope": SCOPE, "name": dataset}], all_states=True)
+        return {
+            row["name"]: [site for site, state in row["states"].items() if state == "AVAILABLE"]
+            for row in replicas
+        }
 
 
 @contextmanager

@@ -118,7 +118,7 @@ def _holds(condition: Selection, row: Row) -> bool:
     value, wanted = row.get(condition.key), str(condition.value)
     if value is None:
         return False
-    if str(value).endswith("%"):
+    if condition.key == "site.dataset_fraction":
         value, wanted = float(value[:-1]), wanted.removesuffix("%")
     if isinstance(value, int | float):
         try:

@@ -1,7 +1,7 @@
 """What there is to process: the files of a transform's manifest, cut into chunks and tasks."""
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -49,8 +49,9 @@ class Fileset:
     `original` speaks of the events before the transform's selection: `events`, `sum_of_weights`
     and, for an EFT sample, `eft_sums`, by branch of theory weights `theory_sums`, for data,
     `lumi_sections` and which of them the golden JSON has, `certified_sections`; `normalised_by`
-    says from which tree of how many files this is known. `metadata` is given to the processor with
-    every chunk, `losses` stand in the ledger.
+    says from which tree of how many files this is known, `left_out` names the files that it doesn't
+    speak of, and their events where they are known. `metadata` is given to the processor with every
+    chunk, `losses` stand in the ledger.
 
     `held` are the events in the Events tree of each original file, `not_finite` says by column and
     file how many values are no numbers, `missing` by trigger path and file which paths of like
@@ -144,10 +145,14 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
             "lumi_sections": found,
             "certified_sections": good,
             "normalised_by": normalised_by,
+            "left_out": value["left_out"],
         },
         metadata={"dataset": dataset, **metadata},
         request_id=value["request_id"],
-        losses=tuple(_skimmed_before(normalised_by)),
+        losses=(
+            *_left_out(value, metadata.get("data", False)),
+            *_skimmed_before(normalised_by),
+        ),
         held={entry["source"]: entry["held"]["events"] for entry in value["files"]},
         not_finite=_by_column(value["files"], "not_finite"),
         missing=_by_column(value["files"], "missing"),
@@ -260,3 +265,27 @@ def tasks_of(chunks: Sequence[Chunk], task_events: int) -> list[tuple[Chunk, ...
         events += chunk.events
         ended = chunk.stop == chunk.file.events and zlib.crc32(chunk.file.uuid.encode()) % 8 == 0
     return [tuple(task) for task in tasks]
+
+
+def _left_out(manifest: Mapping[str, Any], data: bool) -> Iterator[Loss]:
+    """A loss for each file that the dataset's `leave_out` names."""
+    left_out = manifest["left_out"]
+    files = len(manifest["files"]) + len(left_out)
+    known = [file["events"] for file in left_out]
+    events = None if None in known else manifest["totals"]["events_in"] + sum(known)
+    for file in left_out:
+        held = "" if file["events"] is None else f" with its {file['events']} events"
+        meant = (
+            "the data lack its luminosity, which lumi_ifb must not count"
+            if data
+            else "simulation is normalised to the events that are read"
+        )
+        yield Loss(
+            kind="file left out",
+            name=file["name"],
+            count=1 if file["events"] is None else file["events"],
+            of=files if file["events"] is None else events,
+            unit="files" if file["events"] is None else "events",
+            message=f"{file['name']} is left out{held}: {meant}",
+            allowed="leave_out",
+        )

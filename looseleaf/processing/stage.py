@@ -20,8 +20,9 @@ from looseleaf.objects.luminosity import check_golden
 from looseleaf.processing.columns import losses_of_columns
 from looseleaf.processing.fileset import Fileset, from_manifest
 from looseleaf.processing.job import run
+from looseleaf.processing.repeats import refuse_repeats
 from looseleaf.processing.runner import Limits
-from looseleaf.records import primaries_of
+from looseleaf.records import primaries_of, read_manifest
 
 TASK_COLUMNS = (
     "dataset", "file", "start", "stop", "events", "worker", "tries", "bytes_read", "read_s",
@@ -99,7 +100,8 @@ def process_datasets(
 
     `metadata` by dataset goes to the processor with every chunk; `write` puts an
     accumulator and metadata into a file. It is written unnormalised, so that another cross
-    section or luminosity doesn't need another pass over the events. `refuse` raises for a fileset
+    section or luminosity doesn't need another pass over the events. Files that hold the same events
+    are a `DataFileError`, whichever of the datasets they are of. `refuse` raises for a fileset
     that isn't worth starting a cluster for. `losses` finds those of a dataset in its accumulator;
     they stand in its ledger, after those of its files, and in the log. `columns` are those that are
     read of each dataset: what isn't right with them is such a loss, or `DataFileError` unless
@@ -109,6 +111,7 @@ def process_datasets(
         from_manifest(name, files.manifest, (metadata or {}).get(name, {}))
         for name, files in datasets.items()
     ]
+    refuse_repeats({n: read_manifest(f.manifest) for n, f in datasets.items()}, metadata or {})
     if columns is not None:
         known = (allow or {}).get("not_finite", [])
         filesets = [

@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from looseleaf.errors import ConfigError, DataFileError, LookupFailed
-from looseleaf.files import digest, read_json
-from looseleaf.records import FileRecord
+from looseleaf.files import digest
+from looseleaf.records import FileRecord, read_snapshot
 
 NAMESPACE = uuid.UUID("6d1d6f2c-4b0c-5d0e-9a9e-0f6b6f0d9a11")
 MANIFEST = "manifest.json"
@@ -30,7 +30,8 @@ class Request:
     """A transform of one dataset: the branches, the events to keep, the format of the results.
 
     `columns` may hold alternatives `A|B`; `cut` is an expression over event-level branches in
-    uproot's language, or None to keep every event.
+    uproot's language, or None to keep every event. `left_out` are files of the dataset that are
+    known to be bad. To `verify`, files are read whole and held to their checksums.
     """
 
     dataset: str
@@ -39,9 +40,13 @@ class Request:
     cut: str | None
     format: str
     software: str
+    left_out: tuple[FileRecord, ...] = ()
+    verify: bool = False
 
     def identity(self) -> dict[str, Any]:
         """What makes two requests the same: query, files, format and software."""
+        aside: dict[str, Any] = {"left_out": self.losses()} if self.left_out else {}
+        aside |= {"verified": True} if self.verify else {}
         return {
             "dataset": self.dataset,
             "files": [
@@ -52,7 +57,12 @@ class Request:
             "cut": self.cut,
             "format": self.format,
             "software": self.software,
+            **aside,
         }
+
+    def losses(self) -> list[dict[str, Any]]:
+        """What is left out, for the manifest: names, and numbers of events where they are known."""
+        return [{"name": record.name, "events": record.events} for record in self.left_out]
 
     @property
     def id(self) -> str:
@@ -88,20 +98,31 @@ def request_from_das(
     output_format: str,
     software: str,
     redirectors: Sequence[str],
+    verify: bool = False,
 ) -> Request:
-    """The request for the valid files of a looked-up dataset."""
-    found = read_json(das)
-    records = [FileRecord.from_json(file, str(das)) for file in found["files"]]
-    valid = [record for record in records if record.valid]
-    if not valid:
-        raise LookupFailed(f"{das}: every file of {found['dataset']} is marked invalid")
+    """The request for the valid files of a looked-up dataset, without those that are left out.
+
+    Raises `LookupFailed` if there are none, or if those to `verify` have no checksums.
+    """
+    found, records = read_snapshot(das)
+    used = [record for record in records if record.used]
+    if not used:
+        raise LookupFailed(f"{das}: every file of {found['dataset']} is marked invalid or left out")
+    unknown = [record.name for record in used if record.adler32 is None]
+    if verify and unknown:
+        raise LookupFailed(
+            f"{das}: no checksum is known of {len(unknown)} files, {unknown[0]} among them, so "
+            "that das.verify can't hold them to one; of the backends, dbs and dasgoclient tell them"
+        )
     return Request(
         dataset=found["dataset"],
-        sources=tuple(Source(record, urls_of(record, redirectors)) for record in valid),
+        sources=tuple(Source(record, urls_of(record, redirectors)) for record in used),
         columns=tuple(columns),
         cut=cut,
         format=output_format,
         software=software,
+        left_out=tuple(record for record in records if record.valid and record.left_out),
+        verify=verify,
     )
 
 

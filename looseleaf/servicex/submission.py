@@ -32,7 +32,7 @@ from servicex.models import (
 )
 from servicex.servicex_adapter import AuthorizationError, ServiceXAdapter
 
-from looseleaf.errors import DataFileError, ServiceFailed, Shortfall
+from looseleaf.errors import ConfigError, DataFileError, ServiceFailed, Shortfall
 from looseleaf.files import read_json, write_json
 from looseleaf.nanoaod import TREE
 from looseleaf.objects.branches import EFT_COEFFICIENTS, WEIGHT, is_theory_weight
@@ -163,6 +163,11 @@ class _Submission:
     async def carried_out(self) -> dict[str, FileResult]:
         """The results by source; what has come is kept, also where others are missing."""
         own = OWN in await self._answer(self.adapter.get_code_generators_async)
+        if self.request.verify and not own:
+            raise ConfigError(
+                f"das.verify: {self.endpoint.title} is no ServiceX of looseleaf's, and doesn't "
+                "hold files to checksums; say das.verify: false, or servicex.backend: embedded"
+            )
         try:
             request_id = await self._submitted(own)
             async for status in self._statuses(request_id):
@@ -203,7 +208,7 @@ class _Submission:
         asked = TransformRequest(
             title=titles[0],
             file_list=[_paths(source) for source in self.left],
-            selection=_skim(self.request) if own else _query(self.request),
+            selection=_skim(self.request, self.left) if own else _query(self.request),
             codegen=OWN if own else "uproot-raw",
             result_destination=self.destination,
             result_format=ResultFormat(self.request.format if own else "root-file"),
@@ -340,10 +345,16 @@ def _reasons(manifest: Path) -> dict[str, str]:
     return {file["paths"]: file["error"] for file in read_json(manifest)["files"] if file["error"]}
 
 
-def _skim(request: Request) -> str:
-    """The request as a looseleaf selection."""
+def _skim(request: Request, left: tuple[Source, ...]) -> str:
+    """The request as a looseleaf selection, for the files that are left."""
+    checksums = {addresses(source)[0]: source.record.adler32 for source in left}
     return json.dumps(
-        {"columns": request.columns, "cut": request.cut, "software": request.software}
+        {
+            "columns": request.columns,
+            "cut": request.cut,
+            "software": request.software,
+            **({"checksums": checksums} if request.verify else {}),
+        }
     )
 
 

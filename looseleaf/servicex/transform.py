@@ -14,7 +14,7 @@ from awkward.contents import RecordArray
 
 from looseleaf.cost import Stopwatch
 from looseleaf.errors import DataFileError, ReadFailed, reading
-from looseleaf.files import adler32, whole
+from looseleaf.files import adler32, adler32_of, whole
 from looseleaf.nanoaod import TREE, Events, choose_branches, open_events
 from looseleaf.objects.branches import (
     EFT_COEFFICIENTS,
@@ -85,6 +85,7 @@ class FileTask:
     What the result says of the original file (events, sums of weights) is counted while the first
     of `queries` is carried out; where the file is itself a skim, it is what the skim says, or what
     its tree `original` holds. The same `work` on the same file gives the result the same uuid.
+    To `verify`, a file is read whole, also elsewhere, and held to its checksum before it is used.
     """
 
     name: str
@@ -97,6 +98,7 @@ class FileTask:
     work: str
     format: str = "root-file"
     original: str | None = None
+    verify: bool = False
 
 
 @dataclass(frozen=True)
@@ -166,8 +168,8 @@ def transform_file(task: FileTask) -> FileResult:
 
     The URLs are tried in turn until one gives the whole file. Raises `DataFileError` if none
     does, and `ReadFailed` if a later try may do: if the file lacks a branch, can't be read to its
-    end, or has another size, number of events or, on this machine, checksum than the catalogue
-    says.
+    end, or has another size, number of events or, on this machine and where it is to be verified,
+    checksum than the catalogue says.
     """
     if not task.urls:
         raise DataFileError(f"{task.name}: nowhere to read it from: the site has no redirectors")
@@ -190,8 +192,10 @@ def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
         agrees(url, "bytes", file.size, task.expected_bytes)
         before = entries if task.original is None else _tree(file, task.original, url).num_entries
         agrees(url, "events", before, task.expected_events)
-        if task.expected_adler32 is not None and "://" not in url:
-            agrees(url, "as its adler32", adler32(url), task.expected_adler32)
+        if task.expected_adler32 is not None and (task.verify or "://" not in url):
+            with reading(url):
+                found = adler32_of(file.blocks())
+            agrees(url, "as its adler32", found, task.expected_adler32)
         original, sums, seen = _known(file, task, url), Sums(), Seen()
         identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{task.work}:{file.uuid}")
         with create(part, task.format, identity) as result:

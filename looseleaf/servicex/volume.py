@@ -24,15 +24,19 @@ LONGEST_NAME = 200
 def output_name(source: Source, output_format: str) -> str:
     """A file name for the result that no two files of a request share.
 
-    The logical name with ':' for '/', as ServiceX names results, cut short where a file system
-    would refuse it, with the ending of its format.
+    The logical name with ':' for '/', as ServiceX names results, with the ending of its format.
+    Where a file system would refuse it, or another name would become the same, it is cut short and
+    has a hash of the logical name before it.
     """
-    name = source.record.name.strip("/").replace("/", ":")
+    known = source.record.name
+    name = known.strip("/").replace("/", ":")
     suffix = SUFFIXES[output_format]
     if not name.endswith(suffix):
         name = name.removesuffix(".root") + suffix
-    if len(name) > LONGEST_NAME:
-        name = f"{sha1(name.encode()).hexdigest()}_{name[-LONGEST_NAME + 41 :]}"
+    if len(name.encode()) > LONGEST_NAME or ":" in known or not known.endswith(".root"):
+        room = LONGEST_NAME - 41
+        tail = name.encode()[-room:].decode(errors="ignore")
+        name = f"{sha1(known.encode()).hexdigest()}_{tail}"
     return name
 
 
@@ -86,7 +90,7 @@ def _stands(path: Path, result: FileResult) -> bool:
 
 def _key(request: Request, source: Source) -> str:
     """What the result of one file depends on."""
-    return replace(request, sources=(source,)).id
+    return replace(request, sources=(source,), left_out=()).id
 
 
 def remember(request: Request, folder: Path, result: FileResult) -> None:
@@ -160,6 +164,7 @@ def manifest_of(
             "sum_of_weights_in": sum(result.sum_of_weights_in for result in results),
             "sum_of_weights_out": sum(result.sum_of_weights_out for result in results),
         },
+        "left_out": request.losses(),
         "files": [result.to_json() for result in results],
     }
     write_json(folder / MANIFEST, manifest)

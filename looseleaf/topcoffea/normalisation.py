@@ -76,6 +76,7 @@ def _theory_sum(
     key = theory.get("sums", "") + direction
     stated = dataset.get("sums_of_weights", {}).get(key)
     if analysis.get("normalise", "ledger") == "declared":
+        _check_complete(name, dataset, original)
         return stated
     branch, place = theory["branch"], theory[direction.lower()]
     sums = original["theory_sums"].get(branch, [])
@@ -88,7 +89,9 @@ def _theory_sum(
     found = sums[place]
     if found is None:
         raise DataFileError(f"dataset {name}: {branch}[{place}] is not a number in some events")
-    if stated is not None and abs(found - stated) > SUM_TOLERANCE * stated:
+    # what is stated speaks of all files
+    complete = not original.get("left_out")
+    if stated is not None and complete and abs(found - stated) > SUM_TOLERANCE * stated:
         of = f"nSumOfWeights_{key}" if "listed" in dataset else f"{name}.sums_of_weights.{key}"
         raise DataFileError(
             f"{dataset['declared_in']}: {of}: {stated:g} is stated; the {original['events']} "
@@ -104,6 +107,7 @@ def _sum_of_weights(
     sample's file states."""
     listed = dataset.get("listed")
     if listed is not None and source == "declared" and not dataset["data"]:
+        _check_complete(name, dataset, original)
         return listed["sum_of_weights"]
     found = original["sum_of_weights"]
     if dataset.get("wc_names"):
@@ -116,13 +120,15 @@ def _sum_of_weights(
         found = original["eft_sums"][0]
     if listed is None or source == "declared":
         return found
-    if original["events"] != listed["events"]:
+    left_out = original.get("left_out", [])
+    known = [file["events"] for file in left_out]
+    if None not in known and original["events"] + sum(known) != listed["events"]:
         raise DataFileError(
             f"{dataset['declared_in']}: nEvents: {listed['events']} are stated, the files of "
-            f"{name} have {original['events']}: is a file missing, or one too many? If they are a "
-            "skim, say normalise: declared in the analysis"
+            f"{name} have {original['events'] + sum(known)}: is a file missing, or one too many? "
+            "If they are a skim, say normalise: declared in the analysis"
         )
-    if dataset["data"]:
+    if dataset["data"] or left_out:
         return found
     stated = listed["sum_of_weights"]
     if abs(found - stated) > SUM_TOLERANCE * stated:
@@ -132,3 +138,14 @@ def _sum_of_weights(
             f"sum up to {found:g}. If the files are a skim, say normalise: declared in the analysis"
         )
     return found
+
+
+def _check_complete(name: str, dataset: Mapping[str, Any], original: Mapping[str, Any]) -> None:
+    """Refuse sums that are stated of all files, where some of them are left out."""
+    left_out = original.get("left_out")
+    if left_out:
+        raise DataFileError(
+            f"{dataset['declared_in']}: leave_out: the sums that are stated of {name} count "
+            f"{left_out[0]['name']} too, which is left out. Say normalise: ledger in the analysis, "
+            "or take the file out of the dataset and state the sums of the others"
+        )

@@ -126,6 +126,11 @@ def _declaration(path: Path, redirector: str) -> tuple[dict[str, Any], list[str]
         }
     if names:
         declared["wc_names"] = names
+    if "leave_out" in sample:
+        left_out = sample["leave_out"]
+        known = isinstance(left_out, list) and left_out and all(file in files for file in left_out)
+        _refuse(path, "leave_out", not known, f"{left_out!r} should be a list of some of its files")
+        declared["leave_out"] = left_out
     return declared, files
 
 
@@ -157,7 +162,7 @@ def write_sample_catalogue(dataset: Mapping[str, Any], output: str | Path) -> No
     for name in read_json(dataset["listed"]["file"])["files"]:
         url = url_of(dataset, name)
         local = Path(url)
-        if "://" not in url and local.is_file():
+        if name not in dataset.get("leave_out", []) and "://" not in url and local.is_file():
             records.append(describe(local, name, block_name(dataset["das"])))
         else:
             records.append(FileRecord(name, None, None, None, url=url))

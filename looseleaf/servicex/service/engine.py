@@ -16,7 +16,7 @@ from looseleaf.records import FileRecord
 from looseleaf.servicex.formats import SUFFIXES
 from looseleaf.servicex.request import MANIFEST, OWN, request_folder
 from looseleaf.servicex.service.python import PythonTask, run_python
-from looseleaf.servicex.service.queries import check
+from looseleaf.servicex.service.queries import check, checksums_of
 from looseleaf.servicex.service.state import (
     COMPLETE,
     FATAL,
@@ -234,16 +234,18 @@ class Engine:
                 confined=self.limits.confined,
             )
         known = self._records.get(urls[0], FileRecord(urls[0], None, None, None))
+        selection, checksums = checksums_of(request["codegen"], request["selection"])
         return transform_file, FileTask(
             name=known.name,
             urls=urls,
             expected_bytes=known.bytes,
             expected_events=known.events,
-            expected_adler32=known.adler32,
+            expected_adler32=checksums.get(urls[0], known.adler32),
             queries=asked,
             output=output,
-            work=f"{request['format']} {request['selection']}",
+            work=f"{request['format']} {selection}",
             format=request["format"],
+            verify=urls[0] in checksums,
         )
 
     def _done(self, row: FileRow, result: dict[str, Any] | None, error: str | None) -> None:

@@ -31,14 +31,24 @@ def usable() -> dict[str, str]:
 
 
 class Skim(BaseModel):
-    """A looseleaf selection: columns, which may be alternatives `A|B`, the events to keep, and the
-    software that the results are to be told apart by."""
+    """A looseleaf selection: columns, which may be alternatives `A|B`, the events to keep, the
+    software that the results are to be told apart by, and by the first path of each file the
+    checksums that they are to be held to, if they are to be verified."""
 
     model_config = ConfigDict(extra="forbid")
 
     columns: list[str]
     cut: str | None
     software: str
+    checksums: dict[str, str] = {}
+
+
+def checksums_of(codegen: str, selection: str) -> tuple[str, dict[str, str]]:
+    """A checked selection without the checksums of its files, and these by their first path."""
+    if codegen != OWN:
+        return selection, {}
+    skim = Skim.model_validate_json(selection)
+    return skim.model_dump_json(exclude={"checksums"}), skim.checksums
 
 
 def skim_query(selection: str) -> TreeQuery:

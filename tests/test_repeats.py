@@ -1,0 +1,233 @@
+"""The same events twice are refused with both names, whatever the files are called; others not."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+from conftest import TEST_DATA
+
+from looseleaf.das.lookup import lookup
+from looseleaf.errors import DataFileError, LookupFailed
+from looseleaf.files import read_json
+from looseleaf.processing.repeats import refuse_repeats
+from looseleaf.records import FileRecord, write_catalogue
+from looseleaf.servicex.embedded import Embedded
+from looseleaf.servicex.request import request_from_das
+from looseleaf.servicex.submission import transform
+
+CASES = TEST_DATA.parent / "cases"
+SIMULATION: dict[str, Any] = {}
+DATA = {"data": True, "primary": ["SingleMuon"]}
+
+
+def made(folder: Path, name: str, output_format: str = "root-file") -> dict[str, Any]:
+    """The manifest of a folder's files, of which nothing is known before they are read."""
+    files = sorted((folder / name).iterdir())
+    records = [FileRecord(f"/store/{f.name}", None, None, None, url=str(f)) for f in files]
+    das, manifest = folder / f"{name}.das.json", folder / f"{name}.json"
+    write_catalogue(folder / "catalogue.json", {"/A/B/C": records})
+    lookup("/A/B/C", das, [folder / "catalogue.json"])
+    columns = ["run", "luminosityBlock", "event", "Muon_pt"]
+    request = request_from_das(das, columns, "nMuon > 0", output_format, "test", [])
+    transform(request, folder / "volume", name, manifest, Embedded(1), name)
+    return read_json(manifest)
+
+
+def muons_of(number: int, seed: int = 1) -> np.ndarray:
+    rng = np.random.default_rng([seed, number])
+    # with the counts known before the momenta
+    count = rng.integers(0, 4)
+    return rng.exponential(20, count)
+
+
+def written(
+    path: Path,
+    events: np.ndarray,
+    sections: int | np.ndarray = 1,
+    data: bool = False,
+    seed: int = 1,
+    weights: np.ndarray | float = 1.0,
+    **options: Any,
+) -> Path:
+    """A file of events with these numbers; the same seed gives event n the same muons."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    muons = ak.Array([muons_of(number, seed) for number in events.tolist()])
+    ones = np.ones(len(events))
+    columns = {
+        "run": (5 * ones).astype(np.uint32),
+        "luminosityBlock": (sections * ones).astype(np.uint32),
+        "event": events.astype(np.uint64),
+        **({} if data else {"genWeight": weights * ones}),
+        "Muon": ak.zip({"pt": ak.values_astype(muons, np.float32)}),
+    }
+    return tree(path, columns, **options)
+
+
+def tree(path: Path, columns: dict[str, Any], **options: Any) -> Path:
+    """A file with the columns as its Events tree."""
+    with uproot.recreate(path, **options) as root:
+        types = {name: ak.type(column).content for name, column in columns.items()}
+        root.mktree("Events", types).extend(columns)
+    return path
+
+
+def refusal(manifests: dict[str, dict[str, Any]], *metadata: dict[str, Any]) -> str:
+    with pytest.raises(DataFileError) as problem:
+        refuse_repeats(manifests, dict(zip(manifests, metadata, strict=True)))
+    return str(problem.value)
+
+
+def test_case_05_is_refused_by_the_lookup(tmp_path: Path) -> None:
+    folder = CASES / "05-same-file-twice/data"
+    if not folder.is_dir():
+        pytest.skip(f"no case in {folder}")
+    with pytest.raises(
+        LookupFailed,
+        match=r"dataset /t/x/N: a\.root and a_copy\.root are the same file \(89017 bytes, adler32 "
+        r"[0-9a-f]{8}\): its 400 events would count twice; the dataset's leave_out can name one",
+    ):
+        lookup("/t/x/N", tmp_path / "o.json", files=["*.root"], files_root=folder)
+    lookup("/t/x/N", tmp_path / "o.json", (), ["*.root"], folder, None, ["a_copy.root"])
+    assert read_json(tmp_path / "o.json")["summary"]["events"] == 400
+
+
+def test_case_15_goes_all_the_way(tmp_path: Path) -> None:
+    folder = CASES / "15-brackets-in-file-name/data"
+    if not folder.is_dir():
+        pytest.skip(f"no case in {folder}")
+    (tmp_path / "a").symlink_to(folder)
+    (file,) = made(tmp_path, "a")["files"]
+    assert (file["source"], file["events_in"]) == ("/store/a[1].root", 400)
+
+
+def test_records_that_say_the_same_of_two_names(tmp_path: Path) -> None:
+    one = FileRecord("/store/a.root", 100, 10, "0000000a")
+    catalogue = tmp_path / "catalogue.json"
+
+    def look(**changes: Any) -> None:
+        other = {"name": "/store/b.root", "bytes": 100, "events": 10, "adler32": "0000000a"}
+        write_catalogue(catalogue, {"/A/B/C": [one, FileRecord(**{**other, **changes})]})
+        lookup("/A/B/C", tmp_path / "o.json", [catalogue])
+
+    with pytest.raises(LookupFailed, match=r"/store/a\.root and /store/b\.root are the same"):
+        look()
+    for change in (
+        {"bytes": 101},
+        {"events": 11},
+        {"adler32": "0000000b"},
+        {"adler32": None},
+        {"bytes": None},
+        {"valid": False},
+    ):
+        look(**change)
+
+
+def test_empty_files_are_no_copies(tmp_path: Path) -> None:
+    records = [FileRecord(f"/store/{n}.root", 100, 0, "0000000a") for n in "ab"]
+    write_catalogue(tmp_path / "c.json", {"/A/B/C": [*records, FileRecord("/x", 1, 1, None)]})
+    lookup("/A/B/C", tmp_path / "o.json", [tmp_path / "c.json"])
+    assert read_json(tmp_path / "o.json")["summary"]["files"] == 3
+
+
+def test_a_copy_of_which_nothing_was_known(tmp_path: Path) -> None:
+    one = written(tmp_path / "s/a.root", np.arange(50))
+    shutil.copy(one, tmp_path / "s/b.root")
+    manifest = made(tmp_path, "s")
+    message = refusal({"d": manifest}, SIMULATION)
+    uuid = manifest["files"][0]["source_uuid"]
+    assert message == (
+        "/store/a.root (dataset d) and /store/b.root (dataset d) are copies of one file (uuid "
+        f"{uuid}): its 50 events would count twice; leave_out of the dataset can name one of the "
+        "files"
+    )
+    # one of them in another dataset of the analysis
+    apart = {
+        name: {**manifest, "files": [file]}
+        for name, file in zip(("d", "e"), manifest["files"], strict=True)
+    }
+    assert "(dataset d) and /store/b.root (dataset e) are copies" in refusal(
+        apart, SIMULATION, SIMULATION
+    )
+    refuse_repeats({"d": apart["d"]}, {})
+
+
+@pytest.mark.parametrize("output_format", ["root-file", "root-rntuple", "parquet"])
+def test_a_copy_that_was_written_anew(tmp_path: Path, output_format: str) -> None:
+    written(tmp_path / "s/a.root", np.arange(50))
+    # in another order, compressed otherwise
+    written(tmp_path / "s/b.root", np.arange(50)[::-1], compression=uproot.LZMA(1))
+    written(tmp_path / "s/c.root", np.arange(50, 100))
+    message = refusal({"d": made(tmp_path, "s", output_format)}, SIMULATION)
+    assert "/store/a.root (dataset d) and /store/b.root (dataset d) hold the same 50" in message
+
+
+def test_simulation_whose_jobs_all_count_from_one(tmp_path: Path) -> None:
+    for seed in range(1, 4):
+        written(tmp_path / f"s/{seed}.root", np.arange(50), seed=seed)
+    manifest = made(tmp_path, "s")
+    # nothing but the muons tells them apart: the numbers of events that are kept are made equal
+    counts = {file["events_out"] for file in manifest["files"]}
+    assert len(counts) > 1
+    refuse_repeats({"d": manifest}, {})
+
+
+def test_events_that_only_their_muons_tell_apart(tmp_path: Path) -> None:
+    path = written(tmp_path / "s/a.root", np.arange(20), seed=1)
+    events = uproot.open(path)["Events"].arrays()
+    for name, factor in (("b", 2), ("c", 1)):
+        columns = {key: events[key] for key in ("run", "luminosityBlock", "event", "genWeight")}
+        muons = ak.zip({"pt": ak.values_astype(events["Muon_pt"] * factor, np.float32)})
+        tree(tmp_path / f"s/{name}.root", {**columns, "Muon": muons})
+    manifest = made(tmp_path, "s")
+    a, b, c = manifest["files"]
+    assert a["events_out"] == b["events_out"] == c["events_out"] > 0
+    refuse_repeats({"d": {**manifest, "files": [a, b]}}, {})
+    assert "a.root (dataset d) and /store/c.root" in refusal({"d": manifest}, SIMULATION)
+
+
+def test_data_whose_files_share_sections(tmp_path: Path) -> None:
+    written(tmp_path / "s/a.root", np.arange(0, 60), np.arange(60) // 20, data=True)
+    # section 2 is split between two files
+    written(tmp_path / "s/b.root", np.arange(60, 100), 2 + np.arange(40) // 20, data=True)
+    written(tmp_path / "s/c.root", np.arange(100, 120), 9, data=True)
+    refuse_repeats({"d": made(tmp_path, "s")}, {"d": DATA})
+
+
+def test_events_of_data_that_two_files_have(tmp_path: Path) -> None:
+    written(tmp_path / "s/a.root", np.arange(0, 60), np.arange(60) // 20, data=True)
+    written(tmp_path / "s/b.root", np.arange(50, 90), 2, data=True)
+    written(tmp_path / "s/c.root", np.arange(100, 120), 9, data=True)
+    manifest = made(tmp_path, "s")
+    kept = [
+        number
+        for number in range(50, 60)
+        if np.random.default_rng([1, number]).integers(0, 4) >= 0 and len(muons_of(number)) > 0
+    ]
+    message = refusal({"d": manifest}, DATA)
+    assert message == (
+        "/store/a.root (dataset d) and /store/b.root (dataset d) both have event "
+        f"{kept[0]} of run 5, luminosity section 2, and {len(kept)} events are there twice in "
+        "all; leave_out of the dataset can name one of the files"
+    )
+    a, b, c = manifest["files"]
+    apart = {"d": {**manifest, "files": [a, c]}, "e": {**manifest, "files": [b]}}
+    assert "(dataset d) and /store/b.root (dataset e) both have" in refusal(apart, DATA, DATA)
+    # another primary dataset may have them, where triggers say whose an event is
+    refuse_repeats(apart, {"d": DATA, "e": {**DATA, "primary": ["EGamma"]}})
+    # simulation's numbers prove nothing
+    refuse_repeats(apart, {"d": SIMULATION, "e": SIMULATION})
+
+
+def test_an_event_that_one_file_has_twice(tmp_path: Path) -> None:
+    numbers = np.concatenate([np.arange(40), np.arange(40)])
+    written(tmp_path / "s/a.root", numbers, 1, data=True)
+    written(tmp_path / "s/b.root", np.arange(40, 50), 1, data=True)
+    message = refusal({"d": made(tmp_path, "s")}, DATA)
+    first = next(number for number in range(40) if len(muons_of(number)))
+    assert message == (
+        f"/store/a.root (dataset d) has event {first} of run 5, luminosity section 1, twice"
+    )
