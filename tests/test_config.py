@@ -12,6 +12,7 @@ import yaml
 
 from looseleaf.config import Settings, _check_primaries, load
 from looseleaf.errors import ConfigError
+from looseleaf.objects.years import YEARS, of_year
 from looseleaf.records import primaries_of
 
 Refusal = Callable[..., str]
@@ -493,8 +494,8 @@ def test_falling_edges_of_an_observable(refused: Refusal) -> None:
     assert message.endswith("observables.ht: [0, 2, 1] should increase strictly")
 
 
-def test_number_that_yaml_reads_as_text(refused: Refusal) -> None:
-    message = refused(file=MUON, edit=lambda a: a.update(lumi_ifb="5e-5"))
+def test_number_that_snakemake_reads_as_text(refused: Refusal) -> None:
+    message = refused(lambda c: c["samples"].update(scale="5e-5"))
     assert message.endswith(
         "'5e-5' should be of type number; YAML takes 5e-5 as text: write 5.0e-5"
     )
@@ -682,9 +683,12 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
             "observables: 'failing' has a meaning; choose another name",
         ),
         ({"lumi_ifb": {2018: 1.0}}, "lumi_ifb: goes by year, but 'tHq_EFT' declares none"),
-        ({"points": {"p": {"ctG": float("nan")}}}, "points.p.ctG: nan is no number to be at"),
+        (
+            {"points": {"p": {"ctG": float("nan")}}},
+            "points.p.ctG: nan is no number to",
+        ),
         ({"scan": {"ctG": [2, -2]}}, "scan.ctG: [2, -2] should increase strictly"),
-        ({"scan": {"ctG": [-1, float("inf")]}}, "scan.ctG: [-1, inf] should increase strictly"),
+        ({"scan": {"ctG": [-1, float("inf")]}}, "scan.ctG.1: inf is no number to"),
         *[
             (
                 {"systematics": {"rate": {name: {"value": 1.1}}}},
@@ -798,7 +802,7 @@ def test_year_that_the_luminosities_do_not_have(
             },
             "corrections.a_2017: there is a systematics.shape.a already",
         ),
-        ({"lumi_ifb": {2017: 1.0, "2017": 2.0}}, "thq.yaml: '2017' is given twice"),
+        ({"lumi_ifb": {2017: 1.0, "2017": 2.0}}, ": '2017' is given twice"),
     ],
 )
 def test_years_of_an_eft_analysis(
@@ -856,6 +860,8 @@ def test_simulation_is_not_called_as_what_data_makes(refused: Refusal, process: 
         (["2016APV", "2018"], "13"),
         (["2022EE", "2023BPix"], "13.6"),
         (["2018", "2022"], "13, 13.6"),
+        (["2024", "2025"], "13.6"),
+        (["2026", "2016"], "13, 13.6"),
     ],
 )
 def test_energies_are_those_of_the_years(
@@ -900,9 +906,52 @@ def test_a_file_of_two_samples_counts_twice(
     cfg.write_text("root://host//\nfirst.json\nsecond.json\n")
     config = copy.deepcopy(main_config)
     config["datasets"].append(str(cfg))
+    twice = (
+        f"{tmp_path}/second.json: files: root://host/b.root is a file of 'first' already, its "
+        "events would count twice; list one of the two samples"
+    )
+    # told where nothing uses the second, an error where something does
+    settings = load(config, repo)
+    assert settings.remarks == (twice,)
+    assert "second" not in settings.datasets
+    analysis = yaml.safe_load((repo / EFT).read_text())
+    analysis["datasets"]["simulation"].append("second")
+    (tmp_path / "eft.yaml").write_text(yaml.safe_dump(analysis, sort_keys=False))
+    config["analyses"] = [str(tmp_path / "eft.yaml")]
     with pytest.raises(ConfigError) as problem:
         load(config, repo)
-    assert str(problem.value) == (f"{cfg}: second: root://host/b.root is a file of 'first' already")
+    assert str(problem.value) == (f"{tmp_path}/eft.yaml: datasets: 'second' can't be used: {twice}")
+
+
+def test_years_are_the_same_to_all_declarations(repo: Path) -> None:
+    schema = yaml.safe_load((repo / "config/schemas/datasets.schema.yaml").read_text())
+    assert schema["additionalProperties"]["properties"]["year"]["enum"] == list(YEARS)
+    assert {"2016APV", "2023BPix", "2024", "2025"} <= set(YEARS)
+
+
+def test_an_analysis_of_2024_and_2025(
+    main_config: dict[str, Any], repo: Path, tmp_path: Path
+) -> None:
+    """NanoAOD v15 is made for 2024: luminosity, threshold, triggers and energy go by it."""
+    datasets = yaml.safe_load((repo / DEMO).read_text())
+    years = {"tHq_EFT": 2024, "ttH_EFT": "2025", "TTTo2L2Nu": 2024, "MultiLepton": 2024}
+    for name, year in years.items():
+        datasets[name]["year"] = year
+    analysis = yaml.safe_load((repo / EFT).read_text())
+    analysis["datasets"] = {"simulation": ["tHq_EFT", "ttH_EFT"]}
+    analysis |= {"signal": [], "lumi_ifb": {2024: 109.0, "2025": 110.5}, "points": {"SM": {}}}
+    del analysis["systematics"], analysis["scan"]
+    analysis["jets"]["btag"]["min"] = {2024: 0.1, 2025: 0.2}
+    (tmp_path / "demo.yaml").write_text(yaml.safe_dump(datasets))
+    (tmp_path / "eft.yaml").write_text(yaml.safe_dump(analysis, sort_keys=False))
+    config = {**main_config, "datasets": [str(tmp_path / "demo.yaml")]}
+    settings = load({**config, "analyses": [str(tmp_path / "eft.yaml")]}, repo)
+    assert settings.energies_of("tth_eft") == "13.6"
+    found = settings.analyses["tth_eft"]
+    assert found["lumi_ifb"] == {"2024": 109.0, "2025": 110.5}
+    for name, threshold in (("tHq_EFT", 0.1), ("ttH_EFT", 0.2)):
+        year = settings.datasets[name]["year"]
+        assert of_year(found, year)["jets"]["btag"]["min"] == threshold
 
 
 def test_unknown_year(refused: Refusal) -> None:
