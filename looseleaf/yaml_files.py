@@ -211,4 +211,6 @@ def check_plain(value: Any, file: str, *key: str) -> None:
     elif isinstance(value, int) and abs(value) >= LARGEST:
         raise ConfigError(f"{where}: the number has too many digits")
     elif not isinstance(value, (int, float, type(None))):
-        raise ConfigError(f"{where}: {shown(value)} is neither text nor number; put it in quotes")
+        raise ConfigError(
+            f"{where}: {shown(str(value))} is neither text nor number; put it in quotes"
+        )
