@@ -389,6 +389,8 @@ def test_data_of_several_primary_datasets(
         ("/DoubleEG_B-ver1_HIPM_UL2016_OSUSkim/listed-2016APV/USER", ["DoubleEG"]),
         ("/DoubleMuon_preVFP_mine/listed-2016APV/USER", ["DoubleMuon", "mine"]),
         ("/2018_01/listed-2018/USER", ["2018_01"]),
+        ("/Muon0/Run2024C-MINIv6NANOv15-v1/NANOAOD", ["Muon"]),
+        ("/EGamma1/Run2025B-PromptReco-v1/NANOAOD", ["EGamma"]),
         ("/A1/listed-2018/USER", ["A"]),
     ],
 )
@@ -968,3 +970,134 @@ def test_squares_are_exact_for_few_coefficients(
     (tmp_path / "demo.yaml").write_text(yaml.safe_dump(datasets))
     config = {**main_config, "datasets": [str(tmp_path / "demo.yaml")]}
     assert load(config, repo).analyses["tth_eft"]["squares"] == "points"
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    ("file", "key", "edit"),
+    [
+        (DEMO, "DYJetsToLL.xsec_pb", lambda v, n: v["DYJetsToLL"].update(xsec_pb=n)),
+        (DEMO, "A.sums_of_weights.ISRUp", lambda v, n: v.update(
+            A={**v["ttH_EFT"], "das": "/a/b/c", "sums_of_weights": {"ISRUp": n}})),
+        (MUON, "lumi_ifb", lambda v, n: v.update(lumi_ifb=n)),
+        (MUON, "triggers.0.prescale", lambda v, n: v["triggers"][0].update(prescale=n)),
+        (MUON, "triggers.1.pt_max", lambda v, n: v["triggers"][1].update(pt_max=n)),
+        (MUON, "binning.pt.0", lambda v, n: v["binning"].update(pt=[n, 20, 30])),
+        (MUON, "binning.abs_eta.1", lambda v, n: v["binning"].update(abs_eta=[0, n])),
+        (MUON, "region.met_max", lambda v, n: v["region"].update(met_max=n)),
+        (MUON, "systematics.tilt.pt", lambda v, n: v["systematics"].update(tilt={"pt": n})),
+        (MUON, "systematics.away_jet_pt.up", lambda v, n: v["systematics"].update(
+            away_jet_pt={"up": n, "down": 20})),
+        (DATA, "prompt_fit.edges.4", lambda v, n: v["prompt_fit"].update(edges=[0, 1, 2, 3, n])),
+        (CLOSURE, "cap", lambda v, n: v.update(cap=n)),
+        (EFT, "lumi_ifb.2018", lambda v, n: v.update(lumi_ifb={2018: n})),
+        (EFT, "jets.btag.min", lambda v, n: v["jets"]["btag"].update(min=n)),
+        (EFT, "points.x.ctG", lambda v, n: v["points"].update(x={"ctG": n})),
+        (EFT, "scan.ctG.0", lambda v, n: v.update(scan={"ctG": [n, 1]})),
+        (EFT, "systematics.rate.lumi.value.1", lambda v, n: v["systematics"]["rate"].update(
+            lumi={"value": [1, n]})),
+        (EFT, "systematics.shape.jes.jet_scale.up", lambda v, n: v["systematics"]["shape"].update(
+            jes={"jet_scale": {"up": n, "down": 1}})),
+        (EFT, "observables.ht.edges.1", lambda v, n: v["observables"]["ht"].update(edges=[0, n])),
+        (EFT, "datacards.auto_mc_stats", lambda v, n: v["datacards"].update(auto_mc_stats=n)),
+        (POINTS, "Muon.loose.cuts.0", lambda v, n: v["Muon"]["loose"].update(cuts=[n])),
+    ],
+)  # fmt: skip
+def test_numbers_that_are_none_are_refused_everywhere(
+    refused: Refusal, file: str, key: str, edit: Callable[[Any, float], Any], number: float
+) -> None:
+    message = refused(file=file, edit=lambda value: edit(value, number))
+    assert message.partition("/")[2].split(": ", 1)[1] == (
+        f"{key}: {number} is no number to calculate with; give one, or leave out the key if it "
+        "may be absent"
+    )
+
+
+def test_numbers_that_are_none_in_the_main_file(refused: Refusal) -> None:
+    for section, key in (("samples", "scale"), ("das", "timeout"), ("processing", "chunk_s")):
+        message = refused(lambda c, s=section, k=key: c[s].update({k: float("inf")}))
+        assert message.startswith(f"configuration: {section}.{key}: inf is no number to calculate")
+    assert refused(lambda c: c["servicex"].update(cut=float("nan"))).startswith(
+        "configuration: servicex.cut: nan is no number"
+    )
+
+
+LONG = "n" * 201
+
+
+@pytest.mark.parametrize(
+    ("file", "edit"),
+    [
+        (DEMO, lambda v: v.update({LONG: {**v["ttH_EFT"], "das": "/a/b/c"}})),
+        (DEMO, lambda v: v["ttH_EFT"].update(wc_names=[LONG])),
+        (MUON, lambda v: v.update(name=LONG)),
+        (DATA, lambda v: v["observables"].update({LONG: v["observables"]["npvs"]})),
+        (CLOSURE, lambda v: v["channels"].update({LONG: "n_lep == 2"})),
+        (EFT, lambda v: v.update(name=LONG)),
+        (EFT, lambda v: v["channels"].update({LONG: "n_lep == 2"})),
+        (EFT, lambda v: v["observables"].update({LONG: v["observables"]["ht"]})),
+        (FLIPS, lambda v: v.update(name=LONG)),
+    ],
+)
+def test_names_that_are_too_long_for_files(
+    refused: Refusal, file: str, edit: Callable[[Any], Any]
+) -> None:
+    message = refused(lambda c: c["analyses"].append(FLIPS), file, edit)
+    assert message.endswith(
+        f": '{'n' * 96}... has more than the 200 characters that a file's name can"
+    )
+
+
+@pytest.mark.parametrize("file", [EFT, CLOSURE])
+def test_names_that_are_too_long_together(refused: Refusal, repo: Path, file: str) -> None:
+    """255 characters are what a file's name can have: the picture of a channel and observable."""
+    channel = "c" * (255 - len("closure__.png") - 100)
+
+    def edit(analysis: dict[str, Any], more: str = "") -> None:
+        analysis["channels"][channel + more] = "n_lep == 2"
+        analysis["observables"]["o" * 100] = next(iter(analysis["observables"].values()))
+
+    message = refused(file=file, edit=lambda analysis: edit(analysis, "c"))
+    assert "name a picture together, which takes no more than 255 characters" in message
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        refused(file=file, edit=edit)
+
+
+def test_paths_that_are_no_files(refused: Refusal) -> None:
+    assert refused(lambda c: c.update(working_points="config/analyses")) == (
+        "configuration: working_points: 'config/analyses' is a folder; name a file in it"
+    )
+    message = refused(lambda c: c.update(analyses=["n" * 300]))
+    assert message.endswith("...: File name too long")
+
+
+def test_processes_that_results_would_take_for_one(
+    main_config: dict[str, Any], repo: Path, tmp_path: Path
+) -> None:
+    """Whose names differ in what results can't have; an analysis of one of them is right."""
+    analysis = yaml.safe_load((repo / EFT).read_text())
+    del analysis["systematics"]
+    for name, process in (("one", "tt-Z"), ("other", "tt_Z"), ("same", "tt-Z")):
+        sample = {
+            "xsec": 1.0, "year": "2024", "treeName": "Events", "histAxisName": process,
+            "WCnames": [], "files": [f"{name}.root"], "nEvents": 1, "nSumOfWeights": 1.0,
+            "isData": False,
+        }  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(json.dumps(sample))
+    (tmp_path / "all.cfg").write_text("one.json\nother.json\nsame.json\n")
+
+    def loaded(*names: str) -> Settings:
+        analysis["datasets"]["simulation"] = ["ttH_EFT", *names]
+        (tmp_path / "eft.yaml").write_text(yaml.safe_dump(analysis, sort_keys=False))
+        datasets = [*main_config["datasets"], str(tmp_path / "all.cfg")]
+        files = {"datasets": datasets, "analyses": [str(tmp_path / "eft.yaml")]}
+        return load({**main_config, **files}, repo)
+
+    settings = loaded("one", "same")
+    assert [settings.datasets[name]["process"] for name in ("one", "other")] == ["tt_Z"] * 2
+    with pytest.raises(ConfigError) as problem:
+        loaded("one", "other")
+    assert str(problem.value) == (
+        f"{tmp_path}/eft.yaml: datasets: the processes 'tt-Z' and 'tt_Z' would both be 'tt_Z' in "
+        f"results; rename that of {tmp_path}/one.json or of {tmp_path}/other.json"
+    )
