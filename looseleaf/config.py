@@ -122,9 +122,10 @@ def find(path: str, base: Path, asked_in: str) -> Path:
         raise ConfigError(f"{asked_in}: {shown(path)}: {problem.strerror}") from None
     if not found:
         raise ConfigError(f"{asked_in}: there is no file {path!r} (nor {str(base / path)!r})")
-    if found[0].is_dir():
+    files = [candidate for candidate in found if not candidate.is_dir()]
+    if not files:
         raise ConfigError(f"{asked_in}: {path!r} is a folder; name a file in it")
-    return found[0]
+    return files[0]
 
 
 @cache
