@@ -5,7 +5,6 @@ are relative to the working folder or, failing that, to the folder of the Snakef
 """
 
 import difflib
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import yaml
 
 from looseleaf.das import names as das_names
-from looseleaf.errors import ConfigError
+from looseleaf.errors import ConfigError, shown
 from looseleaf.objects import names
 from looseleaf.objects.branches import is_theory_weight
 from looseleaf.objects.columns import analysis_columns, corrected_collection, used_points, varies
@@ -27,7 +25,8 @@ from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.years import by_year, of_year
 from looseleaf.records import primaries_of
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, channels_of, weighed_alone
-from looseleaf.topcoffea.samples import read_samples
+from looseleaf.topcoffea.samples import Listed, read_samples
+from looseleaf.yaml_files import ANCHORS, check_plain, read_yaml, without_anchors
 
 SCHEMAS = Path("config/schemas")
 # what stands beside the datasets' own files in an analysis' folder
@@ -44,6 +43,8 @@ RESERVED = (
 )
 # coefficients up to which squared weights are kept at every point: 715 numbers a bin for 9
 MOST_EXACT = 9
+# characters of a file's name on all that we write to
+LONGEST = 255
 KINDS = ("fakerate", "application", "flips", "topcoffea")
 
 
@@ -54,7 +55,7 @@ class Settings:
     `datasets` and `analyses` are by name, in the order in which they were declared; a dataset's
     `declared_in` is the file that declares it. `general` is the main file after the overrides of
     the command line, `branches` names those that stand in for others, `site` says where processors
-    run.
+    run. `remarks` are sentences for the user about samples that are listed.
     """
 
     general: Mapping[str, Any]
@@ -63,6 +64,7 @@ class Settings:
     working_points: WorkingPoints
     branches: Mapping[str, Any]
     site: Mapping[str, Any]
+    remarks: Sequence[str] = ()
 
     def of_kind(self, kind: str) -> list[str]:
         return [name for name, analysis in self.analyses.items() if analysis["kind"] == kind]
@@ -113,34 +115,18 @@ def dataset_names(analysis: Mapping[str, Any]) -> Iterable[str]:
         yield from group
 
 
-class UniqueKeyLoader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, which plain YAML quietly lets win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise ConfigError(f"{node.start_mark.name}, line {line}: {key!r} is given twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> Any:
-    try:
-        with open(path) as stream:
-            return yaml.load(stream, UniqueKeyLoader)
-    except yaml.YAMLError as problem:
-        raise ConfigError(f"{path}: not valid YAML: {problem}") from None
-
-
 def find(path: str, base: Path, asked_in: str) -> Path:
     """A configured path as it stands, or below `base` (the folder of the Snakefile)."""
-    for candidate in (Path(path), base / path):
-        if candidate.exists():
-            return candidate
-    raise ConfigError(f"{asked_in}: there is no file {path!r} (nor {str(base / path)!r})")
+    try:
+        found = [candidate for candidate in (Path(path), base / path) if candidate.exists()]
+    except OSError as problem:
+        raise ConfigError(f"{asked_in}: {shown(path)}: {problem.strerror}") from None
+    if not found:
+        raise ConfigError(f"{asked_in}: there is no file {path!r} (nor {str(base / path)!r})")
+    files = [candidate for candidate in found if not candidate.is_dir()]
+    if not files:
+        raise ConfigError(f"{asked_in}: {path!r} is a folder; name a file in it")
+    return files[0]
 
 
 @cache
@@ -149,7 +135,11 @@ def _schema(base: Path, name: str) -> dict[str, Any]:
 
 
 def check(value: Any, schema: dict[str, Any], file: str) -> None:
-    """Check a value against a JSON schema; raise `ConfigError` for the most telling violation."""
+    """Check a value against a JSON schema; raise `ConfigError` for the most telling violation.
+
+    Numbers that are none, which a schema lets pass, are refused wherever they are.
+    """
+    check_plain(value, file)
     validator = jsonschema.Draft202012Validator(schema)
     problem = jsonschema.exceptions.best_match(validator.iter_errors(value))
     if problem is None:
@@ -164,7 +154,7 @@ def _in_words(problem: jsonschema.ValidationError) -> str:
         case "additionalProperties" if isinstance(value, dict):
             known = list(problem.schema.get("properties", {}))
             unknown = sorted(set(value) - set(known))
-            near = difflib.get_close_matches(str(unknown[0]), known, n=1)
+            near = difflib.get_close_matches(unknown[0], known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
             return f"unknown key {unknown[0]!r}{hint}"
         case "required":
@@ -172,9 +162,11 @@ def _in_words(problem: jsonschema.ValidationError) -> str:
             return f"the key {missing[0]!r} is missing"
         case "type":
             hint = "" if not _is_number(value) else "; YAML takes 5e-5 as text: write 5.0e-5"
-            return f"{value!r} should be of type {allowed}{hint}"
+            if "string" in allowed and isinstance(value, (bool, int, float)):
+                hint = '; what is to be text goes in quotes, as "2018" or "No"'
+            return f"{shown(value)} should be of type {allowed}{hint}"
         case "enum":
-            return f"{value!r} is not one of {', '.join(map(str, allowed))}"
+            return f"{shown(value)} is not one of {', '.join(map(str, allowed))}"
         case "const":
             return f"{value!r} should be {allowed!r}"
         case "minimum" | "exclusiveMinimum":
@@ -185,7 +177,11 @@ def _in_words(problem: jsonschema.ValidationError) -> str:
             return f"{value!r} should be {relation} {allowed}"
         case "pattern":
             expected = problem.schema.get("description", f"something like {allowed}")
-            return f"{value!r} should be {expected}"
+            return f"{shown(value)} should be {expected}"
+        case "maxLength":
+            return f"{shown(value)} has more than the {allowed} characters that a file's name can"
+        case "minProperties" if not value:
+            return "there is nothing in it"
         case _:
             return problem.message
 
@@ -203,52 +199,58 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
     `config` is what Snakemake merged from config/config.yaml and the command line, `base` the
     folder of the Snakefile.
 
-    Raises `ConfigError` for the first thing that is wrong.
+    Raises a `LooseleafError` for the first thing that is wrong.
     """
     main = "configuration"
+    config = without_anchors(config)
     check(config, _schema(base, "config"), main)
     if config["servicex"]["cut"] is not None:
         with _told_of(f"{main}: servicex.cut"):
             Expression(config["servicex"]["cut"])
-    datasets = _datasets(config, base, main)
+    datasets, listed = _datasets(config, base, main)
     points_path = find(config["working_points"], base, f"{main}: working_points")
     points = read_yaml(points_path)
     check(points, _schema(base, "working_points"), str(points_path))
     working_points = WorkingPoints(points, str(points_path))
     branches_path = find(config["branches"], base, f"{main}: branches")
-    branches = read_yaml(branches_path) or {}
+    branches = read_yaml(branches_path)
     check(branches, _schema(base, "branches"), str(branches_path))
-    analyses = _analyses(config, base, main, datasets, working_points, branches)
+    analyses = _analyses(config, base, main, datasets, listed.problems, working_points, branches)
     _check_datasets(datasets, config)
     site_path = find(f"config/sites/{config['site']}.yaml", base, f"{main}: site")
     site_settings = read_yaml(site_path)
     check(site_settings, _schema(base, "site"), str(site_path))
-    return Settings(config, datasets, analyses, working_points, branches, site_settings)
+    remarks = (*listed.remarks, *listed.problems.values())
+    return Settings(config, datasets, analyses, working_points, branches, site_settings, remarks)
 
 
-def _datasets(config: Mapping[str, Any], base: Path, main: str) -> dict[str, dict[str, Any]]:
+def _datasets(
+    config: Mapping[str, Any], base: Path, main: str
+) -> tuple[dict[str, dict[str, Any]], Listed]:
+    """The datasets by name, and what is to be said of those that are listed in TopEFT's form."""
     datasets: dict[str, dict[str, Any]] = {}
-    files: dict[str, str] = {}
+    listed = Listed()
     for name in config["datasets"]:
         path = find(name, base, f"{main}: datasets")
         if path.suffix in (".cfg", ".json"):
-            declared = read_samples(path, files)
+            declared = read_samples(path, listed)
         else:
             declared = read_yaml(path)
-            for value in declared.values() if isinstance(declared, dict) else ():
+            for value in declared.values():
                 # YAML takes 2018 as a number
-                if isinstance(value, dict) and isinstance(value.get("year"), int):
+                if isinstance(value, dict) and _is_year(value.get("year")):
                     value["year"] = str(value["year"])
             check(declared, _schema(base, "datasets"), str(path))
         for dataset, value in declared.items():
             if dataset in datasets:
-                raise ConfigError(f"{path}: dataset {dataset!r} was already declared elsewhere")
+                elsewhere = datasets[dataset]["declared_in"]
+                raise ConfigError(f"{path}: dataset {dataset!r} is already declared in {elsewhere}")
             file = value["listed"]["file"] if "listed" in value else str(path)
             datasets[dataset] = {"data": False, **value, "declared_in": file}
             if "lumi_mask" in value:
                 mask = find(value["lumi_mask"], base, f"{path}: {dataset}.lumi_mask")
                 datasets[dataset]["lumi_mask"] = str(mask)
-    return datasets
+    return datasets, listed
 
 
 def _analyses(
@@ -256,6 +258,7 @@ def _analyses(
     base: Path,
     main: str,
     datasets: Mapping[str, Any],
+    problems: Mapping[str, str],
     points: WorkingPoints,
     branches: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
@@ -263,10 +266,12 @@ def _analyses(
     for name in config["analyses"]:
         path = find(name, base, f"{main}: analyses")
         analysis = read_yaml(path)
-        kind = analysis.get("kind") if isinstance(analysis, dict) else None
+        if "kind" not in analysis:
+            raise ConfigError(f"{path}: the key 'kind' is missing; it is one of {', '.join(KINDS)}")
+        kind = analysis["kind"]
         if kind not in KINDS:
-            raise ConfigError(f"{path}: kind: {kind!r} is not one of {', '.join(KINDS)}")
-        analysis = _name_years(analysis, str(path))
+            raise ConfigError(f"{path}: kind: {shown(kind)} is not one of {', '.join(KINDS)}")
+        analysis = _name_years(analysis)
         check(analysis, _schema(base, kind), str(path))
         if analysis["name"] in analyses:
             raise ConfigError(f"{path}: name: the analysis {analysis['name']!r} exists already")
@@ -274,7 +279,9 @@ def _analyses(
             analysis["working_points"] = roles
         _check_flips(analysis, analyses, str(path))
         _find_corrections(analysis, base, path)
+        _check_usable(analysis, problems, str(path))
         _check_analysis(analysis, datasets, points, str(path))
+        _check_file_names(analysis, str(path))
         read = set().union(
             *[
                 analysis_columns(analysis, datasets[dataset], points)
@@ -289,21 +296,20 @@ def _analyses(
     return analyses
 
 
-def _name_years(value: Any, where: str) -> Any:
-    """Years as words, which YAML takes for numbers where they are keys or in lists of years."""
+def _name_years(value: Any) -> Any:
+    """Lists of years as texts, which YAML takes for numbers."""
     if isinstance(value, list):
-        return [_name_years(one, where) for one in value]
+        return [_name_years(one) for one in value]
     if not isinstance(value, dict):
         return value
-    named: dict[Any, Any] = {}
-    for key, one in value.items():
-        name = str(key) if isinstance(key, int) and not isinstance(key, bool) else key
-        if name in named:
-            raise ConfigError(f"{where}: {name!r} is given twice")
-        named[name] = _name_years(one, where)
+    named = {key: _name_years(one) for key, one in value.items()}
     if isinstance(named.get("years"), list):
-        named["years"] = [str(year) for year in named["years"]]
+        named["years"] = [str(year) if _is_year(year) else year for year in named["years"]]
     return named
+
+
+def _is_year(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _find_corrections(analysis: Mapping[str, Any], base: Path, path: Path) -> None:
@@ -328,15 +334,20 @@ def eft_analysis(
     ]
     if not bases:
         raise ConfigError(f"{working_points}: there is no folder {SCHEMAS} above it, nor here")
-    analysis = _name_years(read_yaml(path), str(path))
+    analysis = _name_years(read_yaml(path))
     points = read_yaml(working_points)
     check(analysis, _schema(bases[0], "topcoffea"), str(path))
     check(points, _schema(bases[0], "working_points"), str(working_points))
-    known = {value["name"]: value for value in map(read_yaml, measured)}
+    known = {}
+    for map_path in measured:
+        value = _name_years(read_yaml(map_path))
+        check(value, _schema(bases[0], "fakerate"), str(map_path))
+        known[value["name"]] = value
     analysis["working_points"] = working_points_of(analysis, known, str(path))
     analysis.setdefault("squares", _squares_for(analysis, samples.values()))
     _check_regions(analysis, str(path))
     _find_corrections(analysis, bases[0], path)
+    _check_processes((sample for sample in samples.values() if not sample["data"]), str(path))
     _check_years(analysis, samples, str(path))
     data = {name: sample for name, sample in samples.items() if sample["data"]}
     _check_primaries(analysis["triggers"], data, str(path), complete=False)
@@ -392,6 +403,28 @@ def _check_flips(analysis: Mapping[str, Any], analyses: Mapping[str, Any], file:
         raise ConfigError(f"{file}: flips.map: {name!r} is no flips analysis listed before it")
 
 
+def _check_usable(analysis: Mapping[str, Any], problems: Mapping[str, str], file: str) -> None:
+    """Refuse samples that are listed and can't be used: an analysis without them is another."""
+    for name in dataset_names(analysis):
+        if name in problems:
+            raise ConfigError(f"{file}: datasets: {name!r} can't be used: {problems[name]}")
+
+
+def _check_file_names(analysis: Mapping[str, Any], file: str) -> None:
+    """Refuse channels and observables that are too long together to name a picture's file."""
+    channels = analysis.get("channels", {})
+    if analysis["kind"] == "topcoffea":
+        channels = channels_of(analysis)
+    channel, observable = (
+        max(names, key=len, default="") for names in (channels, analysis.get("observables", {}))
+    )
+    if len(f"closure_{channel}_{observable}.png") > LONGEST:
+        raise ConfigError(
+            f"{file}: channels: {shown(channel)} and the observable {shown(observable)} name a "
+            f"picture together, which takes no more than {LONGEST} characters; shorten them"
+        )
+
+
 def _check_analysis(
     analysis: Mapping[str, Any],
     datasets: Mapping[str, Any],
@@ -405,6 +438,8 @@ def _check_analysis(
         if name not in datasets:
             near = difflib.get_close_matches(name, datasets, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
+            if name.startswith(ANCHORS):
+                hint = f"; names that begin with {ANCHORS} are for anchors alone"
             raise ConfigError(f"{file}: datasets: {name!r} is not declared{hint}")
         of_data = name in analysis["datasets"].get("data", [])
         if of_data and not datasets[name]["data"]:
@@ -575,6 +610,7 @@ def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: s
                 "meaning; call it something else"
             )
     mine = [datasets[name] for name in analysis["datasets"]["simulation"]]
+    _check_processes(mine, file)
     processes = {dataset["process"] for dataset in mine}
     for name in analysis["signal"]:
         if name not in processes:
@@ -599,12 +635,23 @@ def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: s
             raise ConfigError(f"{file}: {key}: takes data: name some in datasets.data")
 
 
+def _check_processes(datasets: Iterable[Mapping[str, Any]], file: str) -> None:
+    """Refuse processes that are two to their samples, and would have one name in results."""
+    called: dict[str, Mapping[str, Any]] = {}
+    for dataset in datasets:
+        process = dataset["process"]
+        other = called.setdefault(process, dataset)
+        names = [one.get("listed", {}).get("process", process) for one in (other, dataset)]
+        if len(set(names)) > 1:
+            raise ConfigError(
+                f"{file}: datasets: the processes {names[0]!r} and {names[1]!r} would both be "
+                f"{process!r} in results; rename that of {other['declared_in']} or of "
+                f"{dataset['declared_in']}"
+            )
+
+
 def _check_coefficients(analysis: Mapping[str, Any], known: set[str], file: str) -> None:
-    """Refuse coefficients that no sample has, and points and ranges that are none."""
-    for label, point in analysis["points"].items():
-        for name, value in point.items():
-            if not math.isfinite(value):
-                raise ConfigError(f"{file}: points.{label}.{name}: {value} is no number to be at")
+    """Refuse coefficients that no sample has, and ranges that are none."""
     for name, ends in analysis.get("scan", {}).items():
         _check_rising(ends, f"{file}: scan.{name}")
     named = {"coefficients": analysis.get("coefficients", [])}
@@ -751,7 +798,7 @@ def _check_nuisance(name: str, key: str) -> None:
 
 
 def _check_rising(edges: list[float], where: str) -> None:
-    if sorted(set(edges)) != edges or not all(map(math.isfinite, edges)):
+    if sorted(set(edges)) != edges:
         raise ConfigError(f"{where}: {edges} should increase strictly")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class LooseleafError(Exception):
@@ -40,6 +41,12 @@ class ServiceFailed(LooseleafError):
 def failure_at(url: str) -> type[DataFileError]:
     """A file on this machine doesn't get better by waiting; one elsewhere may."""
     return ReadFailed if "://" in url else DataFileError
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it, cut short if it is long."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def brief(problem: Exception) -> str:

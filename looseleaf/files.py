@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from tempfile import mkstemp
 from typing import Any
 
 from looseleaf.errors import DataFileError
+
+# control characters but tabs and ends of lines, and halves of characters, which can't be written
+ODD_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 @contextmanager
@@ -42,6 +46,37 @@ def whole(path: str | Path, durable: bool = True) -> Iterator[Path]:
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file that somebody wrote: UTF-8, with or without a byte order mark.
+
+    Raises `DataFileError` naming file, line and cure for a file that can't be read or isn't UTF-8.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise DataFileError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise DataFileError(f"{path}: is a folder; name a file in it") from None
+    except OSError as problem:
+        raise DataFileError(f"{path}: can't be read: {problem.strerror}") from None
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in raw[:4]:
+        raise DataFileError(f"{path}: is UTF-16 or binary; save it as UTF-8 text")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        line = raw.count(b"\n", 0, problem.start) + 1
+        raise DataFileError(
+            f"{path}, line {line}: the byte {raw[problem.start]:#04x} isn't UTF-8 (is the file "
+            "Latin-1?); save it as UTF-8 text"
+        ) from None
+    if odd := ODD_CHARACTER.search(text):
+        line = text.count("\n", 0, odd.start()) + 1
+        raise DataFileError(
+            f"{path}, line {line}: has the control character {odd[0]!r}; take it out"
+        )
+    return text
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from looseleaf.codehash import code_hash
 from looseleaf.config import find, load, maps_applied
@@ -13,11 +14,19 @@ from looseleaf.objects.years import processed_by_year
 from looseleaf.paths import Paths
 from looseleaf.records import SNAPSHOT_FORMAT
 from looseleaf.topcoffea.channels import channels_of
+from looseleaf.yaml_files import read_yaml
 
 try:
+    # Snakemake's own reading takes a key given twice, and 0100 for 64
+    for path in workflow.configfiles if workflow.is_main_process else ():
+        if Path(path).suffix != ".json":
+            read_yaml(Path(path))
     SETTINGS = load(config, Path(workflow.basedir))
 except LooseleafError as problem:
     raise WorkflowError(str(problem)) from None
+
+for remark in SETTINGS.remarks if workflow.is_main_process else ():
+    logger.warning(remark)
 
 PATHS = Paths(config["results"])
 DATASETS = SETTINGS.datasets_in_use()

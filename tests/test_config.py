@@ -12,6 +12,7 @@ import yaml
 
 from looseleaf.config import Settings, _check_primaries, load
 from looseleaf.errors import ConfigError
+from looseleaf.objects.years import YEARS, of_year
 from looseleaf.records import primaries_of
 
 Refusal = Callable[..., str]
@@ -388,6 +389,8 @@ def test_data_of_several_primary_datasets(
         ("/DoubleEG_B-ver1_HIPM_UL2016_OSUSkim/listed-2016APV/USER", ["DoubleEG"]),
         ("/DoubleMuon_preVFP_mine/listed-2016APV/USER", ["DoubleMuon", "mine"]),
         ("/2018_01/listed-2018/USER", ["2018_01"]),
+        ("/Muon0/Run2024C-MINIv6NANOv15-v1/NANOAOD", ["Muon"]),
+        ("/EGamma1/Run2025B-PromptReco-v1/NANOAOD", ["EGamma"]),
         ("/A1/listed-2018/USER", ["A"]),
     ],
 )
@@ -493,8 +496,8 @@ def test_falling_edges_of_an_observable(refused: Refusal) -> None:
     assert message.endswith("observables.ht: [0, 2, 1] should increase strictly")
 
 
-def test_number_that_yaml_reads_as_text(refused: Refusal) -> None:
-    message = refused(file=MUON, edit=lambda a: a.update(lumi_ifb="5e-5"))
+def test_number_that_snakemake_reads_as_text(refused: Refusal) -> None:
+    message = refused(lambda c: c["samples"].update(scale="5e-5"))
     assert message.endswith(
         "'5e-5' should be of type number; YAML takes 5e-5 as text: write 5.0e-5"
     )
@@ -682,9 +685,12 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
             "observables: 'failing' has a meaning; choose another name",
         ),
         ({"lumi_ifb": {2018: 1.0}}, "lumi_ifb: goes by year, but 'tHq_EFT' declares none"),
-        ({"points": {"p": {"ctG": float("nan")}}}, "points.p.ctG: nan is no number to be at"),
+        (
+            {"points": {"p": {"ctG": float("nan")}}},
+            "points.p.ctG: nan is no number to",
+        ),
         ({"scan": {"ctG": [2, -2]}}, "scan.ctG: [2, -2] should increase strictly"),
-        ({"scan": {"ctG": [-1, float("inf")]}}, "scan.ctG: [-1, inf] should increase strictly"),
+        ({"scan": {"ctG": [-1, float("inf")]}}, "scan.ctG.1: inf is no number to"),
         *[
             (
                 {"systematics": {"rate": {name: {"value": 1.1}}}},
@@ -798,7 +804,7 @@ def test_year_that_the_luminosities_do_not_have(
             },
             "corrections.a_2017: there is a systematics.shape.a already",
         ),
-        ({"lumi_ifb": {2017: 1.0, "2017": 2.0}}, "thq.yaml: '2017' is given twice"),
+        ({"lumi_ifb": {2017: 1.0, "2017": 2.0}}, ": '2017' is given twice"),
     ],
 )
 def test_years_of_an_eft_analysis(
@@ -856,6 +862,8 @@ def test_simulation_is_not_called_as_what_data_makes(refused: Refusal, process: 
         (["2016APV", "2018"], "13"),
         (["2022EE", "2023BPix"], "13.6"),
         (["2018", "2022"], "13, 13.6"),
+        (["2024", "2025"], "13.6"),
+        (["2026", "2016"], "13, 13.6"),
     ],
 )
 def test_energies_are_those_of_the_years(
@@ -900,9 +908,52 @@ def test_a_file_of_two_samples_counts_twice(
     cfg.write_text("root://host//\nfirst.json\nsecond.json\n")
     config = copy.deepcopy(main_config)
     config["datasets"].append(str(cfg))
+    twice = (
+        f"{tmp_path}/second.json: files: root://host/b.root is a file of 'first' already, its "
+        "events would count twice; list one of the two samples"
+    )
+    # told where nothing uses the second, an error where something does
+    settings = load(config, repo)
+    assert settings.remarks == (twice,)
+    assert "second" not in settings.datasets
+    analysis = yaml.safe_load((repo / EFT).read_text())
+    analysis["datasets"]["simulation"].append("second")
+    (tmp_path / "eft.yaml").write_text(yaml.safe_dump(analysis, sort_keys=False))
+    config["analyses"] = [str(tmp_path / "eft.yaml")]
     with pytest.raises(ConfigError) as problem:
         load(config, repo)
-    assert str(problem.value) == (f"{cfg}: second: root://host/b.root is a file of 'first' already")
+    assert str(problem.value) == (f"{tmp_path}/eft.yaml: datasets: 'second' can't be used: {twice}")
+
+
+def test_years_are_the_same_to_all_declarations(repo: Path) -> None:
+    schema = yaml.safe_load((repo / "config/schemas/datasets.schema.yaml").read_text())
+    assert schema["additionalProperties"]["properties"]["year"]["enum"] == list(YEARS)
+    assert {"2016APV", "2023BPix", "2024", "2025"} <= set(YEARS)
+
+
+def test_an_analysis_of_2024_and_2025(
+    main_config: dict[str, Any], repo: Path, tmp_path: Path
+) -> None:
+    """NanoAOD v15 is made for 2024: luminosity, threshold, triggers and energy go by it."""
+    datasets = yaml.safe_load((repo / DEMO).read_text())
+    years = {"tHq_EFT": 2024, "ttH_EFT": "2025", "TTTo2L2Nu": 2024, "MultiLepton": 2024}
+    for name, year in years.items():
+        datasets[name]["year"] = year
+    analysis = yaml.safe_load((repo / EFT).read_text())
+    analysis["datasets"] = {"simulation": ["tHq_EFT", "ttH_EFT"]}
+    analysis |= {"signal": [], "lumi_ifb": {2024: 109.0, "2025": 110.5}, "points": {"SM": {}}}
+    del analysis["systematics"], analysis["scan"]
+    analysis["jets"]["btag"]["min"] = {2024: 0.1, 2025: 0.2}
+    (tmp_path / "demo.yaml").write_text(yaml.safe_dump(datasets))
+    (tmp_path / "eft.yaml").write_text(yaml.safe_dump(analysis, sort_keys=False))
+    config = {**main_config, "datasets": [str(tmp_path / "demo.yaml")]}
+    settings = load({**config, "analyses": [str(tmp_path / "eft.yaml")]}, repo)
+    assert settings.energies_of("tth_eft") == "13.6"
+    found = settings.analyses["tth_eft"]
+    assert found["lumi_ifb"] == {"2024": 109.0, "2025": 110.5}
+    for name, threshold in (("tHq_EFT", 0.1), ("ttH_EFT", 0.2)):
+        year = settings.datasets[name]["year"]
+        assert of_year(found, year)["jets"]["btag"]["min"] == threshold
 
 
 def test_unknown_year(refused: Refusal) -> None:
@@ -919,3 +970,134 @@ def test_squares_are_exact_for_few_coefficients(
     (tmp_path / "demo.yaml").write_text(yaml.safe_dump(datasets))
     config = {**main_config, "datasets": [str(tmp_path / "demo.yaml")]}
     assert load(config, repo).analyses["tth_eft"]["squares"] == "points"
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    ("file", "key", "edit"),
+    [
+        (DEMO, "DYJetsToLL.xsec_pb", lambda v, n: v["DYJetsToLL"].update(xsec_pb=n)),
+        (DEMO, "A.sums_of_weights.ISRUp", lambda v, n: v.update(
+            A={**v["ttH_EFT"], "das": "/a/b/c", "sums_of_weights": {"ISRUp": n}})),
+        (MUON, "lumi_ifb", lambda v, n: v.update(lumi_ifb=n)),
+        (MUON, "triggers.0.prescale", lambda v, n: v["triggers"][0].update(prescale=n)),
+        (MUON, "triggers.1.pt_max", lambda v, n: v["triggers"][1].update(pt_max=n)),
+        (MUON, "binning.pt.0", lambda v, n: v["binning"].update(pt=[n, 20, 30])),
+        (MUON, "binning.abs_eta.1", lambda v, n: v["binning"].update(abs_eta=[0, n])),
+        (MUON, "region.met_max", lambda v, n: v["region"].update(met_max=n)),
+        (MUON, "systematics.tilt.pt", lambda v, n: v["systematics"].update(tilt={"pt": n})),
+        (MUON, "systematics.away_jet_pt.up", lambda v, n: v["systematics"].update(
+            away_jet_pt={"up": n, "down": 20})),
+        (DATA, "prompt_fit.edges.4", lambda v, n: v["prompt_fit"].update(edges=[0, 1, 2, 3, n])),
+        (CLOSURE, "cap", lambda v, n: v.update(cap=n)),
+        (EFT, "lumi_ifb.2018", lambda v, n: v.update(lumi_ifb={2018: n})),
+        (EFT, "jets.btag.min", lambda v, n: v["jets"]["btag"].update(min=n)),
+        (EFT, "points.x.ctG", lambda v, n: v["points"].update(x={"ctG": n})),
+        (EFT, "scan.ctG.0", lambda v, n: v.update(scan={"ctG": [n, 1]})),
+        (EFT, "systematics.rate.lumi.value.1", lambda v, n: v["systematics"]["rate"].update(
+            lumi={"value": [1, n]})),
+        (EFT, "systematics.shape.jes.jet_scale.up", lambda v, n: v["systematics"]["shape"].update(
+            jes={"jet_scale": {"up": n, "down": 1}})),
+        (EFT, "observables.ht.edges.1", lambda v, n: v["observables"]["ht"].update(edges=[0, n])),
+        (EFT, "datacards.auto_mc_stats", lambda v, n: v["datacards"].update(auto_mc_stats=n)),
+        (POINTS, "Muon.loose.cuts.0", lambda v, n: v["Muon"]["loose"].update(cuts=[n])),
+    ],
+)  # fmt: skip
+def test_numbers_that_are_none_are_refused_everywhere(
+    refused: Refusal, file: str, key: str, edit: Callable[[Any, float], Any], number: float
+) -> None:
+    message = refused(file=file, edit=lambda value: edit(value, number))
+    assert message.partition("/")[2].split(": ", 1)[1] == (
+        f"{key}: {number} is no number to calculate with; give one, or leave out the key if it "
+        "may be absent"
+    )
+
+
+def test_numbers_that_are_none_in_the_main_file(refused: Refusal) -> None:
+    for section, key in (("samples", "scale"), ("das", "timeout"), ("processing", "chunk_s")):
+        message = refused(lambda c, s=section, k=key: c[s].update({k: float("inf")}))
+        assert message.startswith(f"configuration: {section}.{key}: inf is no number to calculate")
+    assert refused(lambda c: c["servicex"].update(cut=float("nan"))).startswith(
+        "configuration: servicex.cut: nan is no number"
+    )
+
+
+LONG = "n" * 201
+
+
+@pytest.mark.parametrize(
+    ("file", "edit"),
+    [
+        (DEMO, lambda v: v.update({LONG: {**v["ttH_EFT"], "das": "/a/b/c"}})),
+        (DEMO, lambda v: v["ttH_EFT"].update(wc_names=[LONG])),
+        (MUON, lambda v: v.update(name=LONG)),
+        (DATA, lambda v: v["observables"].update({LONG: v["observables"]["npvs"]})),
+        (CLOSURE, lambda v: v["channels"].update({LONG: "n_lep == 2"})),
+        (EFT, lambda v: v.update(name=LONG)),
+        (EFT, lambda v: v["channels"].update({LONG: "n_lep == 2"})),
+        (EFT, lambda v: v["observables"].update({LONG: v["observables"]["ht"]})),
+        (FLIPS, lambda v: v.update(name=LONG)),
+    ],
+)
+def test_names_that_are_too_long_for_files(
+    refused: Refusal, file: str, edit: Callable[[Any], Any]
+) -> None:
+    message = refused(lambda c: c["analyses"].append(FLIPS), file, edit)
+    assert message.endswith(
+        f": '{'n' * 96}... has more than the 200 characters that a file's name can"
+    )
+
+
+@pytest.mark.parametrize("file", [EFT, CLOSURE])
+def test_names_that_are_too_long_together(refused: Refusal, repo: Path, file: str) -> None:
+    """255 characters are what a file's name can have: the picture of a channel and observable."""
+    channel = "c" * (255 - len("closure__.png") - 100)
+
+    def edit(analysis: dict[str, Any], more: str = "") -> None:
+        analysis["channels"][channel + more] = "n_lep == 2"
+        analysis["observables"]["o" * 100] = next(iter(analysis["observables"].values()))
+
+    message = refused(file=file, edit=lambda analysis: edit(analysis, "c"))
+    assert "name a picture together, which takes no more than 255 characters" in message
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        refused(file=file, edit=edit)
+
+
+def test_paths_that_are_no_files(refused: Refusal) -> None:
+    assert refused(lambda c: c.update(working_points="config/analyses")) == (
+        "configuration: working_points: 'config/analyses' is a folder; name a file in it"
+    )
+    message = refused(lambda c: c.update(analyses=["n" * 300]))
+    assert message.endswith("...: File name too long")
+
+
+def test_processes_that_results_would_take_for_one(
+    main_config: dict[str, Any], repo: Path, tmp_path: Path
+) -> None:
+    """Whose names differ in what results can't have; an analysis of one of them is right."""
+    analysis = yaml.safe_load((repo / EFT).read_text())
+    del analysis["systematics"]
+    for name, process in (("one", "tt-Z"), ("other", "tt_Z"), ("same", "tt-Z")):
+        sample = {
+            "xsec": 1.0, "year": "2024", "treeName": "Events", "histAxisName": process,
+            "WCnames": [], "files": [f"{name}.root"], "nEvents": 1, "nSumOfWeights": 1.0,
+            "isData": False,
+        }  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(json.dumps(sample))
+    (tmp_path / "all.cfg").write_text("one.json\nother.json\nsame.json\n")
+
+    def loaded(*names: str) -> Settings:
+        analysis["datasets"]["simulation"] = ["ttH_EFT", *names]
+        (tmp_path / "eft.yaml").write_text(yaml.safe_dump(analysis, sort_keys=False))
+        datasets = [*main_config["datasets"], str(tmp_path / "all.cfg")]
+        files = {"datasets": datasets, "analyses": [str(tmp_path / "eft.yaml")]}
+        return load({**main_config, **files}, repo)
+
+    settings = loaded("one", "same")
+    assert [settings.datasets[name]["process"] for name in ("one", "other")] == ["tt_Z"] * 2
+    with pytest.raises(ConfigError) as problem:
+        loaded("one", "other")
+    assert str(problem.value) == (
+        f"{tmp_path}/eft.yaml: datasets: the processes 'tt-Z' and 'tt_Z' would both be 'tt_Z' in "
+        f"results; rename that of {tmp_path}/one.json or of {tmp_path}/other.json"
+    )

@@ -3,6 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+# of data-taking, as datasets and samples declare them; config/schemas/datasets.schema.yaml has
+# the same
+YEARS = (
+    *("2016APV", "2016", "2017", "2018"),
+    *("2022", "2022EE", "2023", "2023BPix", "2024", "2025", "2026"),
+)
+
 
 def of_year(analysis: Mapping[str, Any], year: str | None) -> dict[str, Any]:
     """An EFT analysis as it is for the datasets of a year, None where they declare none.
