@@ -309,19 +309,20 @@ class TopCoffeaProcessor(ProcessorABC):
         return roles
 
     def _rates(self) -> dict[str, NDArray[np.float64]]:
-        """The rates of all maps' bins by variation: their statistics together, and what else is
-        uncertain of each map by itself."""
+        """The rates of all maps' bins by variation of one map: the statistics of its bins together,
+        and what else is uncertain of it."""
         offsets, rates = stacked(self._maps)
-        sigma = np.concatenate([one.sigma.ravel() for one in self._maps.values()])
-        out = {
-            NOMINAL: rates,
-            f"{NONPROMPT_RATE}Up": rates + sigma,
-            f"{NONPROMPT_RATE}Down": rates - sigma,
-        }
+        out = {NOMINAL: rates}
         for collection, one in self._maps.items():
             mine = slice(offsets[collection], offsets[collection] + one.size)
-            for name, pair in one.systematics.items():
-                full = OF_A_MAP.format(collection=collection, name=name)
+            measured = self._analysis["nonprompt"]["maps"][collection]
+            statistics = (one.rate + one.sigma, one.rate - one.sigma)
+            variations = {NONPROMPT_RATE.format(map=measured): statistics}
+            variations |= {
+                OF_A_MAP.format(collection=collection, name=name): pair
+                for name, pair in one.systematics.items()
+            }
+            for full, pair in variations.items():
                 for direction, rate in zip(("Up", "Down"), pair, strict=True):
                     out[full + direction] = rates.copy()
                     out[full + direction][mine] = rate.ravel()
