@@ -188,7 +188,7 @@ def _check_counts(
 ) -> None:
     nuisances = [words for words in tail if words[1:2] != ["autoMCStats"]]
     right = {"imax": len(channels), "jmax": len(set(names)) - 1, "kmax": len(nuisances)}
-    hold(6, Counter(words[0] for words in counts) == Counter(right), "imax, jmax and kmax")
+    hold(6, Counter(words[0] for words in counts) == Counter([*right]), "imax, jmax and kmax")
     for name, text, *_ in counts:
         hold(6, text in ("*", str(right[name])), f"{name} is {right[name]}, not {text}")
 
@@ -235,7 +235,7 @@ class _Shapes:
         if file not in self._files:
             self._files[file] = uproot.open(self._folder / file)
         root = self._files[file]
-        hold(10, name in {key.partition(";")[0] for key in root.keys()}, f"no {name} in {file}")
+        hold(10, name in {key.partition(";")[0] for key in root}, f"no {name} in {file}")
         if process != "data_obs":
             edges = self(channel, "data_obs").axis().edges()
             hold(13, np.array_equal(root[name].axis().edges(), edges), f"the edges of {name}")

@@ -109,6 +109,10 @@ def test_a_channel_may_be_an_expression() -> None:
             "2l.jet_lst: events with 4 jets are in '=4' and in '>4'; > and < include their number",
         ),
         ({"jet_lst": ["<3", "=2"]}, "2l.jet_lst: events with 2 jets are in '<3' and in '=2'"),
+        (
+            {"lep_chan_lst": [["a/b", "2lss"]]},
+            "2l.lep_chan_lst: the channel 'a/b_ee_4j' should be called by letters, digits and _",
+        ),
         ({"jet_lst": ["=4", "=4"]}, "2l: the channel '2lss_p_ee_4j' is there twice"),
     ],
 )
