@@ -346,6 +346,25 @@ def test_two_templates_of_one_name_are_refused(tmp_path: Path) -> None:
             written(tmp_path, whole)
 
 
+def test_the_log_says_which_coefficients_and_cards_are_not_of_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "4l.txt").write_text("imax 1\n")
+    written(tmp_path, filled(), datacards={"coefficients": ["a"]})
+    says = capsys.readouterr().err
+    assert f"small: {tmp_path} has cards of no channel of this analysis: 4l.txt; remove" in says
+    assert "coefficients" not in says
+    assert {c.process for c in card_of(tmp_path).columns} == {
+        "ttH_sm", "ttH_lin_a", "ttH_quad_a", "tt",
+    }  # fmt: skip
+    whole = empty()
+    put(whole, "ttH", TERMS * [1, 1, 1, 1e-6, 0, 1e-6])
+    put(whole, "tt", TT)
+    written(tmp_path, whole)
+    says = capsys.readouterr().err
+    assert "small: the coefficients b move no signal by more than 0.0001 of the Standard" in says
+
+
 Edit = Callable[[str], str]
 
 

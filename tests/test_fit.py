@@ -118,6 +118,23 @@ def test_error_of_a_quadratic_part_is_that_of_its_events() -> None:
         assert found == pytest.approx({part: (v**2).sum() for part, v in expected.items()})
 
 
+def test_what_lies_beyond_the_axis_is_in_the_last_bins_with_its_errors() -> None:
+    kinds = (("process", "p"), ("channel", "c"), ("systematic", "nominal"))
+    axes = [hist.axis.StrCategory([name], name=kind, overflow=False) for kind, name in kinds]
+    one = EFTHist(*axes, hist.axis.Variable([0, 1, 2], name="x"), coefficients=["a"])
+    # below, first, last and twice above the axis
+    x = np.array([-5.0, 0.5, 1.5, 2.0, 70.0])
+    terms = np.array([[1, 0, 2], [3, 1, 1], [2, 0, 4], [5, 1, 2], [1, 2, 3]], float)
+    one.fill("p", "c", "nominal", x, weight=[2, 1, 1, 1, 3], eft=terms)
+    weighted = terms * np.array([[2], [1], [1], [1], [3]])
+    found = {t.part: t for t in templates_of(one, "c", ["p"], ["a"])}
+    parts = {"sm": weighted[:, 0], "lin_a": weighted.sum(axis=1), "quad_a": weighted[:, 2]}
+    for part, events in parts.items():
+        bins = (events[:2], events[2:])
+        np.testing.assert_allclose(found[part].values, [b.sum() for b in bins])
+        np.testing.assert_allclose(found[part].variances, [(b**2).sum() for b in bins])
+
+
 def test_parts_add_up_to_the_quadratic() -> None:
     whole = filled()
     names = ["a", "b"]

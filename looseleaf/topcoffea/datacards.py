@@ -20,6 +20,7 @@ from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.naming import OBSERVED, card_channel
 from looseleaf.topcoffea.store import read_histograms
 from looseleaf.topcoffea.templates import (
+    NEGLIGIBLE,
     Template,
     kept_coefficients,
     parts_of,
@@ -61,7 +62,8 @@ def write_datacards(
     found, _ = read_histograms(histograms)
     observable = settings.get("observable", next(iter(analysis["observables"])))
     filled = found[observable]
-    coefficients = kept_coefficients(filled, analysis["signal"], settings.get("coefficients"))
+    wanted = settings.get("coefficients", filled.coefficients)
+    coefficients = kept_coefficients(filled, analysis["signal"], wanted)
     channels = {
         Path(card).stem: channel_model(analysis, filled, Path(card).stem, coefficients)
         for card in cards
@@ -72,14 +74,39 @@ def write_datacards(
             f"analysis {analysis['name']}: nothing is expected in any channel: is a process "
             "missing, or are the cuts too tight?"
         )
+    for note in _of_the_cards(wanted, coefficients, cards, channels):
+        print(f"topcoffea {analysis['name']}: {note}", file=sys.stderr)
     for (channel, model), card, root in zip(channels.items(), cards, templates, strict=True):
-        for note in model.notes:
-            print(f"topcoffea {analysis['name']}: channel {channel}: {note}", file=sys.stderr)
         write_root(root, _histograms(channel, model, filled.axes[observable]))
         text = card_text(analysis, channel, Path(root).name, model, list(fitted))
         with whole(card) as part:
             part.write_text(text)
     write_json(workspace, workspace_of(analysis, fitted, coefficients))
+
+
+def _of_the_cards(
+    wanted: Sequence[str],
+    coefficients: Sequence[str],
+    cards: Sequence[str],
+    channels: Mapping[str, ChannelModel],
+) -> Iterator[str]:
+    """What the log is to say of all cards."""
+    idle = [name for name in wanted if name not in coefficients]
+    if idle:
+        yield (
+            f"the coefficients {', '.join(idle)} move no signal by more than {NEGLIGIBLE:g} of the "
+            "Standard Model in any bin, and no card has them"
+        )
+    folder = Path(cards[0]).parent
+    stale = sorted(path.name for path in folder.glob("*.txt") if path.stem not in channels)
+    if stale:
+        yield (
+            f"{folder} has cards of no channel of this analysis: {', '.join(stale)}; remove them, "
+            "combineCards.py takes what it is given"
+        )
+    for channel, model in channels.items():
+        for note in model.notes:
+            yield f"channel {channel}: {note}"
 
 
 def channel_model(
