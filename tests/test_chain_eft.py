@@ -60,11 +60,11 @@ def test_flips_predicted_from_data_are_what_is_observed(eft: Path) -> None:
     one = filled.project("systematic")
     varied = dict(zip(one.categories("systematic"), one.values()[0], strict=True))
     assert varied["nominal"] == pytest.approx(flips)
-    sigma = (varied["flips_rateUp"] - varied["flips_rateDown"]) / 2
+    sigma = (varied["flips_rate_flipsUp"] - varied["flips_rate_flipsDown"]) / 2
     predicted = flips + nonprompt
     assert 0 < sigma < 0.5 * predicted
     assert abs(data - predicted) < 2.6 * np.sqrt(predicted + sigma**2)  # p = 0.01
-    assert "flips_rate" in (eft / "thq/datacards/2lss_1b_2j.txt").read_text()
+    assert "flips_rate_flips " in (eft / "thq/datacards/2lss_1b_2j.txt").read_text()
     # muons don't flip
     table = json.loads((eft / "ftanalysis/yields.json").read_text())["channels"]
     for name, found in table.items():

@@ -24,7 +24,7 @@ from looseleaf.errors import ConfigError
 SIGNAL, NONPROMPT, FLIPS, DATA = "signal", "nonprompt", "flips", "data"
 # the systematics of measured rates: flips; the statistics of a map, and what else one varies
 FLIPS_RATE = "flips_rate"
-# each map is measured by itself, and so is a nuisance of its own
+# each map is measured by itself, and has a nuisance of its own
 NONPROMPT_RATE = "nonprompt_rate_{map}"
 OF_A_MAP = "nonprompt_{collection}_{name}"
 REGION = re.compile(r"is(?P<kind>[SA]R)_(?P<number>[1-4])l(?P<sign>SS_OS|SS|OS)?")
@@ -79,10 +79,15 @@ def channels_of(analysis: Mapping[str, Any]) -> dict[str, Channel]:
 def weighed_alone(systematic: str) -> str | None:
     """The region whose events alone a variation weighs, if it is one of measured rates."""
     name = systematic.removesuffix("Up").removesuffix("Down")
-    if name == FLIPS_RATE:
+    if name.startswith(FLIPS_RATE):
         return FLIPS
     starts = [OF_A_MAP.format(collection=c, name="") for c in ("Muon", "Electron")]
     return NONPROMPT if name.startswith((NONPROMPT_RATE.format(map=""), *starts)) else None
+
+
+def flips_nuisance(flips: Mapping[str, Any]) -> str:
+    """The nuisance of an analysis' charge flips: of its own for each map that is measured here."""
+    return f"{FLIPS_RATE}_{flips['map']}" if "map" in flips else FLIPS_RATE
 
 
 def _block(name: str, block: Mapping[str, Any], cuts: Mapping[str, str]) -> dict[str, Channel]:

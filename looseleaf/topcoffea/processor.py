@@ -23,13 +23,13 @@ from looseleaf.objects.rates import RateMap, predict, stacked
 from looseleaf.objects.years import of_year
 from looseleaf.topcoffea.channels import (
     FLIPS,
-    FLIPS_RATE,
     NONPROMPT,
     NONPROMPT_RATE,
     OF_A_MAP,
     SIGNAL,
     Region,
     channels_of,
+    flips_nuisance,
 )
 from looseleaf.topcoffea.efthist import EFTHist, quadratic_terms
 from looseleaf.topcoffea.flips import FlipMap
@@ -296,10 +296,11 @@ class TopCoffeaProcessor(ProcessorABC):
                 for name, rate in self._rates().items()
             }
         if self._flips is not None and is_data:
+            nuisance = flips_nuisance(self._analysis["flips"])
             names = {
                 NOMINAL: NOMINAL,
-                "stat_up": f"{FLIPS_RATE}Up",
-                "stat_down": f"{FLIPS_RATE}Down",
+                "stat_up": f"{nuisance}Up",
+                "stat_down": f"{nuisance}Down",
             }
             for key in dict.fromkeys(key for keys in self._flips_by.values() for key in keys):
                 roles[key] = {
