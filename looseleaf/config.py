@@ -5,6 +5,7 @@ are relative to the working folder or, failing that, to the folder of the Snakef
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.years import by_year, of_year
 from looseleaf.records import primaries_of
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, channels_of, weighed_alone
+from looseleaf.topcoffea.naming import OBSERVED, WORD, is_reserved
 from looseleaf.topcoffea.samples import Listed, read_samples
 from looseleaf.yaml_files import ANCHORS, check_plain, read_yaml, without_anchors
 
@@ -46,6 +48,8 @@ MOST_EXACT = 9
 # characters of a file's name on all that we write to
 LONGEST = 255
 KINDS = ("fakerate", "application", "flips", "topcoffea")
+# a coefficient's name stands between underscores in those of templates
+COEFFICIENT = re.compile(r"[A-Za-z][A-Za-z0-9]*")
 
 
 @dataclass(frozen=True)
@@ -604,10 +608,15 @@ def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: s
     _check_regions(analysis, file)
     for name in analysis["datasets"]["simulation"]:
         process = datasets[name]["process"]
-        if process in (DATA, NONPROMPT, FLIPS):
+        if process in (DATA, NONPROMPT, FLIPS, OBSERVED):
             raise ConfigError(
                 f"{file}: datasets.simulation: {name!r} is of the process {process!r}, which has a "
                 "meaning; call it something else"
+            )
+        if not WORD.fullmatch(process):
+            raise ConfigError(
+                f"{file}: datasets.simulation: {name!r} is of the process {process!r}; a datacard "
+                "takes letters, digits and _ only, and no digit at the beginning"
             )
     mine = [datasets[name] for name in analysis["datasets"]["simulation"]]
     _check_processes(mine, file)
@@ -651,7 +660,13 @@ def _check_processes(datasets: Iterable[Mapping[str, Any]], file: str) -> None:
 
 
 def _check_coefficients(analysis: Mapping[str, Any], known: set[str], file: str) -> None:
-    """Refuse coefficients that no sample has, and ranges that are none."""
+    """Refuse coefficients that no sample has or no card takes, and ranges that are none."""
+    for name in sorted(known):
+        if is_reserved(name) or not COEFFICIENT.fullmatch(name):
+            raise ConfigError(
+                f"{file}: datasets: a sample has the Wilson coefficient {name!r}; datacards take "
+                "letters and digits, a letter first, and Combine has a meaning for r and MH"
+            )
     for name, ends in analysis.get("scan", {}).items():
         _check_rising(ends, f"{file}: scan.{name}")
     named = {"coefficients": analysis.get("coefficients", [])}
@@ -705,8 +720,7 @@ def _check_years(
 def _check_systematics(
     analysis: Mapping[str, Any], datasets: Mapping[str, Any], processes: set[str], file: str
 ) -> None:
-    years = {datasets[name].get("year") for name in dataset_names(analysis)}
-    _check_nuisances(analysis, years, file)
+    _check_nuisances(analysis, [datasets[name] for name in dataset_names(analysis)], file)
     for kind, of_kind in analysis.get("systematics", {}).items():
         for name, value in of_kind.items():
             key = f"{file}: systematics.{kind}.{name}"
@@ -723,8 +737,13 @@ def _check_systematics(
                 _check_theory(name, value, analysis, datasets, file)
 
 
-def _check_nuisances(analysis: Mapping[str, Any], years: set[str | None], file: str) -> None:
-    """Refuse names of nuisances that have a meaning, or that two of them have, also in a year."""
+def _check_nuisances(
+    analysis: Mapping[str, Any], datasets: Sequence[Mapping[str, Any]], file: str
+) -> None:
+    """Refuse names of nuisances that have a meaning, that a coefficient has, or that two of them
+    have, also in a year."""
+    years = {dataset.get("year") for dataset in datasets}
+    coefficients = {name for dataset in datasets for name in dataset.get("wc_names", [])}
     declared = [
         (f"systematics.{kind}.{name}", name, value.get("correlated", True))
         for kind, of_kind in analysis.get("systematics", {}).items()
@@ -735,6 +754,10 @@ def _check_nuisances(analysis: Mapping[str, Any], years: set[str | None], file: 
     for key, name, correlated in declared:
         _check_nuisance(name, f"{file}: {key}")
         for label in [name] if correlated else [f"{name}_{year}" for year in years]:
+            if label in coefficients:
+                raise ConfigError(
+                    f"{file}: {key}: {label!r} is a Wilson coefficient; choose another name"
+                )
             if label in seen:
                 raise ConfigError(f"{file}: {key}: there is a {seen[label]} already")
             seen[label] = key
@@ -790,6 +813,7 @@ def _check_nuisance(name: str, key: str) -> None:
     """Refuse names that parameters or templates of the fit have already."""
     if (
         name in ("nominal", "sm")
+        or is_reserved(name)
         or name.startswith(("lin_", "quad_", "stat_"))
         or name.endswith(("Up", "Down"))
         or weighed_alone(name) is not None

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import uproot
 import yaml
+from combine_rules import read_card
 from conftest import REPO, Run, Snakemake, run_snakemake
 
 from looseleaf.histograms.store import read_uhi, write_uhi
@@ -220,15 +221,35 @@ def test_seed_preset_loses_half_of_the_muons(demo: Path) -> None:
     assert 0.4 < inside / everything < 0.6
 
 
-def test_yields_grow_with_the_coefficient_as_a_parabola(demo: Path) -> None:
-    table = json.loads((demo / "results/topcoffea/tth_eft/yields.json").read_text())
+def test_yields_are_the_parabola_that_the_cards_hold(demo: Path) -> None:
+    folder = demo / "results/topcoffea/tth_eft"
+    table = json.loads((folder / "yields.json").read_text())
     assert list(table["channels"]) == ["2lss_4j", "2los_4j", "3l_2j"]
-    for channel in table["channels"].values():
-        signal = channel["ttH"]
-        assert signal["ctG = 1"]["value"] > signal["SM"]["value"] > 0
-        # a background doesn't know of the coefficients
+    workspace = json.loads((folder / "workspace.json").read_text())
+    names = [channel["name"] for channel in workspace["channels"]]
+    assert names == list(table["card_channels"].values())
+    for channel, processes in table["channels"].items():
+        card = read_card(folder / f"datacards/{channel}.txt", coefficients=["ctG", "ctp"])
+        assert card.channels == [table["card_channels"][channel]] == [f"ch_{channel}"]
+        rate = {column.process: column.rate for column in card.columns}
+        for label, name, c in (
+            ("SM", "ctp", 0.0),
+            ("ctG = 1", "ctG", 1.0),
+            ("ctp = 5", "ctp", 5.0),
+        ):
+            expected = (
+                rate["ttH_sm"] * (1 - c)
+                + rate[f"ttH_lin_{name}"] * c
+                + rate[f"ttH_quad_{name}"] * (c * c - c)
+            )
+            assert processes["ttH"][label]["value"] == pytest.approx(expected, rel=1e-9)
+        # the three points differ, and a background doesn't know of them
+        signal = [processes["ttH"][label]["value"] for label in ("SM", "ctG = 1", "ctp = 5")]
+        assert 0 < signal[0] < min(signal[1:])
+        assert signal[1] != pytest.approx(signal[2], rel=1e-3)
         for process in ("ttbar", "dy"):
-            assert len({point["value"] for point in channel[process].values()}) == 1
+            (value,) = {point["value"] for point in processes[process].values()}
+            assert value == pytest.approx(rate.get(process, 0.0), rel=1e-9)
 
 
 def test_nothing_is_done_twice(demo: Path) -> None:

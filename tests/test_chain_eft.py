@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from combine_rules import NO_BACKGROUND, NO_SIGNAL, read_card
 from conftest import REPO, run_snakemake
 from scipy.stats import poisson
 
 from looseleaf.topcoffea.fit import EFTModel
 from looseleaf.topcoffea.store import read_histograms
+from looseleaf.topcoffea.templates import coefficients_of
 
 pytestmark = pytest.mark.chain
 
@@ -58,11 +60,11 @@ def test_flips_predicted_from_data_are_what_is_observed(eft: Path) -> None:
     one = filled.project("systematic")
     varied = dict(zip(one.categories("systematic"), one.values()[0], strict=True))
     assert varied["nominal"] == pytest.approx(flips)
-    sigma = (varied["flips_rateUp"] - varied["flips_rateDown"]) / 2
+    sigma = (varied["flips_rate_flipsUp"] - varied["flips_rate_flipsDown"]) / 2
     predicted = flips + nonprompt
     assert 0 < sigma < 0.5 * predicted
     assert abs(data - predicted) < 2.6 * np.sqrt(predicted + sigma**2)  # p = 0.01
-    assert "flips_rate" in (eft / "thq/datacards/2lss_1b_2j.txt").read_text()
+    assert "flips_rate_flips " in (eft / "thq/datacards/2lss_1b_2j.txt").read_text()
     # muons don't flip
     table = json.loads((eft / "ftanalysis/yields.json").read_text())["channels"]
     for name, found in table.items():
@@ -74,8 +76,9 @@ def test_the_rates_are_varied_within_their_errors(eft: Path) -> None:
     assert metadata == {"analysis": "thq", "lumi_ifb": 1.0}
     one = found["ht"].select(process="nonprompt", channel="3l_ge2j").project("systematic")
     values = dict(zip(one.categories("systematic"), one.values()[0], strict=True))
-    up, down = values["nonprompt_rateUp"], values["nonprompt_rateDown"]
-    assert 0.7 * values["nominal"] < down < values["nominal"] < up < 1.4 * values["nominal"]
+    for measured in ("muon", "electron"):
+        up, down = (values[f"nonprompt_rate_{measured}{side}"] for side in ("Up", "Down"))
+        assert 0.7 * values["nominal"] < down < values["nominal"] < up < 1.4 * values["nominal"]
     # what the maps say of themselves beside their statistics stands in the cards
     card = (eft / "thq/datacards/3l_ge2j.txt").read_text()
     both = [f"nonprompt_{flavour}" for flavour in ("Muon", "Electron")]
@@ -99,6 +102,25 @@ def test_prompt_leptons_are_taken_away_as_the_standard_model_has_them(eft: Path)
     assert (signal[1] > 2 * signal[0]).any()
     np.testing.assert_array_equal(predicted[0], predicted[1])
     assert predicted[0].any()
+
+
+def test_combine_takes_every_card(eft: Path) -> None:
+    for analysis in ("thq", "ftanalysis"):
+        workspace = json.loads((eft / analysis / "workspace.json").read_text())
+        channels = {channel["name"] for channel in workspace["channels"]}
+        for path in sorted((eft / analysis / "datacards").glob("*.txt")):
+            text = path.read_text()
+            name = f"ch_{path.stem}"
+            assert text.startswith("# ")
+            if name not in channels:
+                assert "nothing is expected" in text
+                assert all(line.startswith("#") for line in text.splitlines())
+                continue
+            options = [option for option in (NO_BACKGROUND, NO_SIGNAL) if option in text]
+            card = read_card(path, options, coefficients_of(workspace))
+            assert card.channels == [name]
+            channels.remove(name)
+        assert not channels
 
 
 def test_the_model_is_the_histogram(eft: Path) -> None:

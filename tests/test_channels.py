@@ -7,7 +7,14 @@ import pytest
 
 from looseleaf.errors import ConfigError
 from looseleaf.objects.expressions import Expression
-from looseleaf.topcoffea.channels import FLIPS, NONPROMPT, SIGNAL, channels_of
+from looseleaf.topcoffea.channels import (
+    FLIPS,
+    NONPROMPT,
+    SIGNAL,
+    channels_of,
+    flips_nuisance,
+    weighed_alone,
+)
 
 CUTS = {"2lss": "lep0_pt > 25", "2l_p": "lep0_charge > 0", "onZ": "abs(m_z - 91) < 10"}
 BLOCK: dict[str, Any] = {
@@ -109,6 +116,10 @@ def test_a_channel_may_be_an_expression() -> None:
             "2l.jet_lst: events with 4 jets are in '=4' and in '>4'; > and < include their number",
         ),
         ({"jet_lst": ["<3", "=2"]}, "2l.jet_lst: events with 2 jets are in '<3' and in '=2'"),
+        (
+            {"lep_chan_lst": [["a/b", "2lss"]]},
+            "2l.lep_chan_lst: the channel 'a/b_ee_4j' should be called by letters, digits and _",
+        ),
         ({"jet_lst": ["=4", "=4"]}, "2l: the channel '2lss_p_ee_4j' is there twice"),
     ],
 )
@@ -123,3 +134,12 @@ def test_two_blocks_with_one_channel() -> None:
     analysis["channels"]["more"] = {**BLOCK, "lep_chan_lst": [["2lss_p", "2lss"]]}
     with pytest.raises(ConfigError, match="the channel '2lss_p_ee_4j' is there twice"):
         channels_of(analysis)
+
+
+def test_each_measured_map_of_flips_has_a_nuisance_of_its_own() -> None:
+    names = [flips_nuisance({"map": name}) for name in ("flips_2017", "flips_2018")]
+    assert names == ["flips_rate_flips_2017", "flips_rate_flips_2018"]
+    assert flips_nuisance({"file": "f.json", "correction": "c"}) == "flips_rate"
+    assert {weighed_alone(f"{name}Up") for name in (*names, "flips_rate")} == {FLIPS}
+    assert weighed_alone("nonprompt_rate_muon_2018Down") == NONPROMPT
+    assert weighed_alone("flipsUp") is None

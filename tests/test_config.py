@@ -697,13 +697,28 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
                 f"systematics.rate.{name}: '{name}' has a meaning; choose another name",
             )
             for name in (
-                "nonprompt_rate",
+                "nonprompt_rate_muon",
                 "nonprompt_Muon_closure",
+                # what Combine calls so, or reads a card by
+                "r",
+                "MH",
+                "CMS_th1x",
+                "CMS_channel",
+                "prop_binch_3l_bin0",
+                "shapes",
+                "data_obs",
                 "flips_rate",
                 "lin_ctp",
                 "quad_mixed_a_b",
                 "sm",
                 "jesUp",
+            )
+        ],
+        *[
+            (changes, f"{key}: 'ctp' is a Wilson coefficient; choose another name")
+            for key, changes in (
+                ("systematics.rate.ctp", {"systematics": {"rate": {"ctp": {"value": 1.1}}}}),
+                ("corrections.ctp", {"corrections": {"ctp": CORRECTION}}),
             )
         ],
         (
@@ -848,11 +863,42 @@ def test_declared_sums_of_theory_weights(refused_thq: Callable[..., str]) -> Non
     )
 
 
-@pytest.mark.parametrize("process", ["data", "nonprompt", "flips"])
+@pytest.mark.parametrize("process", ["data_obs", "data", "nonprompt", "flips"])
 def test_simulation_is_not_called_as_what_data_makes(refused: Refusal, process: str) -> None:
     message = refused(file=DEMO, edit=lambda d: d["ttH_EFT"].update(process=process))
     assert "tth_eft.yaml: datasets.simulation: 'ttH_EFT' is of the process" in message
     assert f"{process!r}, which has a meaning" in message
+
+
+@pytest.mark.parametrize("name", ["r", "MH", "prop_bin1", "a_b"])
+def test_coefficients_are_called_as_cards_take_them(refused: Refusal, name: str) -> None:
+    def edit(datasets: dict[str, Any]) -> None:
+        datasets["ttH_EFT"]["wc_names"][0] = name
+
+    message = refused(file=DEMO, edit=edit)
+    if "_" in name:
+        assert f"ttH_EFT.wc_names.0: {name!r} should be something like" in message
+    else:
+        assert f"tth_eft.yaml: datasets: a sample has the Wilson coefficient {name!r}" in message
+
+
+def test_names_of_listed_samples_are_held_to_what_cards_take(
+    main_config: dict[str, Any], repo: Path, tmp_path: Path
+) -> None:
+    """Where no schema says what a coefficient is called."""
+    sample = {
+        "xsec": 0.2, "year": "2018", "treeName": "Events", "histAxisName": "ttH", "isData": False,
+        "WCnames": ["ctG", "quad_ctG"], "files": ["a.root"], "nEvents": 1, "nGenEvents": 1,
+        "nSumOfWeights": 1.0,
+    }  # fmt: skip
+    (tmp_path / "listed.json").write_text(json.dumps(sample))
+    main_config["datasets"].append(str(tmp_path / "listed.json"))
+    analysis = yaml.safe_load((repo / EFT).read_text())
+    analysis["datasets"]["simulation"] = ["listed"]
+    (tmp_path / "eft.yaml").write_text(yaml.safe_dump(analysis))
+    main_config["analyses"] = [str(tmp_path / "eft.yaml")]
+    with pytest.raises(ConfigError, match="a sample has the Wilson coefficient 'quad_ctG'; data"):
+        load(main_config, repo)
 
 
 @pytest.mark.parametrize(

@@ -137,19 +137,19 @@ def leptons_of(fileset: Fileset) -> tuple[ak.Array, ak.Array]:
 
 
 def by_hand(
-    fileset: Fileset, scale: float = 1.0, electrons_too: bool = True
+    fileset: Fileset, scale: float = 1.0, electrons: bool = False
 ) -> dict[tuple[str, str], np.ndarray]:
     """The weight of each event by channel and region, all of H_T taken together; with the rates of
-    muons, or of both, scaled."""
+    muons, or of electrons, scaled."""
     e, leptons = leptons_of(fileset)
     weight = ak.to_numpy(e.genWeight).astype(float) if "genWeight" in e.fields else np.ones(len(e))
     if "genWeight" in e.fields:
         weight = weight * ak.to_numpy(ak.all(leptons.genPartFlav == 1, axis=1))
     number, charge = ak.to_numpy(ak.num(leptons)), ak.to_numpy(ak.sum(leptons.charge, axis=1))
+    rate = leptons.rate * ak.where((leptons.electron == 1) == electrons, scale, 1.0)
     electrons = ak.to_numpy(ak.sum(leptons.electron, axis=1))
     failing = ~leptons.tight
     k = ak.to_numpy(ak.sum(failing, axis=1))
-    rate = leptons.rate * ak.where((leptons.electron == 1) & (not electrons_too), 1.0, scale)
     odds = ak.to_numpy(ak.prod(ak.where(failing, rate / (1 - rate), 1.0), axis=1))
     predicted = np.where(k > 0, -((-1.0) ** k) * odds, 0.0)
     flip = ak.to_numpy(ak.sum(leptons.flip / (1 - leptons.flip), axis=1))
@@ -169,10 +169,13 @@ def by_hand(
 def test_regions_are_weighted_as_by_hand(filesets: dict[str, Fileset], name: str) -> None:
     filled = accumulated(filesets[name])["ht"]
     assert len(leptons_of(filesets[name])[0]) > 2000
-    for scale, systematic in ((1.0, "nominal"), (1.1, "nonprompt_rateUp"),
-                              (0.9, "nonprompt_rateDown"), (1.2, "nonprompt_Muon_closureUp"),
+    for scale, systematic in ((1.0, "nominal"), (1.1, "nonprompt_rate_muonUp"),
+                              (0.9, "nonprompt_rate_muonDown"),
+                              (1.1, "nonprompt_rate_electronUp"),
+                              (0.9, "nonprompt_rate_electronDown"),
+                              (1.2, "nonprompt_Muon_closureUp"),
                               (0.8, "nonprompt_Muon_closureDown")):  # fmt: skip
-        hand = by_hand(filesets[name], scale, "Muon" not in systematic)
+        hand = by_hand(filesets[name], scale, "electron" in systematic)
         for (channel, region), weight in hand.items():
             if systematic != "nominal" and region != "nonprompt":
                 continue
@@ -319,8 +322,9 @@ def test_other_jet_energies_and_weights(filesets: dict[str, Fileset]) -> None:
     }
     found = accumulated(filesets["t"], systematics={"shape": shape})["ht"]
     assert found.categories("systematic") == [
-        "nominal", "sfUp", "sfDown", "nonprompt_rateUp", "nonprompt_rateDown",
-        "nonprompt_Muon_closureUp", "nonprompt_Muon_closureDown", "jesUp", "jesDown",
+        "nominal", "sfUp", "sfDown", "nonprompt_rate_muonUp", "nonprompt_rate_muonDown",
+        "nonprompt_Muon_closureUp", "nonprompt_Muon_closureDown",
+        "nonprompt_rate_electronUp", "nonprompt_rate_electronDown", "jesUp", "jesDown",
     ]  # fmt: skip
     # jets above 30 GeV after a factor are those above 30 GeV / factor before it
     for direction, factor in (("Up", 1.1), ("Down", 0.9)):
@@ -666,7 +670,7 @@ def test_years_vary_by_themselves(processed: Path) -> None:
     assert "jesUp" not in total
     assert not [name for name in total if name.startswith("of_others")]
     # the rates move the prediction alone
-    assert total.get("nonprompt_rateUp", 0) == 0
+    assert total.get("nonprompt_rate_muonUp", 0) == 0
 
 
 def test_sums_of_weights_are_held_against_the_sample_file(

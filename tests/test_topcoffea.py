@@ -272,7 +272,9 @@ def combined(filesets: dict[str, Fileset], folder: Path, **original: Any) -> dic
     combine(
         analysis, DATASETS, processed, ledgers, folder / "h.h5", folder / "y.json", folder / "y.txt"
     )
-    return read_json(folder / "y.json")["channels"]
+    table = read_json(folder / "y.json")
+    assert table["card_channels"] == {name: f"ch_{name}" for name in ANALYSIS["channels"]}
+    return table["channels"]
 
 
 def test_yields_are_normalised_to_cross_section_and_luminosity(

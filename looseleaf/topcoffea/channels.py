@@ -22,14 +22,17 @@ from typing import Any
 from looseleaf.errors import ConfigError
 
 SIGNAL, NONPROMPT, FLIPS, DATA = "signal", "nonprompt", "flips", "data"
-# the systematics of measured rates: statistics of all maps, others of one map; flips
-NONPROMPT_RATE, FLIPS_RATE = "nonprompt_rate", "flips_rate"
+# the systematics of measured rates: flips; the statistics of a map, and what else one varies
+FLIPS_RATE = "flips_rate"
+# each map is measured by itself, and has a nuisance of its own
+NONPROMPT_RATE = "nonprompt_rate_{map}"
 OF_A_MAP = "nonprompt_{collection}_{name}"
 REGION = re.compile(r"is(?P<kind>[SA]R)_(?P<number>[1-4])l(?P<sign>SS_OS|SS|OS)?")
 JETS = re.compile(r"(?P<relation>[=<>])(?P<number>\d+)")
 # TopEFT's > and < include the number: after =4, =5, =6 comes >7
 RELATIONS = {"=": ("==", ""), ">": (">=", "ge"), "<": ("<=", "le")}
 FLAVOUR = re.compile(r"[eml]+")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def channels_of(analysis: Mapping[str, Any]) -> dict[str, Channel]:
     """The channels of an analysis by name, multiplied out: `2lss_p_ee_4j`.
 
     Raises `ConfigError` naming the key for an undefined cut, a region, a flavour or a number of
-    jets that can't be read, and for two channels of one name.
+    jets that can't be read, for a name that is no word, and for two channels of one name.
     """
     channels: dict[str, Channel] = {}
     for name, declared in analysis["channels"].items():
@@ -76,10 +79,15 @@ def channels_of(analysis: Mapping[str, Any]) -> dict[str, Channel]:
 def weighed_alone(systematic: str) -> str | None:
     """The region whose events alone a variation weighs, if it is one of measured rates."""
     name = systematic.removesuffix("Up").removesuffix("Down")
-    if name == FLIPS_RATE:
+    if name.startswith(FLIPS_RATE):
         return FLIPS
-    starts = (OF_A_MAP.format(collection=c, name="") for c in ("Muon", "Electron"))
-    return NONPROMPT if name == NONPROMPT_RATE or name.startswith(tuple(starts)) else None
+    starts = [OF_A_MAP.format(collection=c, name="") for c in ("Muon", "Electron")]
+    return NONPROMPT if name.startswith((NONPROMPT_RATE.format(map=""), *starts)) else None
+
+
+def flips_nuisance(flips: Mapping[str, Any]) -> str:
+    """The nuisance of an analysis' charge flips: of its own for each map that is measured here."""
+    return f"{FLIPS_RATE}_{flips['map']}" if "map" in flips else FLIPS_RATE
 
 
 def _block(name: str, block: Mapping[str, Any], cuts: Mapping[str, str]) -> dict[str, Channel]:
@@ -100,6 +108,11 @@ def _block(name: str, block: Mapping[str, Any], cuts: Mapping[str, str]) -> dict
                     parts.append(text)
                     more.append(cut)
                 full = "_".join(parts)
+                if not NAME.fullmatch(full):
+                    raise ConfigError(
+                        f"{where}.lep_chan_lst: the channel {full!r} should be called by letters, "
+                        "digits and _: files and datacards are named after it"
+                    )
                 if full in channels:
                     raise ConfigError(f"{where}: the channel {full!r} is there twice")
                 channels[full] = Channel((*chosen, *more), tuple(regions))

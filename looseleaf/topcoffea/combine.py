@@ -14,6 +14,7 @@ from looseleaf.objects.columns import varies
 from looseleaf.processing.ledger import original_of
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, SIGNAL, weighed_alone
 from looseleaf.topcoffea.efthist import EFTHist
+from looseleaf.topcoffea.naming import card_channel
 from looseleaf.topcoffea.normalisation import factors_of
 from looseleaf.topcoffea.processor import (
     CAPPED,
@@ -45,11 +46,11 @@ def combine(
     """Normalise the datasets, add them by process, and tabulate the yields.
 
     Written are the observables' histograms over process, channel, systematic and observable, and
-    the yields by channel, process and EFT point, value and statistical uncertainty, as JSON and
-    as text. The process `nonprompt` is data in the application region, weighted with the measured
-    rates, less prompt simulation there; `flips` likewise of events with opposite charges. How many
-    of data's failing leptons had a capped rate or none stands with the yields, and the second is
-    said.
+    the yields by channel, process and EFT point, value and statistical uncertainty, as JSON, which
+    says what datacards call the channels, and as text. The process `nonprompt` is data in the
+    application region, weighted with the measured rates, less prompt simulation there; `flips`
+    likewise of events with opposite charges. How many of data's failing leptons had a capped rate
+    or none stands with the yields, and the second is said.
 
     An EFT sample is normalised to its sum of Standard Model weights, as its cross section is the
     Standard Model's. Raises `DataFileError` as `factors_of` does.
@@ -82,6 +83,7 @@ def combine(
             "empty bins of the maps and predict nothing; wider bins would tell",
             file=sys.stderr,
         )
+    about["card_channels"] = {channel: card_channel(channel) for channel in channels}
     write_json(yields, {**about, "channels": channels})
     with whole(table) as part:
         part.write_text(text_table(channels))

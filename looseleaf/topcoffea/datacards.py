@@ -1,7 +1,8 @@
 """The statistical model of a topcoffea analysis: Combine datacards, and a pyhf workspace."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from looseleaf.histograms.store import write_root
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT
 from looseleaf.topcoffea.combine import up_and_down
 from looseleaf.topcoffea.efthist import EFTHist
+from looseleaf.topcoffea.naming import OBSERVED, card_channel
 from looseleaf.topcoffea.store import read_histograms
 from looseleaf.topcoffea.templates import (
+    NEGLIGIBLE,
     Template,
     kept_coefficients,
     parts_of,
@@ -25,8 +28,20 @@ from looseleaf.topcoffea.templates import (
     templates_of,
 )
 
-# Combine's name of what was observed
-OBSERVED = "data_obs"
+# a direction of a variation that leaves less than this of a process is taken to leave as much
+LEAST_VARIED = 1e-3
+# what is cut off below zero is said from this part of a process' bin on; less is rounding
+SAID = 1e-6
+
+
+@dataclass(frozen=True)
+class ChannelModel:
+    """What is expected and observed in a channel. `notes` are sentences on what cards and
+    workspace don't hold as the histogram does, for the log and for who reads the card."""
+
+    templates: list[Template]
+    observed: NDArray[np.float64]
+    notes: list[str]
 
 
 def write_datacards(
@@ -39,49 +54,149 @@ def write_datacards(
     """Write a card and a ROOT file of templates for each channel, and a workspace of them all.
 
     `cards` and `templates` are named after their channels. Observed is the Standard Model's
-    prediction (Asimov), unless the analysis says `unblind`. Raises `DataFileError` if there is
-    nothing in any channel.
+    prediction (Asimov), unless the analysis says `unblind`. A channel that nothing is expected in
+    is no part of the model: its file says so and is no card, and the workspace lacks it. Raises
+    `DataFileError` if there is nothing in any channel.
     """
     settings = analysis.get("datacards", {})
     found, _ = read_histograms(histograms)
     observable = settings.get("observable", next(iter(analysis["observables"])))
     filled = found[observable]
-    coefficients = kept_coefficients(filled, analysis["signal"], settings.get("coefficients"))
-    channels: dict[str, tuple[list[Template], NDArray[np.float64]]] = {}
-    for card, root in zip(cards, templates, strict=True):
-        channel = Path(card).stem
-        model, observed = channel_model(analysis, filled, channel, coefficients)
-        channels[channel] = model, observed
-        write_root(root, _histograms(model, observed, filled.axes[observable]))
+    wanted = settings.get("coefficients", filled.coefficients)
+    coefficients = kept_coefficients(filled, analysis["signal"], wanted)
+    channels = {
+        Path(card).stem: channel_model(analysis, filled, Path(card).stem, coefficients)
+        for card in cards
+    }
+    fitted = {name: model for name, model in channels.items() if model.templates}
+    if not fitted:
+        raise DataFileError(
+            f"analysis {analysis['name']}: nothing is expected in any channel: is a process "
+            "missing, or are the cuts too tight?"
+        )
+    for note in _of_the_cards(wanted, coefficients, cards, channels):
+        print(f"topcoffea {analysis['name']}: {note}", file=sys.stderr)
+    for (channel, model), card, root in zip(channels.items(), cards, templates, strict=True):
+        write_root(root, _histograms(channel, model, filled.axes[observable]))
+        text = card_text(analysis, channel, Path(root).name, model, list(fitted))
         with whole(card) as part:
-            part.write_text(card_text(analysis, channel, Path(root).name, model, observed))
-    write_json(workspace, workspace_of(analysis, channels, coefficients))
+            part.write_text(text)
+    write_json(workspace, workspace_of(analysis, fitted, coefficients))
+
+
+def _of_the_cards(
+    wanted: Sequence[str],
+    coefficients: Sequence[str],
+    cards: Sequence[str],
+    channels: Mapping[str, ChannelModel],
+) -> Iterator[str]:
+    """What the log is to say of all cards."""
+    idle = [name for name in wanted if name not in coefficients]
+    if idle:
+        yield (
+            f"the coefficients {', '.join(idle)} move no signal by more than {NEGLIGIBLE:g} of the "
+            "Standard Model in any bin, and no card has them"
+        )
+    folder = Path(cards[0]).parent
+    stale = sorted(path.name for path in folder.glob("*.txt") if path.stem not in channels)
+    if stale:
+        yield (
+            f"{folder} has cards of no channel of this analysis: {', '.join(stale)}; remove them, "
+            "combineCards.py takes what it is given"
+        )
+    for channel, model in channels.items():
+        for note in model.notes:
+            yield f"channel {channel}: {note}"
 
 
 def channel_model(
     analysis: Mapping[str, Any], filled: EFTHist, channel: str, coefficients: Sequence[str]
-) -> tuple[list[Template], NDArray[np.float64]]:
-    """The templates of a channel that aren't empty, and what is observed in it.
-
-    A background may be negative where little is predicted or most weights are; there it counts as
-    zero, with the error that it has.
-    """
+) -> ChannelModel:
+    """The templates of a channel that aren't empty, as Combine takes them, and what is observed."""
     every = templates_of(filled, channel, analysis["signal"], coefficients)
-    data = [template for template in every if template.process == DATA]
-    model = []
+    axis = filled.axes[-1]
+    nothing = np.zeros(len(axis))
+    observed = np.sum([nothing, *[t.values for t in every if t.process == DATA]], axis=0)
+    sizes: dict[str, NDArray[np.float64]] = {}
     for template in every:
-        if template.process == DATA:
-            continue
-        if not template.part:
-            varied = {name: np.maximum(v, 0.0) for name, v in template.variations.items()}
-            values = np.maximum(template.values, 0.0)
-            template = replace(template, values=values, variations=varied)  # noqa: PLW2901
-        if template.values.any():
-            model.append(template)
-    if analysis.get("unblind", False):
-        return model, data[0].values
-    expected = [template.values for template in model if template.part in ("", "sm")]
-    return model, np.sum(expected, axis=0) if expected else np.zeros_like(every[0].values)
+        before = sizes.get(template.process, nothing)
+        sizes[template.process] = before + np.abs(template.values)
+    model, notes = [], []
+    for template in every:
+        if template.process != DATA:
+            usable, said = _usable(template, sizes[template.process], axis)
+            notes += said
+            model += [usable] if usable.values.any() else []
+    expected = np.sum([nothing, *[t.values for t in model if t.part in ("", "sm")]], axis=0)
+    if not analysis.get("unblind", False):
+        observed = expected
+    notes += _of_the_channel(model, expected, observed, axis)
+    return ChannelModel(model, observed, notes)
+
+
+def _usable(template: Template, size: NDArray[np.float64], axis: Any) -> tuple[Template, list[str]]:
+    """A template as Combine takes it, and what was changed; `size` is how much there is of its
+    process in each bin.
+
+    Combine cuts bins below zero off, process by process, and refuses a variation that leaves
+    nothing of a process. Both are done here, so that the workspace has the same model.
+    """
+    notes = []
+    values = np.maximum(template.values, 0.0)
+    below = values - template.values
+    said = below > SAID * size
+    if said.any():
+        notes.append(
+            f"{template.name} is {-below[said].sum():.3g} {_bins(said, axis)}, where it counts as "
+            "none: weights below zero outweigh the others; merge bins of the observable"
+        )
+    if not values.any():
+        only = [label for label, varied in template.variations.items() if (varied > 0).any()]
+        if only:
+            notes.append(f"{template.name} has events in {', '.join(only)} alone and is left out")
+        return replace(template, values=values, variations={}), notes
+    variations = {}
+    for label, varied in template.variations.items():
+        positive = np.maximum(varied, 0.0)
+        if positive.sum() < LEAST_VARIED * values.sum():
+            positive = LEAST_VARIED * values
+            notes.append(
+                f"{label} leaves nothing of {template.name}: it is taken to leave a thousandth, as "
+                "Combine takes no variation without events"
+            )
+        variations[label] = positive
+    return replace(template, values=values, variations=variations), notes
+
+
+def _of_the_channel(
+    model: Sequence[Template], expected: Any, observed: Any, axis: Any
+) -> Iterator[str]:
+    """What Combine wants to be told of a channel, and data where nothing is expected."""
+    if not model:
+        yield (
+            f"nothing is expected, and {observed.sum():g} events are observed: there is no card, "
+            "and the workspace lacks it"
+        )
+        return
+    if all(template.part for template in model):
+        yield "there is no background: Combine takes the card with --X-allow-no-background"
+    if not any(template.part for template in model):
+        yield "there is no signal: by itself, Combine takes the card with --X-allow-no-signal"
+    unexpected = (expected == 0) & (observed > 0)
+    if unexpected.any():
+        yield (
+            f"{observed[unexpected].sum():g} events of data are {_bins(unexpected, axis)}, where "
+            "the Standard Model expects none, so that its likelihood is zero: merge bins of the "
+            "observable, or add the process that they are of"
+        )
+
+
+def _bins(chosen: NDArray[np.bool_], axis: Any) -> str:
+    """Bins in words: `in ht from 300 to 450 and 600 to 800`, neighbours together."""
+    steps = np.diff(chosen.astype(int), prepend=0, append=0)
+    starts, ends = (axis.edges[steps == step] for step in (1, -1))
+    spans = [f"{start:g} to {end:g}" for start, end in zip(starts, ends, strict=True)]
+    return f"in {axis.name} from {' and '.join(spans)}"
 
 
 def _applies(systematic: Mapping[str, Any], template: Template) -> bool:
@@ -107,14 +222,19 @@ def _histogram(values: Any, variances: Any, axis: Any) -> hist.Hist:
     return out
 
 
-def _histograms(
-    model: Sequence[Template], observed: NDArray[np.float64], axis: Any
-) -> dict[str, hist.Hist]:
-    out = {OBSERVED: _histogram(observed, observed, axis)}
-    for template in model:
-        out[template.name] = _histogram(template.values, template.variances, axis)
+def _histograms(channel: str, model: ChannelModel, axis: Any) -> dict[str, hist.Hist]:
+    """What the ROOT file of a channel holds; `DataFileError` if two have one name."""
+    out = {OBSERVED: _histogram(model.observed, model.observed, axis)}
+    for template in model.templates:
+        mine = {template.name: _histogram(template.values, template.variances, axis)}
         for label, values in template.variations.items():
-            out[f"{template.name}_{label}"] = _histogram(values, np.zeros_like(values), axis)
+            mine[f"{template.name}_{label}"] = _histogram(values, np.zeros_like(values), axis)
+        for name in mine.keys() & out.keys():
+            raise DataFileError(
+                f"channel {channel}: two templates would be called {name!r}, of {template.name!r} "
+                "and of another process: rename a process or a systematic"
+            )
+        out |= mine
     return out
 
 
@@ -122,43 +242,61 @@ def card_text(
     analysis: Mapping[str, Any],
     channel: str,
     root: str,
-    model: Sequence[Template],
-    observed: NDArray[np.float64],
+    model: ChannelModel,
+    fitted: Sequence[str],
 ) -> str:
-    """A Combine datacard: signals with numbers up to 0, backgrounds from 1 on."""
-    signals = [template for template in model if template.part]
-    numbers = {t.name: index - len(signals) + 1 for index, t in enumerate(signals)}
-    backgrounds = [template for template in model if not template.part]
-    numbers |= {template.name: index for index, template in enumerate(backgrounds, start=1)}
-    rows: list[list[str]] = [
-        ["bin", "", *[channel] * len(model)],
-        ["process", "", *[template.name for template in model]],
-        ["process", "", *[str(numbers[template.name]) for template in model]],
-        ["rate", "", *[f"{template.values.sum():.6f}" for template in model]],
+    """A Combine datacard: signals with numbers up to 0, backgrounds from 1 on.
+
+    `fitted` are the channels that have a card; another gets comments alone, that say why. Under
+    autoMCStats Combine takes the parts of a signal for independent, though they are of the same
+    events: where the signal's statistics matter, its errors are too wide.
+    """
+    name, templates = card_channel(channel), model.templates
+    title = " ".join(analysis["title"].split())
+    together = " ".join(f"{card_channel(one)}={one}.txt" for one in fitted)
+    comments = [
+        f"{title}: channel {channel}, here and in the workspace {name}",
+        *model.notes,
+        f"all channels: combineCards.py {together}",
     ]
-    for name, rate in rates_of(analysis).items():
+    if not templates:
+        return "".join(f"# {line}\n" for line in comments)
+    signals = [template for template in templates if template.part]
+    numbers = {t.name: index - len(signals) + 1 for index, t in enumerate(signals)}
+    backgrounds = [template for template in templates if not template.part]
+    numbers |= {template.name: index for index, template in enumerate(backgrounds, start=1)}
+    # digits enough for what is rare, which would be nothing to Combine if it were 0.000000
+    rows: list[list[str]] = [
+        ["bin", "", *[name] * len(templates)],
+        ["process", "", *[template.name for template in templates]],
+        ["process", "", *[str(numbers[template.name]) for template in templates]],
+        ["rate", "", *[f"{template.values.sum():.9g}" for template in templates]],
+    ]
+    for nuisance, rate in rates_of(analysis).items():
         up, down = up_and_down(rate["value"])
-        text = f"{up:g}" if isinstance(rate["value"], (int, float)) else f"{down:g}/{up:g}"
-        rows.append([name, "lnN", *[text if _applies(rate, t) else "-" for t in model]])
-    for name in _shapes(model):
-        rows.append([name, "shape", *["1" if f"{name}Up" in t.variations else "-" for t in model]])
+        text = f"{up:.9g}" if isinstance(rate["value"], (int, float)) else f"{down:.9g}/{up:.9g}"
+        rows.append([nuisance, "lnN", *[text if _applies(rate, t) else "-" for t in templates]])
+    for nuisance in _shapes(templates):
+        there = ["1" if f"{nuisance}Up" in t.variations else "-" for t in templates]
+        rows.append([nuisance, "shape", *there])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     rule = "-" * 80
     threshold = analysis.get("datacards", {}).get("auto_mc_stats", 10)
     return "\n".join([
-        f"# {analysis['title']}: {channel}",
+        *[f"# {line}" for line in comments],
         "imax 1", "jmax *", "kmax *", rule,
-        f"shapes * {channel} {root} $PROCESS $PROCESS_$SYSTEMATIC", rule,
-        f"bin {channel}", f"observation {observed.sum():.6f}", rule,
+        f"shapes * {name} {root} $PROCESS $PROCESS_$SYSTEMATIC", rule,
+        f"bin {name}", f"observation {model.observed.sum():.9g}", rule,
         *table[:4], rule, *table[4:],
-        f"{channel} autoMCStats {threshold:g}", "",
+        # bins without background have statistics too: the 1
+        f"{name} autoMCStats {threshold:g} 1", "",
     ])  # fmt: skip
 
 
 def workspace_of(
     analysis: Mapping[str, Any],
-    channels: Mapping[str, tuple[Sequence[Template], NDArray[np.float64]]],
+    channels: Mapping[str, ChannelModel],
     coefficients: Sequence[str],
 ) -> dict[str, Any]:
     """The channels as a pyhf workspace, checked against pyhf's schema.
@@ -170,24 +308,22 @@ def workspace_of(
     """
     parts = parts_of(coefficients)
     spec: dict[str, Any] = {"channels": [], "observations": [], "version": "1.0.0"}
-    for channel, (model, observed) in channels.items():
-        if not model:
-            continue
+    for channel, model in channels.items():
+        name = card_channel(channel)
+        errors = _statistical_errors(model.templates)
         samples = [
             {
                 "name": template.name,
                 "data": template.values.tolist(),
                 "modifiers": [
                     *_modifiers(analysis, template),
-                    {"name": statistical(channel), "type": "staterror", "data": errors},
+                    {"name": statistical(name), "type": "staterror", "data": error},
                 ],
             }
-            for template, errors in zip(model, _statistical_errors(channel, model), strict=True)
+            for template, error in zip(model.templates, errors, strict=True)
         ]
-        spec["channels"].append({"name": channel, "samples": samples})
-        spec["observations"].append({"name": channel, "data": observed.tolist()})
-    if not spec["channels"]:
-        raise DataFileError(f"analysis {analysis['name']}: no channel has an event to fit")
+        spec["channels"].append({"name": name, "samples": samples})
+        spec["observations"].append({"name": name, "data": model.observed.tolist()})
     used = {
         modifier["name"]
         for channel in spec["channels"]
@@ -211,23 +347,19 @@ def workspace_of(
     return spec
 
 
-def _statistical_errors(channel: str, model: Sequence[Template]) -> list[list[float]]:
+def _statistical_errors(model: Sequence[Template]) -> list[list[float]]:
     """For each template what pyhf is to take for its errors.
 
     pyhf divides the errors of all templates that a factor multiplies, in quadrature, by the sum of
     their contents. It is to get the relative error of the Standard Model's sum, though the other
     parts of signals are multiplied too: the first template carries it all.
     """
-    physical = [template for template in model if template.part in ("", "sm")]
-    expected = np.sum([template.values for template in physical], axis=0)
-    variance = np.sum([template.variances for template in physical], axis=0)
     contents = np.sum([template.values for template in model], axis=0)
+    physical = [template for template in model if template.part in ("", "sm")]
+    expected, variance = np.zeros((2, len(contents)))
+    for template in physical:
+        expected, variance = expected + template.values, variance + template.variances
     filled = expected > 0
-    if (contents[filled] <= 0).any():
-        raise DataFileError(
-            f"channel {channel}: negative weights outweigh the others in a bin of the signals' "
-            "parts: merge bins of the observable"
-        )
     relative = np.sqrt(variance) / np.where(filled, expected, 1.0) * filled
     nothing = [0.0] * len(contents)
     return [(relative * contents).tolist(), *[nothing] * (len(model) - 1)]

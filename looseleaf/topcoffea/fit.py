@@ -17,7 +17,6 @@ import numpy as np
 import pyhf
 from iminuit import Minuit
 from numpy.typing import NDArray
-from scipy.special import xlogy
 
 from looseleaf.errors import LooseleafError
 from looseleaf.topcoffea.templates import factors, statistical
@@ -167,8 +166,9 @@ class EFTModel:
         parameters[self._stat] = best
         # against what is observed: sums of whole log-likelihoods, millions where there are many
         # events, would leave no digits to take differences of
-        ratio = np.where(main > 0, main, 1.0) / np.where(expected > 0, expected, 1.0)
-        total = float(np.sum(main - expected - xlogy(main, ratio)))
+        some = main > 0
+        off = expected[some] / main[some] - 1.0
+        total = -float(np.sum(main[some] * (off - np.log1p(off))) + np.sum(expected[~some]))
         return -2.0 * (total + float(self.model.constraint_logpdf(auxiliary, parameters)))
 
     def fit(
@@ -177,9 +177,10 @@ class EFTModel:
         """The best point for `data` (the workspace's own if none is given).
 
         A quadratic may have two minima: the one that is found is that of `start`. Raises
-        `FitFailed` if there is none among values of up to 100.
+        `FitFailed` if there is none among values of up to 100, or data where nothing is expected.
         """
         data = self.observed if data is None else data
+        self._refuse_unexpected(data)
         first = [(start or {}).get(name, 0.0) for name in self._free]
         begin = np.array([*first, *self._init[self._nuisances]])
         best = Minuit(lambda values: self.twice_nll(values, data), begin, name=self._names)
@@ -205,3 +206,16 @@ class EFTModel:
             {name: float(best.errors[name]) for name in self._free},
             float(best.fval),
         )
+
+    def _refuse_unexpected(self, data: NDArray[np.float64]) -> None:
+        """Refuse data in bins that no process is in, whatever the coefficients: no point would be
+        likelier than another."""
+        for channel in self._workspace["channels"]:
+            filled = np.any([sample["data"] for sample in channel["samples"]], axis=0)
+            here = data[self.model.config.channel_slices[channel["name"]]]
+            for index in np.flatnonzero((here > 0) & ~filled):
+                raise FitFailed(
+                    f"channel {channel['name']}: {here[index]:g} events of data are in bin "
+                    f"{index + 1}, where no process has any: merge bins of the observable, or add "
+                    "the process that they are of"
+                )

@@ -23,13 +23,13 @@ from looseleaf.objects.rates import RateMap, predict, stacked
 from looseleaf.objects.years import of_year
 from looseleaf.topcoffea.channels import (
     FLIPS,
-    FLIPS_RATE,
     NONPROMPT,
     NONPROMPT_RATE,
     OF_A_MAP,
     SIGNAL,
     Region,
     channels_of,
+    flips_nuisance,
 )
 from looseleaf.topcoffea.efthist import EFTHist, quadratic_terms
 from looseleaf.topcoffea.flips import FlipMap
@@ -296,10 +296,11 @@ class TopCoffeaProcessor(ProcessorABC):
                 for name, rate in self._rates().items()
             }
         if self._flips is not None and is_data:
+            nuisance = flips_nuisance(self._analysis["flips"])
             names = {
                 NOMINAL: NOMINAL,
-                "stat_up": f"{FLIPS_RATE}Up",
-                "stat_down": f"{FLIPS_RATE}Down",
+                "stat_up": f"{nuisance}Up",
+                "stat_down": f"{nuisance}Down",
             }
             for key in dict.fromkeys(key for keys in self._flips_by.values() for key in keys):
                 roles[key] = {
@@ -309,19 +310,20 @@ class TopCoffeaProcessor(ProcessorABC):
         return roles
 
     def _rates(self) -> dict[str, NDArray[np.float64]]:
-        """The rates of all maps' bins by variation: their statistics together, and what else is
-        uncertain of each map by itself."""
+        """The rates of all maps' bins by variation of one map: the statistics of its bins together,
+        and what else is uncertain of it."""
         offsets, rates = stacked(self._maps)
-        sigma = np.concatenate([one.sigma.ravel() for one in self._maps.values()])
-        out = {
-            NOMINAL: rates,
-            f"{NONPROMPT_RATE}Up": rates + sigma,
-            f"{NONPROMPT_RATE}Down": rates - sigma,
-        }
+        out = {NOMINAL: rates}
         for collection, one in self._maps.items():
             mine = slice(offsets[collection], offsets[collection] + one.size)
-            for name, pair in one.systematics.items():
-                full = OF_A_MAP.format(collection=collection, name=name)
+            measured = self._analysis["nonprompt"]["maps"][collection]
+            statistics = (one.rate + one.sigma, one.rate - one.sigma)
+            variations = {NONPROMPT_RATE.format(map=measured): statistics}
+            variations |= {
+                OF_A_MAP.format(collection=collection, name=name): pair
+                for name, pair in one.systematics.items()
+            }
+            for full, pair in variations.items():
                 for direction, rate in zip(("Up", "Down"), pair, strict=True):
                     out[full + direction] = rates.copy()
                     out[full + direction][mine] = rate.ravel()

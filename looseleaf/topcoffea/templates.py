@@ -109,26 +109,26 @@ def templates_of(
     out = []
     for process in here.categories(PROCESS):
         mine = here.select(**{PROCESS: process})
-        asked = points if process in signals else points[:1]
-        nominal = mine.select(**{SYSTEMATIC: NOMINAL})
-        parts = _parts(folded(nominal.values(asked, flow=True)), coefficients)
-        squares = folded(nominal.variances(asked, flow=True))
-        errors = _squares(squares, coefficients)
-        varied: dict[str, dict[str, Any]] = {part: {} for part in parts}
+        is_signal = process in signals
+        moved = coefficients if is_signal else ()
         contents = {}
         for label in mine.categories(SYSTEMATIC):
-            one = mine.select(**{SYSTEMATIC: label})
-            contents[label] = folded(one.values(asked, flow=True))
+            terms = np.moveaxis(mine.select(**{SYSTEMATIC: label}).terms(flow=True), -1, 0)
+            contents[label] = _parts(folded(terms), filled.coefficients, moved)
+        nominal = mine.select(**{SYSTEMATIC: NOMINAL})
+        squares = nominal.variances(points if is_signal else points[:1], flow=True)
+        errors = _squares(folded(squares), moved)
         # a variation of another process is no cell of this one, up nor down
-        here_too = {_varied(label) for label, values in contents.items() if values.any()}
-        for label, values in contents.items():
-            if label == NOMINAL or _varied(label) not in here_too:
-                continue
-            for part, found in _parts(values, coefficients).items():
-                varied[part][label] = found
-        for part, values in parts.items():
-            name = part if process in signals else ""
-            out.append(Template(process, name, values, errors[part], varied[part]))
+        here_too = {
+            _varied(label)
+            for label, parts in contents.items()
+            if any(values.any() for values in parts.values())
+        }
+        labels = [n for n in contents if n != NOMINAL and _varied(n) in here_too]
+        for part, values in contents[NOMINAL].items():
+            varied = {label: contents[label][part] for label in labels}
+            name = part if is_signal else ""
+            out.append(Template(process, name, values, errors[part], varied))
     return out
 
 
@@ -145,24 +145,35 @@ def folded(contents: NDArray[np.float64]) -> NDArray[np.float64]:
     return inner
 
 
-def _parts(values: Any, coefficients: Sequence[str]) -> dict[str, Any]:
-    if len(values) == 1:
-        return {"sm": values[0]}
-    out = {"sm": values[0]}
-    for index, name in enumerate(coefficients):
-        one, two = values[1 + 4 * index], values[2 + 4 * index]
-        out[f"lin_{name}"] = one
-        out[f"quad_{name}"] = (two - 2 * one + values[0]) / 2
-    first_pair = 1 + 4 * len(coefficients)
-    for index, (a, b) in enumerate(combinations(coefficients, 2)):
-        out[f"quad_mixed_{a}_{b}"] = values[first_pair + index]
+def _parts(
+    terms: NDArray[np.float64], names: Sequence[str], moved: Sequence[str]
+) -> dict[str, NDArray[np.float64]]:
+    """The parts in the coefficients `moved` of quadratics in `names`; terms have shape (K, bins).
+
+    A part that no event has is zero and no remainder of a difference.
+    """
+    by_name = dict(zip(map(frozenset, quadratic_terms(names)), terms, strict=True))
+    sm = by_name[frozenset(["sm"])]
+    own = {name: by_name[frozenset([name])] for name in moved}
+    beyond = {name: by_name[frozenset(["sm", name])] + own[name] for name in moved}
+    out = {"sm": sm}
+    for name in moved:
+        out[f"lin_{name}"] = sm + beyond[name]
+        out[f"quad_{name}"] = own[name]
+    for a, b in combinations(moved, 2):
+        out[f"quad_mixed_{a}_{b}"] = sm + beyond[a] + beyond[b] + by_name[frozenset([a, b])]
     return out
 
 
-def _squares(variances: Any, coefficients: Sequence[str]) -> dict[str, Any]:
-    out = _parts(variances, coefficients)
-    for index, name in enumerate(coefficients if len(variances) > 1 else ()):
+def _squares(variances: Any, moved: Sequence[str]) -> dict[str, Any]:
+    """The variances of the parts, from those at the points of `templates_of`."""
+    out = {"sm": variances[0]}
+    for index, name in enumerate(moved):
         one, two, minus, minus_two = variances[1 + 4 * index : 5 + 4 * index]
         fourth = (two + minus_two - 4 * (one + minus) + 6 * variances[0]) / 24
+        out[f"lin_{name}"] = one
         out[f"quad_{name}"] = np.maximum(fourth, 0.0)
+    first_pair = 1 + 4 * len(moved)
+    for index, (a, b) in enumerate(combinations(moved, 2)):
+        out[f"quad_mixed_{a}_{b}"] = variances[first_pair + index]
     return out
