@@ -14,6 +14,7 @@ from looseleaf.cluster import client_for
 from looseleaf.files import whole, write_json
 from looseleaf.histograms.store import write_uhi
 from looseleaf.losses import Loss
+from looseleaf.objects.evaluation import NOT_FINITE, losses_of
 from looseleaf.objects.luminosity import check_golden
 from looseleaf.processing.fileset import Fileset, from_manifest
 from looseleaf.processing.job import run
@@ -82,7 +83,8 @@ def process_datasets(
     accumulator and metadata into a file. It is written unnormalised, so that another cross
     section or luminosity doesn't need another pass over the events. `refuse` raises for a fileset
     that isn't worth starting a cluster for. `losses` finds those of a dataset in its accumulator;
-    they stand in its ledger, after those of its files, and in the log.
+    they stand in its ledger, after those of its files, and in the log, as do the events that cuts
+    could not decide on.
     """
     filesets = [
         from_manifest(name, files.manifest, (metadata or {}).get(name, {}))
@@ -98,9 +100,13 @@ def process_datasets(
     ):
         results = run(processor, filesets, site, running.limits, label, folder / "checkpoints")
     for name, result in results.items():
-        write(datasets[name].histograms, result.accumulator, {"dataset": name})
-        found = [loss.to_json() for loss in losses(name, result.accumulator)] if losses else []
-        ledger = {**result.ledger, "losses": [*result.ledger["losses"], *found]}
+        accumulator = dict(result.accumulator)
+        undecided = losses_of(accumulator)
+        accumulator.pop(NOT_FINITE, None)
+        write(datasets[name].histograms, accumulator, {"dataset": name})
+        found = [*undecided, *(losses(name, accumulator) if losses else ())]
+        more = [loss.to_json() for loss in found]
+        ledger = {**result.ledger, "losses": [*result.ledger["losses"], *more]}
         for loss in ledger["losses"]:
             print(f"dataset {name}: {loss['message']}", file=sys.stderr)
         write_json(datasets[name].ledger, ledger)
