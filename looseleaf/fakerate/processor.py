@@ -130,8 +130,8 @@ class FakeRateProcessor(ProcessorABC):
             "away jet": away_pt > analysis["away_jet"]["pt_min"],
             "met": self._below(met_pt, analysis["region"]["met_max"]),
             "mt": self._below(mt[denominator], analysis["region"]["mt_max"]),
+            **self._own_cuts(events, ak.to_numpy(ak.sum(loose, axis=1) == 1), undecided),
         }
-        cuts |= self._own_cuts(events, np.logical_and.reduce(list(cuts.values())[:3]), undecided)
         recorded = [fired(events, trigger["paths"]) for trigger in analysis["triggers"]]
 
         def counted(**replaced: Any) -> _Counted:
@@ -217,7 +217,7 @@ class FakeRateProcessor(ProcessorABC):
         return out
 
     def _own_cuts(self, events: Any, among: Any, undecided: Undecided) -> dict[str, Any]:
-        """The analysis' cuts, which have to be decided for events with the leptons asked for."""
+        """The analysis' cuts, which have to be decided for events with one loose lepton."""
         return {
             name: undecided.keeps(name, [Expression(cut)], Branches(events), among)
             for name, cut in self._cuts.items()
