@@ -17,17 +17,18 @@ class Branches:
     """NanoEvents by NanoAOD branch name, as cuts speak of them: `PV_npvs`, `MET_pt`, `nJet`."""
 
     def __init__(self, events: Any) -> None:
-        self._events = events
+        # without coffea's behaviours: they want fields that needn't be read, a photon's mass, say
+        self._layout = events.layout
 
-    def __getitem__(self, name: str) -> Any:
-        fields = self._events.fields
+    def __getitem__(self, name: str) -> ak.Array:
+        fields = self._layout.fields
         collection, _, field = name.partition("_")
         if name in fields:
-            return self._events[name]
-        if field and collection in fields and field in self._events[collection].fields:
-            return self._events[collection][field]
+            return ak.Array(self._layout[name])
+        if field and collection in fields and field in self._layout[collection].fields:
+            return ak.Array(self._layout[collection][field])
         if name[:1] == "n" and name[1:] in fields:
-            return ak.num(self._events[name[1:]], axis=1)
+            return ak.num(ak.Array(self._layout[name[1:]]), axis=1)
         raise ConfigError(f"an expression speaks of {name!r}, which is no branch of these events")
 
 
