@@ -74,6 +74,11 @@ class Expression:
             node.id for node, _ in self.steps if isinstance(node, ast.Name)
         )
 
+    @property
+    def body(self) -> ast.expr:
+        """The whole expression's node."""
+        return self.steps[-1][0]
+
     def _parsed(self) -> ast.expr:
         try:
             return ast.parse(self._stripped, mode="eval").body
