@@ -50,7 +50,7 @@ def _kept_by(
 
     match analysis["kind"]:
         case "fakerate":
-            yield of, lambda box: fired(box) and _measures(analysis, box)
+            yield of, lambda box: not _too_much(box) and fired(box) and _measures(analysis, box)
         case "flips":
             yield of, lambda box: fired(box) and range_of("nElectron", box).high > 1
         case "application":
@@ -83,11 +83,17 @@ def _paths(analysis: Mapping[str, Any], datasets: Mapping[str, Any]) -> set[str]
     return paths
 
 
+def _too_much(box: Box) -> bool:
+    """Whether events are dropped for having much of something, as by `nJet < 3`, which spares
+    nothing: such a cut is a choice of where a rate is measured."""
+    return bool(box) and all(bounds.high == ANY.high for bounds in box.values())
+
+
 def _measures(analysis: Mapping[str, Any], box: Box) -> bool:
     """Whether a measurement may take an event: it wants a lepton, a jet, and its own cuts."""
     away = analysis["away_jet"]["pt_min"]
     varied = analysis.get("systematics", {}).get("away_jet_pt", {})
-    enough = range_of("nJet", box).high > 0 or min(away, *varied.values()) < 0
+    enough = range_of("nJet", box).high > 0 or min([away, *varied.values()]) < 0
     if range_of(f"n{analysis['lepton']['collection']}", box).high < 1 or not enough:
         return False
     cuts = map(Expression, analysis.get("cuts", {}).values())
@@ -115,9 +121,12 @@ def _passes(analysis: Mapping[str, Any], cuts: list[Expression], box: Box) -> bo
 def _in_words(box: Box) -> str:
     """The bounds of a box: `, those with nMuon <= 0 and nJet >= 2`."""
     parts = []
-    for name, bounds in sorted(box.items()):
-        if bounds.low > ANY.low:
+    for name in sorted(box):
+        bounds, known = range_of(name, box), range_of(name, {})
+        if bounds.low == bounds.high:
+            parts.append(f"{name} == {bounds.low:g}")
+        elif bounds.low > known.low:
             parts.append(f"{name} >= {bounds.low:g}")
-        if bounds.high < ANY.high:
+        elif bounds.high < known.high:
             parts.append(f"{name} <= {bounds.high:g}")
     return f", those with {' and '.join(parts)}" if parts else ""
