@@ -86,7 +86,8 @@ def _paths(analysis: Mapping[str, Any], datasets: Mapping[str, Any]) -> set[str]
 def _too_much(box: Box) -> bool:
     """Whether events are dropped for having much of something, as by `nJet < 3`, which spares
     nothing: such a cut is a choice of where a rate is measured."""
-    return bool(box) and all(bounds.high == ANY.high for bounds in box.values())
+    rises = [bounds.low > range_of(name, {}).low for name, bounds in box.items()]
+    return any(rises) and all(bounds.high == ANY.high for bounds in box.values())
 
 
 def _measures(analysis: Mapping[str, Any], box: Box) -> bool:
