@@ -74,22 +74,25 @@ def _value(node: ast.expr, event: Mapping[str, tuple[str, Any]]) -> Any:
         case ast.BinOp(op=op, left=left, right=right):
             return _spread(lambda a, b: binary(op, a, b), _value(left, event), _value(right, event))
         case ast.Subscript(value=value, slice=mask):
-            pairs = zip(_value(value, event), _value(mask, event), strict=True)
-            chosen = []
-            for one, passes in pairs:
-                if passes.value == UNDECIDED:
-                    raise Skip
-                chosen += [one] if passes.value else []
-            return chosen
+            return _chosen(_value(value, event), _value(mask, event))
         case ast.Call(func=ast.Name(id=name), args=args):
-            values = [_value(arg, event) for arg in args]
-            if name in LISTS:
-                return LISTS[name](values[0])
-            if name in ("minimum", "maximum"):
-                extreme = min if name == "minimum" else max
-                return reduce(lambda a, b: _spread(lambda x, y: most(extreme, x, y), a, b), values)
-            return _spread(FUNCTIONS[name], *values)
+            return _called(name, [_value(arg, event) for arg in args])
     raise AssertionError(ast.dump(node))
+
+
+def _chosen(values: list[Value], mask: list[Value]) -> list[Value]:
+    if any(passes.value == UNDECIDED for passes in mask):
+        raise Skip
+    return [one for one, passes in zip(values, mask, strict=True) if passes.value]
+
+
+def _called(name: str, values: list[Any]) -> Any:
+    if name in LISTS:
+        return LISTS[name](values[0])
+    if name in ("minimum", "maximum"):
+        extreme = min if name == "minimum" else max
+        return reduce(lambda a, b: _spread(lambda x, y: most(extreme, x, y), a, b), values)
+    return _spread(FUNCTIONS[name], *values)
 
 
 def _spread(function: Callable[..., Any], *operands: Any) -> Any:
@@ -147,7 +150,7 @@ def made(kind: str, value: Any, *of: Value, rough: bool = False) -> Value:
 def compare(op: type, a: Value, b: Value) -> Value:
     a, b = number(a), number(b)
     _, x, y = alike(a, b)
-    if x != x or y != y:
+    if math.isnan(x) or math.isnan(y):
         return Value("b", UNDECIDED)
     if (a.rough or b.rough) and math.isfinite(x) and math.isfinite(y):
         if abs(x - y) <= 1e-4 * (abs(x) + abs(y)) + 1e-30:
@@ -159,7 +162,11 @@ def compare(op: type, a: Value, b: Value) -> Value:
 
 def divide(x: float, y: float) -> float:
     if y == 0:
-        return math.nan if x == 0 or x != x else math.copysign(math.inf, x) * math.copysign(1, y)
+        return (
+            math.nan
+            if x == 0 or math.isnan(x)
+            else math.copysign(math.inf, x) * math.copysign(1, y)
+        )
     return x / y
 
 
@@ -215,7 +222,7 @@ def unary(op: ast.unaryop, a: Value) -> Value:
 def most(extreme: Callable[..., Any], a: Value, b: Value) -> Value:
     a, b = number(a), number(b)
     kind, x, y = alike(a, b)
-    if x != x or y != y:
+    if math.isnan(x) or math.isnan(y):
         return made(kind, math.nan, a, b)
     if a.rough or b.rough or (x == y == 0 and math.copysign(1, x) != math.copysign(1, y)):
         raise Skip
@@ -281,7 +288,7 @@ def extreme_of(extreme: Callable[..., Any]) -> Callable[[list[Value]], Value | N
         numbers = [number(one) for one in values]
         if not numbers:
             return None
-        if any(one.value != one.value for one in numbers):
+        if any(math.isnan(one.value) for one in numbers):
             return Value("f64", math.nan)
         return reduce(lambda a, b: most(extreme, a, b), numbers)
 

@@ -22,6 +22,8 @@ FLAG = re.compile(r"(HLT|L1|Flag)_\w+")
 NO_VALUE = ("first", "max", "min")
 # more alternatives than these of how an event can be dropped are not told apart
 MOST_BOXES = 1000
+# sums of counters up to here are told apart
+LARGEST_SUM = 10
 # what single precision may be off by, in arithmetic of a few steps
 ROUNDING = 1e-5
 _NEGATED: dict[type, type] = {
@@ -172,13 +174,27 @@ def _compared(left: ast.expr, op: type, right: ast.expr) -> list[dict[str, Range
         return [{}]
     if not sums:
         return [{}]
+    if op in (ast.Gt, ast.GtE):
+        sums, op, limit = {n: -f for n, f in sums.items()}, _MIRRORED[op], -limit
+    if len(sums) > 1 and min(sums.values()) > 0 and limit <= LARGEST_SUM:
+        return _split(list(sums.items()), int(_highest(limit, op is ast.Lt, True)))
     return [_bounded(sums, op, limit)]
 
 
+def _split(sums: list[tuple[str, float]], limit: int) -> list[dict[str, Range]]:
+    """The ways in which a sum of counters stays up to a limit: `nMuon + nElectron <= 1`."""
+    (name, factor), *others = sums
+    if not others:
+        return [{name: Range(high=_highest(limit / factor, False, True), whole=True)}]
+    return [
+        {name: Range(number, number, True), **box}
+        for number in range(int(limit // factor) + 1)
+        for box in _split(others, int(limit - factor * number))
+    ]
+
+
 def _bounded(sums: Mapping[str, float], op: type, limit: float) -> dict[str, Range]:
-    """Bounds of each name in `sum of factor * name (op) limit`."""
-    if op in (ast.Gt, ast.GtE):
-        return _bounded({n: -f for n, f in sums.items()}, _MIRRORED[op], -limit)
+    """Bounds of each name in `sum of factor * name (op) limit`, where op is < or <=."""
     box = {}
     for name, factor in sums.items():
         # the others are counters, which are not negative

@@ -205,9 +205,8 @@ def _with_nan(value: Any, where: Any) -> Any:
 def _chosen_by(mask: Any, a: Any, b: Any) -> Any:
     if not any(isinstance(value, ak.Array) for value in (mask, a, b)):
         return np.where(mask, a, b)[()]
-    if not isinstance(mask, ak.Array) and np.ndim(mask) == 0:
-        mask, a, b = ak.broadcast_arrays(mask, a, b)
-    return ak.where(mask, a, b)
+    # it would put lists and numbers into one array
+    return ak.where(*ak.broadcast_arrays(mask, a, b))
 
 
 def _plain(*values: Any) -> Any:
