@@ -25,6 +25,7 @@ from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.years import by_year, of_year
 from looseleaf.records import primaries_of
+from looseleaf.skim import check_skim
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, channels_of, weighed_alone
 from looseleaf.topcoffea.naming import OBSERVED, WORD, is_reserved
 from looseleaf.topcoffea.samples import Listed, read_samples
@@ -221,6 +222,7 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
     check(branches, _schema(base, "branches"), str(branches_path))
     analyses = _analyses(config, base, main, datasets, listed.problems, working_points, branches)
     _check_datasets(datasets, config)
+    check_skim(config["servicex"]["cut"], analyses, datasets, f"{main}: servicex.cut")
     site_path = find(f"config/sites/{config['site']}.yaml", base, f"{main}: site")
     site_settings = read_yaml(site_path)
     check(site_settings, _schema(base, "site"), str(site_path))
@@ -634,7 +636,7 @@ def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: s
     observable = analysis.get("datacards", {}).get(
         "observable", next(iter(analysis["observables"]))
     )
-    for name in ("cutflow", "failing"):
+    for name in ("cutflow", "failing", "not_finite"):
         if name in analysis["observables"]:
             raise ConfigError(f"{file}: observables: {name!r} has a meaning; choose another name")
     if observable not in analysis["observables"]:

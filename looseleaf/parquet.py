@@ -266,7 +266,7 @@ def read(
             if missing:
                 raise DataFileError(f"{path}: there is no column {', '.join(missing)}")
             for events in file.tree.steps(names, STEP, cut):
-                kept = events if condition is None else events[condition(events)]
+                kept = events if condition is None else events[condition.keeps(events)]
                 if len(kept):
                     yield kept[list(columns)]
         finally:
@@ -285,7 +285,7 @@ def predicate(cut: str, schema: pa.Schema) -> pc.Expression | None:
         return None
     columns = {name: _Column(pc.field(name), schema.field(name).type) for name in expression.names}
     try:
-        value = expression(columns)
+        value = expression.symbolic(columns)
     except (TypeError, ValueError, OverflowError, pa.ArrowException):
         return None
     return value.expression if isinstance(value, _Condition) else None
@@ -321,7 +321,12 @@ class _Column:
         if compare is operator.ne and floating:
             raise TypeError
         if isinstance(other, _Column):
+            # arrow compares numbers of several types in another precision than numpy
+            if self._kind != other._kind:
+                raise TypeError
             return _Condition(compare(self._field, other._field), floating)
+        if pa.types.is_uint64(self._kind) and other < 0:
+            raise TypeError
         value = pa.scalar(other, self._kind if self._floating else None)
         return _Condition(compare(self._field, value), floating)
 

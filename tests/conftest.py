@@ -12,10 +12,28 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
 REPO = Path(__file__).parent.parent
 # folders nanoaod/ and das/ with real files, which don't travel with the project
 TEST_DATA = Path(os.environ.get("LOOSELEAF_TEST_DATA", REPO.parent / "shared" / "data"))
+
+# how many examples the property tests draw: LOOSELEAF_EXAMPLES=20000 in a nightly run, which draws
+# new ones every time
+settings.register_profile(
+    "suite",
+    max_examples=500,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+settings.register_profile(
+    "nightly",
+    settings.get_profile("suite"),
+    max_examples=int(os.environ.get("LOOSELEAF_EXAMPLES", "20000")),
+    derandomize=False,
+)
+settings.load_profile("nightly" if "LOOSELEAF_EXAMPLES" in os.environ else "suite")
 
 
 @pytest.fixture(scope="session")

@@ -134,6 +134,7 @@ def test_the_same_events_whatever_is_left_out(tmp_path: Path) -> None:
     table = {
         "x": np.array([edge, edge, 20, 30, np.nan, 5, 5, 5, 1, 1, 1, 1], np.float32),
         "n": np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], np.uint64),
+        "y": np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], np.float32),
     }
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table(table), path, row_group_size=4)
@@ -143,15 +144,17 @@ def test_the_same_events_whatever_is_left_out(tmp_path: Path) -> None:
         "(x < 3) | (n == 1)": [0, 2],
         "~(n < 4) & (n != 9)": [1, 2],
         "4 <= n": [1, 2],
-        # what is no number passes these
+        # arrow's statistics don't tell of what is no number
         "x != 5": [0, 1, 2],
         "~(x > 3)": [0, 1, 2],
         # what statistics can't tell of
         "abs(x) > 18": [0, 1, 2],
         "x > 18 and n > 2": [0, 1, 2],
-        # of two columns they can
-        "x > n": [0, 1],
+        # of two columns they can, where both are of one type
+        "x > y": [0, 1],
+        "x > n": [0, 1, 2],
         "x != n": [0, 1, 2],
+        "n > -1": [0, 1, 2],
     }.items():
         found = list(read([path], ["n"], cut))
         expected = table["n"][Expression(cut)(table)]

@@ -9,6 +9,7 @@ import numpy as np
 from coffea.processor import ProcessorABC
 
 from looseleaf.objects.corrections import Corrections
+from looseleaf.objects.evaluation import Undecided, undecided_of
 from looseleaf.objects.events import counted_momentum, recorded, weights
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
@@ -61,7 +62,8 @@ class ApplicationProcessor(ProcessorABC):
         }
 
     def process(self, events: Any) -> dict[str, Any]:
-        chosen = self._loose(events)
+        undecided = undecided_of(self._analysis)
+        chosen = self._loose(events, undecided)
         leptons = merged(chosen, FIELDS)
         quantities = event_quantities(events, chosen, self._analysis["jets"])
         event_weight = weights(events)
@@ -74,8 +76,10 @@ class ApplicationProcessor(ProcessorABC):
         if events.metadata["role"] == "observe" and not self._analysis["unblind"]:
             selected &= prediction.failing > 0
         in_channel = {
-            channel: selected & cut.keeps(quantities) for channel, cut in self._channels.items()
+            channel: selected & undecided.keeps(channel, [cut], quantities, selected)
+            for channel, cut in self._channels.items()
         }
+        anywhere = np.logical_or.reduce(list(in_channel.values()))
         axis = hist.axis.StrCategory(list(self._channels), name=CHANNEL, overflow=False)
         by_failing = hist.Hist(
             axis, hist.axis.Integer(0, 5, name="failing"), storage=hist.storage.Int64()
@@ -89,7 +93,7 @@ class ApplicationProcessor(ProcessorABC):
             ]
             predicted, slopes = empty_prediction(axes, len(self._rates))
             observed = hist.Hist(*axes, storage=hist.storage.Weight())
-            values = np.broadcast_to(expression(quantities), len(events)).astype(np.float64)
+            values = undecided.numbers(name, expression, quantities, anywhere)
             for channel, mask in in_channel.items():
                 tight = mask & (prediction.failing == 0)
                 loose = mask & (prediction.failing > 0)
@@ -116,22 +120,23 @@ class ApplicationProcessor(ProcessorABC):
             }
         for channel, mask in in_channel.items():
             by_failing.fill(np.full(int(mask.sum()), channel), prediction.failing[mask])
-        counts = np.logical_or.reduce(list(in_channel.values()))[prediction.event]
+        counts = anywhere[prediction.event]
         of_failing = {"capped": prediction.capped, "unmeasured": self._empty[prediction.bin]}
         for name, marked in of_failing.items():
             out[name] = hist.Hist(hist.axis.Integer(0, 1, name=name), storage=hist.storage.Int64())
             out[name].view()[...] = (marked & counts).sum()
-        return out
+        return out | undecided.counted()
 
-    def _loose(self, events: Any) -> dict[str, Any]:
+    def _loose(self, events: Any, undecided: Undecided) -> dict[str, Any]:
         """Loose leptons by collection, with what their rate is looked up by."""
         found = {}
         for collection, rate_map in self._maps.items():
             roles = self._analysis["working_points"][collection]
             all_of = events[collection]
-            loose = self._points.passes(collection, roles["loose"], all_of)
+            loose = self._points.passes(collection, roles["loose"], all_of, undecided)
             leptons = all_of[loose]
-            leptons["tight"] = self._points.passes(collection, roles["tight"], all_of)[loose]
+            tight = self._points.passes(collection, roles["tight"], all_of, undecided)
+            leptons["tight"] = tight[loose]
             # what fails counts at the momentum at which the map counted it
             leptons["pt"] = counted_momentum(
                 self._points, collection, roles, leptons, leptons.tight

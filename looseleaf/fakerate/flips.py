@@ -28,6 +28,7 @@ from looseleaf.errors import DataFileError
 from looseleaf.files import write_json
 from looseleaf.histograms.ratio import Ratio
 from looseleaf.histograms.store import read_uhi, write_correction
+from looseleaf.objects.evaluation import undecided_of
 from looseleaf.objects.events import recorded
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
@@ -63,9 +64,10 @@ class FlipProcessor(ProcessorABC):
         self._analysis, self._points = analysis, points
 
     def process(self, events: Any) -> dict[str, Any]:
-        analysis = self._analysis
+        analysis, undecided = self._analysis, undecided_of(self._analysis)
         electrons = events.Electron
-        electrons = electrons[self._points.passes("Electron", analysis["electron"], electrons)]
+        chosen = self._points.passes("Electron", analysis["electron"], electrons, undecided)
+        electrons = electrons[chosen]
         kept = recorded(events, analysis["triggers"]) & certified(events)
         two = kept & ak.to_numpy(ak.num(electrons, axis=1) == 2)
         pairs = electrons[two]
@@ -101,7 +103,7 @@ class FlipProcessor(ProcessorABC):
             storage=hist.storage.Int64(),
         )
         cutflow[...] = [int(value) for value in steps.values()]
-        return {"pairs": counted, "cutflow": cutflow}
+        return {"pairs": counted, "cutflow": cutflow, **undecided.counted()}
 
     def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
         return accumulator

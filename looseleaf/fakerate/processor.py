@@ -12,15 +12,17 @@ from coffea.processor import ProcessorABC
 from numpy.typing import NDArray
 
 from looseleaf.objects.corrections import Corrections, correction_variations
+from looseleaf.objects.evaluation import Undecided, undecided_of
 from looseleaf.objects.events import (
+    Branches,
     Selection,
     counted_momentum,
     fired,
     met,
-    passing,
     transverse_mass,
     weights,
 )
+from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.names import NOMINAL, POINT, POINTS, STEPS, TRIGGER_STEP, VARIATION
@@ -111,10 +113,10 @@ class FakeRateProcessor(ProcessorABC):
         return hist.Hist(variation, *self._axes(), storage=hist.storage.Weight())
 
     def process(self, events: Any) -> dict[str, Any]:
-        analysis = self._analysis
+        analysis, undecided = self._analysis, undecided_of(self._analysis)
         leptons = events[self._collection]
         loose, denominator, tight = (
-            self._points.passes(self._collection, analysis[role], leptons)
+            self._points.passes(self._collection, analysis[role], leptons, undecided)
             for role in ("loose", "denominator", "tight")
         )
         momentum = counted_momentum(self._points, self._collection, analysis, leptons, tight)
@@ -124,11 +126,11 @@ class FakeRateProcessor(ProcessorABC):
         cuts = {
             "certified": certified(events),
             "one loose lepton": ak.to_numpy(ak.sum(loose, axis=1) == 1),
-            "no other lepton": self._no_other(events),
+            "no other lepton": self._no_other(events, undecided),
             "away jet": away_pt > analysis["away_jet"]["pt_min"],
             "met": self._below(met_pt, analysis["region"]["met_max"]),
             "mt": self._below(mt[denominator], analysis["region"]["mt_max"]),
-            **{name: passing(events, cut) for name, cut in self._cuts.items()},
+            **self._own_cuts(events, ak.to_numpy(ak.sum(loose, axis=1) == 1), undecided),
         }
         recorded = [fired(events, trigger["paths"]) for trigger in analysis["triggers"]]
 
@@ -178,7 +180,7 @@ class FakeRateProcessor(ProcessorABC):
             out[axis.name] = self._by_point(axis, found, found.selection.take(values), weigh)
         for name, observable in analysis.get("observables", {}).items():
             axis = hist.axis.Variable(observable["edges"], name=name, label=observable["label"])
-            values = nominal.selection.column(observable["expression"])
+            values = nominal.selection.observable(name, observable["expression"], undecided)
             out[name] = self._by_point(axis, nominal, values, weigh)
         if "prompt_fit" in analysis:
             wanted = analysis["prompt_fit"]
@@ -195,7 +197,7 @@ class FakeRateProcessor(ProcessorABC):
         triggered[nominal.selection.event[nominal.trigger > 0]] = True
         of_loose, _ = weigh(nominal)
         out |= self._cutflow([*cuts.values(), triggered], event_weight[NOMINAL], of_loose)
-        return out | self._expectation(nominal, of_loose)
+        return out | self._expectation(nominal, of_loose) | undecided.counted()
 
     def _event_weight(self, events: Any, variation: str) -> NDArray[np.float64]:
         if events.metadata["data"]:
@@ -214,10 +216,17 @@ class FakeRateProcessor(ProcessorABC):
         out.fill("tight", values[found.tight], weight=of_tight)
         return out
 
-    def _no_other(self, events: Any) -> Any:
+    def _own_cuts(self, events: Any, among: Any, undecided: Undecided) -> dict[str, Any]:
+        """The analysis' cuts, which have to be decided for events with one loose lepton."""
+        return {
+            name: undecided.keeps(name, [Expression(cut)], Branches(events), among)
+            for name, cut in self._cuts.items()
+        }
+
+    def _no_other(self, events: Any, undecided: Undecided) -> Any:
         clear = np.ones(len(events), bool)
         for collection, point in self._analysis["veto"].items():
-            found = self._points.passes(collection, point, events[collection])
+            found = self._points.passes(collection, point, events[collection], undecided)
             clear &= ~ak.to_numpy(ak.any(found, axis=1))
         return clear
 

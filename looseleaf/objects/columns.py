@@ -37,13 +37,13 @@ def used_points(analysis: Mapping[str, Any]) -> list[tuple[str, str]]:
 def cut_columns(cuts: Iterable[str]) -> set[str]:
     """The branches behind expressions over NanoAOD branches.
 
-    A counter nX stands for the collection X, which is made of its momenta.
+    A collection's counter nX is read by itself or, where a file has none, from its momenta.
     """
     columns = set()
     for text in cuts:
         for name in Expression(text).names:
             if name[0] == "n" and name[1:2].isupper():
-                columns |= {f"{name[1:]}_{field}" for field in ("pt", "eta", "phi", "mass")}
+                columns.add(f"{name}|{name[1:]}_pt")
             else:
                 columns.add(name)
     return columns

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from looseleaf.errors import ConfigError, DataFileError
+from looseleaf.objects.evaluation import Undecided, as_floats
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 
@@ -16,17 +17,18 @@ class Branches:
     """NanoEvents by NanoAOD branch name, as cuts speak of them: `PV_npvs`, `MET_pt`, `nJet`."""
 
     def __init__(self, events: Any) -> None:
-        self._events = events
+        # without coffea's behaviours: they want fields that needn't be read, a photon's mass, say
+        self._layout = events.layout
 
-    def __getitem__(self, name: str) -> Any:
-        fields = self._events.fields
+    def __getitem__(self, name: str) -> ak.Array:
+        fields = self._layout.fields
         collection, _, field = name.partition("_")
         if name in fields:
-            return self._events[name]
-        if field and collection in fields and field in self._events[collection].fields:
-            return self._events[collection][field]
+            return ak.Array(self._layout[name])
+        if field and collection in fields and field in self._layout[collection].fields:
+            return ak.Array(self._layout[collection][field])
         if name[:1] == "n" and name[1:] in fields:
-            return ak.num(self._events[name[1:]], axis=1)
+            return ak.num(ak.Array(self._layout[name[1:]]), axis=1)
         raise ConfigError(f"an expression speaks of {name!r}, which is no branch of these events")
 
 
@@ -54,26 +56,39 @@ class Selection:
         return ak.to_numpy(ak.flatten(values))[self._index]
 
     def column(self, text: str) -> NDArray[np.float64]:
-        """An expression over branches of the event (`PV_npvs`) or of the lepton (`Muon_pt`)."""
-        try:
-            values = Expression(text)(Branches(self._events))
-        except ValueError:
-            raise ConfigError(f"{text!r} mixes collections of different lengths") from None
+        """An expression over branches of the event (`PV_npvs`) or of the lepton (`Muon_pt`); NaN
+        where it has no value."""
+        values = Expression(text)(Branches(self._events))
         if getattr(values, "ndim", 0) == 0:
             return np.full(self.size, float(values))
-        if values.ndim > 1 and not np.array_equal(ak.num(values, axis=1), self._counts):
+        if values.ndim > 1 and not self._is_of_leptons(values):
             raise ConfigError(
                 f"{text!r} should give one number for each event, or for each lepton that counts"
             )
-        return self.take(values).astype(np.float64)
+        return self._floats(values)
 
+    def observable(self, name: str, text: str, undecided: Undecided) -> NDArray[np.float64]:
+        """The same of an observable, of which is counted what isn't finite, but not where it has
+        no value, as of an empty list, or where a branch isn't finite itself."""
+        values, branches = self.column(text), Branches(self._events)
+        expression = Expression(text)
+        if not np.isfinite(values).all():
+            there = ak.is_none(expression(branches), axis=-1)
+            known = {name: self._floats(branches[name]) for name in expression.names}
+            counted = self._floats(there) == 0
+            undecided.check(name, expression, known, values, counted)
+        return values
 
-def passing(events: Any, text: str) -> NDArray[np.bool_]:
-    """Which events an expression over branches keeps.
+    def _is_of_leptons(self, values: Any) -> bool:
+        return np.array_equal(ak.num(values, axis=1), self._counts)
 
-    Raises `ConfigError` if it gives anything but one yes or no for each event.
-    """
-    return Expression(text).keeps(Branches(events))
+    def _floats(self, values: Any) -> NDArray[np.float64]:
+        """Values for the chosen leptons; of another list in each event its sum."""
+        if values.ndim == 1:
+            return as_floats(values)[self.event]
+        if not self._is_of_leptons(values):
+            return as_floats(ak.sum(values, axis=1))[self.event]
+        return as_floats(ak.flatten(values))[self._index]
 
 
 def met(events: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

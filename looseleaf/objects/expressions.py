@@ -3,33 +3,35 @@
 The grammar is arithmetic, comparisons (also chained), `and or not & | ~`, parentheses, numbers,
 names, a few functions, and `Muon_pt[Muon_pt > 5]`, the objects of each event that pass. Nothing
 else parses, so an expression from a configuration file can do no more than compute on the arrays
-it is given.
+it is given. What the parts come to is in `looseleaf.objects.evaluation`.
 """
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Mapping
-from functools import reduce
 from typing import Any
 
 from looseleaf.errors import ConfigError
 
-_BINARY: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.Pow: operator.pow,
-    ast.BitAnd: operator.and_,
-    ast.BitOr: operator.or_,
+# numpy's, value by value, and how many arguments each takes at least and at most
+MATHEMATICS = {
+    "abs": (1, 1),
+    "cos": (1, 1),
+    "exp": (1, 1),
+    "hypot": (2, 2),
+    "log": (1, 1),
+    "maximum": (2, math.inf),
+    "minimum": (2, math.inf),
+    "sin": (1, 1),
+    "sqrt": (1, 1),
+    "where": (3, 3),
 }
-_UNARY: dict[type, Callable[[Any], Any]] = {
-    ast.USub: operator.neg,
-    ast.UAdd: operator.pos,
-    ast.Invert: operator.invert,
-    ast.Not: operator.invert,
-}
-_COMPARE: dict[type, Callable[[Any, Any], Any]] = {
+# of the list that each event has: one value, none for `first`, `max` and `min` of an empty one;
+# `scalar` is a value that has to be no list
+OF_LISTS = ("all", "any", "count", "first", "max", "min", "scalar", "sum")
+ARGUMENTS = {**MATHEMATICS, **dict.fromkeys(OF_LISTS, (1, 1))}
+COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
     ast.Gt: operator.gt,
@@ -37,66 +39,104 @@ _COMPARE: dict[type, Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
-# numpy's, value by value
-MATHEMATICS = ("abs", "cos", "exp", "hypot", "log", "maximum", "minimum", "sin", "sqrt", "where")
-# of the list that each event has: one value, none for `first`, `max` and `min` of an empty one;
-# `scalar` is a value that has to be no list
-OF_LISTS = ("all", "any", "count", "first", "max", "min", "scalar", "sum")
-FUNCTIONS = (*MATHEMATICS, *OF_LISTS)
+_ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.BitAnd, ast.BitOr)
+_UNARY = (ast.USub, ast.UAdd, ast.Invert, ast.Not)
+# how many operations may stand inside one another: Python's parser gives up at some thousands
+DEEPEST = 500
+# of more digits than a column of integers can have
+LARGEST_INTEGER = 2**64 - 1
+# characters of an expression that a message shows
+SHOWN = 200
+_WORDS = {1: "one argument", 2: "two arguments", 3: "three arguments"}
 
 
 class Expression:
     """A parsed expression; `names` are the columns it reads.
 
-    Raises `ConfigError` with a pointer to the offending place if the text doesn't parse.
+    `steps` are the nodes of its tree, each after its operands. Raises `ConfigError` with a pointer
+    to the offending place if the text doesn't parse.
     """
 
     def __init__(self, text: str) -> None:
         self.text = str(text)
-        try:
-            self._body = ast.parse(self.text.strip(), mode="eval").body
-        except SyntaxError as problem:
-            column = (problem.offset or 1) - 1
-            raise ConfigError(_pointing(self.text.strip(), column, "can't be read here")) from None
-        self.names: frozenset[str] = frozenset(self._check(self._body))
+        self._stripped = self.text.strip()
+        self.steps: list[tuple[ast.expr, int]] = []
+        waiting = [(self._parsed(), 1)]
+        while waiting:
+            node, depth = waiting.pop()
+            operands = self._operands(node)
+            if depth > DEEPEST:
+                self._refuse(None, f"more than {DEEPEST} operations are inside one another; {_CUT}")
+            self.steps.append((node, len(operands)))
+            waiting += [(operand, depth + 1) for operand in operands]
+        self.steps.reverse()
+        self.names: frozenset[str] = frozenset(
+            node.id for node, _ in self.steps if isinstance(node, ast.Name)
+        )
 
-    def _check(self, node: ast.AST) -> set[str]:
+    @property
+    def body(self) -> ast.expr:
+        """The whole expression's node."""
+        return self.steps[-1][0]
+
+    def _parsed(self) -> ast.expr:
+        try:
+            return ast.parse(self._stripped, mode="eval").body
+        except SyntaxError as problem:
+            if "too many nested" in str(problem):
+                self._refuse(None, f"there are too many brackets inside one another; {_CUT}")
+            self._refuse((problem.offset or 1) - 1, "can't be read here")
+        except (RecursionError, MemoryError):
+            self._refuse(None, f"it is too long, or nested too deeply; {_CUT}")
+        except ValueError:
+            self._refuse(None, "it has characters that are no text")
+
+    def _operands(self, node: ast.AST) -> list[ast.expr]:
+        """What a node works on; `ConfigError` if the grammar doesn't have it."""
         match node:
-            case ast.Name(id=name):
-                return {name}
+            case ast.Name():
+                return []
+            case ast.Constant(value=int(value)) if value > LARGEST_INTEGER:
+                why = "this integer has more than 64 bits"
             case ast.Constant(value=bool() | int() | float()):
-                return set()
+                return []
             case ast.Compare(left=left, comparators=others) if any(
                 map(self._binds_unexpectedly, [left, *others])
             ):
                 why = "& and | bind before comparisons: put the comparisons in brackets, or use and"
-            case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-                return self._check(left) | self._check(right)
-            case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
-                return self._check(operand)
+            case ast.BinOp(left=left, op=op, right=right) if isinstance(op, _ARITHMETIC):
+                return [left, right]
+            case ast.UnaryOp(op=op, operand=operand) if isinstance(op, _UNARY):
+                return [operand]
             case ast.BoolOp(values=values):
-                return set().union(*map(self._check, values))
+                return values
             case ast.Compare(left=left, ops=ops, comparators=others) if all(
-                type(op) in _COMPARE for op in ops
+                type(op) in COMPARISONS for op in ops
             ):
-                return set().union(*map(self._check, [left, *others]))
+                return [left, *others]
             case ast.Subscript(value=value, slice=mask) if not isinstance(mask, ast.Constant):
-                return self._check(value) | self._check(mask)
-            case ast.Call(func=ast.Name(id=name), args=args) if name in OF_LISTS and len(args) != 1:
-                why = f"{name} takes one argument"
-            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS:
-                return set().union(*map(self._check, args))
-            case ast.Call(func=ast.Name(id=name)):
-                why = f"unknown function {name!r}; there are {', '.join(FUNCTIONS)}"
+                return [value, mask]
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
+                why = _misused(name, len(args))
+                if why is None:
+                    return args
             case _:
                 why = "this is not allowed in an expression"
-        raise ConfigError(_pointing(self.text.strip(), getattr(node, "col_offset", 0), why))
+        self._refuse(getattr(node, "col_offset", 0), why)
+
+    def _refuse(self, column: int | None, why: str) -> Any:
+        """Raise `ConfigError`, pointing to a column where it is known."""
+        text = self._stripped
+        if len(text) > SHOWN or not text.isprintable():
+            raise ConfigError(f"expression {shown(text)}: {why}")
+        pointer = "" if column is None else f"\n  {text}\n  {' ' * column}^"
+        raise ConfigError(f"expression {text!r}: {why}{pointer}")
 
     def _binds_unexpectedly(self, side: ast.expr) -> bool:
         """Whether one side of a comparison is `a & b` or `a | b` without brackets of its own."""
         if not (isinstance(side, ast.BinOp) and isinstance(side.op, (ast.BitAnd, ast.BitOr))):
             return False
-        return not self.text.strip()[: side.col_offset].rstrip().endswith("(")
+        return not self._stripped[: side.col_offset].rstrip().endswith("(")
 
     def __reduce__(self) -> tuple[type["Expression"], tuple[str]]:
         # its sets would be pickled in another order by every process
@@ -104,88 +144,67 @@ class Expression:
 
     def __call__(self, columns: Mapping[str, Any] | Any) -> Any:
         """The value for arrays looked up by name, `columns[name]`; numpy or awkward arrays."""
-        return self._value(self._body, columns)
+        # imported late, since the graph is parsed with this module and only jobs compute
+        from looseleaf.objects.evaluation import value_of  # noqa: PLC0415
+
+        return value_of(self, columns)
 
     def keeps(self, columns: Mapping[str, Any] | Any) -> Any:
         """Which events a cut keeps, as an array of bool; not those in which it has no value.
 
-        Raises `ConfigError` unless it says yes or no for each of them.
+        Raises `ConfigError` unless it says yes or no for each of them, and `DataFileError` if it
+        can't say, because what it compares isn't a number.
         """
-        import awkward as ak  # noqa: PLC0415 - as below
+        from looseleaf.objects.evaluation import REFUSING  # noqa: PLC0415 - as above
 
-        value = self(columns)
-        if getattr(value, "ndim", 0) == 1:
-            mask = ak.to_numpy(ak.fill_none(value, False))
-            if mask.dtype == bool:
-                return mask
-        raise ConfigError(f"the cut {self.text!r} should give a yes or no for each event")
+        return REFUSING.keeps("", [self], columns)
 
-    def _value(self, node: ast.AST, columns: Any) -> Any:
-        # numpy's functions dispatch on awkward arrays too; imported late, since the graph is
-        # parsed with this module and only jobs compute
-        import numpy as np  # noqa: PLC0415
+    def symbolic(self, columns: Mapping[str, Any]) -> Any:
+        """The value for objects that compare themselves, as the columns of a storage's predicate.
 
-        match node:
-            case ast.Name(id=name):
-                return columns[name]
-            case ast.Constant(value=value):
-                return value
-            case ast.BinOp(left=left, op=op, right=right):
-                return _BINARY[type(op)](self._value(left, columns), self._value(right, columns))
-            case ast.UnaryOp(op=op, operand=operand):
-                value = self._value(operand, columns)
-                return np.logical_not(value) if isinstance(op, ast.Not) else _UNARY[type(op)](value)
-            case ast.BoolOp(op=op, values=values):
-                combine = np.logical_and if isinstance(op, ast.And) else np.logical_or
-                return reduce(combine, [self._value(value, columns) for value in values])
-            case ast.Compare(left=left, ops=ops, comparators=others):
-                sides = [self._value(side, columns) for side in [left, *others]]
-                parts = [
-                    _COMPARE[type(op)](a, b)
-                    for a, op, b in zip(sides[:-1], ops, sides[1:], strict=True)
-                ]
-                return reduce(np.logical_and, parts)
-            case ast.Subscript(value=value, slice=mask):
-                return self._passing(self._value(value, columns), self._value(mask, columns))
-            case ast.Call(func=ast.Name(id=name), args=[of]) if name in OF_LISTS:
-                return self._of_list(name, self._value(of, columns))
-            case ast.Call(func=ast.Name(id=name), args=args):
-                return getattr(np, name)(*[self._value(arg, columns) for arg in args])
-        raise AssertionError(ast.dump(node))
-
-    def _passing(self, values: Any, mask: Any) -> Any:
-        import awkward as ak  # noqa: PLC0415 - as above
-
-        if not isinstance(values, ak.Array):
-            raise TypeError(f"objects of {type(values).__name__}")
-        if not (isinstance(mask, ak.Array) and mask.ndim == 2 and _type_of(mask) == "bool"):
-            raise ConfigError(
-                f"expression {self.text!r}: in [] stands a yes or no for each object of the events"
-            )
-        return values[mask]
-
-    def _of_list(self, name: str, values: Any) -> Any:
-        import awkward as ak  # noqa: PLC0415 - as above
-
-        if not isinstance(values, ak.Array) and name != "scalar":
-            raise TypeError(f"{name} of {type(values).__name__}")
-        if (getattr(values, "ndim", 0) > 1) == (name == "scalar"):
-            why = "one value in each event" if name == "scalar" else "a list in each event"
-            raise ConfigError(f"expression {self.text!r}: {name}() is of {why}")
-        match name:
-            case "scalar":
-                return values
-            case "count":
-                return ak.num(values, axis=1)
-            case "first":
-                return ak.firsts(values, axis=1)
-        return getattr(ak, name)(values, axis=1)
+        Raises `TypeError` for anything but comparisons with signed numbers, `&`, `|` and `~`.
+        """
+        values: list[Any] = []
+        for node, number in self.steps:
+            operands = values[len(values) - number :]
+            del values[len(values) - number :]
+            values.append(_symbolic(node, operands, columns))
+        return values[0]
 
 
-def _type_of(array: Any) -> str:
-    """The type of the single values in an array."""
-    return str(array.type).rpartition("* ")[2].lstrip("?")
+_CUT = "write it as several cuts, or shorten it"
 
 
-def _pointing(text: str, column: int, why: str) -> str:
-    return f"expression {text!r}: {why}\n  {text}\n  {' ' * column}^"
+def shown(text: str) -> str:
+    """An expression as messages quote it: a very long one by its beginning."""
+    return repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}..."
+
+
+def _misused(name: str, number: int) -> str | None:
+    """What is wrong with a function of some arguments; None if nothing is."""
+    if name not in ARGUMENTS:
+        return f"unknown function {name!r}; there are {', '.join(ARGUMENTS)}"
+    least, most = ARGUMENTS[name]
+    if least <= number <= most:
+        return None
+    return f"{name} takes {_WORDS[least]}{' or more' if most > least else ''}"
+
+
+def _symbolic(node: ast.expr, operands: list[Any], columns: Mapping[str, Any]) -> Any:
+    numbers = all(isinstance(operand, (int, float)) for operand in operands)
+    match node:
+        case ast.Name(id=name):
+            return columns[name]
+        case ast.Constant(value=value):
+            return value
+        case ast.UnaryOp(op=ast.USub()) if numbers:
+            return -operands[0]
+        case ast.Compare(ops=[op]) if not numbers:
+            return COMPARISONS[type(op)](*operands)
+        case ast.BinOp(op=ast.BitAnd()) if not numbers:
+            return operands[0] & operands[1]
+        case ast.BinOp(op=ast.BitOr()) if not numbers:
+            return operands[0] | operands[1]
+        case ast.UnaryOp(op=ast.Invert()) if not numbers:
+            return ~operands[0]
+    raise TypeError(ast.dump(node))

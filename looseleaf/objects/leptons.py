@@ -2,11 +2,13 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from looseleaf.errors import ConfigError
 from looseleaf.objects.expressions import Expression
+
+if TYPE_CHECKING:
+    from looseleaf.objects.evaluation import Undecided
 
 
 class WorkingPoints:
@@ -72,9 +74,19 @@ class WorkingPoints:
             )
         return self._cone_pts[collection, name]
 
-    def passes(self, collection: str, name: str, objects: Any) -> Any:
-        """A jagged mask of the objects (a NanoEvents collection) that pass a working point."""
-        return reduce(lambda a, b: a & b, [cut(objects) for cut in self.cuts(collection, name)])
+    def passes(
+        self, collection: str, name: str, objects: Any, undecided: "Undecided | None" = None
+    ) -> Any:
+        """A jagged mask of the objects (a NanoEvents collection) that pass a working point.
+
+        Raises `ConfigError` for a cut that gives no yes or no, and `DataFileError` for objects on
+        which it can't be decided, unless `undecided` may count them.
+        """
+        # imported late, since the graph is parsed with this module and only jobs compute
+        from looseleaf.objects.evaluation import REFUSING  # noqa: PLC0415
+
+        counter = REFUSING if undecided is None else undecided
+        return counter.passes(f"{collection}.{name}", self.cuts(collection, name), objects)
 
     def behind(self, used: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
         """The declarations of some points, (collection, name), and of those they build on."""

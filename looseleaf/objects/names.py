@@ -12,7 +12,7 @@ SPECTRA = ("pt", "abs_eta", "met", "mt")
 # what else stands in a result by name
 RESULTS = (
     *POINTS, POINT, VARIATION, "expected", "expected_variance", "cutflow", "weighted_cutflow",
-    "prompt_fit", "ratio",
+    "prompt_fit", "ratio", "not_finite",
 )  # fmt: skip
 # the correction in a measured map of charge flips
 FLIP_CORRECTION = "electron_charge_flip"

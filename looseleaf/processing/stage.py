@@ -15,6 +15,7 @@ from looseleaf.files import whole, write_json
 from looseleaf.histograms.store import write_uhi
 from looseleaf.losses import Loss
 from looseleaf.objects.columns import analysis_columns
+from looseleaf.objects.evaluation import NOT_FINITE, losses_of
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import check_golden
 from looseleaf.processing.columns import losses_of_columns
@@ -103,9 +104,9 @@ def process_datasets(
     section or luminosity doesn't need another pass over the events. Files that hold the same events
     are a `DataFileError`, whichever of the datasets they are of. `refuse` raises for a fileset
     that isn't worth starting a cluster for. `losses` finds those of a dataset in its accumulator;
-    they stand in its ledger, after those of its files, and in the log. `columns` are those that are
-    read of each dataset: what isn't right with them is such a loss, or `DataFileError` unless
-    `allow`, the analysis' own, names it.
+    they stand in its ledger, after those of its files, and in the log, as do the events that cuts
+    could not decide on. `columns` are those that are read of each dataset: what isn't right with
+    them is such a loss, or `DataFileError` unless `allow`, the analysis' own, names it.
     """
     filesets = [
         from_manifest(name, files.manifest, (metadata or {}).get(name, {}))
@@ -128,9 +129,13 @@ def process_datasets(
     ):
         results = run(processor, filesets, site, running.limits, label, folder / "checkpoints")
     for name, result in results.items():
-        write(datasets[name].histograms, result.accumulator, {"dataset": name})
-        found = [loss.to_json() for loss in losses(name, result.accumulator)] if losses else []
-        ledger = {**result.ledger, "losses": [*result.ledger["losses"], *found]}
+        accumulator = dict(result.accumulator)
+        undecided = losses_of(accumulator)
+        accumulator.pop(NOT_FINITE, None)
+        write(datasets[name].histograms, accumulator, {"dataset": name})
+        found = [*undecided, *(losses(name, accumulator) if losses else ())]
+        more = [loss.to_json() for loss in found]
+        ledger = {**result.ledger, "losses": [*result.ledger["losses"], *more]}
         for loss in ledger["losses"]:
             print(f"dataset {name}: {loss['message']}", file=sys.stderr)
         write_json(datasets[name].ledger, ledger)

@@ -14,6 +14,7 @@ from looseleaf.errors import DataFileError
 from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.columns import varies
 from looseleaf.objects.corrections import Corrections
+from looseleaf.objects.evaluation import REFUSING, Undecided, undecided_of
 from looseleaf.objects.events import counted_momentum, recorded, weights
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
@@ -61,13 +62,6 @@ def _after_a_flip(quantities: Mapping[str, Any], key: str) -> dict[str, Any]:
         out |= {"charge": np.full_like(quantities["charge"], 2 * charge)}
         out |= {"lep0_charge": np.full_like(quantities["lep0_charge"], charge)}
     return out
-
-
-def _passing(cuts: Sequence[Expression], quantities: Mapping[str, Any], selected: Mask) -> Mask:
-    passing = selected.copy()
-    for cut in cuts:
-        passing &= np.asarray(cut(quantities), bool)
-    return passing
 
 
 class TopCoffeaProcessor(ProcessorABC):
@@ -132,7 +126,8 @@ class TopCoffeaProcessor(ProcessorABC):
         analysis = of_year(self._analysis, events.metadata["year"])
         event_weight, eft = self._weights(events)
         triggered = recorded(events, analysis["triggers"]) & certified(events)
-        chosen, masks = self._leptons(events, is_data)
+        undecided = undecided_of(analysis)
+        chosen, masks = self._leptons(events, is_data, undecided)
         corrected = {NOMINAL: event_weight}
         if not is_data:
             factors = self._corrected(analysis["corrections"], events, masks)
@@ -157,22 +152,31 @@ class TopCoffeaProcessor(ProcessorABC):
         counted = {"all": np.ones(len(events), bool), "trigger": triggered}
         weighted = np.zeros(len(events), bool)
         for label, jets in self._jets(events, is_data):
+            # an event counts as lost once, and not in every variation
+            counter = undecided if label == NOMINAL else undecided.anew()
             quantities = event_quantities(jets, chosen, analysis["jets"])
             seen = {SIGNAL: quantities}
             seen |= {key: _after_a_flip(quantities, key) for key in by_role if key in FLIPPED}
-            values = {
-                key: {
-                    name: np.asarray(expression(found), np.float64)
+            filled = list(self._masks(seen, selected, tight, flipped, is_data, counter))
+            anywhere = np.logical_or.reduce([np.zeros(len(events), bool), *(f[-1] for f in filled)])
+            values = {}
+            for key, found in seen.items():
+                here = [
+                    mask for *_, role, mask in filled if (role if role in seen else SIGNAL) == key
+                ]
+                among = np.logical_or.reduce([np.zeros(len(events), bool), *here])
+                values[key] = {
+                    name: counter.numbers(name, expression, found, among)
                     for name, expression in self._observables.items()
                 }
-                for key, found in seen.items()
-            }
             if label != NOMINAL:
                 # another jet energy is a variation of its own, with the nominal weights
                 varied = {role: {label: w[NOMINAL]} for role, w in by_role.items()}
             else:
-                varied = by_role if is_data else self._reweighted(by_role, quantities, events)
-            for channel, role, key, mask in self._masks(seen, selected, tight, flipped, is_data):
+                varied = (
+                    by_role if is_data else self._reweighted(by_role, quantities, events, anywhere)
+                )
+            for channel, role, key, mask in filled:
                 if label == NOMINAL and role == SIGNAL:
                     counted[channel] = mask
                 if label == NOMINAL and role == NONPROMPT:
@@ -192,7 +196,7 @@ class TopCoffeaProcessor(ProcessorABC):
                             coefficients=events.metadata["wc_names"] or None,
                             rows=rows,
                         )
-        out = {**histograms, "cutflow": self._cutflow(counted)}
+        out = {**histograms, "cutflow": self._cutflow(counted), **undecided.counted()}
         return {**out, FAILING: self._failing(leptons[weighted])} if self._maps else out
 
     def _empty(self, name: str) -> EFTHist:
@@ -230,16 +234,18 @@ class TopCoffeaProcessor(ProcessorABC):
         out[...] = list(numbers.values())
         return out
 
-    def _leptons(self, events: Any, is_data: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _leptons(
+        self, events: Any, is_data: bool, undecided: Undecided
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Loose leptons by collection: whether they are tight, and what rates go by; and which of
         the events' leptons are loose and which tight."""
         offsets = stacked(self._maps)[0] if self._maps else {}
         found, masks = {}, {}
         for collection, roles in self._analysis["working_points"].items():
             every = events[collection]
-            loose = self._points.passes(collection, roles["loose"], every)
+            loose = self._points.passes(collection, roles["loose"], every, undecided)
             leptons = every[loose]
-            tight = loose & self._points.passes(collection, roles["tight"], every)
+            tight = self._points.passes(collection, roles["tight"], every, undecided) & loose
             masks[collection] = {"loose": loose, "tight": tight}
             leptons["tight"] = tight[loose]
             # what fails counts at the momentum at which the map counted it
@@ -345,6 +351,7 @@ class TopCoffeaProcessor(ProcessorABC):
         by_role: Mapping[str, Mapping[str, Weights]],
         quantities: Mapping[str, Any],
         events: Any,
+        among: Mask,
     ) -> dict[str, dict[str, Weights]]:
         """The weights with the variations of weights, by the declared expressions and by theory
         weights, which NanoAOD has relative to the nominal one."""
@@ -353,7 +360,9 @@ class TopCoffeaProcessor(ProcessorABC):
         for name, shape in systematics.get("shape", {}).items():
             if varies(shape, events.metadata["process"]):
                 for direction, text in shape.get("weight", {}).items():
-                    factors[name + direction.capitalize()] = Expression(text)(quantities)
+                    label = f"systematics.shape.{name}.weight.{direction}"
+                    number = REFUSING.numbers(label, Expression(text), quantities, among)
+                    factors[name + direction.capitalize()] = number
         for name, theory in systematics.get("theory", {}).items():
             if varies(theory, events.metadata["process"]):
                 for direction in ("up", "down"):
@@ -380,10 +389,11 @@ class TopCoffeaProcessor(ProcessorABC):
         tight: Mask,
         flipped: Mask,
         is_data: bool,
+        undecided: Undecided,
     ) -> Iterator[tuple[str, str, str, Mask]]:
         """The events of each channel and region, and by what they count there."""
         for name, (cuts, regions) in self._channels.items():
-            passing = _passing(cuts, seen[SIGNAL], selected)
+            passing = selected & undecided.keeps(name, cuts, seen[SIGNAL], selected)
             for region, requirement in regions:
                 without_map = (region.role == NONPROMPT and not self._maps) or (
                     region.role == FLIPS and self._flips is None
@@ -392,7 +402,7 @@ class TopCoffeaProcessor(ProcessorABC):
                 blind = is_data and region.role == SIGNAL and not self._analysis.get("unblind")
                 if without_map or blind or (region.data_only and not is_data):
                     continue
-                here = np.asarray(requirement(seen[SIGNAL]), bool)
+                here = undecided.keeps(name, [requirement], seen[SIGNAL], selected)
                 here = here & (tight if region.tight else ~tight)
                 if region.predicted:
                     here &= ~flipped
@@ -400,7 +410,9 @@ class TopCoffeaProcessor(ProcessorABC):
                     yield name, region.role, region.role, passing & here
                     continue
                 for key in self._flips_by[name]:
-                    yield name, FLIPS, key, _passing(cuts, seen[key], selected) & here
+                    # counted already, with the charges as they are
+                    flips = undecided.anew().keeps(name, cuts, seen[key], selected & here)
+                    yield name, FLIPS, key, flips & selected & here
 
     def _weights(self, events: Any) -> tuple[Weights, NDArray[Any] | None]:
         """Each event's weight, and the terms of an EFT sample, whose weight they carry."""

@@ -1,0 +1,647 @@
+"""What expressions come to, on numpy and awkward arrays.
+
+- **Integers** are computed with 64 bits, whatever the column's own width is, and yes and no count
+  1 and 0. What doesn't fit into 64 bits is refused. A quotient of integers, and an integer compared
+  or computed with a floating-point number, is in double precision.
+- **Floating-point columns** keep their precision, and a number in the expression takes that of the
+  column that it meets: `pt > 25.1` compares with the float32 nearest to 25.1, as numpy does.
+- **What isn't a number** (0/0, the logarithm of -1) leaves a comparison undecided. `&`, `|`,
+  `and`, `or` and `not` decide where the other side suffices: a no and anything is a no. An event
+  whose cut stays undecided isn't kept, and is counted: see `Undecided`.
+- **No value**, which `first`, `max` and `min` of an empty list have, is no answer either: such
+  events are not kept.
+"""
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any, NamedTuple
+
+import awkward as ak
+import numpy as np
+
+from looseleaf.errors import ConfigError, DataFileError
+from looseleaf.losses import Loss
+from looseleaf.objects.expressions import COMPARISONS, OF_LISTS, Expression, shown
+
+LARGEST = 2**63 - 1
+# the part of an accumulator that counts what isn't finite
+NOT_FINITE = "not_finite"
+_ARITHMETIC = {ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Pow: np.power}
+_BITWISE = {ast.BitAnd: np.bitwise_and, ast.BitOr: np.bitwise_or}
+_DEVIATES = {"cos": np.cos, "exp": np.exp, "log": np.log, "sin": np.sin, "sqrt": np.sqrt}
+
+
+class _Wrong(Exception):
+    """An operation that has no meaning for its operands; the message says why."""
+
+
+class _Truth(NamedTuple):
+    """Yes or no: what is a yes for sure, and what may be one. They differ where undecided."""
+
+    sure: Any
+    possible: Any
+
+    @property
+    def undecided(self) -> Any:
+        """Where it can't be told; None if it can everywhere."""
+        if self.sure is self.possible:
+            return None
+        return np.logical_and(self.possible, np.logical_not(self.sure))
+
+
+def value_of(expression: Expression, columns: Mapping[str, Any] | Any) -> Any:
+    """The value of an expression: an array, or a number if it reads no column. What is undecided
+    is a no."""
+    value = _evaluated(expression, columns)
+    return value.sure if isinstance(value, _Truth) else value
+
+
+def _evaluated(expression: Expression, columns: Any) -> Any:
+    """The value, yes and no as `_Truth`."""
+    values: list[Any] = []
+    lost: list[Any] = []
+    for node, number in expression.steps:
+        operands = values[len(values) - number :]
+        del values[len(values) - number :]
+        if isinstance(node, ast.Name):
+            # a column that can't be read is no fault of the expression
+            values.append(_column(expression, node.id, columns))
+            continue
+        try:
+            with np.errstate(all="ignore"):
+                values.append(_step(node, operands, lost))
+        except _Wrong as problem:
+            raise ConfigError(f"expression {shown(expression.text)}: {problem}") from None
+        except (ValueError, TypeError, OverflowError, RuntimeError):
+            raise ConfigError(
+                f"expression {shown(expression.text)}: {ast.unparse(node)[:80]!r} mixes lists of "
+                "different lengths, or what can't be computed together"
+            ) from None
+    value = values[0]
+    if not lost:
+        return value
+    undecided = reduce(np.logical_or, lost)
+    if _is_truth(value):
+        truth = _truth(value)
+        return _Truth(truth.sure & ~undecided, truth.possible | undecided)
+    return _with_nan(_number(value), undecided)
+
+
+def _column(expression: Expression, name: str, columns: Any) -> Any:
+    value = columns[name]
+    if isinstance(value, ak.Array):
+        value = ak.materialize(value)
+        if _leaf(value.layout) is None:
+            raise ConfigError(
+                f"expression {shown(expression.text)}: {name!r} is no branch of numbers"
+            )
+    elif isinstance(value, np.ndarray) and value.dtype.kind not in "biuf":
+        raise ConfigError(f"expression {shown(expression.text)}: {name!r} is no branch of numbers")
+    return value
+
+
+def _step(node: ast.expr, operands: list[Any], lost: list[Any]) -> Any:
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.BinOp(op=op):
+            return _binary(op, *operands)
+        case ast.UnaryOp(op=op):
+            return _unary(op, operands[0])
+        case ast.BoolOp(op=op):
+            combine = _and if isinstance(op, ast.And) else _or
+            return reduce(combine, map(_truth, operands))
+        case ast.Compare(ops=ops):
+            pairs = zip(operands[:-1], ops, operands[1:], strict=True)
+            return reduce(_and, [_compared(op, a, b) for a, op, b in pairs])
+        case ast.Subscript():
+            return _chosen(*operands, lost)
+        case ast.Call(func=ast.Name(id=name)) if name in OF_LISTS:
+            return _of_lists(name, operands[0])
+        case ast.Call(func=ast.Name(id=name)):
+            return _function(name, operands)
+    raise AssertionError(ast.dump(node))
+
+
+# what values are
+
+
+def _leaf(layout: Any) -> Any:
+    """The array of numbers within lists; None if there is none, but records, say."""
+    while layout.is_list or layout.is_option or layout.is_indexed:
+        layout = layout.content
+    return layout if layout.is_numpy or layout.is_unknown else None
+
+
+def _kind(value: Any) -> str:
+    """The kind of numbers: b for yes and no, i, u and f, as numpy has it."""
+    if isinstance(value, _Truth):
+        return "b"
+    if isinstance(value, (bool, int, float)):
+        return {bool: "b", int: "i", float: "f"}[type(value)]
+    if isinstance(value, ak.Array):
+        leaf = _leaf(value.layout)
+        return "f" if leaf.is_unknown else leaf.dtype.kind
+    return np.asarray(value).dtype.kind
+
+
+def _dtype(value: Any) -> Any:
+    """The type for numpy's promotion; of a number in the expression itself the number."""
+    if isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, ak.Array):
+        leaf = _leaf(value.layout)
+        return np.dtype(np.float64) if leaf.is_unknown else leaf.dtype
+    return np.asarray(value).dtype
+
+
+def _is_literal(value: Any) -> bool:
+    return isinstance(value, (bool, int, float))
+
+
+def _as(value: Any, dtype: Any) -> Any:
+    if isinstance(value, ak.Array):
+        return value if _dtype(value) == dtype else ak.values_astype(value, dtype)
+    return np.asarray(value).astype(dtype, copy=False)[()]
+
+
+def _is_truth(value: Any) -> bool:
+    return isinstance(value, _Truth) or _kind(value) == "b"
+
+
+def _truth(value: Any) -> _Truth:
+    """Yes or no; of a number, whether it is another than zero."""
+    if isinstance(value, _Truth):
+        return value
+    if _kind(value) == "b":
+        value = np.bool_(value) if _is_literal(value) else value
+        return _Truth(value, value)
+    return _compared(ast.NotEq(), value, 0)
+
+
+def _number(value: Any) -> Any:
+    """A value to compute with: integers of 64 bits; yes and no as 1 and 0, undecided as NaN."""
+    if isinstance(value, _Truth):
+        number = _as(value.sure, np.int64)
+        return number if value.undecided is None else _with_nan(number, value.undecided)
+    kind = _kind(value)
+    if kind == "f":
+        return value
+    if _is_literal(value):
+        return int(value)
+    if kind == "u" and _dtype(value) == np.uint64:
+        largest = ak.max(value, axis=None) if isinstance(value, ak.Array) else value.max(initial=0)
+        if largest is not None and largest > LARGEST:
+            return value
+    return _as(value, np.int64)
+
+
+def _with_nan(value: Any, where: Any) -> Any:
+    return _chosen_by(where, np.float64(np.nan), _as(value, np.float64))
+
+
+def _chosen_by(mask: Any, a: Any, b: Any) -> Any:
+    if not any(isinstance(value, ak.Array) for value in (mask, a, b)):
+        return np.where(mask, a, b)[()]
+    # it would put lists and numbers into one array
+    return ak.where(*ak.broadcast_arrays(mask, a, b))
+
+
+def _plain(*values: Any) -> Any:
+    """Whether all are numbers in the expression itself."""
+    return all(map(_is_literal, values))
+
+
+def _literal(value: Any) -> Any:
+    """What comes of numbers in the expression is one itself, without a precision of its own."""
+    return np.asarray(value).item()
+
+
+def _nan(value: Any) -> Any:
+    """Where a value is no number; None if it is one everywhere."""
+    if _kind(value) != "f":
+        return None
+    data = value
+    if isinstance(value, ak.Array):
+        leaf = _leaf(value.layout)
+        data = np.zeros(0) if leaf.is_unknown else leaf.data
+    return np.isnan(value) if np.isnan(data).any() else None
+
+
+# yes and no
+
+
+def _and(a: _Truth, b: _Truth) -> _Truth:
+    sure = np.logical_and(a.sure, b.sure)
+    if a.undecided is None and b.undecided is None:
+        return _Truth(sure, sure)
+    return _Truth(sure, np.logical_and(a.possible, b.possible))
+
+
+def _or(a: _Truth, b: _Truth) -> _Truth:
+    sure = np.logical_or(a.sure, b.sure)
+    if a.undecided is None and b.undecided is None:
+        return _Truth(sure, sure)
+    return _Truth(sure, np.logical_or(a.possible, b.possible))
+
+
+def _not(a: _Truth) -> _Truth:
+    sure = np.logical_not(a.possible)
+    return _Truth(sure, sure) if a.undecided is None else _Truth(sure, np.logical_not(a.sure))
+
+
+def _compared(op: ast.cmpop, a: Any, b: Any) -> _Truth:
+    a, b = _number(a), _number(b)
+    a, b = _in_range(a, b), _in_range(b, a)
+    sure = COMPARISONS[type(op)](a, b)
+    sure = np.bool_(sure) if isinstance(sure, bool) else sure
+    missing = [where for where in map(_nan, (a, b)) if where is not None]
+    if not missing:
+        return _Truth(sure, sure)
+    undecided = reduce(np.logical_or, missing)
+    return _Truth(np.logical_and(sure, np.logical_not(undecided)), np.logical_or(sure, undecided))
+
+
+def _in_range(value: Any, other: Any) -> Any:
+    """A number of the expression as awkward compares it with the values of `other`.
+
+    An integer that no value of the other can be becomes infinite.
+    """
+    if not _is_literal(value) or isinstance(value, float) or _is_literal(other):
+        return value
+    kind = _kind(other)
+    if kind == "f":
+        return float(value)
+    if kind == "u":
+        return np.uint64(value) if 0 <= value < 2**64 else _infinite(value)
+    return value if -LARGEST - 1 <= value <= LARGEST else _infinite(value)
+
+
+def _infinite(value: int) -> float:
+    return np.inf if value > 0 else -np.inf
+
+
+# arithmetic
+
+
+def _binary(op: ast.operator, a: Any, b: Any) -> Any:
+    if isinstance(op, (ast.BitAnd, ast.BitOr)):
+        return _bitwise(op, a, b)
+    a, b = _number(a), _number(b)
+    if isinstance(op, ast.Div):
+        return _floating(np.divide, a, b, always=True)
+    if "f" in (_kind(a), _kind(b)) or (isinstance(op, ast.Pow) and _any_below_zero(b)):
+        return _floating(_ARITHMETIC[type(op)], a, b, always=isinstance(op, ast.Pow))
+    return _exact(_ARITHMETIC[type(op)], a, b)
+
+
+def _floating(function: Any, a: Any, b: Any, always: bool = False) -> Any:
+    """In the precision of the operands, integers in double precision."""
+    if _plain(a, b):
+        return _literal(function(np.float64(a), np.float64(b)))
+    if always:
+        a, b = (v if _is_literal(v) or _kind(v) == "f" else _as(v, np.float64) for v in (a, b))
+    return function(_weak(a, b), _weak(b, a))
+
+
+def _weak(value: Any, other: Any) -> Any:
+    """A number of the expression in the precision of a floating-point `other`."""
+    if not _is_literal(value):
+        return value
+    kind = _dtype(other)
+    return np.dtype(kind if kind.kind == "f" else np.float64).type(value)
+
+
+def _any_below_zero(value: Any) -> bool:
+    if _is_literal(value):
+        return value < 0
+    return bool(ak.any(value < 0, axis=None)) if isinstance(value, ak.Array) else (value < 0).any()
+
+
+def _exact(function: Any, *operands: Any) -> Any:
+    """Integers of 64 bits; refused where the result has more.
+
+    What overflows is off by a multiple of 2^64, of which a computation in double precision tells.
+    """
+    if any(_kind(value) == "u" or _beyond(value) for value in operands):
+        raise _Wrong("integers above 2^63 - 1 can be compared, but not computed with")
+    whole = [np.int64(value) if _is_literal(value) else value for value in operands]
+    found = function(*whole)
+    about = function(*[_as(value, np.float64) for value in whole])
+    if _any(abs(_as(found, np.float64) - about) > 2.0**62) or not _all_finite(about):
+        raise _Wrong("an integer gets more than 64 bits; write 1.0 * where it need not be exact")
+    return _literal(found) if _plain(*operands) else found
+
+
+def _beyond(value: Any) -> bool:
+    return _is_literal(value) and not -LARGEST - 1 <= value <= LARGEST
+
+
+def _any(mask: Any) -> bool:
+    return bool(ak.any(mask, axis=None)) if isinstance(mask, ak.Array) else bool(np.any(mask))
+
+
+def _all_finite(value: Any) -> bool:
+    return not _any(np.logical_not(np.isfinite(value)))
+
+
+def _bitwise(op: ast.operator, a: Any, b: Any) -> Any:
+    if _is_truth(a) and _is_truth(b):
+        return (_and if isinstance(op, ast.BitAnd) else _or)(_truth(a), _truth(b))
+    a, b = _number(a), _number(b)
+    kinds = {_kind(a), _kind(b)}
+    if "f" in kinds:
+        raise _Wrong(
+            "& and | take a yes or no on both sides, or integers: is a comparison missing?"
+        )
+    function = _BITWISE[type(op)]
+    if "u" in kinds:
+        a, b = _in_range(a, b), _in_range(b, a)
+        if {_kind(a), _kind(b)} != {"u"}:
+            raise _Wrong("integers above 2^63 - 1 and negative ones have no bits in common")
+        return function(a, b)
+    if _beyond(a) or _beyond(b):
+        raise _Wrong("an integer above 2^63 - 1 has more bits than the other")
+    return _literal(function(a, b)) if _plain(a, b) else function(a, b)
+
+
+def _unary(op: ast.unaryop, value: Any) -> Any:
+    if isinstance(op, ast.Not) or (isinstance(op, ast.Invert) and _is_truth(value)):
+        return _not(_truth(value))
+    value = _number(value)
+    if isinstance(op, ast.UAdd):
+        return value
+    if isinstance(op, ast.USub):
+        if _kind(value) == "f":
+            return -value
+        if _is_literal(value):
+            return -value
+        return _exact(np.negative, value)
+    if _kind(value) != "i" or _beyond(value):
+        raise _Wrong("~ takes a yes or no, or integers up to 2^63 - 1")
+    return ~value
+
+
+# functions
+
+
+def _function(name: str, operands: list[Any]) -> Any:
+    if name == "where":
+        return _where(*operands)
+    values = list(map(_number, operands))
+    if name in ("maximum", "minimum"):
+        return reduce(lambda a, b: _extreme(getattr(np, name), a, b), values)
+    if name == "hypot":
+        return _floating(np.hypot, *values, always=True)
+    (value,) = values
+    if name == "abs":
+        return _exact(np.abs, value) if _kind(value) in "iu" else _elementwise(np.abs, value)
+    value = value if _kind(value) == "f" else _as(value, np.float64)
+    return _elementwise(_DEVIATES[name], value)
+
+
+def _elementwise(function: Any, value: Any) -> Any:
+    return _literal(function(value)) if _is_literal(value) else function(value)
+
+
+def _extreme(function: Any, a: Any, b: Any) -> Any:
+    found = function(*_alike(a, b))
+    return _literal(found) if _plain(a, b) else found
+
+
+def _alike(a: Any, b: Any) -> tuple[Any, Any]:
+    """Two values as arrays of one type."""
+    kinds = _kind(a), _kind(b)
+    if "f" in kinds or kinds == ("i", "i"):
+        if not ("f" in kinds or not (_beyond(a) or _beyond(b))):
+            raise _Wrong("integers above 2^63 - 1 and others don't go together")
+        types = [float(t) if _is_literal(t) and "f" in kinds else t for t in (_dtype(a), _dtype(b))]
+        common = np.result_type(*types)
+    elif kinds == ("u", "u"):
+        common = np.dtype(np.uint64)
+    else:
+        a, b = _in_range(a, b), _in_range(b, a)
+        if (_kind(a), _kind(b)) != ("u", "u"):
+            raise _Wrong("integers above 2^63 - 1 and negative ones don't go together")
+        common = np.dtype(np.uint64)
+    return _as(a, common), _as(b, common)
+
+
+def _where(condition: Any, a: Any, b: Any) -> Any:
+    if not _is_truth(condition):
+        raise _Wrong("the first argument of where should be a yes or no: is a comparison missing?")
+    truth = _truth(condition)
+    if _is_truth(a) and _is_truth(b):
+        chosen = _or(_and(truth, _truth(a)), _and(_not(truth), _truth(b)))
+        return chosen
+    plain = _plain(a, b) and isinstance(truth.sure, np.bool_)
+    chosen = _chosen_by(truth.sure, *_alike(_number(a), _number(b)))
+    if truth.undecided is not None:
+        chosen = _with_nan(chosen, truth.undecided)
+    return _literal(chosen) if plain else chosen
+
+
+def _chosen(values: Any, mask: Any, lost: list[Any]) -> Any:
+    """The objects that pass; events in which an object may or may not are `lost`."""
+    sure = mask.sure if isinstance(mask, _Truth) else mask
+    if not isinstance(sure, ak.Array) or sure.ndim != 2 or _kind(mask) != "b":
+        raise _Wrong("in [] there should be a yes or no for each object of the events")
+    truth = _truth(mask)
+    if truth.undecided is not None:
+        lost.append(ak.any(truth.undecided, axis=1))
+    if isinstance(values, _Truth):
+        possible = values.possible[sure]
+        return (
+            _Truth(values.sure[sure], possible)
+            if values.undecided is not None
+            else _Truth(possible, possible)
+        )
+    if not isinstance(values, ak.Array) or values.ndim < 2:
+        raise _Wrong("[] chooses from a list in each event")
+    return values[sure]
+
+
+def _of_lists(name: str, values: Any) -> Any:
+    array = values.sure if isinstance(values, _Truth) else values
+    if name == "scalar":
+        if getattr(array, "ndim", 0) > 1:
+            raise _Wrong("scalar() is of one value in each event")
+        return values
+    if not isinstance(array, ak.Array) or array.ndim < 2:
+        raise _Wrong(f"{name}() is of a list in each event")
+    if name == "count":
+        return ak.num(array, axis=1)
+    if name in ("any", "all"):
+        return _any_or_all(getattr(ak, name), _truth(values))
+    if name == "first":
+        if isinstance(values, _Truth) and values.undecided is not None:
+            return _Truth(ak.firsts(values.sure, axis=1), ak.firsts(values.possible, axis=1))
+        return ak.firsts(array, axis=1)
+    numbers = _number(values)
+    found = getattr(ak, name)(numbers, axis=1)
+    if name == "sum":
+        return _whole_sum(numbers, found)
+    undefined = _nan(numbers)
+    # awkward passes over what is no number
+    return found if undefined is None else _with_nan(found, ak.any(undefined, axis=1))
+
+
+def _any_or_all(function: Any, truth: _Truth) -> _Truth:
+    sure = function(truth.sure, axis=1)
+    return _Truth(sure, sure if truth.undecided is None else function(truth.possible, axis=1))
+
+
+def _whole_sum(numbers: Any, found: Any) -> Any:
+    """Sums as they are, once it is known that those of integers fit into 64 bits."""
+    if _kind(numbers) == "f":
+        return found
+    about = ak.sum(_as(numbers, np.float64), axis=1)
+    if _kind(numbers) == "u" or _any(abs(_as(found, np.float64) - about) > 2.0**62):
+        raise _Wrong("a sum of integers gets more than 64 bits; write 1.0 * what is summed")
+    return found
+
+
+# answers, and what is undecided
+
+
+@dataclass
+class Undecided:
+    """Counts the events that a cut can't decide on, and values that are no numbers.
+
+    What the configuration doesn't allow by name (`allow.not_finite`) is refused at once. What is
+    no number because a column has none in that place isn't counted: the transform has told of it.
+    """
+
+    allowed: Sequence[str] = ()
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def keeps(self, name: str, cuts: Sequence[Expression], columns: Any, among: Any = None) -> Any:
+        """Which events pass all cuts of what is called `name`, as a numpy array; not those that
+        stay undecided.
+
+        `among` says which events are of interest: the others may stay undecided in silence.
+        """
+        truth = reduce(_and, [_answer(name, cut, columns, 1, "event") for cut in cuts])
+        kept = ak.to_numpy(ak.fill_none(truth.sure, False))
+        if truth.undecided is not None:
+            lost = ak.to_numpy(ak.fill_none(truth.undecided, False))
+            among = np.ones(len(kept), bool) if among is None else among
+            self._tell(name, cuts, columns, lost & among, int(among.sum()), "events")
+        return kept
+
+    def passes(self, name: str, cuts: Sequence[Expression], objects: Any) -> Any:
+        """Which objects pass all cuts of the working point called `name`, jagged."""
+        truth = reduce(_and, [_answer(name, cut, objects, 2, "object") for cut in cuts])
+        if truth.undecided is not None:
+            of = int(ak.count(truth.sure, axis=None))
+            self._tell(name, cuts, objects, truth.undecided, of, "leptons")
+        return truth.sure
+
+    def numbers(self, name: str, expression: Expression, columns: Any, among: Any) -> Any:
+        """One number for each event, as float64: NaN where it has no value.
+
+        What isn't finite is counted of those events that are `among` those to be filled.
+        """
+        value = _number(_evaluated(expression, columns))
+        if getattr(value, "ndim", 0) > 1:
+            raise ConfigError(
+                f"{name}: {shown(expression.text)} should give a number for each event"
+            )
+        value = np.broadcast_to(as_floats(value), len(among))
+        self.check(name, expression, columns, value, among)
+        return value
+
+    def check(
+        self, name: str, expression: Expression, columns: Any, values: Any, among: Any
+    ) -> None:
+        """Count which `values` of events aren't finite, `among` those that are filled."""
+        lost = among & ~np.isfinite(values)
+        if lost.any():
+            self._tell(name, [expression], columns, lost, int(among.sum()), "events")
+
+    def _tell(
+        self, name: str, texts: Sequence[Expression], columns: Any, lost: Any, of: int, unit: str
+    ) -> None:
+        """Count what is lost, where no column is to blame; `DataFileError` if it isn't allowed."""
+        for column in sorted(set().union(*[text.names for text in texts])):
+            lost = lost & _finite(columns[column], lost)
+        number = int(ak.sum(lost, axis=None))
+        if number == 0:
+            return
+        if name not in self.allowed:
+            what = " and ".join(shown(text.text) for text in texts)
+            cure = f", or allow it: allow.not_finite: [{name}] in the analysis" if name else ""
+            raise DataFileError(
+                f"{f'{name}: ' if name else ''}{what} is not a number (0/0, say, or the root of a "
+                f"negative one) in {number} of {of} {unit}; change the expression{cure}"
+            )
+        of_name = self.counts.setdefault(name, {})
+        of_name[unit] = of_name.get(unit, 0) + number
+
+    def anew(self) -> "Undecided":
+        """One that allows the same and has counted nothing."""
+        return Undecided(self.allowed)
+
+    def counted(self) -> dict[str, dict[str, dict[str, int]]]:
+        """What was counted, as a part of an accumulator; nothing where there is nothing."""
+        return {NOT_FINITE: self.counts} if self.counts else {}
+
+
+REFUSING = Undecided()
+
+
+def undecided_of(analysis: Mapping[str, Any]) -> Undecided:
+    """The counter for an analysis, which may allow some by name."""
+    return Undecided(analysis.get("allow", {}).get("not_finite", ()))
+
+
+def losses_of(accumulator: Mapping[str, Any]) -> list[Loss]:
+    """The losses that an accumulator has counted with `Undecided`."""
+    return [
+        Loss(
+            NOT_FINITE,
+            name,
+            number,
+            None,
+            unit,
+            f"{name} is not a number in {number} {unit}, which don't count there",
+            "allow.not_finite",
+        )
+        for name, of_name in accumulator.get(NOT_FINITE, {}).items()
+        for unit, number in of_name.items()
+    ]
+
+
+def as_floats(value: Any) -> Any:
+    """Numbers of events as float64, NaN where there is none."""
+    if isinstance(value, ak.Array):
+        value = ak.to_numpy(ak.fill_none(_as(value, np.float64), np.nan))
+    return np.asarray(value, np.float64)
+
+
+def _answer(name: str, cut: Expression, columns: Any, dimensions: int, each: str) -> _Truth:
+    """Yes or no for each event or object; `ConfigError` where a cut gives anything else."""
+    value = _evaluated(cut, columns)
+    if _is_truth(value):
+        truth = _truth(value)
+        if getattr(truth.sure, "ndim", 0) == dimensions:
+            return truth
+    raise ConfigError(
+        f"{_called(name, cut)} should give a yes or no for each {each}, as a comparison does"
+    )
+
+
+def _called(name: str, cut: Expression) -> str:
+    return f"{f'{name}: ' if name else ''}the cut {shown(cut.text)}"
+
+
+def _finite(column: Any, like: Any) -> Any:
+    """Where a column's values are all finite, by event or by object as `like` is."""
+    if _kind(column) != "f":
+        return True
+    finite = np.isfinite(column)
+    while getattr(finite, "ndim", 0) > like.ndim:
+        finite = ak.all(finite, axis=-1)
+    return ak.to_numpy(ak.fill_none(finite, True)) if isinstance(like, np.ndarray) else finite

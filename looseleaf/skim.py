@@ -1,0 +1,133 @@
+"""Whether the cut of the skim may lose events that an analysis would keep.
+
+Light enough to be imported while Snakemake parses the graph.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from looseleaf.errors import ConfigError
+from looseleaf.objects.bounds import ANY, Box, Range, dropped_by, may_hold, range_of
+from looseleaf.objects.expressions import Expression
+from looseleaf.objects.years import of_year
+from looseleaf.topcoffea.channels import channels_of
+
+NOTHING = Range(0, 0, True)
+# a lepton that isn't there has pT 0: how many there have to be for another
+NEEDED = {"lep0_pt": 1, "lep0_mt": 1, "lep1_pt": 2, "lep2_pt": 3}
+MayKeep = Callable[[Box], bool]
+
+
+def check_skim(
+    cut: str | None, analyses: Mapping[str, Any], datasets: Mapping[str, Any], where: str
+) -> None:
+    """Refuse a cut unless all that it drops is dropped by every channel of every analysis.
+
+    Raises `ConfigError` naming `where` the cut is declared, and the channel or analysis.
+    """
+    if cut is None:
+        return
+    boxes = dropped_by(Expression(cut))
+    for analysis in analyses.values():
+        for what, may_keep in _kept_by(analysis, datasets):
+            for box in boxes:
+                if may_keep(box):
+                    raise ConfigError(
+                        f"{where}: {cut!r} may drop events of {what}{_in_words(box)}; set it to "
+                        "null to keep every event, or to a cut that certainly keeps these"
+                    )
+
+
+def _kept_by(
+    analysis: Mapping[str, Any], datasets: Mapping[str, Any]
+) -> Iterator[tuple[str, MayKeep]]:
+    """What an analysis fills, and whether an event in a box may be part of it."""
+    of = f"the analysis {analysis['name']!r}"
+    paths = _paths(analysis, datasets)
+
+    def fired(box: Box) -> bool:
+        return not paths or any(range_of(path, box).high > 0 for path in paths)
+
+    match analysis["kind"]:
+        case "fakerate":
+            yield of, lambda box: not _too_much(box) and fired(box) and _measures(analysis, box)
+        case "flips":
+            yield of, lambda box: fired(box) and range_of("nElectron", box).high > 1
+        case "application":
+            for name, text in analysis["channels"].items():
+                mine = [Expression(text)]
+                yield (
+                    f"the channel {name!r} of {of}",
+                    lambda box, mine=mine: fired(box) and _passes(analysis, mine, box),
+                )
+        case "topcoffea":
+            for name, channel in channels_of(analysis).items():
+                for region in channel.regions:
+                    mine = [Expression(text) for text in (*channel.cuts, region.cut) if text]
+                    yield (
+                        f"the channel {name!r} of {of}",
+                        lambda box, mine=mine: fired(box) and _passes(analysis, mine, box),
+                    )
+
+
+def _paths(analysis: Mapping[str, Any], datasets: Mapping[str, Any]) -> set[str]:
+    """The trigger paths of which an event needs one; none if some of its datasets need none."""
+    paths: set[str] = set()
+    for group in analysis["datasets"].values():
+        for name in group:
+            year = datasets[name].get("year")
+            there = of_year(analysis, year) if analysis["kind"] == "topcoffea" else analysis
+            if not there["triggers"]:
+                return set()
+            paths |= {path for trigger in there["triggers"] for path in trigger["paths"]}
+    return paths
+
+
+def _too_much(box: Box) -> bool:
+    """Whether events are dropped for having much of something, as by `nJet < 3`, which spares
+    nothing: such a cut is a choice of where a rate is measured."""
+    rises = [bounds.low > range_of(name, {}).low for name, bounds in box.items()]
+    return any(rises) and all(bounds.high == ANY.high for bounds in box.values())
+
+
+def _measures(analysis: Mapping[str, Any], box: Box) -> bool:
+    """Whether a measurement may take an event: it wants a lepton, a jet, and its own cuts."""
+    away = analysis["away_jet"]["pt_min"]
+    varied = analysis.get("systematics", {}).get("away_jet_pt", {})
+    enough = range_of("nJet", box).high > 0 or min([away, *varied.values()]) < 0
+    if range_of(f"n{analysis['lepton']['collection']}", box).high < 1 or not enough:
+        return False
+    cuts = map(Expression, analysis.get("cuts", {}).values())
+    return all(may_hold(cut, lambda name: range_of(name, box)) for cut in cuts)
+
+
+def _passes(analysis: Mapping[str, Any], cuts: list[Expression], box: Box) -> bool:
+    """Whether an event may pass the cuts of a channel, which are of quantities of the event."""
+    most = {name: range_of(f"n{name}", box).high for name in analysis["working_points"]}
+    leptons = sum(most.values())
+    known = {
+        "n_lep": Range(0, leptons, True),
+        "n_mu": Range(0, most.get("Muon", 0), True),
+        "n_ele": Range(0, most.get("Electron", 0), True),
+        "n_jet": Range(0, range_of("nJet", box).high, True),
+        "n_bjet": Range(0, range_of("nJet", box).high, True),
+        "met": range_of("MET_pt", box),
+    }
+    known |= {name: NOTHING for name, number in NEEDED.items() if leptons < number}
+    if range_of("nJet", box).high < 1:
+        known["ht"] = NOTHING
+    return all(may_hold(cut, lambda name: known.get(name, ANY)) for cut in cuts)
+
+
+def _in_words(box: Box) -> str:
+    """The bounds of a box: `, those with nMuon <= 0 and nJet >= 2`."""
+    parts = []
+    for name in sorted(box):
+        bounds, known = range_of(name, box), range_of(name, {})
+        if bounds.low == bounds.high:
+            parts.append(f"{name} == {bounds.low:g}")
+        elif bounds.low > known.low:
+            parts.append(f"{name} >= {bounds.low:g}")
+        elif bounds.high < known.high:
+            parts.append(f"{name} <= {bounds.high:g}")
+    return f", those with {' and '.join(parts)}" if parts else ""
