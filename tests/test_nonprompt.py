@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -571,13 +572,24 @@ def run_combine(folder: Path, analysis: dict[str, Any], datasets: dict[str, Any]
     return read_histograms(folder / "h.h5")[0]["ht"]
 
 
-@pytest.fixture
-def processed(filesets: dict[str, Fileset], tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def histograms(
+    filesets: dict[str, Fileset], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Histograms and ledgers of every dataset, made once."""
+    folder = tmp_path_factory.mktemp("histograms")
     for name, fileset in filesets.items():
         shape = {"jes": {"jet_scale": {"up": 1.1, "down": 0.9}, "correlated": False}}
         found = accumulated(fileset, systematics={"shape": shape})
-        write_histograms(tmp_path / f"{name}.h5", found, {})
-        write_json(tmp_path / f"{name}.ledger.json", {"original": fileset.original})
+        write_histograms(folder / f"{name}.h5", found, {})
+        write_json(folder / f"{name}.ledger.json", {"original": fileset.original})
+    return folder
+
+
+@pytest.fixture
+def processed(histograms: Path, tmp_path: Path) -> Path:
+    """A copy of the histograms for a test to combine or to spoil."""
+    shutil.copytree(histograms, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
