@@ -4,18 +4,31 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 import yaml
 
 REPO = Path(__file__).parent.parent
 # folders nanoaod/ and das/ with real files, which don't travel with the project
 TEST_DATA = Path(os.environ.get("LOOSELEAF_TEST_DATA", REPO.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """ServiceX's client loads the certificates of the whole web twice for each question, which
+    takes longer than the answer. Nothing here asks the web: one certificate will do."""
+    end = "-----END CERTIFICATE-----"
+    path = tmp_path_factory.mktemp("certificates") / "one.pem"
+    path.write_text(Path(certifi.where()).read_text().partition(end)[0] + end + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(path))
+        yield
 
 
 @pytest.fixture(scope="session")
