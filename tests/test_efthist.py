@@ -705,3 +705,39 @@ def test_events_of_every_tile_have_their_own_terms() -> None:
     terms[:, 0], terms[-3:, 2] = 1.0, [1.0, 2.0, 4.0]
     filled.fill(np.full(events, 0.5), eft=terms)
     assert filled.terms().tolist() == [[events, 0, 7]]
+
+
+def test_bins_that_grow_to_either_side_keep_what_they_had() -> None:
+    def grown(*fills: list[float]) -> EFTHist:
+        filled = EFTHist(hist.axis.Regular(2, 0.4, 0.5, name="x", growth=True), coefficients=["a"])
+        for values in fills:
+            filled.fill(values, eft=[[1.0, value, 2.0] for value in values])
+        return filled
+
+    fills = [0.41, 0.47], [0.1, 0.46], [0.9, 0.42]
+    expected = hist.Hist(
+        hist.axis.Regular(2, 0.4, 0.5, name="x", growth=True), storage=hist.storage.Weight()
+    )
+    for values in fills:
+        expected.fill(values, weight=1 + 2 * np.array(values) + 8)
+    same(grown(*fills).at({"a": 2.0}), expected)
+    same((grown(*fills[:2]) + grown(fills[2])).at({"a": 2.0}), expected)
+
+
+def test_more_points_than_are_evaluated_at_a_time() -> None:
+    filled = one_bin(["c"], [1.0, -4.0, 3.0])
+    c = np.linspace(-2, 2, 200_001)
+    np.testing.assert_allclose(filled.values(c[:, None])[:, 0], 1 - 4 * c + 3 * c**2, atol=1e-12)
+    variances = filled.variances(c[:, None])[:, 0]
+    np.testing.assert_allclose(variances, (1 - 4 * c + 3 * c**2) ** 2, atol=1e-9)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.42, 0.52), (0.4, 0.6)])
+def test_growing_bins_that_do_not_meet_do_not_add_up(low: float, high: float) -> None:
+    one, other = (
+        EFTHist(hist.axis.Regular(2, a, b, name="x", growth=True), coefficients=["a"])
+        for a, b in ((0.4, 0.5), (low, high))
+    )
+    other.fill([0.55], eft=[[1.0, 2.0, 3.0]])
+    with pytest.raises(ValueError, match="axes differ"):
+        one + other
