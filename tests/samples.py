@@ -39,10 +39,15 @@ def skimmed(
     columns: list[str],
     cut: str | None = None,
     output_format: str = "root-file",
+    samples: Path | None = None,
 ) -> Path:
-    """Generate, look up and transform one dataset; the path of the manifest."""
-    catalogue = folder / "samples" / name / "catalogue.json"
-    generate(name, datasets, SETTINGS, catalogue, TRUTH)
+    """Generate, look up and transform one dataset; the path of the manifest.
+
+    What stands in `samples` already isn't generated again.
+    """
+    catalogue = (samples or folder / "samples") / name / "catalogue.json"
+    if samples is None or not catalogue.is_file():
+        generate(name, datasets, SETTINGS, catalogue, TRUTH)
     das = folder / f"{name}.das.json"
     lookup(datasets[name]["das"], das, [catalogue])
     manifest = folder / f"{name}.json"

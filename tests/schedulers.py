@@ -11,11 +11,12 @@ from typing import Any
 
 @contextmanager
 def dask_scheduler(
-    folder: Path, python: Path, *options: str, **environment: str
+    folder: Path, python: Path, *options: str, port: int = 0, **environment: str
 ) -> Iterator[tuple[int, str]]:
     """The process id and address of a scheduler with one worker, both started with `python`.
 
-    Both are given the options, and the worker the environment.
+    Both are given the options, and the worker the environment; the scheduler takes any free port
+    unless one is given.
     """
     with ExitStack() as stack:
 
@@ -36,7 +37,8 @@ def dask_scheduler(
             return process
 
         scheduler = start(
-            "dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", ":0"
+            *("dask_scheduler", "--host", "127.0.0.1", "--port", str(port)),
+            *("--dashboard-address", ":0"),
         )
         assert scheduler.stderr is not None
         line = next(line for line in scheduler.stderr if "Scheduler at:" in line)

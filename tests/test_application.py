@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import uproot
 import yaml
+from coffea.nanoevents import NanoEventsFactory
 from conftest import REPO
 from samples import sample, skimmed
 from test_fakerate import loose_muons, vertices
@@ -20,7 +21,7 @@ from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.rates import RateMap
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
-from looseleaf.processing.runner import process_task
+from looseleaf.processing.runner import SkimmedNanoAOD, process_task
 
 POINTS = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
 ANALYSIS: dict[str, Any] = {
@@ -60,11 +61,13 @@ def muons(fileset: Fileset) -> dict[str, np.ndarray]:
     (file,) = fileset.files
     e = uproot.open(file.url)["Events"].arrays()
     loose = loose_muons(e)
+    place = np.flatnonzero(ak.sum(loose, axis=1) == 1)
     e, loose = e[ak.sum(loose, axis=1) == 1], loose[ak.sum(loose, axis=1) == 1]
     names = ("pt", "eta", "jetRelIso", "jetPtRelv2", "miniPFRelIso_all", "genPartFlav")
     found = {name: ak.to_numpy(e[f"Muon_{name}"][loose][:, 0]) for name in names}
     for name in ("genWeight", "luminosityBlock", "PV_npvs"):
         found[name] = ak.to_numpy(e[name])
+    found["place"] = place
     ratio = 1 / (1 + found["jetRelIso"])
     iso, rel = found["miniPFRelIso_all"], found["jetPtRelv2"]
     found["tight"] = (iso < 0.16) & ((ratio > 0.76) | (rel > 7.2))
@@ -141,3 +144,26 @@ def test_a_channel_that_is_no_yes_or_no(fileset: Fileset) -> None:
     metadata = {"data": True, "role": "observe", "aliases": {}}
     with pytest.raises(Exception, match="the cut 'n_lep' should give a yes or no for each event"):
         applied(fileset, metadata, channels={"all": "n_lep"})
+
+
+@pytest.mark.parametrize(("role", "counts"), [("prompt", (1, 15)), ("predict", (5, 3))])
+def test_a_muon_from_a_prompt_tau_is_prompt(
+    fileset: Fileset, role: str, counts: tuple[int, ...]
+) -> None:
+    """Of NanoAOD's origins, 1 and 15 are prompt, b and light quarks aren't: all of them in turn."""
+    (file,) = fileset.files
+    metadata = {"data": False, "role": role, "aliases": {}}
+    events = NanoEventsFactory.from_root(
+        {file.url: "Events"}, schemaclass=SkimmedNanoAOD, mode="eager", metadata=metadata
+    ).events()
+    origin = np.resize([1, 15, 5, 3, 15], len(events))
+    muon = events.Muon
+    flavour = ak.broadcast_arrays(origin, muon.charge)[0]
+    events["Muon"] = ak.with_field(muon, flavour, "genPartFlav")
+    processor = ApplicationProcessor(ANALYSIS, POINTS, {"Muon": RATES}, Corrections.from_files({}))
+    out = processor.process(events)
+    found = muons(fileset)
+    chosen = ~found["tight"] & np.isin(origin[found["place"]], counts)
+    assert chosen.sum() > 20
+    values = out["pt.predicted"]["one", :].values()
+    np.testing.assert_allclose(values, expected(found, chosen, found["genWeight"]), rtol=1e-6)

@@ -143,3 +143,45 @@ def test_each_measured_map_of_flips_has_a_nuisance_of_its_own() -> None:
     assert {weighed_alone(f"{name}Up") for name in (*names, "flips_rate")} == {FLIPS}
     assert weighed_alone("nonprompt_rate_muon_2018Down") == NONPROMPT
     assert weighed_alone("flipsUp") is None
+
+
+def test_fewer_jets_include_their_number() -> None:
+    """`<3` is three or fewer, so that `=3` counts the same events; the parts of 0 to 3 don't."""
+    with pytest.raises(ConfigError, match="events with 3 jets are in '<3' and in '=3'"):
+        channels_of(declared(jet_lst=["<3", "=3"]))
+    with pytest.raises(ConfigError, match="events with 3 jets are in '>3' and in '<3'"):
+        channels_of(declared(jet_lst=[">3", "<3"]))
+    found = channels_of(declared(jet_lst=["<3", "=4", ">5"]))
+    cuts = [Expression(c.cuts[-1]) for n, c in found.items() if "2lss_p_ee" in n]
+    passing = [cut({"n_jet": np.arange(8)}).tolist() for cut in cuts]
+    assert [sum(one) for one in passing] == [4, 1, 3]
+    assert np.sum(passing, axis=0).tolist() == [1] * 8
+
+
+def test_only_a_signal_region_of_one_charge_is_predicted_by_flips() -> None:
+    regions = ["isSR_2lSS", "isSR_2lOS", "isSR_3l", "isAR_2lSS"]
+
+    def predicted(of_data: list[str]) -> list[bool]:
+        found = channels_of(declared(appl_lst=regions, appl_lst_data=of_data))
+        return [region.predicted for region in found["2lss_p_ee_4j"].regions]
+
+    assert predicted(["isAR_2lSS_OS"]) == [True, False, False, False, False]
+    # without a region of flips nothing predicts them
+    assert predicted([]) == [False] * 4
+
+
+@pytest.mark.parametrize(
+    ("systematic", "region"),
+    [
+        ("nonprompt_rateUp", NONPROMPT),
+        ("nonprompt_Muon_closureDown", NONPROMPT),
+        ("nonprompt_Electron_ptUp", NONPROMPT),
+        ("flips_rateDown", FLIPS),
+        ("flips_of_anotherUp", None),
+        ("nonprompt_of_anotherUp", None),
+        ("jesUp", None),
+        ("nominal", None),
+    ],
+)
+def test_the_rates_of_a_region_weigh_its_events_alone(systematic: str, region: str | None) -> None:
+    assert weighed_alone(systematic) == region

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,6 @@ import pytest
 import yaml
 from schedulers import dask_scheduler
 
-from looseleaf import cluster
 from looseleaf.cluster import client_for
 
 TOKEN = "a-very-secret-token"
@@ -145,9 +145,11 @@ def test_site_files_are_what_the_schema_says(repo: Path) -> None:
     assert "cluster" not in site
 
 
-def test_the_scheduler_that_runs_for_the_user_is_taken(
-    tmp_path: Path, repo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_scheduler_that_runs_for_the_user_is_taken(tmp_path: Path, repo: Path) -> None:
+    """The facility runs it beside the notebook, at tls://localhost:8786."""
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", 8786)) == 0:
+            pytest.skip("port 8786 is taken, at which the facility's scheduler listens")
     certificate(tmp_path)
     cert, key = str(tmp_path / "hostcert.pem"), str(tmp_path / "hostkey.pem")
     options = ("--protocol", "tls", "--tls-ca-file", cert, "--tls-cert", cert, "--tls-key", key)
@@ -158,9 +160,9 @@ def test_the_scheduler_that_runs_for_the_user_is_taken(
         "distributed.comm.tls.client.cert": cert,
         "distributed.comm.tls.client.key": key,
     }
-    with dask_scheduler(tmp_path, Path(sys.executable), *options) as (_, address):
-        assert address.startswith("tls://")
-        monkeypatch.setattr(cluster, "COFFEA_CASA_SCHEDULER", address)
+    with dask_scheduler(tmp_path, Path(sys.executable), *options, port=8786) as (_, address):
+        assert address == "tls://127.0.0.1:8786"
         with client_for(site, 1, tmp_path / "logs") as here:
             assert here.cluster is None
+            assert here.client.scheduler_info()["address"] == address
             assert here.client.submit(sum, [1, 2]).result(timeout=30) == 3

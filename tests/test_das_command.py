@@ -17,7 +17,7 @@ import psutil
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from grid import VOMS_TOOL, Authority, need
+from grid import Authority, need
 
 from looseleaf.command import main
 from looseleaf.das import dasgoclient as dasgoclient_module
@@ -390,7 +390,7 @@ class StandIn:
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    need("openssl", VOMS_TOOL)
+    need("openssl")
     return Authority(tmp_path_factory.mktemp("authority")).proxy("x509up", "-hours", "24")
 
 

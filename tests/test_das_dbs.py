@@ -12,7 +12,7 @@ import pytest
 import urllib3
 import yaml
 from conftest import REPO, Snakemake
-from grid import EXPIRED, VOMS_TOOL, Authority, DbsHandler, DbsServer, dbs_row, need, serving
+from grid import EXPIRED, Authority, DbsHandler, DbsServer, dbs_row, need, serving
 
 from looseleaf.das import dbs as dbs_module
 from looseleaf.das.ask import Asking, ask, choose, records_of
@@ -30,7 +30,7 @@ FILES = "file dataset=/A/B/C"
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    need("openssl", VOMS_TOOL)
+    need("openssl")
     made = Authority(tmp_path_factory.mktemp("authority"))
     made.proxy("x509up", "-hours", "24")
     return made

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from grid import EXPIRED, VOMS_TOOL, Authority, need
+from grid import EXPIRED, Authority, need
 
 from looseleaf.das.problems import NoCredential
 from looseleaf.das.proxy import MAKE_ONE, Credential, certificates, credential, read_proxy
@@ -16,7 +16,7 @@ from looseleaf.das.proxy import MAKE_ONE, Credential, certificates, credential, 
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    need("openssl", VOMS_TOOL)
+    need("openssl")
     return Authority(tmp_path_factory.mktemp("authority"))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote_plus, urlsplit
 
 import pytest
-from grid import VOMS_TOOL, Authority, Handler, TlsServer, need, serving
+from grid import Authority, Handler, TlsServer, need, serving
 
 from looseleaf.das.ask import Asking, ask
 from looseleaf.das.lookup import lookup
@@ -79,7 +79,7 @@ class RucioHandler(Handler):
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     pytest.importorskip("rucio.client", reason="no Rucio client: pip install rucio-clients")
-    need("openssl", VOMS_TOOL)
+    need("openssl")
     return Authority(tmp_path_factory.mktemp("authority"))
 
 

@@ -612,3 +612,132 @@ def test_fills_of_several_tiles_lose_nothing() -> None:
             expected = np.bincount(bins, weight[mine] * terms[rows[mine], term], 6)
             found = one.select(c=name).terms(flow=True)[:, term]
             np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+# what numbers that are all positive, or alike, don't show
+
+
+def test_scaling_of_a_bin_of_negative_weight() -> None:
+    """A sample with negative weights may leave a bin below zero; its ratios keep their signs."""
+    assert combine_scaling([-2, 4, 6]).tolist() == [1, -1, -3]
+    for beyond in ([0, -1, 0], [0, 0, -1]):
+        with pytest.raises(ValueError, match="no Standard Model events, but events beyond it"):
+            combine_scaling(beyond)
+
+
+@pytest.mark.parametrize("squares", [True, [{}, POINT]])
+def test_taking_away_adds_the_variances(squares: Any) -> None:
+    first, second = random_fill(21, squares=squares)[0], random_fill(22, squares=squares)[0]
+    left = (first + second.scaled(-2.0)).at(POINT)
+    a, b = first.at(POINT), second.at(POINT)
+    np.testing.assert_allclose(left.values(), a.values() - 2 * b.values(), rtol=1e-9)
+    np.testing.assert_allclose(left.variances(), a.variances() + 4 * b.variances(), rtol=1e-9)
+
+
+def test_numbers_that_grow_to_either_side_add_up() -> None:
+    def grown(values: list[int]) -> EFTHist:
+        filled = EFTHist(hist.axis.Integer(0, 1, name="n", growth=True), coefficients=["a"])
+        return filled.fill(values, eft=[[1.0, value, 2.0] for value in values])
+
+    for one, other in (([-2, 1, 5], [1, 3]), ([-3, 0], [0, 4, 6]), ([2], [-1])):
+        same((grown(one) + grown(other)).at({"a": 2.0}), grown([*one, *other]).at({"a": 2.0}))
+
+
+def test_axes_may_be_turned_around() -> None:
+    """Orders that are not undone by themselves: the first axis last, and the last one first."""
+    axes = [hist.axis.Regular(n, 0, 1, name=name) for n, name in ((2, "p"), (3, "q"), (4, "r"))]
+    rng = np.random.default_rng(23)
+    filled = EFTHist(*axes, coefficients=["a", "b", "c"])
+    filled.fill(*rng.uniform(-0.1, 1.1, (3, 200)), eft=rng.normal(size=(200, 10)))
+    for order in ("qrp", "rpq"):
+        same(filled.project(*order).at(POINT), filled.at(POINT).project(*order))
+
+
+def test_a_category_counts_once_in_its_group() -> None:
+    filled, _ = random_fill(24)
+    both = filled.grouped("channel", {"ll": ["ee", "mm", "ee"]})
+    same(both.project("x").at(POINT), filled.project("x").at(POINT))
+
+
+def test_squares_at_a_point_that_is_left_out_are_not_those_of_another() -> None:
+    """With b set to zero, what was kept at b = -0.5 says nothing of the events at b = 0."""
+    points = [{"a": 1.0}, {"a": 2.0, "b": -0.5}, {"a": 3.0, "b": 0.5}]
+    filled, (_, _, weight, terms) = random_fill(25, squares=points)
+    less = filled.remapped(["a", "c"]).project()
+    expected = (weight * at_events(terms, {"a": 1.0, "b": 0.0, "c": 0.0})) ** 2
+    assert less.at({"a": 1.0}).view().variance == pytest.approx(expected.sum(), rel=1e-9)
+    for value in (2.0, 3.0):
+        with pytest.raises(LookupError, match="no squared weights were kept at"):
+            less.at({"a": value})
+
+
+def test_weights_that_cancel_have_no_negative_variance() -> None:
+    """(1 - c)^2 is nothing at c = 1, and so is its square, whatever rounding leaves of it."""
+    events = 400
+    bins = hist.axis.Regular(events, 0, 1, name="x")
+    scale = np.random.default_rng(26).uniform(1, 9, events)
+    filled = EFTHist(bins, coefficients=["c"])
+    filled.fill(bins.centers, eft=np.outer(scale, [1.0, -2.0, 1.0]) / 3)
+    variances = filled.variances([{"c": 1.0}, {"c": 1 + 1e-5}])
+    assert variances.min() >= 0
+    assert variances.max() < 1e-12
+
+
+@pytest.mark.parametrize("flow", [{"overflow": False}, {"underflow": False}, {"flow": False}])
+def test_bins_beside_an_axis_of_one_flow_bin(flow: dict[str, bool]) -> None:
+    """Two axes with edges, either of which may have no bin for an event."""
+    axes = [hist.axis.Regular(n, 0, 1, name=name, **flow) for n, name in ((3, "p"), (2, "q"))]
+    rng = np.random.default_rng(27)
+    values, terms = rng.uniform(-0.3, 1.3, (2, 300)), rng.normal(size=(300, 10))
+    filled = EFTHist(*axes, coefficients=["a", "b", "c"]).fill(*values, eft=terms)
+    expected = hist.Hist(*axes, storage=hist.storage.Weight())
+    expected.fill(*values, weight=at_events(terms, POINT))
+    same(filled.at(POINT), expected)
+    np.testing.assert_allclose(filled.values([POINT])[0], expected.values(), rtol=1e-9, atol=1e-9)
+    assert filled.terms().shape == (3, 2, 10)
+
+
+def test_events_of_every_tile_have_their_own_terms() -> None:
+    events = FILL_EVENTS + 3
+    filled = EFTHist(X, coefficients=["a"], squares=False)
+    # only the last events move with the coefficient
+    terms = np.zeros((events, 3))
+    terms[:, 0], terms[-3:, 2] = 1.0, [1.0, 2.0, 4.0]
+    filled.fill(np.full(events, 0.5), eft=terms)
+    assert filled.terms().tolist() == [[events, 0, 7]]
+
+
+def test_bins_that_grow_to_either_side_keep_what_they_had() -> None:
+    def grown(*fills: list[float]) -> EFTHist:
+        filled = EFTHist(hist.axis.Regular(2, 0.4, 0.5, name="x", growth=True), coefficients=["a"])
+        for values in fills:
+            filled.fill(values, eft=[[1.0, value, 2.0] for value in values])
+        return filled
+
+    fills = [0.41, 0.47], [0.1, 0.46], [0.9, 0.42]
+    expected = hist.Hist(
+        hist.axis.Regular(2, 0.4, 0.5, name="x", growth=True), storage=hist.storage.Weight()
+    )
+    for values in fills:
+        expected.fill(values, weight=1 + 2 * np.array(values) + 8)
+    same(grown(*fills).at({"a": 2.0}), expected)
+    same((grown(*fills[:2]) + grown(fills[2])).at({"a": 2.0}), expected)
+
+
+def test_more_points_than_are_evaluated_at_a_time() -> None:
+    filled = one_bin(["c"], [1.0, -4.0, 3.0])
+    c = np.linspace(-2, 2, 200_001)
+    np.testing.assert_allclose(filled.values(c[:, None])[:, 0], 1 - 4 * c + 3 * c**2, atol=1e-12)
+    variances = filled.variances(c[:, None])[:, 0]
+    np.testing.assert_allclose(variances, (1 - 4 * c + 3 * c**2) ** 2, atol=1e-9)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.42, 0.52), (0.4, 0.6)])
+def test_growing_bins_that_do_not_meet_do_not_add_up(low: float, high: float) -> None:
+    one, other = (
+        EFTHist(hist.axis.Regular(2, a, b, name="x", growth=True), coefficients=["a"])
+        for a, b in ((0.4, 0.5), (low, high))
+    )
+    other.fill([0.55], eft=[[1.0, 2.0, 3.0]])
+    with pytest.raises(ValueError, match="axes differ"):
+        one + other

@@ -37,7 +37,7 @@ from looseleaf.topcoffea.processor import TopCoffeaProcessor
 FORMATS = ("root-file", "root-rntuple", "parquet")
 POINTS = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
 MUON: dict[str, Any] = yaml.safe_load((REPO / "config/analyses/muon.yaml").read_text())
-DATASET = qcd(60_000)
+DATASET = qcd(24_000)
 COLUMNS = [*analysis_columns(MUON, DATASET, POINTS), "Muon_genPartFlav"]
 CUT = "(nMuon > 0) & (MET_pt < 30)"
 
@@ -46,15 +46,16 @@ Skims = Mapping[str, Path]
 
 @pytest.fixture(scope="module")
 def skims(tmp_path_factory: pytest.TempPathFactory) -> Skims:
-    """The manifest of the same skim by format."""
+    """The manifest of the same skim by format, all of one sample."""
     folder = tmp_path_factory.mktemp("formats")
+    samples = folder / "samples"
     return {
-        output: skimmed(folder / output, "q", {"q": DATASET}, COLUMNS, CUT, output)
+        output: skimmed(folder / output, "q", {"q": DATASET}, COLUMNS, CUT, output, samples)
         for output in FORMATS
     }
 
 
-def processed(fileset: Fileset, chunksize: int = 7000) -> tuple[dict[str, Any], dict[str, Any]]:
+def processed(fileset: Fileset, chunksize: int = 2800) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fake-rate histograms and the ledger."""
     processor = FakeRateProcessor(MUON, POINTS, Corrections.from_files({}))
     metadata = {**fileset.metadata, "data": False}
@@ -72,14 +73,14 @@ def test_fake_rates_are_the_same_to_the_last_bit(skims: Skims) -> None:
     expected, ledger = results["root-file"]
     assert expected["loose"].sum(flow=True).value > 0
     assert len(expected) > 5
-    assert ledger["original"]["events"] == 60_000
-    assert 20_000 < ledger["processed"]["events"] < 60_000
+    assert ledger["original"]["events"] == 24_000
+    assert 8_000 < ledger["processed"]["events"] < 24_000
     for output, (found, other) in results.items():
         assert bits(found) == bits(expected), output
         # the ledgers agree on all that isn't where, when and how large
         for part in ("original", "expected", "processed", "empty_files"):
             assert other[part] == ledger[part], (output, part)
-    folder = skims["root-file"].parent
+    folder = skims["root-file"].parent.parent
     weights = np.concatenate(
         [
             uproot.open(path)["Events/genWeight"].array(library="np").astype(float)
@@ -94,7 +95,9 @@ def test_bytes_read_are_those_of_the_columns(tmp_path: Path) -> None:
     for output in FORMATS:
         datasets = {"q": qcd(40_000, files=1)}
         fileset = from_manifest(
-            "q", skimmed(tmp_path / output, "q", datasets, COLUMNS, CUT, output), {}
+            "q",
+            skimmed(tmp_path / output, "q", datasets, COLUMNS, CUT, output, tmp_path / "samples"),
+            {},
         )
         _, ledger = processed(fileset, 100_000)
         (file,), (chunk,) = fileset.files, ledger["chunks"]
@@ -118,7 +121,7 @@ def test_bytes_read_are_those_of_the_columns(tmp_path: Path) -> None:
 def test_nanoaod_stays_what_it_is(skims: Skims, output: str) -> None:
     """Counters and run, luminosityBlock, event are there; coffea's NanoAODSchema reads it."""
     fileset = from_manifest("q", skims[output], {})
-    source = uproot.open(skims[output].parent / "samples/q/q_0.root")["Events"].arrays()
+    source = uproot.open(skims[output].parent.parent / "samples/q/q_0.root")["Events"].arrays()
     wanted = source[(source["nMuon"] > 0) & (source["MET_pt"] < 30)]
     url = fileset.files[0].url
     with open_events(url) as file:
@@ -163,13 +166,14 @@ def test_eft_histograms_and_sums_are_the_same(tmp_path: Path) -> None:
     found = []
     for output in FORMATS:
         manifest = skimmed(
-            tmp_path / output, "e", {"e": dataset}, columns, "nMuon + nElectron >= 1", output
-        )
+            tmp_path / output, "e", {"e": dataset}, columns, "nMuon + nElectron >= 1", output,
+            tmp_path / "samples",
+        )  # fmt: skip
         fileset = from_manifest("e", manifest, metadata_of(analysis, dataset))
         processor = TopCoffeaProcessor(analysis, POINTS, names)
-        pieces = chunks_of(fileset, 1700)
+        pieces = chunks_of(fileset, 2500)
         found.append(process_task(processor, pieces, fileset.metadata)[0]["ht"])
-        source = uproot.open(tmp_path / output / "samples/e/e_0.root")["Events"]
+        source = uproot.open(tmp_path / "samples/e/e_0.root")["Events"]
         terms = ak.to_numpy(source["EFTfitCoefficients"].array()).astype(float)
         np.testing.assert_allclose(fileset.original["eft_sums"], terms.sum(axis=0), rtol=1e-12)
         theory = terms[:, 0] @ ak.to_numpy(source["PSWeight"].array()).astype(float)
@@ -229,7 +233,7 @@ def test_a_skim_of_a_skim(skims: Skims, tmp_path: Path, source: str, output: str
     path = Path(manifest["folder"]) / entry["output"]
     ending = ".parquet" if output == "parquet" else ".root"
     result = again(path, tmp_path / f"o{ending}", "(nMuon > 1) & (MET_pt < 20)", format=output)
-    events = uproot.open(skims[source].parent / "samples/q/q_0.root")["Events"].arrays()
+    events = uproot.open(skims[source].parent.parent / "samples/q/q_0.root")["Events"].arrays()
     wanted = events[(events["nMuon"] > 1) & (events["MET_pt"] < 20)]
     assert result.events_out == len(wanted) > 0
     for name in (
@@ -241,7 +245,7 @@ def test_a_skim_of_a_skim(skims: Skims, tmp_path: Path, source: str, output: str
     ):
         assert getattr(result, name) == entry[name], name
     assert result.source_uuid == entry["uuid"]
-    assert read_original(tmp_path / f"o{ending}")["events"] == 30_000
+    assert read_original(tmp_path / f"o{ending}")["events"] == 12_000
     if output == "parquet":
         found = ak.from_parquet(tmp_path / "o.parquet")
     else:

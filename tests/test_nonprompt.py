@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,12 @@ def filesets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fileset]:
     return found
 
 
-def accumulated(fileset: Fileset, squares: Any = True, **changes: Any) -> dict[str, Any]:
+def accumulated(
+    fileset: Fileset, squares: Any = True, chunksize: int = 10_000, **changes: Any
+) -> dict[str, Any]:
     flips = FlipMap(json.dumps(FLIPS), "flips")
     processor = TopCoffeaProcessor({**ANALYSIS, **changes}, POINTS, ["c"], squares, MAPS, flips)
-    return process_task(processor, chunks_of(fileset, 2500), fileset.metadata)[0]
+    return process_task(processor, chunks_of(fileset, chunksize), fileset.metadata)[0]
 
 
 def leptons_of(fileset: Fileset) -> tuple[ak.Array, ak.Array]:
@@ -167,7 +170,7 @@ def by_hand(
 
 @pytest.mark.parametrize("name", ["t", "d"])
 def test_regions_are_weighted_as_by_hand(filesets: dict[str, Fileset], name: str) -> None:
-    filled = accumulated(filesets[name])["ht"]
+    filled = accumulated(filesets[name], chunksize=2500)["ht"]
     assert len(leptons_of(filesets[name])[0]) > 2000
     for scale, systematic in ((1.0, "nominal"), (1.1, "nonprompt_rate_muonUp"),
                               (0.9, "nonprompt_rate_muonDown"),
@@ -388,7 +391,7 @@ def test_corrections_weigh_events_and_leptons(filesets: dict[str, Fileset], tmp_
     found = {}
     for name in ("t", "d"):
         metadata = filesets[name].metadata | metadata_of(analysis, DATASETS[name])
-        found[name] = process_task(processor, chunks_of(filesets[name], 2500), metadata)[0]
+        found[name] = process_task(processor, chunks_of(filesets[name], 10_000), metadata)[0]
     assert found["d"]["ht"] == accumulated(filesets["d"])["ht"]
     e, leptons = leptons_of(filesets["t"])
     prompt, failing = ak.all(leptons.genPartFlav == 1, axis=1), ak.sum(~leptons.tight, axis=1)
@@ -575,13 +578,22 @@ def run_combine(folder: Path, analysis: dict[str, Any], datasets: dict[str, Any]
     return read_histograms(folder / "h.h5")[0]["ht"]
 
 
-@pytest.fixture
-def processed(filesets: dict[str, Fileset], tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def histograms(filesets: dict[str, Fileset], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Histograms and ledgers of every dataset, made once."""
+    folder = tmp_path_factory.mktemp("histograms")
     for name, fileset in filesets.items():
         shape = {"jes": {"jet_scale": {"up": 1.1, "down": 0.9}, "correlated": False}}
         found = accumulated(fileset, systematics={"shape": shape})
-        write_histograms(tmp_path / f"{name}.h5", found, {})
-        write_json(tmp_path / f"{name}.ledger.json", {"original": fileset.original})
+        write_histograms(folder / f"{name}.h5", found, {})
+        write_json(folder / f"{name}.ledger.json", {"original": fileset.original})
+    return folder
+
+
+@pytest.fixture
+def processed(histograms: Path, tmp_path: Path) -> Path:
+    """A copy of the histograms for a test to combine or to spoil."""
+    shutil.copytree(histograms, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 

@@ -278,16 +278,6 @@ def test_attaching_to_a_scheduler_leaves_it_running(site: Site, tmp_path: Path) 
     assert site.client.submit(sum, [2, 2]).result() == 4
 
 
-def test_coffea_casa_takes_the_users_scheduler_if_it_answers(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    address = site.client.scheduler.address
-    monkeypatch.setattr("looseleaf.cluster.COFFEA_CASA_SCHEDULER", address)
-    with client_for({"kind": "coffea-casa", "redirectors": []}, 1, tmp_path) as attached:
-        assert attached.client.scheduler.address == address
-        assert attached.cluster is None
-
-
 def test_a_cluster_package_that_is_not_installed_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
