@@ -173,7 +173,7 @@ def test_only_a_signal_region_of_one_charge_is_predicted_by_flips() -> None:
 @pytest.mark.parametrize(
     ("systematic", "region"),
     [
-        ("nonprompt_rateUp", NONPROMPT),
+        ("nonprompt_rate_muon_2018Up", NONPROMPT),
         ("nonprompt_Muon_closureDown", NONPROMPT),
         ("nonprompt_Electron_ptUp", NONPROMPT),
         ("flips_rateDown", FLIPS),
