@@ -626,8 +626,8 @@ def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: s
     for name in analysis["signal"]:
         if name not in processes:
             raise ConfigError(
-                f"{file}: signal: {name!r} is no process of its datasets; there are "
-                + ", ".join(sorted(processes))
+                f"{file}: signal: {name!r} is no process of its datasets; "
+                + _known_processes(name, processes, mine)
             )
     _check_coefficients(analysis, {name for d in mine for name in d.get("wc_names", [])}, file)
     _check_years(analysis, {name: datasets[name] for name in dataset_names(analysis)}, file)
@@ -644,6 +644,16 @@ def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: s
     for key in ("nonprompt", "flips", "unblind"):
         if analysis.get(key) and "data" not in analysis["datasets"]:
             raise ConfigError(f"{file}: {key}: takes data: name some in datasets.data")
+
+
+def _known_processes(
+    name: str, processes: Iterable[str], datasets: Iterable[Mapping[str, Any]]
+) -> str:
+    """What a process that isn't there may be called, or which there are."""
+    for dataset in datasets:
+        if dataset["process"] in processes and dataset.get("listed", {}).get("process") == name:
+            return f"results call it {dataset['process']!r}"
+    return f"there are {', '.join(sorted(processes))}"
 
 
 def _check_processes(datasets: Iterable[Mapping[str, Any]], file: str) -> None:
@@ -732,8 +742,8 @@ def _check_systematics(
             for process in value.get("processes", []):
                 if process not in there:
                     raise ConfigError(
-                        f"{key}.processes: {process!r} is no process of its datasets; there are "
-                        + ", ".join(sorted(there))
+                        f"{key}.processes: {process!r} is no process of its datasets; "
+                        + _known_processes(process, there, datasets.values())
                     )
             if kind == "theory":
                 _check_theory(name, value, analysis, datasets, file)

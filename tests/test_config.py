@@ -1139,6 +1139,12 @@ def test_processes_that_results_would_take_for_one(
         files = {"datasets": datasets, "analyses": [str(tmp_path / "eft.yaml")]}
         return load({**main_config, **files}, repo)
 
+    analysis["signal"] = ["tt-Z"]
+    with pytest.raises(
+        ConfigError, match=r"signal: 'tt-Z' is no process .*; results call it 'tt_Z'"
+    ):
+        loaded("one", "same")
+    analysis["signal"] = ["tt_Z"]
     settings = loaded("one", "same")
     assert [settings.datasets[name]["process"] for name in ("one", "other")] == ["tt_Z"] * 2
     with pytest.raises(ConfigError) as problem:

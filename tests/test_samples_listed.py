@@ -119,6 +119,7 @@ def test_a_cfg_lists_redirectors_and_samples(tmp_path: Path) -> None:
         ({"xsec": 10**400}, "xsec: 10{96}.* should be a positive number"),
         ({"WCnames": ["ct_G"]}, "WCnames: 'ct_G' should be a word of letters and digits"),
         ({"files": [["a"]]}, r"files: \[\['a'\]\] should be a list of texts"),
+        ({"files": ["a\0"]}, r"files: \['a\\x00'\] should be a list of texts"),
         ({"files": [""]}, r"files: \[''\] should be a list of texts"),
         ({"year": ["2018"]}, r"year: \"\['2018'\]\" is not one of"),
         ({"isData": []}, r"isData: \[\] should be true or false"),
@@ -248,6 +249,14 @@ def test_processes_have_names_that_results_can_use(tmp_path: Path, name: str, pr
     ]
 
 
+def test_files_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = written(tmp_path / "tHq.json")
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    cfg = tmp_path / "samples.cfg"
+    cfg.write_text("root://here//\r\ntHq.json\r\n", encoding="utf-8-sig")
+    assert read_samples(cfg)["tHq"]["listed"]["redirector"] == "root://here//"
+
+
 def test_numbers_of_events_may_be_floats(tmp_path: Path) -> None:
     found = read_samples(written(tmp_path / "tHq.json", nEvents=148654795.0))
     events = found["tHq"]["listed"]["events"]
@@ -284,8 +293,8 @@ def test_paths_that_were_written_for_another_folder(tmp_path: Path) -> None:
     assert listed.remarks == []
     first.unlink()
     # no further up than the path climbs, and not at all if it doesn't
-    (cfg.parent / "deep/er").mkdir(parents=True)
-    for line, folder in (("../jsons/tHq.json", "deep/er"), ("jsons/tHq.json", "")):
+    (cfg.parent / "deep").mkdir()
+    for line, folder in (("../jsons/tHq.json", "deep"), ("cfgs/../jsons/tHq.json", "deep")):
         far = cfg.parent / folder / "far.cfg"
         far.write_text(f"{line}\n")
         listed = Listed()

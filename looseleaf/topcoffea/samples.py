@@ -166,7 +166,7 @@ def _find(cfg: Path, line: str) -> Path | None:
     while tail.parts[0] == "..":
         tail, climbs = tail.relative_to(".."), climbs + 1
     folder = cfg.parent.resolve()
-    above = [folder, *folder.parents][: climbs + 1] if climbs else []
+    above = [folder, *folder.parents][: climbs + 1]
     for file in (cfg.parent / line, Path(line), *(one / tail for one in above)):
         try:
             if file.is_file():
