@@ -199,6 +199,7 @@ def test_what_is_below_zero_is_cut_off_alike_and_told(
     # f(a = 1) falls from 1 + 0.3 + 0.9 to -0.6, of a signal in the last bin of one channel
     put(whole, "ttH", [[0] * 6, [0] * 6, [0, -2.8, 0, 0, 0, 0]], channel="3l")
     put(whole, "odd", [-2.0, -1.0, 5.0], channel="3l")
+    put(whole, "gaps", [-1.0, 2.0, -3.0], channel="3l")
     put(whole, "odd", [4.0, -1.0, 6.0], "jesUp", channel="3l")
     put(whole, "odd", [1.0, 0.0, 4.0], "jesDown", channel="3l")
     workspace = written(tmp_path, whole)
@@ -214,6 +215,7 @@ def test_what_is_below_zero_is_cut_off_alike_and_told(
     about = "where it counts as none: weights below zero outweigh the others"
     assert f"small: channel 3l: ttH_lin_a is -0.6 in ht from 250 to 500, {about}" in says
     assert f"small: channel 3l: odd is -3 in ht from 0 to 250, {about}" in says
+    assert f"channel 3l: gaps is -4 in ht from 0 to 100 and 250 to 500, {about}" in says
     assert "2lss_4j" not in says
     text = (tmp_path / "3l.txt").read_text()
     assert f"# ttH_lin_a is -0.6 in ht from 250 to 500, {about}" in text
