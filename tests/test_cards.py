@@ -108,15 +108,18 @@ def scales(point: tuple[float, float]) -> dict[str, float]:
     }
 
 
-def hold_together(folder: Path, workspace: Mapping[str, Any], *options: str) -> None:
-    """That cards and workspace are one model: at all points and with each nuisance moved."""
+def hold_together(folder: Path, workspace: Mapping[str, Any]) -> None:
+    """That Combine takes the cards, with the options that they name, and that they and the
+    workspace are one model: at all points and with each nuisance moved."""
     model = EFTModel(workspace, ["a", "b"])
     config = model.model.config
     assert config.channels == sorted(config.channels)
     for channel in CHANNELS:
+        text = (folder / f"{channel}.txt").read_text()
         if card_channel(channel) not in config.channels:
-            assert "\nbin" not in (folder / f"{channel}.txt").read_text()
+            assert "\nbin" not in text
             continue
+        options = [option for option in (NO_BACKGROUND, NO_SIGNAL) if option in text]
         card = card_of(folder, channel, *options)
         (name,) = card.channels
         bins = config.channel_slices[name]
@@ -196,6 +199,7 @@ def test_what_is_below_zero_is_cut_off_alike_and_told(
     # f(a = 1) falls from 1 + 0.3 + 0.9 to -0.6, of a signal in the last bin of one channel
     put(whole, "ttH", [[0] * 6, [0] * 6, [0, -2.8, 0, 0, 0, 0]], channel="3l")
     put(whole, "odd", [-2.0, -1.0, 5.0], channel="3l")
+    put(whole, "gaps", [-1.0, 2.0, -3.0], channel="3l")
     put(whole, "odd", [4.0, -1.0, 6.0], "jesUp", channel="3l")
     put(whole, "odd", [1.0, 0.0, 4.0], "jesDown", channel="3l")
     workspace = written(tmp_path, whole)
@@ -211,6 +215,7 @@ def test_what_is_below_zero_is_cut_off_alike_and_told(
     about = "where it counts as none: weights below zero outweigh the others"
     assert f"small: channel 3l: ttH_lin_a is -0.6 in ht from 250 to 500, {about}" in says
     assert f"small: channel 3l: odd is -3 in ht from 0 to 250, {about}" in says
+    assert f"channel 3l: gaps is -4 in ht from 0 to 100 and 250 to 500, {about}" in says
     assert "2lss_4j" not in says
     text = (tmp_path / "3l.txt").read_text()
     assert f"# ttH_lin_a is -0.6 in ht from 250 to 500, {about}" in text
@@ -281,7 +286,7 @@ def test_a_card_says_which_option_combine_wants(
         lines = (tmp_path / f"{channel}.txt").read_text().splitlines()
         assert [line for line in lines if option in line and line.startswith("# there is no")]
         assert f"Combine takes the card with {option}" in capsys.readouterr().err or channel == "3l"
-    hold_together(tmp_path, workspace, NO_BACKGROUND, NO_SIGNAL)
+    hold_together(tmp_path, workspace)
 
 
 @pytest.mark.parametrize("unblind", [False, True])
@@ -336,6 +341,26 @@ def test_data_where_nothing_is_expected_is_told(
     # no blinded card says what data has
     written(tmp_path, whole)
     assert "events of data" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_is_filled_combine_takes_the_cards(tmp_path: Path, seed: int) -> None:
+    """Bins with nothing or less, parts and variations of none, data anywhere."""
+    rng = np.random.default_rng(seed)
+
+    def some(*shape: int) -> np.ndarray:
+        return rng.normal(1.0, 2.0, shape).round(2) * rng.integers(0, 2, shape)
+
+    whole = empty()
+    for channel in CHANNELS:
+        put(whole, "data", rng.integers(0, 3, 3), channel=channel)
+        for process in ("ttH", "tt", "rare", "odd"):
+            shape = (3, 6) if process == "ttH" else (3,)
+            for label in ("nominal", "jesUp", "jesDown"):
+                put(whole, process, some(*shape) * (rng.random() < 0.8), label, channel=channel)
+    put(whole, "ttH", TERMS, channel=CHANNELS[seed % 2])
+    for unblind in (False, True):
+        hold_together(tmp_path, written(tmp_path, whole, unblind=unblind))
 
 
 def test_two_templates_of_one_name_are_refused(tmp_path: Path) -> None:

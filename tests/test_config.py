@@ -892,13 +892,14 @@ def test_names_of_listed_samples_are_held_to_what_cards_take(
         "nSumOfWeights": 1.0,
     }  # fmt: skip
     (tmp_path / "listed.json").write_text(json.dumps(sample))
-    main_config["datasets"].append(str(tmp_path / "listed.json"))
+    config = copy.deepcopy(main_config)
+    config["datasets"].append(str(tmp_path / "listed.json"))
     analysis = yaml.safe_load((repo / EFT).read_text())
     analysis["datasets"]["simulation"] = ["listed"]
     (tmp_path / "eft.yaml").write_text(yaml.safe_dump(analysis))
-    main_config["analyses"] = [str(tmp_path / "eft.yaml")]
+    config["analyses"] = [str(tmp_path / "eft.yaml")]
     with pytest.raises(ConfigError, match="a sample has the Wilson coefficient 'quad_ctG'; data"):
-        load(main_config, repo)
+        load(config, repo)
 
 
 @pytest.mark.parametrize(

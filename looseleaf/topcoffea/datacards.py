@@ -122,11 +122,21 @@ def channel_model(
         before = sizes.get(template.process, nothing)
         sizes[template.process] = before + np.abs(template.values)
     model, notes = [], []
+    lost: dict[str, list[str]] = {}
     for template in every:
-        if template.process != DATA:
-            usable, said = _usable(template, sizes[template.process], axis)
-            notes += said
-            model += [usable] if usable.values.any() else []
+        if template.process == DATA:
+            continue
+        cut, said = _cut_off(template, sizes[template.process], axis)
+        notes += said
+        if cut.values.any():
+            model.append(_left_something(cut))
+            for label in _leaving_nothing(cut):
+                lost.setdefault(label, []).append(cut.name)
+    notes += [
+        f"{label} leaves nothing of {', '.join(names)}: it is taken to leave a thousandth, as "
+        "Combine takes no variation without events"
+        for label, names in lost.items()
+    ]
     expected = np.sum([nothing, *[t.values for t in model if t.part in ("", "sm")]], axis=0)
     if not analysis.get("unblind", False):
         observed = expected
@@ -134,12 +144,13 @@ def channel_model(
     return ChannelModel(model, observed, notes)
 
 
-def _usable(template: Template, size: NDArray[np.float64], axis: Any) -> tuple[Template, list[str]]:
-    """A template as Combine takes it, and what was changed; `size` is how much there is of its
+def _cut_off(
+    template: Template, size: NDArray[np.float64], axis: Any
+) -> tuple[Template, list[str]]:
+    """A template without what is below zero, and what that was; `size` is how much there is of its
     process in each bin.
 
-    Combine cuts bins below zero off, process by process, and refuses a variation that leaves
-    nothing of a process. Both are done here, so that the workspace has the same model.
+    Combine cuts this off, process by process; here, so that the workspace has the same model.
     """
     notes = []
     values = np.maximum(template.values, 0.0)
@@ -150,22 +161,22 @@ def _usable(template: Template, size: NDArray[np.float64], axis: Any) -> tuple[T
             f"{template.name} is {-below[said].sum():.3g} {_bins(said, axis)}, where it counts as "
             "none: weights below zero outweigh the others; merge bins of the observable"
         )
-    if not values.any():
-        only = [label for label, varied in template.variations.items() if (varied > 0).any()]
-        if only:
-            notes.append(f"{template.name} has events in {', '.join(only)} alone and is left out")
-        return replace(template, values=values, variations={}), notes
-    variations = {}
-    for label, varied in template.variations.items():
-        positive = np.maximum(varied, 0.0)
-        if positive.sum() < LEAST_VARIED * values.sum():
-            positive = LEAST_VARIED * values
-            notes.append(
-                f"{label} leaves nothing of {template.name}: it is taken to leave a thousandth, as "
-                "Combine takes no variation without events"
-            )
-        variations[label] = positive
+    variations = {label: np.maximum(v, 0.0) for label, v in template.variations.items()}
+    only = [label for label, varied in variations.items() if varied.any()]
+    if only and not values.any():
+        notes.append(f"{template.name} has events in {', '.join(only)} alone and is left out")
     return replace(template, values=values, variations=variations), notes
+
+
+def _leaving_nothing(template: Template) -> list[str]:
+    least = LEAST_VARIED * template.values.sum()
+    return [label for label, varied in template.variations.items() if varied.sum() < least]
+
+
+def _left_something(template: Template) -> Template:
+    """A template whose variations leave a thousandth at least: Combine refuses none."""
+    nothing = dict.fromkeys(_leaving_nothing(template), LEAST_VARIED * template.values)
+    return replace(template, variations={**template.variations, **nothing})
 
 
 def _of_the_channel(
@@ -275,7 +286,9 @@ def card_text(
     for nuisance, rate in rates_of(analysis).items():
         up, down = up_and_down(rate["value"])
         text = f"{up:.9g}" if isinstance(rate["value"], (int, float)) else f"{down:.9g}/{up:.9g}"
-        rows.append([nuisance, "lnN", *[text if _applies(rate, t) else "-" for t in templates]])
+        there = [text if _applies(rate, t) else "-" for t in templates]
+        # one that nothing here goes by is none to Combine, nor to the workspace
+        rows += [[nuisance, "lnN", *there]] if text in there else []
     for nuisance in _shapes(templates):
         there = ["1" if f"{nuisance}Up" in t.variations else "-" for t in templates]
         rows.append([nuisance, "shape", *there])
