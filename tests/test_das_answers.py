@@ -136,7 +136,12 @@ def test_the_first_catalogue_that_knows_a_dataset_answers(asking: Asking) -> Non
     assert ask(parse("file dataset=/A/B/C"), asking).records == {"/A/B/C": FILES}
     found = ask(parse("dataset=/*/B/C"), asking).records["/*/B/C"]
     assert {record.name for record in found} == {"/A/B/C", "/D/B/C"}
-    assert set(ask(parse("file dataset=/*/B/C"), asking).records) == {"/A/B/C", "/D/B/C"}
+    found = ask(parse("file dataset=/*/B/C"), asking).records
+    assert {name: [file.name for file in files] for name, files in found.items()} == {
+        "/A/B/C": [file.name for file in FILES], "/D/B/C": ["/store/other.root"],
+    }  # fmt: skip
+    with pytest.raises(LookupFailed, match=r"knows no dataset /X\*/B/C with status VALID"):
+        ask(parse("file dataset=/X*/B/C"), asking)
 
 
 def test_totals_are_of_valid_files(asking: Asking) -> None:
