@@ -9,18 +9,25 @@ from typing import Any
 
 import awkward as ak
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import uproot
 
-from looseleaf.errors import Shortfall
-from looseleaf.files import adler32
+from looseleaf.errors import ConfigError, DataFileError, Shortfall
+from looseleaf.files import adler32, write_json
 from looseleaf.records import FileRecord
 from looseleaf.servicex.columns import selected
 from looseleaf.servicex.formats import create, read_original
-from looseleaf.servicex.request import Request, Source, urls_of
+from looseleaf.servicex.request import (
+    Request,
+    Source,
+    request_folder,
+    request_from_das,
+    urls_of,
+)
 from looseleaf.servicex.service.state import CANCELED, RUNNING, State
-from looseleaf.servicex.transform import FileResult, Sums
+from looseleaf.servicex.transform import FileResult, FileTask, Sums, TreeQuery, transform_file
 from looseleaf.servicex.volume import (
     complete_manifest,
     made_before,
@@ -341,3 +348,124 @@ def test_what_is_canceled_is_done_no_more(state: State) -> None:
     assert [file.request for file in state.claim(5)] == ["q"]
     state.delete("r")
     assert (state.request("r"), state.files("r"), state.requests()) == (None, [], ["q"])
+
+
+# --- one file
+
+
+def nanoaod(path: Path, **more: Any) -> Path:
+    """Six events in sections 1 to 3, of which the file's own list has 1 to 4."""
+    with uproot.recreate(path) as file:
+        file["Events"] = {
+            "run": np.ones(6, "u4"), "luminosityBlock": np.array([1, 1, 2, 2, 3, 3], "u4"),
+            "event": np.arange(6, dtype="u8"), "MET_pt": np.arange(6, dtype="f4") * 10, **more,
+        }  # fmt: skip
+        file["LuminosityBlocks"] = {
+            "run": np.ones(4, "u4"), "luminosityBlock": np.arange(1, 5, dtype="u4"),
+        }  # fmt: skip
+    return path
+
+
+def carried_out(path: Path, columns: tuple[str, ...] = ("MET_pt",), **more: Any) -> FileResult:
+    given = {
+        "expected_bytes": None, "expected_events": None, "expected_adler32": None,
+        "cut": "MET_pt > 25", "output": str(path.with_name("out.root")), **more,
+    }  # fmt: skip
+    query = TreeQuery(columns=columns, cut=given.pop("cut"))
+    return transform_file(FileTask("f", (str(path),), queries=(query,), work="w", **given))
+
+
+WEIGHTS = np.array([1.0, -2.0, 4.0, 8.0, -16.0, 32.0], "f4")
+
+
+def test_sections_of_data_are_those_of_the_file(tmp_path: Path) -> None:
+    """Also one in which no event was recorded; of simulation there are none to speak of."""
+    found = carried_out(nanoaod(tmp_path / "d.root"))
+    assert found.lumi_sections == {"1": [[1, 4]]}
+    assert (found.events_in, found.events_out) == (6, 3)
+    assert (found.sum_of_weights_in, found.sum_of_weights_out) == (6, 3)
+    assert (found.eft_sums_in, found.theory_sums_in) == (None, {})
+    found = carried_out(nanoaod(tmp_path / "s.root", genWeight=WEIGHTS))
+    assert found.lumi_sections is None
+    assert (found.sum_of_weights_in, found.sum_of_weights_out) == (27, 24)
+
+
+def test_a_skim_of_a_skim_speaks_of_the_original(tmp_path: Path) -> None:
+    first = carried_out(nanoaod(tmp_path / "s.root", genWeight=WEIGHTS))
+    skim = tmp_path / "out.root"
+    again = carried_out(skim, cut="MET_pt > 35", output=str(tmp_path / "again.root"))
+    assert (first.events_out, again.events_in, again.events_out) == (3, 6, 2)
+    assert (again.sum_of_weights_in, again.sum_of_weights_out) == (27, 16)
+
+
+def test_terms_and_theory_weights_are_summed_over_all_events(tmp_path: Path) -> None:
+    terms = np.arange(18, dtype="f4").reshape(6, 3)
+    theory = np.array([[1, 2], [1, 2], [1, 0], [1, 1], [1, 1], [1, 3]], "f4")
+    lists = {
+        "EFTfitCoefficients": ak.from_regular(terms), "PSWeight": ak.from_regular(theory),
+        "genWeight": WEIGHTS,
+    }  # fmt: skip
+    path = nanoaod(tmp_path / "e.root", **lists)
+    columns = ("MET_pt", "EFTfitCoefficients", "PSWeight")
+    found = carried_out(path, columns)
+    assert found.eft_sums_in == terms.sum(axis=0).tolist()
+    assert found.theory_sums_in == {"PSWeight": (terms[:, 0] @ theory).tolist()}
+    # that there are coefficients is known though nobody asks for them
+    assert carried_out(path).eft_sums_in == []
+    theory[4, 1] = np.nan
+    path = nanoaod(tmp_path / "n.root", **lists | {"PSWeight": ak.from_regular(theory)})
+    assert carried_out(path, columns).theory_sums_in["PSWeight"] == [terms[:, 0].sum(), None]
+    terms[2, 1] = np.inf
+    path = nanoaod(tmp_path / "i.root", **lists | {"EFTfitCoefficients": ak.from_regular(terms)})
+    with pytest.raises(DataFileError, match="EFTfitCoefficients"):
+        carried_out(path, columns)
+
+
+@pytest.mark.parametrize(
+    ("expected", "told"),
+    [
+        ({"expected_bytes": 17}, "bytes, the lookup said 17"),
+        ({"expected_events": 5}, "has 6 events, the lookup said 5"),
+        ({"expected_events": 7}, "has 6 events, the lookup said 7"),
+        ({"expected_adler32": "00000001"}, "as its adler32, the lookup said 00000001"),
+    ],
+)
+def test_a_file_is_held_to_what_was_looked_up(
+    tmp_path: Path, expected: dict[str, Any], told: str
+) -> None:
+    path = nanoaod(tmp_path / "d.root")
+    right = {
+        "expected_bytes": path.stat().st_size, "expected_events": 6,
+        "expected_adler32": adler32(path),
+    }  # fmt: skip
+    assert carried_out(path, **right).events_in == 6
+    with pytest.raises(DataFileError, match=told):
+        carried_out(path, **{**right, **expected})
+
+
+def test_row_groups_that_are_left_out_count_all_the_same(tmp_path: Path) -> None:
+    """Of a Parquet file that says nothing of an original."""
+    path = tmp_path / "p.parquet"
+    table = {
+        "run": np.ones(12, "u4"), "luminosityBlock": np.ones(12, "u4"),
+        "event": np.arange(12, dtype="u8"), "MET_pt": np.arange(12, dtype="f4"),
+        "genWeight": np.resize(WEIGHTS, 12),
+    }  # fmt: skip
+    pq.write_table(pa.table(table), path, row_group_size=4)
+    found = carried_out(path, cut="MET_pt > 8.5", format="parquet",
+                        output=str(tmp_path / "out.parquet"))  # fmt: skip
+    assert (found.events_in, found.events_out) == (12, 3)
+    assert (found.sum_of_weights_in, found.sum_of_weights_out) == (54, 8 - 16 + 32)
+
+
+def test_invalid_files_are_left_out_and_folders_stay_on_the_volume(tmp_path: Path) -> None:
+    files = [RECORDS[0], replace(RECORDS[1], valid=False)]
+    write_json(tmp_path / "d.json", {
+        "dataset": "/A/B/C", "files": [record.to_json() for record in files],
+    })  # fmt: skip
+    found = request_from_das(tmp_path / "d.json", ["MET_pt"], None, "root-file", "1", ["/m"])
+    assert [source.record.name for source in found.sources] == ["/store/a.root"]
+    assert request_folder(tmp_path, "sub/deep", "id") == tmp_path.resolve() / "sub/deep/id"
+    for outside in ("..", "sub/../../x", "/etc"):
+        with pytest.raises(ConfigError, match="leaves the volume"):
+            request_folder(tmp_path / "volume", outside, "id")

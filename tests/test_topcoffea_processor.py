@@ -397,3 +397,19 @@ def test_only_certified_sections_of_data_count(tmp_path: Path) -> None:
     blind = processed(events_of(tmp_path / "b.root", rows, data=True), unblind=False)
     assert only(cells(blind["ht"]), region="signal") == {}
     assert (blind["cutflow"]["ss"], blind["cutflow"]["trigger"]) == (0, 5)
+
+
+def test_an_event_passes_every_cut_of_its_channel(tmp_path: Path) -> None:
+    rows = [
+        event([muon(pt, 0.1, 1), muon(30, -0.2, 1)], weight=weight, jets=(jet,))
+        for pt, jet, weight in ((40, 80, 1.0), (40, 50, 2.0), (33, 80, 4.0), (33, 50, 8.0))
+    ]
+    events = events_of(tmp_path / "s.root", rows)
+    cuts = {"hard": "ht > 60", "lead": "lep0_pt > 35", "any": "n_lep > 0"}
+    for named, total in (
+        (["hard", "lead"], 1), (["lead", "hard"], 1), (["hard", "any"], 5), (["any", "lead"], 3),
+        (["~hard", "lead", "any"], 2), (["~hard", "~lead"], 8),
+    ):  # fmt: skip
+        channels = {"x": {"lep_chan_lst": [["x", *named]], **BLOCK}}
+        found = cells(processed(events, cuts=cuts, channels=channels)["ht"])
+        assert found["x", "signal", "nominal"].expected[0] == total, named
