@@ -1,5 +1,7 @@
 """Parts of a transform by themselves: sums, columns, formats, identities, the service's state."""
 
+import contextlib
+import sqlite3
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -239,8 +241,8 @@ def test_results_of_other_requests_are_taken_where_they_are_the_same(tmp_path: P
 
 
 def test_names_of_results_are_told_apart() -> None:
-    long = "/store/" + "x" * 300
-    sources = [Source(FileRecord(f"{long}{n}/f.root", 1, 1, None), ()) for n in (1, 2)]
+    names = [f"/store/{place}{'/x' * 150}/f.root" for place in "ab"]
+    sources = [Source(FileRecord(name, 1, 1, None), ()) for name in names]
     assert len({output_name(source, "root-file") for source in sources}) == 2
     # the same end of a path in other folders, and with other replicas
     paths = [f"/{place}{'/y' * 120}/f.root" for place in "ab"]
@@ -331,6 +333,19 @@ def test_results_are_told_once_each_in_their_order(state: State) -> None:
     request = state.request("r")
     assert request is not None
     assert request["files"] == {"failure": 1, "success": 19}
+
+
+def test_a_clock_that_is_set_back_hides_no_result(state: State, tmp_path: Path) -> None:
+    """A client asks for what is later than the last that it saw."""
+    submit(state, "r", 2)
+    first, second = state.claim()[0], state.claim()[0]
+    with contextlib.closing(sqlite3.connect(tmp_path / "state.sqlite")) as db, db:
+        db.execute("INSERT INTO clock VALUES ('2999-01-01T00:00:00.000000')")
+    for file in (first, second):
+        state.done(file.number, {}, None)
+    assert [file.created for file in state.results("r", "2999-01-01T00:00:00.000000")] == [
+        "2999-01-01T00:00:00.000001", "2999-01-01T00:00:00.000002",
+    ]  # fmt: skip
 
 
 def test_what_is_canceled_is_done_no_more(state: State) -> None:
