@@ -185,3 +185,11 @@ def test_only_a_signal_region_of_one_charge_is_predicted_by_flips() -> None:
 )
 def test_the_rates_of_a_region_weigh_its_events_alone(systematic: str, region: str | None) -> None:
     assert weighed_alone(systematic) == region
+
+
+def test_a_region_of_data_alone_is_not_filled_for_simulation() -> None:
+    found = channels_of(declared(appl_lst=["isSR_2lSS"], appl_lst_data=["isAR_2lSS", "isSR_2lOS"]))
+    regions = found["2lss_p_ee_4j"].regions
+    assert [(r.role, r.data_only) for r in regions] == [
+        (SIGNAL, False), (NONPROMPT, True), (SIGNAL, True),
+    ]  # fmt: skip

@@ -13,7 +13,7 @@ from looseleaf.errors import DataFileError
 from looseleaf.files import read_json, write_json
 from looseleaf.topcoffea.combine import combine, up_and_down
 from looseleaf.topcoffea.efthist import EFTHist
-from looseleaf.topcoffea.normalisation import factors_of
+from looseleaf.topcoffea.normalisation import check_coefficients, factors_of
 from looseleaf.topcoffea.store import read_histograms, write_histograms
 
 # of an event: channel, region, systematic, x, weight
@@ -318,7 +318,9 @@ def test_a_skim_is_normalised_to_what_is_declared() -> None:
     skim = {**ANALYSIS, "normalise": "declared", "systematics": {"theory": THEORY}}
     found = factors_of("b", dataset("tt", "2017", **more), skim, of(1.0))
     assert found == pytest.approx({"nominal": 1.25, "isrUp": 1.0, "isrDown": 2.0})
-    assert factors_of("d", dataset("data", "2017", **more), skim, of(0.0)) == {"nominal": 1.0}
+    # a file of data states no sum
+    data = dataset("data", "2017", listed={"events": 5000})
+    assert factors_of("d", data, skim, of(0.0)) == {"nominal": 1.0}
 
 
 def test_an_eft_sample_is_normalised_to_its_standard_model() -> None:
@@ -327,3 +329,36 @@ def test_an_eft_sample_is_normalised_to_its_standard_model() -> None:
     assert factors_of("s", declared, ANALYSIS, original) == {"nominal": pytest.approx(2.0)}
     listed = dataset("ttH", "2017", wc_names=["c"], listed={"events": 1000, "sum_of_weights": 500})
     assert factors_of("s", listed, ANALYSIS, original) == {"nominal": pytest.approx(2.0)}
+
+
+def test_coefficients_are_as_many_as_their_terms() -> None:
+    """A skim may have left the terms out, which says nothing of how many there were."""
+    declared = dataset("ttH", "2017", wc_names=["a", "b"])
+    for left_out in (None, [], [1.0] * 6):
+        check_coefficients("s", declared, of(1.0, eft_sums=left_out))
+    for terms in (3, 5, 7, 10):
+        with pytest.raises(
+            DataFileError, match=rf"make 6 terms, an event of the files has {terms}"
+        ):
+            check_coefficients("s", declared, of(1.0, eft_sums=[1.0] * terms))
+    # that there are some is known even of a skim that left them out
+    for there in ([], [1.0]):
+        with pytest.raises(DataFileError, match=r"sets\.yaml: s\.wc_names: there are none, but"):
+            check_coefficients("s", dataset("tt", "2017"), of(1.0, eft_sums=there))
+    check_coefficients("s", dataset("tt", "2017"), of(1.0))
+
+
+def test_variations_are_not_in_the_yields(tmp_path: Path) -> None:
+    events: list[Event] = [
+        ("one", "signal", label, 0.5, weight) for label, weight in (("nominal", 2), ("sfUp", 3))
+    ]
+    events += [("one", "nonprompt", "flips_rateUp", 0.5, 4.0)]
+    made = Combined(tmp_path, ANALYSIS, {
+        "b": (dataset("tt", "2017"), of(1000.0), {"x": filled(events)}),
+        "d": (dataset("data", "2017"), of(0.0), {"x": filled([
+            ("one", "flips", "nominal", 0.5, 1.0), ("one", "flips", "nonprompt_rateUp", 0.5, 9.0),
+        ])}),
+    })  # fmt: skip
+    assert made.at("one", "tt") == about(2.0, 2.0)
+    # a rate of leptons that fail is none of flips
+    assert {name: value for name, value in made.varied("flips").items() if value} == {"nominal": 1}

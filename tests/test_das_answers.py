@@ -11,7 +11,13 @@ import uproot
 from looseleaf.das.ask import Answer, Asking, ask
 from looseleaf.das.catalogue import from_files
 from looseleaf.das.dasgoclient import answer_of, records_in
-from looseleaf.das.problems import NoCredential, QueryWrong, ServiceFailed, Transient
+from looseleaf.das.problems import (
+    NoCredential,
+    QueryWrong,
+    RucioFailed,
+    ServiceFailed,
+    Transient,
+)
 from looseleaf.das.proxy import Credential
 from looseleaf.das.query import Function, Selection, parse
 from looseleaf.das.records import (
@@ -136,7 +142,12 @@ def test_the_first_catalogue_that_knows_a_dataset_answers(asking: Asking) -> Non
     assert ask(parse("file dataset=/A/B/C"), asking).records == {"/A/B/C": FILES}
     found = ask(parse("dataset=/*/B/C"), asking).records["/*/B/C"]
     assert {record.name for record in found} == {"/A/B/C", "/D/B/C"}
-    assert set(ask(parse("file dataset=/*/B/C"), asking).records) == {"/A/B/C", "/D/B/C"}
+    found = ask(parse("file dataset=/*/B/C"), asking).records
+    assert {name: [file.name for file in files] for name, files in found.items()} == {
+        "/A/B/C": [file.name for file in FILES], "/D/B/C": ["/store/other.root"],
+    }  # fmt: skip
+    with pytest.raises(LookupFailed, match=r"knows no dataset /X\*/B/C with status VALID"):
+        ask(parse("file dataset=/X*/B/C"), asking)
 
 
 def test_totals_are_of_valid_files(asking: Asking) -> None:
@@ -265,7 +276,7 @@ def test_records_in_what_dasgoclient_prints() -> None:
     ("output", "status", "errors", "kind"),
     [
         # whole JSON, and a line that says that it isn't all
-        ('[{"file":[{"name":"a"}]}]\nERROR: exit with code: 4', 0, "", LookupFailed),
+        ('[{"file":[{"name":"a"}]}]\nERROR: exit with code: 4', 0, "", RucioFailed),
         ("[]\nERROR: something", 0, "", ServiceFailed),
         ('[{"file":[{"name":"a"}]},{"file":[{"error":"deadline exceeded"}]}]', 0, "", Transient),
         ('[{"file":[{"name":"a"}]},{"file":[{"error":"no"}]}]', 0, "", ServiceFailed),
@@ -278,5 +289,6 @@ def test_records_in_what_dasgoclient_prints() -> None:
 def test_failures_are_told_from_answers(
     output: str, status: int, errors: str, kind: type[Exception]
 ) -> None:
-    with pytest.raises(kind):
+    with pytest.raises(LookupFailed) as problem:
         printed(output, status, errors)
+    assert type(problem.value) is kind

@@ -603,3 +603,14 @@ def test_answers_of_another_shape_are_told_as_that(output: str) -> None:
 def test_nobody_is_asked_in_a_way_that_is_none(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(LookupFailed, match=re.escape(message)):
         Asking(**wrong)
+
+
+def test_status_and_instance_are_asked_for(standin: StandIn) -> None:
+    standin.prints('[{"dataset":[{"name":"/A/B/C"}]}]')
+    assert asked("dataset=/A*/B/C status=INVALID") == [DatasetRecord("/A/B/C", "INVALID")]
+    standin.prints(LISTED)
+    assert asked("file dataset=/A/B/C instance=prod/phys03") == FILES
+    assert [call.partition(" -json")[0] for call in standin.calls] == [
+        "-query dataset dataset=/A*/B/C instance=prod/global status=INVALID",
+        "-query file dataset=/A/B/C instance=prod/phys03",
+    ]

@@ -8,14 +8,25 @@ from zlib import crc32
 
 import pytest
 
-from looseleaf.errors import Shortfall
+from looseleaf.errors import DataFileError, Shortfall
+from looseleaf.files import write_json
 from looseleaf.losses import Loss
-from looseleaf.processing.checkpoints import key_of
-from looseleaf.processing.fileset import Chunk, EventsSource, Fileset, chunks_of, cut, tasks_of
+from looseleaf.processing.checkpoints import Checkpoints, key_of, packed, unpacked
+from looseleaf.processing.fileset import (
+    Chunk,
+    EventsSource,
+    Fileset,
+    chunks_of,
+    cut,
+    from_manifest,
+    tasks_of,
+)
 from looseleaf.processing.job import Group
 from looseleaf.processing.ledger import ChunkRecord, ledger_of
 from looseleaf.processing.runner import Partial, added
 from looseleaf.processing.stage import event_metadata
+from looseleaf.records import MANIFEST_FORMAT
+from looseleaf.servicex.transform import FileResult
 
 # one identity after which a group of chunks ends, and one after which it goes on
 ENDS = next(f"uuid-{n}" for n in range(100) if crc32(f"uuid-{n}".encode()) % 8 == 0)
@@ -234,3 +245,94 @@ def test_what_is_told_of_data_and_of_simulation(tmp_path: Path) -> None:
     assert of_data["aliases"] == {"Muon_x": ["Muon_y"]}
     of_simulation = event_metadata({}, {"das": "/TTTo2L2Nu/RunIISummer20UL18-v1/NANOAODSIM"})
     assert of_simulation == {"data": False, "aliases": {}}
+
+
+# --- what a manifest says
+
+
+def entry(folder: Path, name: str, size: int, **more: Any) -> dict[str, Any]:
+    """A file of a manifest, of so many bytes; numbers before and after the selection differ."""
+    (folder / f"{name}.root").write_bytes(bytes(size))
+    result = FileResult(
+        source=f"/store/{name}.root", source_url=f"root://{name}", passed_over=[],
+        source_uuid=f"source {name}", output=f"{name}.root", bytes=size, adler32="0000000a",
+        uuid=f"uuid {name}", events_in=10 * size, events_out=size, sum_of_weights_in=-2.5 * size,
+        sum_of_weights_out=1.5 * size, eft_sums_in=None, theory_sums_in={}, lumi_sections=None,
+        cost={},
+    )  # fmt: skip
+    return {**result.to_json(), **more}
+
+
+def manifest(folder: Path, *entries: dict[str, Any]) -> Path:
+    totals = {
+        key: sum(one[key] for one in entries)
+        for key in ("events_in", "events_out", "sum_of_weights_in", "sum_of_weights_out")
+    }
+    write_json(folder / "m.json", {
+        "format": MANIFEST_FORMAT, "folder": str(folder), "files": list(entries),
+        "totals": totals, "request_id": "request", "dataset": "/A/B/C",
+    })  # fmt: skip
+    return folder / "m.json"
+
+
+def test_a_fileset_is_what_its_manifest_says(tmp_path: Path) -> None:
+    first = entry(
+        tmp_path, "a", 3, eft_sums_in=[1.0, 2.0, 4.0],
+        theory_sums_in={"PSWeight": [1.0, 2.0, 4.0], "LHEPdfWeight": [8.0]},
+    )  # fmt: skip
+    second = entry(
+        tmp_path, "b", 5, eft_sums_in=[16.0, 32.0, 64.0],
+        theory_sums_in={"PSWeight": [16.0, None], "LHEPdfWeight": [32.0]},
+    )  # fmt: skip
+    found = from_manifest("d", manifest(tmp_path, first, second), {"data": False})
+    parts = [(f.name, f.events, f.sum_of_weights, f.bytes, f.uuid) for f in found.files]
+    assert parts == [
+        ("/store/a.root", 3, 4.5, 3, "uuid a"), ("/store/b.root", 5, 7.5, 5, "uuid b"),
+    ]  # fmt: skip
+    assert [file.source_url for file in found.files] == ["root://a", "root://b"]
+    assert (found.original["events"], found.original["sum_of_weights"]) == (80, -20.0)
+    assert found.original["eft_sums"] == [17, 34, 68]
+    # of the places that both have; a sum with what is no number is none
+    assert found.original["theory_sums"] == {"PSWeight": [17, None], "LHEPdfWeight": [40]}
+    assert found.metadata == {"dataset": "d", "data": False}
+
+
+def test_sections_of_all_files_and_those_that_are_certified(tmp_path: Path) -> None:
+    first = entry(tmp_path, "a", 3, lumi_sections={"1": [[1, 4]]})
+    second = entry(tmp_path, "b", 5, lumi_sections={"1": [[6, 9]], "2": [[1, 1]]})
+    path = manifest(tmp_path, first, second)
+    everything = {"1": [[1, 4], [6, 9]], "2": [[1, 1]]}
+    plain = from_manifest("d", path, {}).original
+    assert plain["lumi_sections"] == plain["certified_sections"] == everything
+    masked = from_manifest("d", path, {"lumi_mask": '{"1": [[3, 7]]}'}).original
+    assert masked["lumi_sections"] == everything
+    assert masked["certified_sections"] == {"1": [[3, 4], [6, 7]]}
+    # where one of the files has none, there is nothing to say of all of them
+    path = manifest(tmp_path, first, entry(tmp_path, "b", 5))
+    assert from_manifest("d", path, {}).original["lumi_sections"] is None
+
+
+@pytest.mark.parametrize("off", [1, -1])
+def test_a_result_of_another_length_is_refused(tmp_path: Path, off: int) -> None:
+    path = manifest(tmp_path, entry(tmp_path, "a", 3), entry(tmp_path, "b", 5))
+    (tmp_path / "b.root").write_bytes(bytes(5 + off))
+    with pytest.raises(
+        DataFileError, match=rf"b\.root: holds {5 + off} bytes, the manifest says 5"
+    ):
+        from_manifest("d", path, {})
+
+
+# --- what is kept
+
+
+def test_results_that_belong_to_nothing_are_removed(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path)
+    for key in "abc":
+        kept.keep(key, packed({"n": key}))
+    assert kept.whole() == {"a", "b", "c"}
+    (tmp_path / ".part-d.result").write_bytes(b"half")
+    (tmp_path / "b.result").write_bytes(packed({"n": "b"})[:-3])
+    assert kept.whole() == {"a", "c"}
+    kept.prune({"a", "b"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.result", "b.result"]
+    assert unpacked(kept.read("a")) == {"n": "a"}
