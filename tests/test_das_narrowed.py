@@ -125,3 +125,22 @@ def test_checksums_as_services_state_them(stated: str | None, known: str | None)
     row = {"name": "/store/a.root", "adler32": stated}
     keys = {"name": "name", "bytes": "size", "events": "nevents"}
     assert file_record(row, keys, "it").adler32 == known
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("is_file_valid", None, "/store/a.root: is_file_valid is None, neither 0 nor 1"),
+        ("is_file_valid", "0", "is_file_valid is '0', neither"),
+        ("is_file_valid", 2, "is_file_valid is 2, neither"),
+        ("block_name", 7, "/store/a.root: block_name is 7, no name"),
+        ("size", 1 << 63, "size is 9223372036854775808"),
+        ("nevents", True, "nevents is True, not a whole number"),
+    ],
+)
+def test_fields_that_say_nothing(field: str, value: object, message: str) -> None:
+    row = {"name": "/store/a.root", "is_file_valid": 1, field: value}
+    keys = {"name": "name", "bytes": "size", "events": "nevents"}
+    with pytest.raises(LookupFailed, match=message):
+        file_record(row, keys, "it")
+    assert file_record({"name": "/store/a.root", "is_file_valid": 0}, keys, "it").valid is False
