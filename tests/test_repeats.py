@@ -233,7 +233,7 @@ def test_events_of_data_that_two_files_have(tmp_path: Path) -> None:
     # another primary dataset may have them, where triggers say whose an event is
     refuse_repeats(apart, {"d": DATA, "e": {**DATA, "primary": ["EGamma"]}})
     # simulation's numbers prove nothing
-    refuse_repeats(apart, {"d": SIMULATION, "e": SIMULATION})
+    refuse_repeats(apart, {name: {**DATA, "data": False} for name in apart})
 
 
 def test_an_event_that_one_file_has_twice(tmp_path: Path) -> None:
