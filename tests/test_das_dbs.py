@@ -299,7 +299,7 @@ def test_so_many_requests_at_a_time_and_no_more(server: DbsServer, asking: Askin
     server.files = {name: [dbs_row(f"/store{name}.root", name)] for name in names}
     # nobody is answered before four have asked
     server.hold = threading.Barrier(4, timeout=30).wait
-    found = records_of(choose(asking, "file")[0], "file", names, asking.parallel)
+    found = records_of(choose(asking, "file")[0], parse(FILES), names, asking.parallel)
     assert {name: [file.name for file in files] for name, files in found.items()} == {
         name: [f"/store{name}.root"] for name in names
     }
@@ -392,6 +392,7 @@ def test_a_refresh_says_what_changed(
         "added": ["/store/e.root"],
         "removed": ["/store/d.root"],
         "invalidated": ["/store/b.root"],
+        "left_out": [],
         "altered": ["/store/c.root"],
     }
     assert second["summary"]["files"] == 3

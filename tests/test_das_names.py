@@ -21,13 +21,17 @@ BOTH = f"/TT/{CAMPAIGN}*/NANOAODSIM"
 
 
 def loaded(
-    config: dict[str, Any], repo: Path, folder: Path, group: str = "measure", **of: Any
+    config: dict[str, Any],
+    repo: Path,
+    folder: Path,
+    group: str = "measure",
+    change: dict[str, Any] | None = None,
+    **of: Any,
 ) -> None:
-    """Load an analysis of two datasets, each declared as `of` says."""
+    """Load an analysis, with a change, of two datasets, each declared as `of` says."""
     declared = {name: {"process": "tt", "xsec_pb": 832.0, **value} for name, value in of.items()}
     (folder / "d.yaml").write_text(yaml.safe_dump(declared))
-    analysis = yaml.safe_load((repo / "config/analyses/muon.yaml").read_text())
-    analysis |= {key: of[key] for key in ("weights",) if key in of}
+    analysis = yaml.safe_load((repo / "config/analyses/muon.yaml").read_text()) | (change or {})
     names = list(declared)
     analysis["datasets"] = {"measure": names}
     if group != "measure":
@@ -60,6 +64,9 @@ def test_an_extension_at_the_whole_cross_section(
     loaded(main_config, repo, tmp_path, a={"das": BASE} | years[0], b={"das": EXTENSION} | years[1])
     loaded(main_config, repo, tmp_path, a={"das": BASE}, b={"das": EXTENSION, "xsec_pb": 83.0})
     loaded(main_config, repo, tmp_path, group="subtract", a={"das": BASE}, b={"das": EXTENSION})
+    # without normalisation events add up
+    counts = {"weights": "counts", "interval": "clopper-pearson"}
+    loaded(main_config, repo, tmp_path, change=counts, a={"das": BASE}, b={"das": EXTENSION})
 
 
 def test_another_processing_of_the_same_simulation(

@@ -1,5 +1,6 @@
 """Files of some runs and files at a site: by the backends that know, with a token."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from test_das_command import LISTED, StandIn
 
 from looseleaf.das.ask import Asking, ask
 from looseleaf.das.query import parse
+from looseleaf.das.records import file_record
 from looseleaf.errors import LookupFailed
 
 FILES = "file dataset=/A/B/C"
@@ -95,13 +97,50 @@ def test_dasgoclient_is_given_the_conditions(
 def test_sections_of_runs_are_chosen_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     standin = StandIn(tmp_path)
+    # a file may have events of several runs
+    files = {"a": 4, "b": 5, "c": [9, 12], "d": [3, 10], "e": [1, 2]}
     rows = [
-        f'{{"file":[{{"name":"/store/{run}.root"}}],"run":[{{"run_number":{run}}}],'
-        '"lumi":[{"number":[1]}]}'
-        for run in (4, 5, 9, 10)
+        {"file": [{"name": f"/{n}"}], "run": [{"run_number": runs}], "lumi": [{"number": [1]}]}
+        for n, runs in files.items()
     ]
-    standin.prints("[" + " ,\n".join(rows) + "]")
+    standin.prints(json.dumps(rows))
+    query = "file,run,lumi dataset=/A/B/C run between [5,10]"
+    (records,) = ask(parse(query), Asking("dasgoclient", timeout=30)).records.values()
+    assert [record.file for record in records] == ["/b", "/c", "/d"]
+    # and a range of billions is no list of them
     query = "file,run,lumi dataset=/A/B/C run between [5,9999999999]"
     (records,) = ask(parse(query), Asking("dasgoclient", timeout=30)).records.values()
-    assert [record.file for record in records] == [f"/store/{run}.root" for run in (5, 9, 10)]
+    assert [record.file for record in records] == ["/b", "/c", "/d"]
     assert "run" not in standin.calls[0].partition("dataset=")[2]
+
+
+@pytest.mark.parametrize(
+    ("stated", "known"),
+    [
+        ("1a2b3c4d", "1a2b3c4d"), ("0x1A", "0000001a"), ("5", "00000005"),
+        *((text, None) for text in ("0", "00000000", "NOTSET", "", "1_0", "123456789", None)),
+    ],
+)  # fmt: skip
+def test_checksums_as_services_state_them(stated: str | None, known: str | None) -> None:
+    row = {"name": "/store/a.root", "adler32": stated}
+    keys = {"name": "name", "bytes": "size", "events": "nevents"}
+    assert file_record(row, keys, "it").adler32 == known
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("is_file_valid", None, "/store/a.root: is_file_valid is None, neither 0 nor 1"),
+        ("is_file_valid", "0", "is_file_valid is '0', neither"),
+        ("is_file_valid", 2, "is_file_valid is 2, neither"),
+        ("block_name", 7, "/store/a.root: block_name is 7, no name"),
+        ("size", 1 << 63, "size is 9223372036854775808"),
+        ("nevents", True, "nevents is True, not a whole number"),
+    ],
+)
+def test_fields_that_say_nothing(field: str, value: object, message: str) -> None:
+    row = {"name": "/store/a.root", "is_file_valid": 1, field: value}
+    keys = {"name": "name", "bytes": "size", "events": "nevents"}
+    with pytest.raises(LookupFailed, match=message):
+        file_record(row, keys, "it")
+    assert file_record({"name": "/store/a.root", "is_file_valid": 0}, keys, "it").valid is False

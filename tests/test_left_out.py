@@ -49,6 +49,10 @@ def test_a_file_is_marked_and_not_counted(tmp_path: Path) -> None:
     assert changes["added"] == ["/store/b.root"]
     assert changes["left_out"] == ["/store/c.root"]
     assert changes["altered"] == changes["removed"] == changes["invalidated"] == []
+    # what was left out before is so still
+    third = looked_up(tmp_path, A, C, leave_out=["/store/c.root"])["changes"]
+    assert (third["removed"], third["left_out"]) == (["/store/b.root"], [])
+    looked_up(tmp_path, A, B, C, leave_out=["/store/c.root"])
     request = request_from_das(tmp_path / "das.json", ["run"], None, "root-file", "1", ["/data"])
     assert [source.record.name for source in request.sources] == [A.name, B.name]
     assert request.losses() == [{"name": "/store/c.root", "events": 12}]

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import uproot
 from conftest import TEST_DATA
+from processors import MuonPt
 
 from looseleaf.das.lookup import lookup
 from looseleaf.errors import DataFileError, LookupFailed
 from looseleaf.files import read_json
 from looseleaf.processing.repeats import refuse_repeats
+from looseleaf.processing.runner import Limits
+from looseleaf.processing.stage import DatasetFiles, Running, process_datasets
 from looseleaf.records import FileRecord, write_catalogue
 from looseleaf.servicex.embedded import Embedded
 from looseleaf.servicex.request import request_from_das
@@ -153,6 +156,17 @@ def test_a_copy_of_which_nothing_was_known(tmp_path: Path) -> None:
         apart, SIMULATION, SIMULATION
     )
     refuse_repeats({"d": apart["d"]}, {})
+    # processing refuses them before it starts a cluster
+    files = {"d": DatasetFiles(str(tmp_path / "s.json"), "h.json", "l.json")}
+    site = {"kind": "no cluster at all", "redirectors": []}
+    running = Running(
+        site, 1, Limits(500, 500), str(tmp_path / "tasks.csv"), str(tmp_path / "p.html")
+    )
+    with pytest.raises(DataFileError, match=f"are copies of one file .uuid {uuid}"):
+        process_datasets(MuonPt(), files, running, "test")
+    # without events there is nothing to count twice
+    empty = [{**file, "events_in": 0, "events_out": 0} for file in manifest["files"]]
+    refuse_repeats({"d": {**manifest, "files": empty}}, {})
 
 
 @pytest.mark.parametrize("output_format", ["root-file", "root-rntuple", "parquet"])
@@ -219,7 +233,7 @@ def test_events_of_data_that_two_files_have(tmp_path: Path) -> None:
     # another primary dataset may have them, where triggers say whose an event is
     refuse_repeats(apart, {"d": DATA, "e": {**DATA, "primary": ["EGamma"]}})
     # simulation's numbers prove nothing
-    refuse_repeats(apart, {"d": SIMULATION, "e": SIMULATION})
+    refuse_repeats(apart, {name: {**DATA, "data": False} for name in apart})
 
 
 def test_an_event_that_one_file_has_twice(tmp_path: Path) -> None:

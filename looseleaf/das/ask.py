@@ -185,9 +185,12 @@ def records_of(
     The first failure is raised, and what has not been asked by then isn't.
     """
     with ThreadPoolExecutor(min(parallel, len(datasets))) as threads:
+        # of sections they are chosen here
         runs = query.runs if query.field == "file" else None
-        asked = (query.field, "VALID", runs, query.site)
-        waiting = [threads.submit(backend.records, asked[0], name, *asked[1:]) for name in datasets]
+        waiting = [
+            threads.submit(backend.records, query.field, name, "VALID", runs, query.site)
+            for name in datasets
+        ]
         try:
             return {name: future.result() for name, future in zip(datasets, waiting, strict=True)}
         except BaseException:

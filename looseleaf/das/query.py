@@ -77,8 +77,8 @@ class Query:
     @property
     def narrowed(self) -> frozenset[str]:
         """The conditions that a backend has to know of each file."""
-        given = {"run": self.field == "file" and self.runs is not None, "site": self.site}
-        return frozenset(name for name, there in given.items() if there)
+        given = {"run": self.runs, "site": self.site}
+        return frozenset(name for name, value in given.items() if value is not None)
 
     def to_json(self) -> dict[str, Any]:
         """The query as dasgoclient echoes it."""
