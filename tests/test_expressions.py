@@ -6,7 +6,6 @@ from typing import Any
 
 import awkward as ak
 import numpy as np
-import pytest
 import scalar
 from hypothesis import event as noted
 from hypothesis import given
