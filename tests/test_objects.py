@@ -388,14 +388,17 @@ def test_a_collection_is_no_branch(few: Any) -> None:
 
 
 def test_no_value_is_no_loss_and_no_number_is_one(few: Any) -> None:
-    one = Selection(few, np.ones(4, bool), ak.Array([[True], [True], [True], [True]]))
-    found = one.observable("hardest", "max(Tau_pt)", Undecided())
+    every = np.ones(4, bool)
+    one = Selection(few, every, ak.Array([[True], [True], [True], [True]]))
+    found = one.observable("hardest", "max(Tau_pt)", Undecided(), every)
     assert found.tolist()[2:] == [50, 35]
     assert np.isnan(found[1])
     with pytest.raises(DataFileError, match=r"ratio: .* in 1 of 4 events.*\[ratio\]"):
-        one.observable("ratio", "PuppiMET_pt / RawMET_pt", Undecided())
+        one.observable("ratio", "PuppiMET_pt / RawMET_pt", Undecided(), every)
     counter = Undecided(["ratio"])
-    one.observable("ratio", "PuppiMET_pt / RawMET_pt", counter)
+    one.observable("ratio", "PuppiMET_pt / RawMET_pt", counter, every)
+    # of no interest where no trigger has fired
+    one.observable("other", "PuppiMET_pt / RawMET_pt", Undecided(), np.array([0, 1, 1, 1], bool))
     assert counter.counts == {"ratio": {"events": 1}}
 
 
