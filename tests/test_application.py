@@ -142,7 +142,7 @@ def test_a_blind_analysis_does_not_look_at_tight_data(fileset: Fileset) -> None:
 
 def test_a_channel_that_is_no_yes_or_no(fileset: Fileset) -> None:
     metadata = {"data": True, "role": "observe", "aliases": {}}
-    with pytest.raises(Exception, match="the cut 'n_lep' should give a yes or no for each event"):
+    with pytest.raises(Exception, match="all: the cut 'n_lep' should give a yes or no for"):
         applied(fileset, metadata, channels={"all": "n_lep"})
 
 

@@ -17,15 +17,17 @@ from samples import qcd, sample, skimmed
 
 from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.fakerate.measure import expectation, numbers, varied
+from looseleaf.fakerate.process import process
 from looseleaf.fakerate.processor import FakeRateProcessor
-from looseleaf.files import adler32, write_json
+from looseleaf.files import adler32, read_json, write_json
 from looseleaf.histograms.ratio import divide
-from looseleaf.histograms.store import write_uhi
+from looseleaf.histograms.store import read_uhi, write_uhi
 from looseleaf.objects.columns import analysis_columns
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
-from looseleaf.processing.runner import ProcessingFailed, process_task
+from looseleaf.processing.runner import Limits, ProcessingFailed, process_task
+from looseleaf.processing.stage import DatasetFiles, Running
 
 POINTS = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
 MUON: dict[str, Any] = yaml.safe_load((REPO / "config/analyses/muon.yaml").read_text())
@@ -152,12 +154,57 @@ def test_a_cut_that_is_none(filesets: Mapping[str, Fileset], cut: str, message: 
         result(filesets["q"], cuts={"x": cut})
 
 
+# no number with 25 primary vertices or fewer, else 1
+ODD = "sqrt(PV_npvs - 25) / sqrt(PV_npvs - 25)"
+
+
+def test_what_is_no_number_is_refused_or_a_loss(
+    filesets: Mapping[str, Fileset], tmp_path: Path
+) -> None:
+    events = [uproot.open(file.url)["Events"].arrays() for file in filesets["q"].files]
+    one = ak.concatenate([e.PV_npvs[ak.sum(loose_muons(e), axis=1) == 1] for e in events])
+    muons = region(filesets["q"], 25)
+    odd, filled = int(ak.sum(one <= 25)), int(np.sum(muons["npvs"] <= 25))
+    assert 0 < odd < len(one)
+    assert 0 < filled < len(muons["npvs"])
+    cut, drawn = (
+        {"vertices": f"{ODD} == 1"},
+        {"share": {"expression": ODD, "label": "x", "edges": [0, 0.5, 2]}},
+    )
+    with pytest.raises(ProcessingFailed, match=r"vertices: .* is not a number .*\[vertices\]"):
+        result(filesets["q"], cuts=cut)
+    with pytest.raises(ProcessingFailed, match=r"share: .* is not a number .*\[share\]"):
+        result(filesets["q"], observables=drawn)
+    found = result(filesets["q"], cuts=cut, allow={"not_finite": ["vertices"]})
+    assert found["not_finite"] == {"vertices": {"events": odd}}
+    kept = len(muons["npvs"]) - filled
+    assert found["loose"]["nominal", ...].sum().value == kept
+    # in the job it is a loss of the ledger, and no part of the histograms
+    allowed = {**MUON, "observables": drawn, "allow": {"not_finite": ["share"]}}
+    site = yaml.safe_load((REPO / "config/sites/local.yaml").read_text())
+    running = Running(
+        site, 1, Limits(8000, 8000), str(tmp_path / "t.csv"), str(tmp_path / "p.html")
+    )
+    manifest = tmp_path / "q.json"
+    columns = [*analysis_columns(allowed, DATASETS["q"], POINTS)]
+    skimmed(tmp_path, "q", DATASETS, columns).rename(manifest)
+    files = DatasetFiles(str(manifest), str(tmp_path / "q.h.json"), str(tmp_path / "q.l.json"))
+    process(allowed, POINTS.to_json(), {"q": DATASETS["q"]}, {"q": files}, running)
+    (loss,) = [loss for loss in read_json(files.ledger)["losses"] if loss["kind"] == "not_finite"]
+    assert (loss["name"], loss["count"], loss["unit"]) == ("share", filled, "events")
+    assert loss["allowed"] == "allow.not_finite"
+    histograms, _ = read_uhi(files.histograms)
+    assert "not_finite" not in histograms
+    shares = histograms["share"]["loose", :]
+    assert shares.values().tolist() == [0, kept]
+
+
 def test_columns_of_cuts_are_asked_of_the_transform() -> None:
     analysis = {**MUON, "cuts": {"a": "PV_npvs > 1 and nTau == 0"}}
     extra = analysis_columns(analysis, DATASETS["q"], POINTS) - analysis_columns(
         MUON, DATASETS["q"], POINTS
     )
-    assert extra == {"PV_npvs", "Tau_pt", "Tau_eta", "Tau_phi", "Tau_mass"}
+    assert extra == {"PV_npvs", "nTau|Tau_pt"}
 
 
 def test_prescales_multiply_what_their_path_recorded(filesets: Mapping[str, Fileset]) -> None:

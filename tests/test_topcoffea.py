@@ -204,6 +204,39 @@ def test_triggers_and_thresholds_are_those_of_the_year(filesets: dict[str, Files
     assert {name for name in columns if name.startswith("HLT")} == {"HLT_Ele32_WPTight_Gsf"}
 
 
+def test_what_is_no_number_in_a_channel(filesets: dict[str, Fileset]) -> None:
+    """Told by channel and observable, where an event would count."""
+
+    def found(allow: list[str], **changes: Any) -> dict[str, Any]:
+        analysis = {**ANALYSIS, "allow": {"not_finite": allow}, **changes}
+        processor = TopCoffeaProcessor(analysis, POINTS, [])
+        return process_task(processor, chunks_of(filesets["t"], 1700), filesets["t"].metadata)[0]
+
+    plain = found(["x"])
+    number = plain["cutflow"]["2los_4j"]
+    tags = ANALYSIS["channels"]["2los_4j"]
+    ones = f"({tags}) & (n_bjet == 1)"
+    single = found(["x"], channels={"a": ones})["cutflow"]["a"]
+    assert 0 < single < number
+    # 0/0 with one b jet, else one; of interest in events that pass what else is asked for
+    ratio = "(n_bjet - 1) / (n_bjet - 1)"
+    channels = {"a": f"({tags}) & ({ratio} == 1)"}
+    with pytest.raises(ProcessingFailed, match=r"a: .* is not a number .*\[a\] in the analysis"):
+        found(["x"], channels=channels)
+    allowed = found(["a"], channels=channels)
+    assert allowed["cutflow"]["a"] == number - single
+    assert allowed["not_finite"] == {"a": {"events": single}}
+    drawn = {"r": {"expression": ratio, "label": "r", "edges": [0, 0.5, 2]}}
+    with pytest.raises(ProcessingFailed, match=r"r: .* is not a number .*\[r\] in the analysis"):
+        found(["x"], channels={"a": tags}, observables=drawn)
+    # elsewhere it is of no interest
+    assert "not_finite" not in found(
+        ["x"], channels={"a": f"({tags}) & (n_bjet > 1)"}, observables=drawn
+    )
+    with pytest.raises(ProcessingFailed, match=r"a: the cut 'n_jet' should give a yes or no"):
+        found(["x"], channels={"a": "n_jet"})
+
+
 def refusal(folder: Path, **declared: Any) -> str:
     """Why an EFT sample with this declaration isn't processed, before a cluster is started."""
     declarations = {"e": {**DATASETS["e"], "declared_in": "sets.yaml", **declared}}

@@ -180,7 +180,9 @@ class FakeRateProcessor(ProcessorABC):
             out[axis.name] = self._by_point(axis, found, found.selection.take(values), weigh)
         for name, observable in analysis.get("observables", {}).items():
             axis = hist.axis.Variable(observable["edges"], name=name, label=observable["label"])
-            values = nominal.selection.observable(name, observable["expression"], undecided)
+            values = nominal.selection.observable(
+                name, observable["expression"], undecided, nominal.trigger > 0
+            )
             out[name] = self._by_point(axis, nominal, values, weigh)
         if "prompt_fit" in analysis:
             wanted = analysis["prompt_fit"]

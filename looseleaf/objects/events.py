@@ -67,16 +67,18 @@ class Selection:
             )
         return self._floats(values)
 
-    def observable(self, name: str, text: str, undecided: Undecided) -> NDArray[np.float64]:
-        """The same of an observable, of which is counted what isn't finite, but not where it has
-        no value, as of an empty list, or where a branch isn't finite itself."""
+    def observable(
+        self, name: str, text: str, undecided: Undecided, among: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
+        """The same of an observable, of which is counted what isn't finite `among` the leptons that
+        have a weight, but not where it has no value, as of an empty list, or where a branch isn't
+        finite itself."""
         values, branches = self.column(text), Branches(self._events)
         expression = Expression(text)
         if not np.isfinite(values).all():
-            there = ak.is_none(expression(branches), axis=-1)
+            missing = ak.is_none(expression(branches), axis=-1)
             known = {name: self._floats(branches[name]) for name in expression.names}
-            counted = self._floats(there) == 0
-            undecided.check(name, expression, known, values, counted)
+            undecided.check(name, expression, known, values, among & (self._floats(missing) == 0))
         return values
 
     def _is_of_leptons(self, values: Any) -> bool:
