@@ -394,19 +394,37 @@ def test_the_real_file_of_few_events_knows_what_it_was_cut_from(
     assert found.theory_sums_in == {}
 
 
-def test_skims_that_somebody_merged_are_refused(tmp_path: Path) -> None:
-    """Their `original` speaks of the first of them."""
+def test_skims_that_others_merge_or_skim_are_normalised_by_runs(tmp_path: Path) -> None:
+    """Their `original` is lost, or speaks of the first of them; their Runs tells."""
     path = write(tmp_path / "a.root", Events=events_of())
-    transformed(path, tmp_path / "skim.root", cut="nMuon > 0")
-    said = read_original(tmp_path / "skim.root")
+    made = tmp_path / "skim.root"
+    transformed(path, made, cut="nMuon > 0")
+    said = read_original(made)
     assert (said["events"], said["kept"]) == (8, 5)
-    events = uproot.open(tmp_path / "skim.root")["Events"].arrays()
-    merged = tmp_path / "merged.root"
-    write(merged, Events={n: ak.concatenate([events[n], events[n]]) for n in events.fields})
-    with uproot.update(merged) as file:
+    with uproot.open(made) as file:
+        events, known = (file[tree].arrays() for tree in ("Events", "Runs"))
+    assert known.to_list() == [{"run": 1, "genEventCount": 8, "genEventSumw": 36.0}]
+    part = {name: events[name][:2] for name in events.fields}
+    twice = {name: ak.concatenate([events[name], events[name]]) for name in events.fields}
+    each = {name: known[name] for name in known.fields}
+    both = {name: ak.concatenate([known[name], known[name]]) for name in known.fields}
+    for name, held, runs_of, expected in (
+        ("skimmed", part, each, (8, 36.0)),
+        ("merged", twice, both, (16, 72.0)),
+    ):
+        again = write(tmp_path / f"{name}.root", Events=held, Runs=runs_of)
+        for original in (False, True):
+            if original:
+                with uproot.update(again) as file:
+                    file["original"] = json.dumps(said)
+            found = transformed(again, tmp_path / "out.root")
+            assert (found.events_in, found.sum_of_weights_in) == expected
+            assert found.normalised_by == "Runs"
+    lost = write(tmp_path / "lost.root", Events=twice)
+    with uproot.update(lost) as file:
         file["original"] = json.dumps(said)
     with pytest.raises(DataFileError, match=r"holds 10 events, and says that it is a skim of 5"):
-        transformed(merged, tmp_path / "out.root")
+        transformed(lost, tmp_path / "out.root")
 
 
 # writers that were stopped

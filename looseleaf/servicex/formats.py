@@ -3,7 +3,8 @@
 Each keeps NanoAOD's names: a collection's branches `Muon_pt` have one counter `nMuon`. Beside the
 events a result says what was in the original file, so that a selection which nothing passes
 changes no normalisation: as a string `original` in a ROOT file, under that key in the metadata of
-a Parquet file.
+a Parquet file. For other tools a ROOT file of simulation says it in a tree Runs as well, as
+NanoAOD's do.
 """
 
 import json
@@ -14,10 +15,13 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 import awkward as ak
+import numpy as np
 import pyarrow.parquet as pq
 import uproot
 
 from looseleaf.errors import DataFileError
+from looseleaf.nanoaod import TREE
+from looseleaf.objects.branches import WEIGHT
 from looseleaf.parquet import IDENTITY, TREE_NAME, ParquetEvents, is_parquet
 from looseleaf.servicex.columns import check_lists, zipped
 
@@ -28,6 +32,8 @@ SUFFIXES = {"root-file": ".root", "root-rntuple": ".root", "parquet": ".parquet"
 # small enough for a predicate to leave some out, large enough to compress
 ROW_GROUP = 20_000
 
+# what NanoAOD's tree Runs says of the events that were generated
+RUNS, COUNT, SUM = "Runs", "genEventCount", "genEventSumw"
 # where columns are from that don't go together
 TREE_OF_RESULT = "the events to be written"
 
@@ -109,6 +115,7 @@ class _Root:
         self._make = self._file.mkrntuple if ntuple else self._file.mktree
         self._layout = _flat if ntuple else _zipped
         self._trees: dict[str, Any] = {}
+        self._weighted = False
 
     def __enter__(self) -> Self:
         return self
@@ -118,6 +125,7 @@ class _Root:
 
     def extend(self, tree: str, arrays: ak.Array, groups: Groups) -> None:
         kept = self._layout(arrays, groups)
+        self._weighted |= tree == TREE and WEIGHT in kept
         if tree not in self._trees:
             types = {name: ak.type(array).content for name, array in kept.items()}
             self._trees[tree] = self._make(tree, types)
@@ -125,6 +133,14 @@ class _Root:
 
     def describe(self, original: Mapping[str, Any]) -> None:
         self._file[ORIGINAL] = json.dumps(original)
+        if self._weighted and RUNS not in self._trees:
+            # other tools keep this tree, and know nothing of ours
+            sums = {
+                "run": np.ones(1, np.uint32),
+                COUNT: np.array([original["events"]], np.int64),
+                SUM: np.array([original["sum_of_weights"]], np.float64),
+            }
+            self._make(RUNS, {name: value.dtype for name, value in sums.items()}).extend(sums)
 
 
 class _Parquet:

@@ -12,10 +12,8 @@ import numpy as np
 from looseleaf.errors import DataFileError, reading
 from looseleaf.nanoaod import Events
 from looseleaf.objects.branches import first_present
+from looseleaf.servicex.formats import COUNT, RUNS, SUM
 
-RUNS = "Runs"
-# older NanoAOD ends these names in an underscore
-COUNT, SUM = "genEventCount|genEventCount_", "genEventSumw|genEventSumw_"
 WEIGHT_ENDING, SUM_ENDING = "Weight", "Sumw"
 # NanoAOD states theory sums as means over the events, of weights whose mean is about one; what
 # lies further off was not merged as a mean
@@ -41,7 +39,8 @@ def read_runs(file: Events, url: str) -> Runs | None:
         return None
     tree = file.directory[RUNS]
     present = tree.keys(recursive=False)
-    count, total = (first_present(names, present) for names in (COUNT, SUM))
+    # older NanoAOD ends these names in an underscore
+    count, total = (first_present(f"{name}|{name}_", present) for name in (COUNT, SUM))
     if count is None or total is None:
         return None
     # what ends in an underscore adds up means where files were merged

@@ -37,9 +37,8 @@ from looseleaf.files import read_json, write_json
 from looseleaf.nanoaod import TREE
 from looseleaf.objects.branches import EFT_COEFFICIENTS, WEIGHT, is_theory_weight
 from looseleaf.progress import Progress
-from looseleaf.servicex.formats import SUFFIXES
+from looseleaf.servicex.formats import RUNS, SUFFIXES
 from looseleaf.servicex.request import MANIFEST, OWN, Request, Source
-from looseleaf.servicex.runs import RUNS
 from looseleaf.servicex.transform import (
     ALWAYS,
     LUMINOSITY_BLOCKS,

@@ -28,8 +28,8 @@ from looseleaf.objects.luminosity import Sections, sections
 from looseleaf.parquet import ParquetTree
 from looseleaf.records import EFT_SUMS, HELD, MISSING, NOT_FINITE, RESULT, SECTIONS, THEORY_SUMS
 from looseleaf.servicex.columns import NotFinite, check_lists, selected
-from looseleaf.servicex.formats import ORIGINAL, Result, create
-from looseleaf.servicex.runs import RUNS, read_runs
+from looseleaf.servicex.formats import ORIGINAL, RUNS, Result, create
+from looseleaf.servicex.runs import read_runs
 from looseleaf.shape import COUNT, NUMBER, TEXT, check
 
 # events read and written at a time, and how many bytes of them; larger baskets cost less here and
@@ -267,15 +267,19 @@ def _known(file: Events, task: FileTask, url: str) -> dict[str, Any] | None:
 def said_of(file: Events, url: str) -> dict[str, Any] | None:
     """What a skim of ours says of the file that it was made from; None of any other file.
 
-    Raises `DataFileError` if its events aren't those that it was left with.
+    Where its events aren't those that it was left with, somebody merged skims or skimmed one: then
+    its tree Runs tells, and `DataFileError` is raised if there is none.
     """
-    said = file.said(ORIGINAL)
+    with reading(url):
+        said = file.said(ORIGINAL)
     if said is None:
         return None
     check(said, SAID, f"{url}: {ORIGINAL}")
     check(said, {k: s for k, s in SAID_LATER.items() if k in said}, f"{url}: {ORIGINAL}")
     entries = file.directory[TREE].num_entries if TREE in file.directory else None
     if entries is not None and said.get("kept", entries) != entries:
+        if RUNS in file.directory:
+            return None
         raise DataFileError(
             f"{url}: holds {entries} events, and says that it is a skim of {said['kept']}: it was "
             "merged with others, or skimmed, by a tool that doesn't keep count; give the files "
