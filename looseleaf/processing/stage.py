@@ -14,7 +14,7 @@ from looseleaf.cluster import client_for
 from looseleaf.files import whole, write_json
 from looseleaf.histograms.store import write_uhi
 from looseleaf.losses import Loss
-from looseleaf.objects.luminosity import check_golden
+from looseleaf.objects.luminosity import read_golden
 from looseleaf.processing.fileset import Fileset, from_manifest
 from looseleaf.processing.job import run
 from looseleaf.processing.runner import Limits
@@ -61,8 +61,7 @@ def event_metadata(analysis: Mapping[str, Any], dataset: Mapping[str, Any]) -> d
     if out["data"] and "das" in dataset:
         out["primary"] = primaries_of(dataset["das"])
     if "lumi_mask" in dataset:
-        path = dataset["lumi_mask"]
-        out["lumi_mask"] = check_golden(Path(path).read_text(), path)
+        out["lumi_mask"] = read_golden(dataset["lumi_mask"])
     return out
 
 
