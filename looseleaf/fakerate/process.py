@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from looseleaf.fakerate.processor import FakeRateProcessor
+from looseleaf.fakerate.processor import FakeRateProcessor, beyond_axes
+from looseleaf.histograms.coverage import losses_dominated
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.names import ENTRIES, MAP_ENTRIES
 from looseleaf.processing.stage import (
     DatasetFiles,
     Running,
@@ -35,4 +37,15 @@ def process(
         Path(truth).read_text() if truth is not None else None,
     )
     metadata = {name: event_metadata(analysis, value) for name, value in declared.items()}
-    process_datasets(processor, datasets, running, f"fakerate {analysis['name']}", metadata)
+    process_datasets(
+        processor,
+        datasets,
+        running,
+        f"fakerate {analysis['name']}",
+        metadata,
+        losses=lambda _, found: [
+            *beyond_axes(analysis, found),
+            *losses_dominated(found[ENTRIES], "events or leptons"),
+            *losses_dominated(found[MAP_ENTRIES], "loose leptons"),
+        ],
+    )

@@ -11,6 +11,16 @@ from coffea.processor import ProcessorABC
 from numpy.typing import NDArray
 
 from looseleaf.errors import DataFileError
+from looseleaf.histograms.coverage import (
+    allowed_beyond,
+    cover,
+    coverage,
+    enter,
+    entries,
+    losses_beyond,
+    observable_edges,
+)
+from looseleaf.losses import Loss
 from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.columns import varies
 from looseleaf.objects.corrections import Corrections
@@ -19,6 +29,7 @@ from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.multilepton import LEPTON_FIELDS, event_quantities, merged
+from looseleaf.objects.names import COVERAGE, ENTRIES
 from looseleaf.objects.rates import RateMap, predict, stacked
 from looseleaf.objects.years import of_year
 from looseleaf.topcoffea.channels import (
@@ -70,6 +81,17 @@ def _passing(cuts: Sequence[Expression], quantities: Mapping[str, Any], selected
     return passing
 
 
+def beyond_axes(analysis: Mapping[str, Any], covered: hist.Hist) -> list[Loss]:
+    """What lies beyond the observables' axes; an event counts in each of its channels."""
+    return losses_beyond(
+        covered,
+        observable_edges(analysis),
+        "events",
+        "the flow bins hold them, which cards and workspaces add to the outermost bins",
+        allowed_beyond(analysis),
+    )
+
+
 class TopCoffeaProcessor(ProcessorABC):
     """Observables by channel, region and systematic, each bin a quadratic in the coefficients.
 
@@ -82,9 +104,10 @@ class TopCoffeaProcessor(ProcessorABC):
 
     The accumulator holds, for each observable, an `EFTHist` over channel, region (`signal`,
     `nonprompt`, `flips`: weighted with the rates), systematic and observable, the events by
-    channel in `cutflow` and, with maps, the leptons by which events are weighted in `failing`: all,
-    those whose rate is capped and those in empty bins, which predict nothing. Of data, signal
-    regions are filled and counted only if the analysis is unblinded.
+    channel in `cutflow`, in `coverage` and `entries` where observables lie on their axes and how
+    the channels' weights are spread, and, with maps, the leptons by which events are weighted in
+    `failing`: all, those whose rate is capped and those in empty bins, which predict nothing. Of
+    data, signal regions are filled and counted only if the analysis is unblinded.
     """
 
     def __init__(
@@ -154,6 +177,9 @@ class TopCoffeaProcessor(ProcessorABC):
             for role, variations in self._by_role(leptons, chosen, is_data).items()
         }
         histograms = {name: self._empty(name) for name in self._observables}
+        covered, spread = coverage(self._observables), entries(self._channel_axis())
+        # an EFT sample's events weigh what their Standard Model term does
+        standard = np.ones(len(events)) if eft is None else eft[:, 0]
         counted = {"all": np.ones(len(events), bool), "trigger": triggered}
         weighted = np.zeros(len(events), bool)
         for label, jets in self._jets(events, is_data):
@@ -180,6 +206,10 @@ class TopCoffeaProcessor(ProcessorABC):
                 rows = np.flatnonzero(mask)
                 if not len(rows):
                     continue
+                if label == NOMINAL:
+                    weight = (standard * by_role[key][NOMINAL])[rows]
+                    enter(spread, channel, weight=weight)
+                    self._cover(covered, values.get(key, values[SIGNAL]), rows, weight)
                 for systematic, weight in varied[key].items():
                     for observable, filled in histograms.items():
                         filled.fill(
@@ -192,19 +222,29 @@ class TopCoffeaProcessor(ProcessorABC):
                             coefficients=events.metadata["wc_names"] or None,
                             rows=rows,
                         )
-        out = {**histograms, "cutflow": self._cutflow(counted)}
+        out = {**histograms, COVERAGE: covered, ENTRIES: spread}
+        out["cutflow"] = self._cutflow(counted)
         return {**out, FAILING: self._failing(leptons[weighted])} if self._maps else out
+
+    def _channel_axis(self) -> hist.axis.StrCategory:
+        return hist.axis.StrCategory(list(self._channels), name=CHANNEL, overflow=False)
 
     def _empty(self, name: str) -> EFTHist:
         observable = self._analysis["observables"][name]
         return EFTHist(
-            hist.axis.StrCategory(list(self._channels), name=CHANNEL, overflow=False),
+            self._channel_axis(),
             hist.axis.StrCategory([SIGNAL, NONPROMPT, FLIPS], name=REGION, overflow=False),
             hist.axis.StrCategory([NOMINAL], name=SYSTEMATIC, growth=True),
             hist.axis.Variable(observable["edges"], name=name, label=observable["label"]),
             coefficients=self._coefficients,
             squares=self._squares,
         )
+
+    def _cover(
+        self, covered: hist.Hist, values: Mapping[str, Any], rows: Any, weight: Weights
+    ) -> None:
+        for name, edges in observable_edges(self._analysis).items():
+            cover(covered, name, edges, values[name][rows], weight)
 
     def _cutflow(self, counted: Mapping[str, Mask]) -> hist.Hist:
         steps = ["all", "trigger", *self._channels]
