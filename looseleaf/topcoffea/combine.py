@@ -66,7 +66,6 @@ def combine(
         found = read_histograms(processed[name])[0]
         for kind in failing if dataset["data"] and FAILING in found else ():
             failing[kind] += int(found[FAILING][kind])
-        covered.append(weighed(found[COVERAGE], factors[NOMINAL]))
         for observable, filled in eft_histograms(found).items():
             if not np.isfinite(filled.terms(flow=True)).all():
                 raise DataFileError(
@@ -75,6 +74,7 @@ def combine(
                 )
             for process, varied in _by_process(filled, dataset, factors, analysis).items():
                 parts.setdefault(observable, {}).setdefault(process, []).append(varied)
+        covered.append(weighed(found[COVERAGE], factors[NOMINAL]))
     total = {observable: _added(by_process) for observable, by_process in parts.items()}
     everything = sum(covered[1:], start=covered[0])
     refuse_most_beyond(analysis, everything, observable_edges(analysis), "events")
