@@ -636,7 +636,7 @@ def _check_eft(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: s
     observable = analysis.get("datacards", {}).get(
         "observable", next(iter(analysis["observables"]))
     )
-    for name in ("cutflow", "failing", "not_finite"):
+    for name in ("cutflow", "failing", "not_finite", names.COVERAGE, names.ENTRIES):
         if name in analysis["observables"]:
             raise ConfigError(f"{file}: observables: {name!r} has a meaning; choose another name")
     if observable not in analysis["observables"]:

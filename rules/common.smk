@@ -70,15 +70,27 @@ def as_is(text):
     return lambda wildcards: text
 
 
-def analysis_of(name, without=(), ordered=True):
-    """An analysis as one string; `ordered` keeps its order, as tables and pictures show it."""
-    kept = {k: v for k, v in SETTINGS.analyses[name].items() if k not in without}
+def events_allow(kept):
+    """What an analysis allows of its events: beyond axes and empty bins are judged afterwards."""
+    kept = dict(kept)
+    allow = {k: v for k, v in kept.pop("allow", {}).items() if k == "not_finite"}
+    return {**kept, "allow": allow} if allow else kept
+
+
+def analysis_of(name):
+    """An analysis as one string, in its order, as tables and pictures show it."""
+    return json.dumps(SETTINGS.analyses[name])
+
+
+def events_of(name, without, ordered=True):
+    """An analysis without what comes after its events, as one string."""
+    kept = {k: v for k, v in events_allow(SETTINGS.analyses[name]).items() if k not in without}
     return json.dumps(kept) if ordered else canonical(kept)
 
 
 def fakerate_processing_of(name, without):
     """A fake-rate analysis without what comes after its events, as one string."""
-    kept = {k: v for k, v in SETTINGS.analyses[name].items() if k not in without}
+    kept = {k: v for k, v in events_allow(SETTINGS.analyses[name]).items() if k not in without}
     varied = kept.get("systematics", {})
     kept["systematics"] = {k: v for k, v in varied.items() if k == "away_jet_pt"}
     # pairs, since the cutflow keeps their order
@@ -114,7 +126,7 @@ def topcoffea_processing_of(analysis):
     declared = SETTINGS.analyses[analysis]
     exact = declared.get("squares", "exact") == "exact"
     without = (*TOPCOFFEA_COMBINE_KEYS, *(("points",) if exact else ()))
-    kept = {k: v for k, v in declared.items() if k not in without}
+    kept = {k: v for k, v in events_allow(declared).items() if k not in without}
     varied = kept.get("systematics", {})
     kept["systematics"] = {k: v for k, v in varied.items() if k != "rate"}
     if "theory" in varied:

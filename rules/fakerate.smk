@@ -120,7 +120,7 @@ for analysis in APPLICATION:
             site=canonical(SETTINGS.site),
             limits=canonical(config["processing"]),
         params:
-            analysis=as_is(analysis_of(analysis, without=CLOSURE_KEYS)),
+            analysis=as_is(events_of(analysis, without=CLOSURE_KEYS)),
             points=as_is(canonical(SETTINGS.points_of(analysis))),
             datasets=declared_for(analysis, "data", "das", "lumi_mask"),
             code=code_hash("looseleaf.fakerate.application", "looseleaf.processing.stage"),
@@ -180,7 +180,7 @@ for analysis in FLIPS:
             site=canonical(SETTINGS.site),
             limits=canonical(config["processing"]),
         params:
-            analysis=as_is(analysis_of(analysis, without=("title",), ordered=False)),
+            analysis=as_is(events_of(analysis, without=("title",), ordered=False)),
             points=as_is(canonical(SETTINGS.points_of(analysis))),
             datasets=declared_for(analysis, "data", "das", "lumi_mask"),
             code=code_hash("looseleaf.fakerate.flips"),

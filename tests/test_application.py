@@ -15,7 +15,12 @@ from conftest import REPO
 from samples import sample, skimmed
 from test_fakerate import loose_muons, vertices
 
+from looseleaf.errors import DataFileError
 from looseleaf.fakerate.application import ApplicationProcessor
+from looseleaf.fakerate.closure import combine
+from looseleaf.files import adler32, write_json
+from looseleaf.histograms.coverage import beyond
+from looseleaf.histograms.store import write_uhi
 from looseleaf.objects.columns import analysis_columns
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
@@ -129,6 +134,82 @@ def test_simulation_counts_by_its_leptons_origin_and_is_corrected(
     )
     values = out["pt.predicted"]["one", :].values()
     np.testing.assert_allclose(values, expected(found, chosen, weight), rtol=1e-6)
+
+
+def with_taus(fileset: Fileset, folder: Path) -> Fileset:
+    """The same file with every other prompt muon from a tau."""
+    (file,) = fileset.files
+    with uproot.open(file.url) as old, uproot.recreate(folder / "taus.root") as new:
+        arrays = old["Events"].arrays()
+        origin = arrays["Muon_genPartFlav"]
+        odd = ak.local_index(origin, axis=0) % 2 == 1
+        arrays["Muon_genPartFlav"] = ak.values_astype(
+            ak.where((origin == 1) & odd, 15, origin), np.uint8
+        )
+        columns = {
+            name: arrays[name]
+            for name in arrays.fields
+            if "_" not in name or name.partition("_")[0] in ("MET", "PV", "HLT")
+        }
+        for name in ("Muon", "Jet"):
+            columns.pop(f"n{name}", None)
+            fields = [field for field in arrays.fields if field.startswith(f"{name}_")]
+            columns[name] = ak.zip({f.removeprefix(f"{name}_"): arrays[f] for f in fields})
+        tree = new.mktree("Events", {name: ak.type(v).content for name, v in columns.items()})
+        tree.extend(columns)
+        identity = str(new.file.uuid)
+    path = folder / "taus.root"
+    changed = replace(file, url=str(path), uuid=identity, adler32=adler32(path))
+    return replace(fileset, files=(changed,))
+
+
+def test_leptons_from_prompt_taus_are_prompt(fileset: Fileset, tmp_path: Path) -> None:
+    changed = with_taus(fileset, tmp_path)
+    found = muons(changed)
+    from_tau = found["genPartFlav"] == 15
+    assert from_tau.sum() > 1000
+    for role, prompt in (("prompt", True), ("predict", False)):
+        out = applied(changed, {"data": False, "role": role, "aliases": {}})
+        chosen = (from_tau | (found["genPartFlav"] == 1)) == prompt
+        assert out["by_failing"]["one", :].values().sum() == chosen.sum()
+
+
+def test_where_observables_lie_is_that_of_plain_arrays(fileset: Fileset) -> None:
+    found = muons(fileset)
+    observables = {"pt": {**ANALYSIS["observables"]["pt"], "edges": [20, 30, 45]}}
+    metadata = {"data": True, "role": "observe", "aliases": {}}
+    out = applied(fileset, metadata, observables=observables, unblind=True)
+    # what fails where nothing was measured, or the rate is 0, has no weight
+    counts = found["tight"] | (found["rate"] > 0)
+    at = found["at"][counts]
+    there = beyond(out["coverage"], "pt")
+    assert (there.below, there.above, there.all) == (
+        (at < 20).sum(),
+        (at >= 45).sum(),
+        counts.sum(),
+    )
+    assert min(there.below, there.above) > 100
+    odds = np.where(found["tight"], 1.0, found["rate"] / (1 - found["rate"]))[counts]
+    beyond_both = odds[(at < 20) | (at >= 45)].sum() / odds.sum()
+    assert there.share == pytest.approx(beyond_both, rel=1e-6)
+
+
+def test_most_events_beyond_an_observables_axis_are_refused(
+    fileset: Fileset, tmp_path: Path
+) -> None:
+    observables = {"pt": {**ANALYSIS["observables"]["pt"], "edges": [20_000, 30_000]}}
+    metadata = {"data": False, "role": "predict", "aliases": {}}
+    found = applied(fileset, metadata, observables=observables)
+    write_uhi(tmp_path / "w.json", found, {})
+    write_json(tmp_path / "w.ledger.json", {"original": {"sum_of_weights": 1.0}})
+    analysis = {**ANALYSIS, "observables": observables, "datasets": {"predict": ["w"]}}
+    files = ({"w": str(tmp_path / name)} for name in ("w.json", "w.ledger.json"))
+    outputs = tmp_path / "histograms.json", tmp_path / "closure.json"
+    with pytest.raises(
+        DataFileError, match=r"events, 100\.0% of their weights, lie beyond .* pt, "
+    ):
+        combine(analysis, {"w": DATASET}, {}, *files, *outputs)
+    assert not outputs[0].exists()
 
 
 def test_a_blind_analysis_does_not_look_at_tight_data(fileset: Fileset) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import correctionlib
 import numpy as np
 import pytest
+import uhi.schema
 import uproot
 import yaml
 from combine_rules import read_card
@@ -252,6 +253,28 @@ def test_yields_are_the_parabola_that_the_cards_hold(demo: Path) -> None:
             assert value == pytest.approx(rate.get(process, 0.0), rel=1e-9)
 
 
+def test_files_of_histograms_are_valid_in_uhis_schema(demo: Path) -> None:
+    names = ("*/map.json", "*/closure_histograms.json")
+    paths = [path for name in names for path in (demo / "results/fakerate").glob(name)]
+    assert len(paths) == len(MAPS) + 2
+    for path in paths:
+        uhi.schema.validate(uhi.schema.load(path))
+
+
+def test_what_lies_beyond_axes_stands_in_ledgers_and_maps(demo: Path) -> None:
+    results = demo / "results/fakerate"
+    losses = json.loads((results / "muon/QCD_Pt-120to170.ledger.json").read_text())["losses"]
+    assert [(loss["kind"], loss["name"]) for loss in losses] == [("beyond the axis", "pt")]
+    maps, metadata = read_uhi(results / "seed2021/map.json")
+    found = {loss["name"]: loss for loss in metadata["losses"]}
+    # half the leptons have a negative eta, which the axis of 2021 had no room for
+    eta = found["abs_eta"]
+    assert abs(eta["count"] - eta["of"] / 2) < 4 * np.sqrt(eta["of"] / 4)
+    assert eta["allowed"] == "allow.beyond"
+    inside = maps["loose"].values().sum()
+    assert eta["of"] - eta["count"] - found["pt"]["count"] <= inside <= eta["of"] - eta["count"]
+
+
 def test_nothing_is_done_twice(demo: Path) -> None:
     run = run_snakemake(demo, "-n")
     assert run.status == 0
@@ -291,8 +314,13 @@ def test_a_cut_reruns_what_depends_on_it_and_nothing_else(demo: Path) -> None:
     }
 
 
-def test_an_interval_reruns_no_processing(demo: Path) -> None:
-    jobs = rerun(demo, analyses=changed(demo, "muon", interval="uncorrelated"))
+@pytest.mark.parametrize(
+    "changes",
+    [{"interval": "uncorrelated"}, {"allow": {"beyond": ["pt"], "empty_bins": True}}],
+    ids=["interval", "allow"],
+)
+def test_what_is_measured_reruns_no_processing(demo: Path, changes: dict[str, Any]) -> None:
+    jobs = rerun(demo, analyses=changed(demo, "muon", **changes))
     assert jobs == {
         "fakerate_measure": 1,
         "fakerate_truth": 1,
@@ -301,6 +329,18 @@ def test_an_interval_reruns_no_processing(demo: Path) -> None:
         "benchmark_report": 1,
         "all": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("analysis", "first"),
+    [("validation", "fakerate_closure"), ("tth_eft", "topcoffea_combine")],
+)
+def test_what_is_allowed_beyond_an_axis_reruns_no_processing(
+    demo: Path, analysis: str, first: str
+) -> None:
+    jobs = rerun(demo, analyses=changed(demo, analysis, allow={"beyond": ["lep0_pt"]}))
+    assert jobs[first] == 1
+    assert not [job for job in jobs if "_process" in job or "_apply" in job]
 
 
 def test_a_label_reruns_pictures_alone(demo: Path) -> None:
@@ -572,7 +612,10 @@ with Progress("stage x", 300) as progress:
 
 
 def test_skims_of_every_format_give_the_same_map(tmp_path: Path) -> None:
-    few = variant(tmp_path, "few", datasets={"measure": ["QCD_Pt-20to30"]})
+    # so few events leave bins empty
+    few = variant(
+        tmp_path, "few", datasets={"measure": ["QCD_Pt-20to30"]}, allow={"empty_bins": True}
+    )
     target = "results/fakerate/few/map.json"
     maps = []
     for choice in ("root-file", "root-rntuple", "parquet"):

@@ -294,6 +294,10 @@ DATA = "config/analyses/muon_data.yaml"
             "observables: 'prompt_fit' has a meaning",
         ),
         (
+            lambda a: a["observables"].update(coverage=a["observables"]["npvs"]),
+            "observables: 'coverage' has a meaning",
+        ),
+        (
             lambda a: a.update(
                 corrections={"stat": {"file": MUON, "correction": "y", "inputs": {}}}
             ),
@@ -683,6 +687,10 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
         (
             {"observables": {"failing": {"expression": "ht", "label": "x", "edges": [0, 1]}}},
             "observables: 'failing' has a meaning; choose another name",
+        ),
+        (
+            {"observables": {"entries": {"expression": "ht", "label": "x", "edges": [0, 1]}}},
+            "observables: 'entries' has a meaning; choose another name",
         ),
         ({"lumi_ifb": {2018: 1.0}}, "lumi_ifb: goes by year, but 'tHq_EFT' declares none"),
         (

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import awkward as ak
+import correctionlib
 import hist
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ from correctionlib import schemav2
 from samples import qcd, sample, skimmed
 
 from looseleaf.errors import ConfigError, DataFileError
-from looseleaf.fakerate.measure import expectation, numbers, varied
+from looseleaf.fakerate.measure import expectation, measure, numbers, varied
 from looseleaf.fakerate.process import process
-from looseleaf.fakerate.processor import FakeRateProcessor
+from looseleaf.fakerate.processor import FakeRateProcessor, beyond_axes
 from looseleaf.files import adler32, read_json, write_json
+from looseleaf.histograms.coverage import beyond, dominated, losses_dominated
 from looseleaf.histograms.ratio import divide
 from looseleaf.histograms.store import read_uhi, write_uhi
 from looseleaf.objects.columns import analysis_columns
@@ -219,6 +221,52 @@ def test_prescales_multiply_what_their_path_recorded(filesets: Mapping[str, File
     # simulation isn't prescaled
     simulated = result(filesets["q"], False, triggers=prescaled)["loose"]["nominal", ...]
     np.testing.assert_array_equal(simulated.values(), plain.values())
+
+
+def test_a_momentum_at_the_edge_of_two_triggers_belongs_to_the_upper(
+    filesets: Mapping[str, Fileset],
+) -> None:
+    pt = region(filesets["q"], 25)["pt"].astype(float)
+    edge = float(np.sort(pt[pt < 25])[500])
+    low, high = MUON["triggers"]
+    # what one trigger covers is no other's, in whatever order they stand
+    triggers = [
+        high,
+        {**low, "pt_min": edge, "pt_max": 25, "prescale": 3},
+        {**low, "pt_max": edge, "prescale": 7},
+    ]
+    found = result(filesets["q"], True, triggers=triggers)["loose"]["nominal", ...]
+    expected = 7 * (pt < edge).sum() + 3 * ((pt >= edge) & (pt < 25)).sum() + (pt >= 25).sum()
+    assert found.values().sum() == expected
+
+
+def test_spectra_have_no_cut_on_themselves_and_all_others(
+    filesets: Mapping[str, Fileset],
+) -> None:
+    found = result(filesets["q"])
+    muons = region_muons(filesets["q"], 25)
+    edges = np.linspace(0, 150, 31)
+    for name, other in (("met", "mt"), ("mt", "met")):
+        kept = muons[other] < 20
+        for point, chosen in (("loose", kept), ("tight", kept & muons["is_tight"])):
+            expected = np.histogram(muons[name][chosen], edges)[0]
+            assert expected[4:].sum() > 10
+            np.testing.assert_array_equal(found[name][point, :].values(), expected)
+
+
+def test_what_is_expected_of_weighted_leptons(filesets: Mapping[str, Fileset]) -> None:
+    text = (REPO / "config/demo/truth.json").read_text()
+    analysis = {**MUON, "truth": {"correction": MUON["truth"]["correction"]}}
+    processor = FakeRateProcessor(analysis, POINTS, Corrections({}, {}), text)
+    chunks = chunks_of(filesets["w"], 8000)
+    metadata = {**filesets["w"].metadata, "data": False}
+    found = process_task(processor, chunks, metadata)[0]
+    muons = region(filesets["w"], 25)
+    truth = correctionlib.CorrectionSet.from_string(text)[MUON["truth"]["correction"]]
+    f = truth.evaluate(muons["pt"].astype(float), abs(muons["eta"]).astype(float))
+    # every weight is plus or minus 230
+    expected = 230**2 * np.sum(f * (1 - f))
+    assert found["expected_variance"].sum() == pytest.approx(expected, rel=1e-9)
 
 
 def test_leptons_beyond_signed_edges_go_into_the_outer_bins(
@@ -479,6 +527,9 @@ def test_corrections_of_tight_leptons_weigh_the_tight_alone(
     assert found["loose"]["nominal", ...].sum().value == len(muons["pt"])
     pt = muons["pt"][muons["is_tight"]]
     assert found["tight"]["nominal", ...].sum().value == np.where(pt < 30, 2.0, 0.5).sum()
+    # varied like any other
+    assert found["tight"]["id_down", ...].sum().value == np.where(pt < 30, 1.0, 0.25).sum()
+    assert found["loose"]["id_down", ...].sum().value == len(muons["pt"])
 
 
 @pytest.mark.parametrize(
@@ -502,6 +553,27 @@ def test_corrections_that_do_not_fit(
 ) -> None:
     wanted = vertices(tmp_path, **changes)
     with pytest.raises((ConfigError, ProcessingFailed), match=message):
+        result(filesets["q"], corrections={"x": wanted})
+
+
+def test_weights_that_are_no_numbers(filesets: Mapping[str, Fileset], tmp_path: Path) -> None:
+    root = schemav2.Correction(
+        name="root",
+        version=1,
+        inputs=[schemav2.Variable(name="number", type="real")],
+        output=schemav2.Variable(name="weight", type="real"),
+        data=schemav2.Formula(
+            nodetype="formula", expression="sqrt(x)", parser="TFormula", variables=["number"]
+        ),
+    )
+    collection = schemav2.CorrectionSet(schema_version=2, corrections=[root])
+    (tmp_path / "root.json").write_text(collection.model_dump_json(exclude_unset=True))
+    wanted = {
+        "file": str(tmp_path / "root.json"),
+        "correction": "root",
+        "inputs": {"number": "30 - PV_npvs"},
+    }
+    with pytest.raises(ProcessingFailed, match=r"corrections\.x: gives weights that are not num"):
         result(filesets["q"], corrections={"x": wanted})
 
 
@@ -596,9 +668,250 @@ def test_subtraction_and_its_variations(filesets: Mapping[str, Fileset], tmp_pat
     np.testing.assert_array_equal(table["prompt_down"][~plain.empty], plain.value[~plain.empty])
 
 
+def test_a_variation_that_empties_a_bin_keeps_the_nominal_rate() -> None:
+    axes = [hist.axis.Regular(2, 0, 2, name="pt"), hist.axis.Regular(1, 0, 1, name="abs_eta")]
+
+    def counts(*values: float) -> hist.Hist:
+        out = hist.Hist(*axes, storage=hist.storage.Double())
+        out.view()[:, 0] = values
+        return out
+
+    pairs = {
+        "nominal": (counts(3, 4), counts(10, 8)),
+        "away_jet_pt_up": (counts(0, 1), counts(0, 5)),
+    }
+    analysis = {"interval": "clopper-pearson"}
+    table = varied(analysis, divide(*pairs["nominal"], "clopper-pearson"), pairs)
+    assert table["away_jet_pt_up"].tolist() == [[0.3], [0.2]]
+
+
+def test_a_cutflow_counts_events_and_scales_their_weights(
+    filesets: Mapping[str, Fileset], tmp_path: Path
+) -> None:
+    found = result(filesets["w"], binning=WIDE)
+    (tmp_path / "w").mkdir()
+    _, about = measured(
+        tmp_path / "w", {"w": found}, lumi_ifb=0.5, datasets={"measure": ["w"]}, weights="xsec"
+    )
+    table = about["cutflow"]["datasets"]["w"]
+    assert table["events"] == found["cutflow"].values().tolist()
+    assert table["events"][0] == 30_000
+    weighted = 0.5 * found["weighted_cutflow"].values()
+    np.testing.assert_allclose(table["weighted"], weighted)
+
+
 def test_a_sample_without_positive_weights_is_not_normalised(tmp_path: Path) -> None:
     empty = hist.Hist(hist.axis.Regular(1, 0, 1), storage=hist.storage.Weight())
     path, ledger = written(tmp_path, "q", {"loose": empty}, -5.0)
     analysis = {**MUON, "datasets": {"measure": ["q"]}}
     with pytest.raises(DataFileError, match="dataset q: its sum of weights is -5"):
         numbers(analysis, DATASETS, {"q": path}, {"q": ledger})
+
+
+# --- what a map doesn't hold, or holds without belief
+
+WIDE = {"pt": [10, 20, 90], "abs_eta": [0, 2.4]}
+ONE_GROUP: dict[str, Any] = {
+    **MUON,
+    "lumi_ifb": 1.0,
+    "datasets": {"measure": ["q"]},
+    "systematics": {},
+    "binning": WIDE,
+}
+
+
+def measured(
+    folder: Path, found: Mapping[str, Mapping[str, Any]], **changes: Any
+) -> tuple[dict[str, hist.Hist], dict[str, Any]]:
+    """The map of accumulators by dataset, and its metadata; everything counts as it is."""
+    analysis = {**ONE_GROUP, **changes}
+    paths = {name: written(folder, name, histograms, 1.0) for name, histograms in found.items()}
+    measure(
+        analysis,
+        {name: {"data": False, "xsec_pb": 0.001} for name in found},
+        {name: path for name, (path, _) in paths.items()},
+        {name: ledger for name, (_, ledger) in paths.items()},
+        folder / "map.json",
+        folder / "map.root",
+        folder / "map.correctionlib.json",
+    )
+    return read_uhi(folder / "map.json")
+
+
+def test_where_leptons_lie_is_that_of_plain_arrays(filesets: Mapping[str, Fileset]) -> None:
+    changes = {
+        "binning": {"pt": [12, 15, 20], "abs_eta": [0.3, 0.8, 1.4]},
+        "observables": {"npvs": {"expression": "PV_npvs", "label": "", "edges": [20, 30, 40]}},
+        "prompt_fit": {"pt_min": 10, "met_min": 0, "edges": [5, 10, 20]},
+    }
+    found = result(filesets["q"], **changes)["coverage"]
+    muons = region(filesets["q"], 25)
+    fitted = region_muons(filesets["q"], 25)
+    fitted = fitted["mt"][fitted["is_tight"]]
+    for axis, values, low, high in (
+        ("pt", muons["pt"], 12, 20),
+        ("abs_eta", abs(muons["eta"]), 0.3, 1.4),
+        ("npvs", muons["npvs"], 20, 40),
+        ("prompt_fit", fitted, 5, 20),
+    ):
+        there = beyond(found, axis)
+        expected = ((values < low).sum(), (values >= high).sum(), len(values))
+        assert (there.below, there.above, there.all) == expected
+        assert min(expected) > 5, axis
+
+
+@pytest.mark.parametrize(
+    ("overflow", "where"),
+    [("clamp", "the outermost bins hold them"), ("drop", "no bin holds them")],
+)
+def test_what_became_of_leptons_beyond_the_axis_is_told(
+    filesets: Mapping[str, Fileset], overflow: str, where: str
+) -> None:
+    changes = {"binning": {"pt": [10, 15, 20], "abs_eta": [0, 2.4]}, "overflow": overflow}
+    found = result(filesets["q"], **changes)
+    pt = region(filesets["q"], 25)["pt"]
+    inside = found["loose"]["nominal", ...].values().sum()
+    assert inside == (len(pt) if overflow == "clamp" else (pt < 20).sum())
+    (loss,) = beyond_axes({**MUON, **changes}, found)
+    assert (loss.name, loss.count, loss.of) == ("pt", (pt >= 20).sum(), len(pt))
+    assert loss.message.endswith(where)
+
+
+def test_edges_in_mev_are_refused(filesets: Mapping[str, Fileset], tmp_path: Path) -> None:
+    binning = {"pt": [10000, 20000, 50000], "abs_eta": [0, 2.4]}
+    found = {"q": result(filesets["q"], binning=binning)}
+    number = len(region(filesets["q"], 25)["pt"])
+    message = (
+        rf"analysis muon: {number:,} of {number:,} leptons, 100\.0% of their weights, lie beyond "
+        r"the edges of pt, 10000 to 50000, at values between 10 and \d+: are the edges in GeV\?"
+    )
+    allow = {"beyond": ["pt"]}
+    with pytest.raises(DataFileError, match=message):
+        measured(tmp_path, found, binning=binning)
+    assert not (tmp_path / "map.json").exists()
+    # the second bin has nobody in it
+    with pytest.raises(DataFileError, match=r"1 of 2 bins have no loose lepton, .*pt 20000 to 50"):
+        measured(tmp_path, found, binning=binning, allow=allow)
+    _, about = measured(tmp_path, found, binning=binning, allow={**allow, "empty_bins": True})
+    assert [(loss["kind"], loss["allowed"]) for loss in about["losses"]] == [
+        ("beyond the axis", "allow.beyond"),
+        ("empty bins", "allow.empty_bins"),
+    ]
+    assert about["losses"][0]["count"] == about["losses"][0]["of"] == number
+
+
+def test_most_is_of_all_datasets_by_their_weights(
+    filesets: Mapping[str, Fileset], tmp_path: Path
+) -> None:
+    # of the first sample most leptons lie beyond, of the second, with a larger cross section, few
+    found = {
+        "q": result(filesets["q"], binning={"pt": [10, 11, 12], "abs_eta": [0, 2.4]}),
+        "r": result(filesets["q"], binning={"pt": [10, 40, 90], "abs_eta": [0, 2.4]}),
+    }
+    axes = found["r"]["loose"].axes
+    for key in ("loose", "tight", "map_entries"):
+        other = hist.Hist(*axes, storage=hist.storage.Weight())
+        if key == "map_entries":
+            other = hist.Hist(found["r"][key].axes[0], *axes[1:], storage=hist.storage.Weight())
+        other.view()[...] = found["q"][key].view()
+        found["q"][key] = other
+    binning = {"pt": [10, 40, 90], "abs_eta": [0, 2.4]}
+    datasets = {"measure": ["q", "r"]}
+    for name, factor, refused in (("q", 10.0, True), ("r", 10.0, False)):
+        scaled = {key: dict(histograms) for key, histograms in found.items()}
+        scaled[name]["coverage"] = scaled[name]["coverage"] * factor
+        if refused:
+            with pytest.raises(DataFileError, match="lie beyond the edges of pt"):
+                measured(tmp_path, scaled, binning=binning, datasets=datasets)
+        else:
+            measured(tmp_path, scaled, binning=binning, datasets=datasets)
+
+
+def test_empty_bins_are_named(filesets: Mapping[str, Fileset], tmp_path: Path) -> None:
+    binning = {"pt": [10, 20, 90, 900], "abs_eta": [0, 2.4, 3.0]}
+    found = {"q": result(filesets["q"], binning=binning)}
+    number = len(region(filesets["q"], 25)["pt"])
+    message = (
+        rf"analysis muon: 4 of 6 bins have no loose lepton, of {number:,} that were counted: "
+        r"pt 10 to 20 GeV, abs_eta 2\.4 to 3; pt 20 to 90 GeV, abs_eta 2\.4 to 3; "
+        r"pt 90 to 900 GeV, abs_eta 0 to 2\.4; pt 90 to 900 GeV, abs_eta 2\.4 to 3\. Make its bins"
+    )
+    with pytest.raises(DataFileError, match=message):
+        measured(tmp_path, found, binning=binning)
+    _, about = measured(tmp_path, found, binning=binning, allow={"empty_bins": True})
+    assert about["empty_bins"] == [[0, 1], [1, 1], [2, 0], [2, 1]]
+
+
+def test_a_map_without_a_lepton(filesets: Mapping[str, Fileset], tmp_path: Path) -> None:
+    found = {"q": {key: h * 0 for key, h in result(filesets["q"], binning=WIDE).items()}}
+    with pytest.raises(DataFileError, match="analysis muon: no loose lepton was counted in any"):
+        measured(tmp_path, found, allow={"empty_bins": True})
+
+
+def test_more_tight_than_loose_is_refused_where_nothing_is_subtracted(
+    filesets: Mapping[str, Fileset], tmp_path: Path
+) -> None:
+    found = {"q": result(filesets["q"], binning=WIDE)}
+    loose = found["q"]["loose"]["nominal", ...].values()
+    tight = found["q"]["tight"].view()
+    # as many of both, but for what is rounded
+    tight.value[0, 1, 0] = loose[1, 0] * (1 + 1e-12)
+    maps, _ = measured(tmp_path, found)
+    assert maps["ratio"].values()[1, 0] == pytest.approx(1)
+    tight.value[0, 1, 0] = loose[1, 0] + 2
+    for interval in ("weighted", "uncorrelated"):
+        message = (
+            rf"analysis muon: the tight leptons of pt 20 to 90 GeV, abs_eta 0 to 2\.4 weigh "
+            rf"{loose[1, 0] + 2:g}, the loose ones {loose[1, 0]:g} \(variation nominal\): a rate"
+        )
+        with pytest.raises(DataFileError, match=message):
+            measured(tmp_path, found, interval=interval)
+    # tight leptons among loose ones whose weights add up to less than nothing
+    found["q"]["loose"].view().value[0, 0, 0] = -3.0
+    tight.value[0, 1, 0] = 0.0
+    with pytest.raises(DataFileError, match=r"pt 10 to 20 GeV, .* the loose ones -3 "):
+        measured(tmp_path, found, allow={"empty_bins": True})
+
+
+def test_a_subtraction_may_leave_a_rate_above_one_and_says_so(
+    filesets: Mapping[str, Fileset], tmp_path: Path
+) -> None:
+    q = result(filesets["q"], binning=WIDE)
+    w = {key: histogram * 0 for key, histogram in q.items()}
+    loose, tight = (q[key].view().value[0, :, 0] for key in ("loose", "tight"))
+    w["loose"].view().value[0, 1, 0] = loose[1] - tight[1] / 2
+    groups = {"datasets": {"measure": ["q"], "subtract": ["w"]}}
+    maps, about = measured(tmp_path, {"q": q, "w": w}, **groups)
+    assert maps["ratio"].values()[1, 0] == pytest.approx(2)
+    (loss,) = about["losses"]
+    assert loss["kind"] == "rate above one"
+    assert loss["message"] == (
+        "the subtraction leaves a rate of 2, more than one, in pt 20 to 90 GeV, abs_eta 0 to 2.4"
+    )
+    # without the subtraction there is nothing that could make it
+    q["tight"].view().value[0, 1, 0] = loose[1] + 5
+    with pytest.raises(DataFileError, match=r"\(variation prompt_off\): a rate can't be above one"):
+        measured(tmp_path, {"q": q, "w": w}, **groups)
+
+
+def test_one_weight_among_many_is_told_by_dataset_and_bin(
+    filesets: Mapping[str, Fileset], tmp_path: Path
+) -> None:
+    # a correction that makes the hardest muon weigh 400,000 times what others do
+    pt = np.sort(region(filesets["q"], 25)["pt"])
+    hardest = f"10 + 40 * (Muon_pt > {(pt[-1] + pt[-2]) / 2})"
+    wanted = vertices(tmp_path, of="loose", inputs={"number": hardest})
+    text = Path(wanted["file"]).read_text()
+    assert text.count("[2.0,0.5]") == 1
+    Path(wanted["file"]).write_text(text.replace("[2.0,0.5]", "[1.0,400000.0]"))
+    found = result(filesets["q"], binning=WIDE, corrections={"id": wanted})
+    (loss,) = losses_dominated(found["entries"], "leptons")
+    number = int(in_bins(pt)[2:].sum())
+    assert loss.name == "loose"
+    assert f"of the sum of {len(pt):,} leptons (loose)" in loss.message
+    assert dominated(result(filesets["q"], binning=WIDE)["entries"]) == []
+    _, about = measured(tmp_path, {"q": found})
+    (loss,) = about["losses"]
+    assert loss["kind"] == "one weight dominates"
+    assert loss["name"] == "pt 20 to 90 GeV, abs_eta 0 to 2.4"
+    assert f"of the sum of {number:,} loose leptons" in loss["message"]

@@ -84,6 +84,16 @@ def test_templates_are_the_points_that_they_are_named_after() -> None:
     np.testing.assert_allclose(found["ttH_lin_a"].variations["jesUp"], 1.04 * f(a=1))
 
 
+def test_what_lies_beyond_the_axis_is_in_the_outermost_bins() -> None:
+    kinds = (("process", "p"), ("channel", "c"), ("systematic", "nominal"))
+    axes = [hist.axis.StrCategory([name], name=kind, overflow=False) for kind, name in kinds]
+    one = EFTHist(*axes, hist.axis.Variable(EDGES, name="x"), coefficients=["a"])
+    one.fill("p", "c", "nominal", [-1.0, 0.5, 3.5, 9.0], weight=np.array([2.0, 3.0, 5.0, 7.0]))
+    (found,) = templates_of(one, "c", ["ttH"], ["a"])
+    assert found.values.tolist() == [5, 0, 0, 12]
+    assert found.variances.tolist() == [4 + 9, 0, 0, 25 + 49]
+
+
 def test_a_variation_that_leaves_nothing_in_one_direction_is_kept() -> None:
     whole = filled()
     x = np.full(3, 0.5)

@@ -1,19 +1,23 @@
 """Charge flips measured in Z decays: closed forms, toys, and demo events with known flips."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import awkward as ak
+import hist
 import numpy as np
 import pytest
 import yaml
+from coffea.nanoevents.methods import candidate
 from conftest import REPO
 from samples import sample, skimmed
 
 from looseleaf.errors import DataFileError
-from looseleaf.fakerate.flips import FlipProcessor, estimate, measure
-from looseleaf.histograms.store import write_uhi
+from looseleaf.fakerate.flips import BANDS, SIGNS, FlipProcessor, estimate, measure
+from looseleaf.histograms.coverage import beyond, cover, coverage
+from looseleaf.histograms.store import read_uhi, write_uhi
 from looseleaf.objects.columns import analysis_columns
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.names import FLIP_CORRECTION
@@ -79,6 +83,141 @@ def test_pulls_of_toys() -> None:
     assert abs(np.std(pulls) - 1) < 3 / np.sqrt(2 * number)
     # chi2 of ten cells and four probabilities
     assert np.mean(p_values) == pytest.approx(6, abs=3 * np.sqrt(12 / 200))
+
+
+def test_pairs_count_in_either_order() -> None:
+    total = np.random.default_rng(4).uniform(1e4, 5e4, (4, 4))
+    same = np.rint(total * equal(TRUTH) * np.random.default_rng(5).uniform(0.5, 1.5, (4, 4)))
+    folded = []
+    for counts in (total - same, same):
+        one = np.zeros((4, 4))
+        for i in range(4):
+            for j in range(4):
+                one[min(i, j), max(i, j)] += counts[i, j]
+        folded.append(one)
+    found = estimate(total - same, same, (NONE, NONE), 1.0)
+    expected = estimate(*folded, (NONE, NONE), 1.0)
+    np.testing.assert_allclose(found.probability, expected.probability, rtol=1e-9)
+    np.testing.assert_allclose(found.covariance, expected.covariance, rtol=1e-9)
+    assert found.chi2 == pytest.approx(expected.chi2)
+
+
+def test_what_lies_beneath_the_peak_adds_to_the_uncertainty() -> None:
+    # 1000 pairs of which 180 are seen as equal, on 500 of equal charge from a band as wide
+    found = estimate([[820.0]], [[680.0]], ([[0.0]], [[500.0]]), 1.0)
+    assert found.probability == pytest.approx([0.1], abs=1e-6)
+    slope = 1000 * 2 * (1 - 2 * 0.1)
+    # Poisson of what is seen, and of the band
+    sigma = np.sqrt(680 + 500) / slope
+    assert np.sqrt(found.covariance[0, 0]) == pytest.approx(sigma, rel=1e-4)
+
+
+class Events:
+    """Electrons back to back at eta 0, as NanoEvents have them: (pT, charge) by event."""
+
+    metadata: Mapping[str, Any] = {"data": False}
+
+    def __init__(self, pairs: list[list[tuple[float, int]]]) -> None:
+        electrons = [
+            [
+                {"pt": pt, "eta": 0.0, "phi": np.pi * i, "mass": 0.0, "charge": charge}
+                for i, (pt, charge) in enumerate(event)
+            ]
+            for event in pairs
+        ]
+        self.Electron = ak.Array(
+            electrons, with_name="PtEtaPhiMCandidate", behavior=candidate.behavior
+        )
+
+    def __len__(self) -> int:
+        return len(self.Electron)
+
+
+def test_pairs_are_counted_by_band_and_bins() -> None:
+    # the mass is 2 sqrt(pt1 pt2), with 50 GeV the other has mass^2 / 200
+    def pair(mass: float, charge: int = -1) -> list[tuple[float, int]]:
+        return [(mass**2 / 200, charge), (50.0, 1)]
+
+    masses = [69, 71, 79, 80, 99, 101, 109, 111]
+    three = [*pair(90), (1.0, 1)]
+    events = Events([*map(pair, masses), pair(90, 1), three, [(50.0, 1)], []])
+    analysis = {
+        **ANALYSIS,
+        "electron": "any",
+        "mass": {"peak": [80, 100], "beside": 10},
+        "binning": {"pt": [10, 45, 60], "abs_eta": [0, 2.5]},
+    }
+    points = WorkingPoints({"Electron": {"any": {"cuts": ["pt > 0.5"]}}})
+    out = FlipProcessor(analysis, points).process(events)
+    counts = out["pairs"]
+    # the harder one has 50 GeV until the other has more, at a mass of 100
+    expected = {
+        ("opposite", "peak"): [[0, 0], [1, 1]],
+        ("opposite", "beside"): [[0, 0], [2, 2]],
+        ("same", "peak"): [[0, 0], [1, 0]],
+        ("same", "beside"): [[0, 0], [0, 0]],
+    }
+    for (sign, band), of_both in expected.items():
+        assert counts[sign, band, :, :].values().tolist() == of_both, (sign, band)
+    assert out["cutflow"].values().tolist() == [12, 12, 9, 7]
+    # a mass of 111 GeV is outside the bands, those at 109 and 101 have electrons of 50 to 60 GeV
+    there = beyond(out["coverage"], "pt")
+    assert (there.below, there.above, there.all) == (0, 0, 14)
+
+
+def written_pairs(path: Path, opposite: int, same: int, beside: tuple[int, int]) -> str:
+    """Counts in a map of one bin, as the processor leaves them."""
+    axes = [
+        hist.axis.StrCategory(SIGNS, name="sign", overflow=False),
+        hist.axis.StrCategory(BANDS, name="band", overflow=False),
+        *(hist.axis.Integer(0, 1, name=name, flow=False) for name in ("first", "second")),
+    ]
+    pairs = hist.Hist(*axes, storage=hist.storage.Int64())
+    pairs.view()[:, :, 0, 0] = [[opposite, beside[0]], [same, beside[1]]]
+    covered = coverage(["pt", "abs_eta"])
+    number = opposite + same + sum(beside)
+    cover(covered, "pt", ONE_BIN["binning"]["pt"], np.full(number, 30.0), np.ones(number))
+    write_uhi(path, {"pairs": pairs, "coverage": covered}, {})
+    return str(path)
+
+
+ONE_BIN = {
+    **ANALYSIS,
+    "mass": {"peak": [80, 100], "beside": 10},
+    "binning": {"pt": [10, 60], "abs_eta": [0, 2.5]},
+}
+
+
+def test_files_add_and_bands_beside_are_both_counted(tmp_path: Path) -> None:
+    # a peak 20 GeV wide with 10 GeV beside it on either side: what is beside is what is beneath
+    files = [
+        written_pairs(tmp_path / "a.json", 600, 50, (100, 5)),
+        written_pairs(tmp_path / "b.json", 400, 150, (80, 15)),
+    ]
+    measure(ONE_BIN, files, tmp_path / "c.json", tmp_path / "s.json")
+    found = json.loads((tmp_path / "s.json").read_text())
+    # 1000 - 180 and 200 - 20: 2 p (1 - p) = 0.18 has the root 0.1
+    assert found["probability"] == [[pytest.approx(0.1, abs=1e-6)]]
+    assert found["pairs"] == {
+        "opposite_peak": 1000, "opposite_beside": 180, "same_peak": 200, "same_beside": 20,
+    }  # fmt: skip
+    assert found["losses"] == []
+
+
+def test_most_electrons_beyond_the_map_are_refused(tmp_path: Path) -> None:
+    analysis = {**ONE_BIN, "binning": {"pt": [10_000, 60_000], "abs_eta": [0, 2.5]}}
+    path = tmp_path / "a.json"
+    written_pairs(path, 600, 50, (100, 5))
+    found, _ = read_uhi(path)
+    found["coverage"] = coverage(["pt", "abs_eta"])
+    cover(found["coverage"], "pt", [10_000, 60_000], np.full(9, 30.0), np.ones(9))
+    write_uhi(path, found, {})
+    outputs = tmp_path / "c.json", tmp_path / "s.json"
+    with pytest.raises(DataFileError, match=r"analysis flips: 9 of 9 electrons, .* edges of pt"):
+        measure(analysis, [str(path)], *outputs)
+    measure({**analysis, "allow": {"beyond": ["pt"]}}, [str(path)], *outputs)
+    (loss,) = json.loads(outputs[1].read_text())["losses"]
+    assert (loss["count"], loss["allowed"]) == (9, "allow.beyond")
 
 
 def test_a_bin_without_pairs_is_named() -> None:

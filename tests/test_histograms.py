@@ -9,6 +9,8 @@ import hist
 import matplotlib as mpl
 import numpy as np
 import pytest
+import uhi.io.json
+import uhi.schema
 import uproot
 from matplotlib.text import Text
 from scipy.stats import beta, binom
@@ -247,9 +249,48 @@ def test_uhi_keeps_everything(tmp_path: Path) -> None:
     assert found["steps"]["b"] == 2
 
 
-def test_a_file_that_holds_no_histograms(tmp_path: Path) -> None:
-    (tmp_path / "h.json").write_text("{}")
+def test_files_are_valid_in_uhis_own_schema(tmp_path: Path) -> None:
+    tight, _ = weighted(np.random.default_rng(6), 1000, 0.5)
+    others = {
+        "steps": hist.Hist(hist.axis.StrCategory(["a"], name="s"), storage=hist.storage.Int64()),
+        "regular": hist.Hist(hist.axis.Regular(3, 0, 1, name="x"), storage=hist.storage.Double()),
+        "numbers": hist.Hist(hist.axis.Integer(0, 5, name="n", label="number")),
+    }
+    metadata = {"title": "Muons", "empty_bins": [[0, 1]], "lumi_ifb": None, "table": {"a": [1, 2]}}
+    write_uhi(tmp_path / "h.json", {"tight": tight, **others}, metadata)
+    uhi.schema.validate(uhi.schema.load(tmp_path / "h.json"))
+    # as UHI's documentation reads a file
+    loaded = json.loads((tmp_path / "h.json").read_text(), object_hook=uhi.io.json.object_hook)
+    assert list(loaded) == ["tight", *others]
+    assert hist.Hist(loaded["tight"]) == tight
+    found, about = read_uhi(tmp_path / "h.json")
+    assert about == metadata
+    assert {name: found[name] for name in others} == others
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "3", '{"format": "looseleaf-histograms/1"}'])
+def test_a_file_that_holds_no_histograms(tmp_path: Path, text: str) -> None:
+    (tmp_path / "h.json").write_text(text)
     with pytest.raises(DataFileError, match=r"h\.json: not a file of histograms"):
+        read_uhi(tmp_path / "h.json")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"weighted"', '"other"'),
+        ('"edges"', '"ends"'),
+        ('\\"n\\"', "n"),
+        ('"values"', '"valves"'),
+    ],
+)
+def test_a_damaged_file_of_histograms(tmp_path: Path, old: str, new: str) -> None:
+    tight, _ = weighted(np.random.default_rng(6), 100, 0.5)
+    write_uhi(tmp_path / "h.json", {"tight": tight}, {"n": 1})
+    text = (tmp_path / "h.json").read_text()
+    assert old in text
+    (tmp_path / "h.json").write_text(text.replace(old, new))
+    with pytest.raises(DataFileError, match=r"h\.json: damaged .*; delete it, and run again"):
         read_uhi(tmp_path / "h.json")
 
 

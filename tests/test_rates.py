@@ -98,9 +98,56 @@ def test_maps_of_two_flavours_stand_one_behind_the_other() -> None:
 
 
 def test_a_file_without_a_ratio_is_no_map(tmp_path: Path) -> None:
-    write_uhi(tmp_path / "x.json", {}, {})
+    write_uhi(tmp_path / "x.json", {"loose": hist.Hist(hist.axis.Regular(1, 0, 1))}, {})
     with pytest.raises(DataFileError, match=r"x\.json: holds no ratio"):
         RateMap.from_file(str(tmp_path / "x.json"))
+
+
+def test_variations_of_a_map_that_go_both_ways(tmp_path: Path) -> None:
+    axes = [hist.axis.Regular(2, 10, 30, name="pt"), hist.axis.Regular(1, 0, 2, name="abs_eta")]
+
+    def rates(*values: float) -> hist.Hist:
+        out = hist.Hist(*axes, storage=hist.storage.Weight())
+        out.view().value[:, 0] = values
+        return out
+
+    names = {
+        "ratio": (0.2, 0.3),
+        "ratio_pt1": (0.1, 0.4),
+        "ratio_pt2": (0.3, 0.25),
+        "ratio_be1": (0.5, 0.5),
+        "ratio_prompt_up": (0.6, 0.7),
+        "ratio_prompt_down": (0.8, 0.9),
+        "ratio_prompt_off": (0.0, 0.0),
+    }
+    write_uhi(
+        tmp_path / "m.json", {n: rates(*v) for n, v in names.items()}, {"empty_bins": [[1, 0]]}
+    )
+    found = RateMap.from_file(str(tmp_path / "m.json"))
+    read = {
+        name: [side.ravel().tolist() for side in sides] for name, sides in found.systematics.items()
+    }
+    # one of two turns alone, and a check, are none
+    assert read == {"pt": [[0.1, 0.4], [0.3, 0.25]], "prompt": [[0.6, 0.7], [0.8, 0.9]]}
+    assert found.empty.tolist() == [[False], [True]]
+
+
+def test_uncertainties_of_map_bins_are_independent() -> None:
+    axes = [
+        hist.axis.StrCategory(["c"], name="channel", overflow=False),
+        hist.axis.Regular(1, 0, 1, name="x"),
+    ]
+    predicted = hist.Hist(*axes, storage=hist.storage.Weight())
+    slopes = hist.Hist(*axes, hist.axis.Integer(0, 2, name="map_bin", flow=False))
+    slopes.view(flow=True)[0, :, :] = [[0, 0], [300, -200], [0, 0]]
+    found = agreement({"x.predicted": predicted, "x.slopes": slopes}, "x", "c", np.array([1, 2]))
+    assert found["predicted_map"] == [500.0]
+
+
+def test_bins_merge_by_effective_events() -> None:
+    # 20 is one event's weight, and then that of twenty
+    rows = merging(np.array([20.0, 60.0, 20.0]), np.array([400.0, 60.0, 20.0]))
+    assert rows.tolist() == [[1, 1, 0], [0, 0, 1]]
 
 
 def test_chi2_takes_the_maps_covariance() -> None:

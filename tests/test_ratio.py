@@ -319,3 +319,31 @@ def test_wilson_covers_what_it_says_on_average_and_clopper_pearson_everywhere(
 def test_toys_cover_what_is_promised(coverage: dict[str, Any]) -> None:
     rows = list(coverage["table"](1000, np.random.default_rng(2)))
     assert [row for row in rows if not row.kept] == []
+
+
+def test_edges_off_by_more_than_rounding_are_others() -> None:
+    # a two-thousandth of the narrowest bin
+    shifted = hist.axis.Variable([10, 20.005, 30, 50, 90], name="pt")
+    with pytest.raises(CannotDivide, match="axis pt: "):
+        divide(hist.Hist(shifted), hist.Hist(PT))
+
+
+def weighed_bins(*bins: tuple[float, float]) -> hist.Hist:
+    """Sums of weights and of their squares, bin by bin."""
+    out = hist.Hist(hist.axis.Regular(len(bins), 0, 1, name="x"), storage=hist.storage.Weight())
+    out.view()[...] = bins
+    return out
+
+
+@pytest.mark.parametrize("interval", ["weighted", "uncorrelated"])
+def test_a_denominator_below_zero_is_no_rate(interval: str) -> None:
+    ratio = divide(weighed_bins((1, 1), (-1, 1)), weighed_bins((-2, 6), (-2, 6)), interval)
+    assert ratio.empty.tolist() == [True, True]
+    assert np.isnan([*ratio.value, *ratio.lower, *ratio.upper]).all()
+
+
+def test_the_interval_of_a_rate_above_one_holds_it() -> None:
+    # as a subtraction can leave: few effective entries, and more that pass than are left
+    ratio = divide(weighed_bins((3, 0.1)), weighed_bins((2, 1)), "weighted")
+    assert ratio.value.tolist() == [1.5]
+    assert ratio.lower[0] < 1.5 <= ratio.upper[0]

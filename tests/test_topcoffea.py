@@ -13,6 +13,7 @@ from samples import sample, skimmed
 
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json, write_json
+from looseleaf.histograms.coverage import beyond
 from looseleaf.objects.columns import analysis_columns
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
@@ -68,8 +69,10 @@ def nominal(filled: EFTHist) -> EFTHist:
     return filled.select(region="signal", systematic="nominal")
 
 
-def by_hand(fileset: Fileset) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """H_T and weight at POINT of the events in each channel, written out."""
+def by_hand(
+    fileset: Fileset, point: dict[str, float] = POINT
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """H_T and weight at a point of the events in each channel, written out."""
     e = ak.concatenate([uproot.open(file.url)["Events"].arrays() for file in fileset.files])
     muon = (
         (e.Muon_pt > 10) & (abs(e.Muon_eta) < 2.4) & (abs(e.Muon_dxy) < 0.05)
@@ -98,7 +101,7 @@ def by_hand(fileset: Fileset) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     ht = ak.sum(e.Jet_pt[jet], axis=1)
     fired = e.HLT_IsoMu24 | e.HLT_Ele32_WPTight_Gsf
     if "EFTfitCoefficients" in e.fields:
-        a, b = POINT["ctG"], POINT["ctp"]
+        a, b = point.get("ctG", 0.0), point.get("ctp", 0.0)
         terms = ak.to_numpy(e.EFTfitCoefficients).astype(float)
         weight = terms @ np.array([1, a, a * a, b, a * b, b * b])
     else:
@@ -133,6 +136,52 @@ def test_channels_and_weights_are_those_of_plain_arrays(
         assert total == pytest.approx(weight.sum(), rel=1e-6)
         seen += len(ht)
     assert seen > 100
+
+
+@pytest.mark.parametrize("name", ["e", "t"])
+def test_where_observables_lie_and_what_events_weigh(
+    filesets: dict[str, Fileset], name: str
+) -> None:
+    analysis = {**ANALYSIS, "observables": {"ht": {**ANALYSIS["observables"]["ht"]}}}
+    analysis["observables"]["ht"]["edges"] = [200, 300, 400]
+    processor = TopCoffeaProcessor(analysis, POINTS, NAMES)
+    fileset = filesets[name]
+    found = process_task(processor, chunks_of(fileset, 1700), fileset.metadata)[0]
+    hand = by_hand(fileset, {})
+    ht, weight = (np.concatenate(parts) for parts in zip(*hand.values(), strict=True))
+    there = beyond(found["coverage"], "ht")
+    below, above = ht < 200, ht >= 400
+    assert (there.below, there.above, there.all) == (below.sum(), above.sum(), len(ht))
+    assert min(there.below, there.above) > 5
+    share = abs(weight[below | above]).sum() / abs(weight).sum()
+    assert there.share == pytest.approx(share, rel=1e-6)
+    for channel, (_, of_channel) in hand.items():
+        number, spread = (found["entries"][of, channel] for of in ("number", "weight"))
+        assert number.value == len(of_channel)
+        assert spread.value == pytest.approx(abs(of_channel).sum(), rel=1e-6)
+        assert spread.variance == pytest.approx((of_channel**2).sum(), rel=1e-6)
+
+
+def test_most_events_beyond_an_observables_axis_are_refused(
+    filesets: dict[str, Fileset], tmp_path: Path
+) -> None:
+    ht = {**ANALYSIS["observables"]["ht"], "edges": [1e5, 2e5]}
+    analysis = {**ANALYSIS, "observables": {"ht": ht}, "points": {"SM": {}}}
+    processor = TopCoffeaProcessor(analysis, POINTS, NAMES)
+    fileset = filesets["t"]
+    found = process_task(processor, chunks_of(fileset, 1700), fileset.metadata)[0]
+    write_histograms(tmp_path / "t.h5", found, {})
+    original = {"sum_of_weights": 1.0, "eft_sums": None, "events": 1}
+    write_json(tmp_path / "t.ledger.json", {"original": original})
+    outputs = [tmp_path / name for name in ("all.h5", "yields.json", "yields.txt")]
+    files = [{"t": str(tmp_path / name)} for name in ("t.h5", "t.ledger.json")]
+    with pytest.raises(DataFileError, match=r"of their weights, lie beyond the edges of ht, 1000"):
+        combine(analysis, {"t": DATASETS["t"]}, *files, *outputs)
+    assert not outputs[0].exists()
+    combine({**analysis, "allow": {"beyond": ["ht"]}}, {"t": DATASETS["t"]}, *files, *outputs)
+    (loss,) = read_json(outputs[1])["losses"]
+    assert loss["count"] == loss["of"] > 50
+    assert loss["allowed"] == "allow.beyond"
 
 
 def test_samples_are_brought_to_one_list_of_coefficients(filesets: dict[str, Fileset]) -> None:

@@ -8,6 +8,7 @@ import hist
 import numpy as np
 from coffea.processor import ProcessorABC
 
+from looseleaf.histograms.coverage import cover, coverage, enter, entries
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.evaluation import Undecided, undecided_of
 from looseleaf.objects.events import counted_momentum, recorded, weights
@@ -15,6 +16,7 @@ from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.multilepton import event_quantities, merged
+from looseleaf.objects.names import COVERAGE, ENTRIES
 from looseleaf.objects.rates import RateMap, empty_prediction, predict, stacked
 
 CHANNEL = "channel"
@@ -40,8 +42,9 @@ class ApplicationProcessor(ProcessorABC):
     The accumulator holds for each observable `<name>.observed`, `<name>.predicted` and
     `<name>.slopes` (the sums of w d weight / d f by map bin), and the counts `by_failing` (events
     by channel and number of failing leptons), `capped` and `unmeasured` (failing leptons in bins
-    of the map that are empty). Unless the analysis is unblinded, events of data without a failing
-    lepton are not looked at.
+    of the map that are empty); `coverage` and `entries` tell where observables lie on their axes
+    and how the channels' weights are spread. Unless the analysis is unblinded, events of data
+    without a failing lepton are not looked at.
     """
 
     def __init__(
@@ -84,7 +87,12 @@ class ApplicationProcessor(ProcessorABC):
         by_failing = hist.Hist(
             axis, hist.axis.Integer(0, 5, name="failing"), storage=hist.storage.Int64()
         )
-        out: dict[str, Any] = {"by_failing": by_failing}
+        out: dict[str, Any] = {
+            "by_failing": by_failing,
+            COVERAGE: coverage(self._observables),
+            ENTRIES: entries(axis),
+        }
+        total_weight = event_weight * np.where(prediction.failing > 0, prediction.weight, 1.0)
         for name, expression in self._observables.items():
             observable = self._analysis["observables"][name]
             axes = [
@@ -95,6 +103,8 @@ class ApplicationProcessor(ProcessorABC):
             observed = hist.Hist(*axes, storage=hist.storage.Weight())
             values = undecided.numbers(name, expression, quantities, anywhere)
             for channel, mask in in_channel.items():
+                edges = observable["edges"]
+                cover(out[COVERAGE], name, edges, values[mask], total_weight[mask])
                 tight = mask & (prediction.failing == 0)
                 loose = mask & (prediction.failing > 0)
                 observed.fill(
@@ -120,6 +130,7 @@ class ApplicationProcessor(ProcessorABC):
             }
         for channel, mask in in_channel.items():
             by_failing.fill(np.full(int(mask.sum()), channel), prediction.failing[mask])
+            enter(out[ENTRIES], channel, weight=total_weight[mask])
         counts = anywhere[prediction.event]
         of_failing = {"capped": prediction.capped, "unmeasured": self._empty[prediction.bin]}
         for name, marked in of_failing.items():

@@ -11,9 +11,19 @@ from scipy.stats import chi2 as chi2_distribution
 
 from looseleaf.fakerate.application import ApplicationProcessor, role_of
 from looseleaf.files import write_json
+from looseleaf.histograms.coverage import (
+    allowed_beyond,
+    losses_beyond,
+    losses_dominated,
+    observable_edges,
+    refuse_most_beyond,
+    weighed,
+)
 from looseleaf.histograms.store import read_uhi, write_uhi
+from looseleaf.losses import Loss
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.names import COVERAGE, ENTRIES
 from looseleaf.objects.rates import RateMap
 from looseleaf.objects.weights import scale_to_luminosity
 from looseleaf.processing.ledger import original_of
@@ -55,8 +65,23 @@ def process(
         running,
         f"fakerate {analysis['name']}",
         metadata,
+        losses=lambda _, found: [
+            *_beyond_axes(analysis, found),
+            *losses_dominated(found[ENTRIES], "events", "channel "),
+        ],
         columns=columns_read(analysis, declared, working_points),
         allow=analysis.get("allow"),
+    )
+
+
+def _beyond_axes(analysis: Mapping[str, Any], found: Mapping[str, Any]) -> list[Loss]:
+    """What lies beyond the observables' axes; an event counts in each of its channels."""
+    return losses_beyond(
+        found[COVERAGE],
+        observable_edges(analysis),
+        "events",
+        "the outermost bins hold them",
+        allowed_beyond(analysis),
     )
 
 
@@ -83,7 +108,9 @@ def totals(
         prompt = role_of(analysis, name) == "prompt"
         for key, histogram in found.items():
             observable, _, kind = key.partition(".")
-            if not kind:
+            if key in (COVERAGE, ENTRIES):
+                add(key, weighed(histogram, scale))
+            elif not kind:
                 # counts of events: those of simulation tell nothing about data
                 if not prompt:
                     add(key, histogram)
@@ -109,9 +136,14 @@ def combine(
     channel and observable, observed and predicted by bin with their uncertainties, and chi2,
     degrees of freedom and p-value with the full covariance: a map bin's uncertainty moves all the
     bins that it feeds together. With data there is also what prompt leptons are expected to give,
-    and what was observed is left out of both files unless the analysis is unblinded.
+    and what was observed is left out of both files unless the analysis is unblinded. Raises
+    `DataFileError` if most events lie beyond the axis of an observable, and it isn't allowed.
     """
     total = totals(analysis, declared, processed, ledgers)
+    refuse_most_beyond(analysis, total[COVERAGE], observable_edges(analysis), "events")
+    losses = _beyond_axes(analysis, total)
+    for loss in losses:
+        print(f"fakerate {analysis['name']}: {loss.message}", file=sys.stderr)
     seen = analysis.get("unblind", True)
     if not seen:
         total = {key: h for key, h in total.items() if not key.endswith(".observed")}
@@ -143,6 +175,7 @@ def combine(
             "is_data": any(dataset["data"] for dataset in declared.values()),
             "capped_leptons": int(total["capped"].sum()),
             "leptons_in_empty_bins": unmeasured,
+            "losses": [loss.to_json() for loss in losses],
             "channels": channels,
         },
     )

@@ -26,13 +26,21 @@ from scipy.stats import chi2 as chi2_distribution
 
 from looseleaf.errors import DataFileError
 from looseleaf.files import write_json
+from looseleaf.histograms.coverage import (
+    allowed_beyond,
+    cover,
+    coverage,
+    losses_beyond,
+    refuse_most_beyond,
+)
 from looseleaf.histograms.ratio import Ratio
 from looseleaf.histograms.store import read_uhi, write_correction
+from looseleaf.losses import Loss
 from looseleaf.objects.evaluation import undecided_of
 from looseleaf.objects.events import recorded
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
-from looseleaf.objects.names import FLIP_CORRECTION
+from looseleaf.objects.names import COVERAGE, FLIP_CORRECTION
 from looseleaf.objects.rates import clamped_bins
 from looseleaf.processing.stage import (
     DatasetFiles,
@@ -57,7 +65,7 @@ class FlipProcessor(ProcessorABC):
     pT first; what lies beyond the last edges is in the last bins.
 
     The accumulator holds `pairs`, over `sign`, `band`, `first` and `second`, the bins of the
-    harder and the softer electron, and `cutflow`.
+    harder and the softer electron, `cutflow`, and `coverage`, where their electrons lie.
     """
 
     def __init__(self, analysis: Mapping[str, Any], points: WorkingPoints) -> None:
@@ -88,10 +96,13 @@ class FlipProcessor(ProcessorABC):
             storage=hist.storage.Int64(),
         )
         edges = analysis["binning"]["pt"], analysis["binning"]["abs_eta"]
-        places = [
-            clamped_bins(*edges, ak.to_numpy(one.pt), np.abs(ak.to_numpy(one.eta)))
-            for one in (first, second)
-        ]
+        values = [(ak.to_numpy(one.pt), np.abs(ak.to_numpy(one.eta))) for one in (first, second)]
+        places = [clamped_bins(*edges, *one) for one in values]
+        used = (peak | beside).astype(np.float64)
+        covered = coverage(analysis["binning"])
+        for pt, abs_eta in values:
+            cover(covered, "pt", edges[0], pt, used)
+            cover(covered, "abs_eta", edges[1], abs_eta, used)
         for sign, of_sign in zip(SIGNS, (~same, same), strict=True):
             for band, of_band in zip(BANDS, (peak, beside), strict=True):
                 mask = of_sign & of_band
@@ -103,7 +114,7 @@ class FlipProcessor(ProcessorABC):
             storage=hist.storage.Int64(),
         )
         cutflow[...] = [int(value) for value in steps.values()]
-        return {"pairs": counted, "cutflow": cutflow, **undecided.counted()}
+        return {"pairs": counted, "cutflow": cutflow, COVERAGE: covered, **undecided.counted()}
 
     def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
         return accumulator
@@ -129,8 +140,16 @@ def process(
         running,
         f"flips {analysis['name']}",
         {name: event_metadata(analysis, value) for name, value in declared.items()},
+        losses=lambda _, found: _beyond_axes(analysis, found),
         columns=columns_read(analysis, declared, working_points),
         allow=analysis.get("allow"),
+    )
+
+
+def _beyond_axes(analysis: Mapping[str, Any], found: Mapping[str, Any]) -> list[Loss]:
+    where = "the outermost bins hold them"
+    return losses_beyond(
+        found[COVERAGE], analysis["binning"], "electrons", where, allowed_beyond(analysis)
     )
 
 
@@ -212,17 +231,20 @@ def measure(
 
     `processed` are the files of the analysis' datasets. The correction `electron_charge_flip`
     takes `nominal`, `stat_up` or `stat_down`, pT [GeV] and |eta|. Raises `DataFileError` for bins
-    that nothing was counted in.
+    that nothing was counted in, and if most electrons lie beyond an axis and the analysis doesn't
+    allow it.
     """
-    counted = sum((read_uhi(path)[0]["pairs"] for path in processed[1:]),
-                  start=read_uhi(processed[0])[0]["pairs"])  # fmt: skip
+    first, *others = (read_uhi(path)[0] for path in processed)
+    found = {key: sum((one[key] for one in others), start=first[key]) for key in first}
+    refuse_most_beyond(analysis, found[COVERAGE], analysis["binning"], "electrons")
+    counted = found["pairs"]
     counts = {(sign, band): counted[sign, band, :, :].values() for sign in SIGNS for band in BANDS}
     low, high = analysis["mass"]["peak"]
     scale = (high - low) / (2 * analysis["mass"]["beside"])
     binning = analysis["binning"]
     shape = [len(binning["pt"]) - 1, len(binning["abs_eta"]) - 1]
     try:
-        found = estimate(
+        flips = estimate(
             counts["opposite", "peak"],
             counts["same", "peak"],
             (counts["opposite", "beside"], counts["same", "beside"]),
@@ -233,8 +255,8 @@ def measure(
             f"analysis {analysis['name']}: {problem} (by pT, then |eta|): widen its binning, or "
             "look at the cutflow in the files of its datasets"
         ) from None
-    value = found.probability.reshape(shape)
-    sigma = np.sqrt(np.diag(found.covariance)).reshape(shape)
+    value = flips.probability.reshape(shape)
+    sigma = np.sqrt(np.diag(flips.covariance)).reshape(shape)
     like = hist.Hist(
         hist.axis.Variable(binning["pt"], name="pt", label="pT [GeV]"),
         hist.axis.Variable(binning["abs_eta"], name="abs_eta", label="|eta|"),
@@ -252,10 +274,11 @@ def measure(
             "abs_eta": list(binning["abs_eta"]),
             "probability": value.tolist(),
             "sigma": sigma.tolist(),
-            "covariance": found.covariance.tolist(),
+            "covariance": flips.covariance.tolist(),
             "pairs": {f"{sign}_{band}": float(c.sum()) for (sign, band), c in counts.items()},
-            "chi2": found.chi2,
-            "ndf": found.ndf,
-            "p_value": float(chi2_distribution.sf(found.chi2, found.ndf)) if found.ndf else None,
+            "chi2": flips.chi2,
+            "ndf": flips.ndf,
+            "p_value": float(chi2_distribution.sf(flips.chi2, flips.ndf)) if flips.ndf else None,
+            "losses": [loss.to_json() for loss in _beyond_axes(analysis, found)],
         },
     )

@@ -1,6 +1,7 @@
 """Measuring a fake-rate map from processed datasets, and holding it against a known truth."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,26 @@ import numpy as np
 from scipy.stats import chi2 as chi2_distribution
 
 from looseleaf.errors import DataFileError
-from looseleaf.fakerate.processor import variations
+from looseleaf.fakerate.processor import beyond_axes, edges_of, variations
 from looseleaf.fakerate.prompt import PromptFit, fit_prompt
 from looseleaf.files import write_json
+from looseleaf.histograms.coverage import (
+    NUMBER,
+    allowed_beyond,
+    losses_dominated,
+    named_bin,
+    refuse_most_beyond,
+    weighed,
+)
 from looseleaf.histograms.ratio import Ratio, divide
 from looseleaf.histograms.store import read_uhi, write_correction, write_root, write_uhi
-from looseleaf.objects.names import NOMINAL, POINT, POINTS
+from looseleaf.losses import Loss
+from looseleaf.objects.names import COVERAGE, ENTRIES, MAP_ENTRIES, NOMINAL, POINT, POINTS
 from looseleaf.objects.weights import scale_to_luminosity
 from looseleaf.processing.ledger import original_of
+
+# empty bins that a message names
+SHOWN = 5
 
 
 def summed(
@@ -149,6 +162,8 @@ def scaled(key: str, histogram: hist.Hist, factor: float) -> hist.Hist:
     """A histogram times a factor; `expected_variance` holds variances, and cutflows are counts."""
     if key == "cutflow":
         return histogram
+    if key in (COVERAGE, ENTRIES, MAP_ENTRIES):
+        return weighed(histogram, factor)
     return histogram * (factor**2 if key == "expected_variance" else factor)
 
 
@@ -166,16 +181,21 @@ def measure(
     `datasets`, `processed` and `ledgers` are by dataset name: the declarations and the paths.
     Written are UHI JSON (loose, tight, ratio with the ends of its interval, the ratio of each
     variation, distributions of loose and tight leptons by group of datasets, cutflow), ROOT and
-    correctionlib.
+    correctionlib. What the map doesn't hold, or holds without belief, is told and stands in its
+    metadata as `losses`.
+
+    Raises `DataFileError` if most leptons lie beyond an axis or a bin is empty, unless the analysis
+    allows it, and for a rate above one that no subtraction has made.
     """
     found = numbers(analysis, datasets, processed, ledgers)
     tight, loose = found.nominal
+    refuse_most_beyond(analysis, found.groups["measure"][COVERAGE], edges_of(analysis), "leptons")
+    _refuse_rates_above_one(analysis, found)
     ratio = divide(tight, loose, analysis["interval"])
-    if ratio.empty.all():
-        raise DataFileError(
-            f"analysis {analysis['name']}: no loose lepton was counted in any bin; its cutflow, in "
-            "the files of its datasets, says where they went"
-        )
+    _refuse_empty_bins(analysis, ratio, found.groups["measure"])
+    losses = _losses(analysis, ratio, found.groups["measure"])
+    for loss in losses:
+        print(f"fakerate {analysis['name']}: {loss.message}", file=sys.stderr)
     metadata = {
         "analysis": analysis["name"],
         "title": analysis["title"],
@@ -188,6 +208,7 @@ def measure(
         "observables": list(analysis.get("observables", {})),
         "prompt_fit": found.fit.to_json() if found.fit is not None else None,
         "cutflow": cutflow_table(analysis, datasets, processed, ledgers),
+        "losses": [loss.to_json() for loss in losses],
     }
     varied_rates = varied(analysis, ratio, found.pairs)
     maps = {
@@ -217,6 +238,72 @@ def measure(
         loose,
         varied_rates,
     )
+
+
+def _refuse_rates_above_one(analysis: Mapping[str, Any], found: Numbers) -> None:
+    """Tight leptons are some of the loose ones; a subtraction that fluctuates can leave more."""
+    for variation, (tight, loose) in found.pairs.items():
+        if "subtract" in found.groups and variation != "prompt_off":
+            continue
+        # beyond what is rounded in sums
+        above = tight.values() > np.maximum(loose.values(), 0.0) * (1 + 1e-9)
+        for index in np.argwhere(above):
+            one = tuple(int(i) for i in index)
+            raise DataFileError(
+                f"analysis {analysis['name']}: the tight leptons of {_bin(loose, one)} weigh "
+                f"{tight.values()[one]:g}, the loose ones {loose.values()[one]:g} (variation "
+                f"{variation}): a rate can't be above one. Either weights are negative and the bin "
+                "has too few leptons (widen it), or a correction of tight leptons is too large, or "
+                "the tight point isn't part of the loose one"
+            )
+
+
+def _refuse_empty_bins(
+    analysis: Mapping[str, Any], ratio: Ratio, group: Mapping[str, hist.Hist]
+) -> None:
+    if ratio.empty.all():
+        raise DataFileError(
+            f"analysis {analysis['name']}: no loose lepton was counted in any bin; its cutflow, in "
+            "the files of its datasets, says where they went"
+        )
+    if not ratio.empty.any() or analysis.get("allow", {}).get("empty_bins"):
+        return
+    bins = [_bin(group["loose"][NOMINAL, ...], tuple(index)) for index in np.argwhere(ratio.empty)]
+    number = int(group[MAP_ENTRIES][NUMBER, ...].values().sum())
+    more = f" and {len(bins) - SHOWN} more" if len(bins) > SHOWN else ""
+    left = " or the subtraction leaves none" if "subtract" in analysis["datasets"] else ""
+    raise DataFileError(
+        f"analysis {analysis['name']}: {len(bins)} of {ratio.empty.size} bins have no loose "
+        f"lepton{left}, of {number:,} that were counted: {'; '.join(bins[:SHOWN])}{more}. Make its "
+        "bins wider (are the edges in GeV?), or allow it with allow: {empty_bins: true}: then "
+        "nothing is predicted for leptons in these bins"
+    )
+
+
+def _losses(
+    analysis: Mapping[str, Any], ratio: Ratio, group: Mapping[str, hist.Hist]
+) -> list[Loss]:
+    """What the map doesn't hold, or holds without belief."""
+    out = beyond_axes(analysis, group, allowed_beyond(analysis))
+    out += losses_dominated(group[MAP_ENTRIES], "loose leptons")
+    loose = group["loose"][NOMINAL, ...]
+    for index in np.argwhere(ratio.value > 1 + 1e-9):
+        place, value = _bin(loose, tuple(index)), float(ratio.value[tuple(index)])
+        message = f"the subtraction leaves a rate of {value:.3g}, more than one, in {place}"
+        out.append(Loss("rate above one", place, value, 1.0, "of the loose leptons", message))
+    empty = [_bin(loose, tuple(index)) for index in np.argwhere(ratio.empty)]
+    if empty:
+        message = f"no loose lepton in {len(empty)} of {ratio.empty.size} bins: {'; '.join(empty)}"
+        out.append(
+            Loss("empty bins", "map", len(empty), ratio.empty.size, "bins", message,
+                 "allow.empty_bins")
+        )  # fmt: skip
+    return out
+
+
+def _bin(histogram: hist.Hist, index: Sequence[int]) -> str:
+    """A bin of the map as messages name it."""
+    return ", ".join(named_bin(axis, i) for axis, i in zip(histogram.axes, index, strict=True))
 
 
 def distributions(histograms: Mapping[str, hist.Hist]) -> dict[str, hist.Hist]:

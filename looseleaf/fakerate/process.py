@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from looseleaf.fakerate.processor import FakeRateProcessor
+from looseleaf.fakerate.processor import FakeRateProcessor, beyond_axes
+from looseleaf.histograms.coverage import losses_dominated
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.names import ENTRIES, MAP_ENTRIES
 from looseleaf.processing.stage import (
     DatasetFiles,
     Running,
@@ -45,6 +47,11 @@ def process(
         running,
         f"fakerate {analysis['name']}",
         metadata,
+        losses=lambda _, found: [
+            *beyond_axes(analysis, found),
+            *losses_dominated(found[ENTRIES], "events or leptons"),
+            *losses_dominated(found[MAP_ENTRIES], "loose leptons"),
+        ],
         columns=columns_read(named, declared, working_points),
         allow=analysis.get("allow"),
     )

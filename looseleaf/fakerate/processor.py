@@ -1,6 +1,6 @@
 """The coffea processor that counts loose and tight leptons in a measurement region."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,15 @@ import numpy as np
 from coffea.processor import ProcessorABC
 from numpy.typing import NDArray
 
+from looseleaf.histograms.coverage import (
+    cover,
+    coverage,
+    enter,
+    entries,
+    losses_beyond,
+    observable_edges,
+)
+from looseleaf.losses import Loss
 from looseleaf.objects.corrections import Corrections, correction_variations
 from looseleaf.objects.evaluation import Undecided, undecided_of
 from looseleaf.objects.events import (
@@ -25,7 +34,17 @@ from looseleaf.objects.events import (
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
-from looseleaf.objects.names import NOMINAL, POINT, POINTS, STEPS, TRIGGER_STEP, VARIATION
+from looseleaf.objects.names import (
+    COVERAGE,
+    ENTRIES,
+    MAP_ENTRIES,
+    NOMINAL,
+    POINT,
+    POINTS,
+    STEPS,
+    TRIGGER_STEP,
+    VARIATION,
+)
 
 # distributions of these are always made, each without the cut on it
 SPECTRUM = (30, 0, 150)
@@ -47,11 +66,31 @@ def variations(analysis: Mapping[str, Any]) -> dict[str, float]:
     return thresholds | dict.fromkeys(corrected, thresholds[NOMINAL])
 
 
+def edges_of(analysis: Mapping[str, Any]) -> dict[str, Sequence[float]]:
+    """The edges of the axes that an analysis declares, by name."""
+    out = {**analysis["binning"], **observable_edges(analysis)}
+    return out | ({"prompt_fit": fit["edges"]} if (fit := analysis.get("prompt_fit")) else {})
+
+
+def beyond_axes(
+    analysis: Mapping[str, Any], found: Mapping[str, Any], allowed: Collection[str] = ()
+) -> list[Loss]:
+    """What lies beyond each declared axis, and what became of it."""
+    out = []
+    for axis, edges in edges_of(analysis).items():
+        kept = axis in analysis["binning"] and analysis["overflow"] == "clamp"
+        where = "the outermost bins hold them" if kept else "no bin holds them"
+        unit = "tight leptons" if axis == "prompt_fit" else "loose leptons"
+        out += losses_beyond(found[COVERAGE], {axis: edges}, unit, where, allowed)
+    return out
+
+
 @dataclass(frozen=True)
 class _Counted:
     """The leptons of a region that count, one entry for each.
 
-    `weight` is that of the trigger; `x` and `y` are where the lepton lies in the map.
+    `trigger` is the weight of the trigger; `x` and `y` are where the lepton lies, and `place` is
+    where it is filled, within the map's axes if the analysis says so.
     """
 
     selection: Selection
@@ -59,6 +98,7 @@ class _Counted:
     eta: NDArray[np.float64]
     x: NDArray[np.float64]
     y: NDArray[np.float64]
+    place: tuple[NDArray[np.float64], NDArray[np.float64]]
     tight: NDArray[np.bool_]
     trigger: NDArray[np.float64]
 
@@ -81,8 +121,9 @@ class FakeRateProcessor(ProcessorABC):
 
     The accumulator also holds `cutflow` (events) and `weighted_cutflow` by step; by loose and
     tight, the distributions of `met` and `mt` without the cut on them and of the analysis' own
-    observables; and with a `prompt_fit` the transverse mass of tight leptons in its region,
-    `prompt_fit`.
+    observables; with a `prompt_fit` the transverse mass of tight leptons in its region,
+    `prompt_fit`; and where values lie on the declared axes and how weights are spread, as
+    `histograms.coverage` has them: `coverage`, `entries` and, by bins of the map, `map_entries`.
     """
 
     def __init__(
@@ -141,8 +182,10 @@ class FakeRateProcessor(ProcessorABC):
             trigger = self._trigger_weight(
                 [path[selection.event] for path in recorded], pt, events.metadata["data"]
             )
-            x, y = self._coordinates(selection.take(momentum), eta)
-            return _Counted(selection, pt, eta, x, y, selection.take(tight), trigger)
+            x = selection.take(momentum)
+            y = np.abs(eta) if analysis["eta"] == "absolute" else eta
+            place = self._place(x, y)
+            return _Counted(selection, pt, eta, x, y, place, selection.take(tight), trigger)
 
         event_weight = {
             variation: self._event_weight(events, variation) for variation in variations(analysis)
@@ -167,10 +210,32 @@ class FakeRateProcessor(ProcessorABC):
             same = threshold == analysis["away_jet"]["pt_min"]
             found = nominal if same else counted(**{"away jet": away_pt > threshold})
             of_loose, of_tight = weigh(found, variation)
-            loose_map.fill(variation, found.x, found.y, weight=of_loose)
-            tight_map.fill(variation, found.x[found.tight], found.y[found.tight], weight=of_tight)
+            x, y = found.place
+            loose_map.fill(variation, x, y, weight=of_loose)
+            tight_map.fill(variation, x[found.tight], y[found.tight], weight=of_tight)
 
-        everywhere = np.ones(len(events), bool)
+        out |= self._distributions(nominal, counted, weigh, met_pt, mt, undecided)
+        of_loose, _ = weigh(nominal)
+        triggered = np.zeros(len(events), bool)
+        triggered[nominal.selection.event[nominal.trigger > 0]] = True
+        out |= self._cutflow([*cuts.values(), triggered], event_weight[NOMINAL], of_loose)
+        out |= self._spread(nominal, of_loose, event_weight[NOMINAL])
+        return out | self._expectation(nominal, of_loose) | undecided.counted()
+
+    def _distributions(
+        self,
+        nominal: _Counted,
+        counted: Callable[..., _Counted],
+        weigh: Callable[..., tuple[Any, Any]],
+        met_pt: Any,
+        mt: Any,
+        undecided: Undecided,
+    ) -> dict[str, hist.Hist]:
+        """Spectra, observables and the region of the fit, and where values lie on their axes."""
+        analysis, out = self._analysis, {}
+        of_loose, _ = weigh(nominal)
+        seen = {"pt": (nominal.x, of_loose), "abs_eta": (nominal.y, of_loose)}
+        everywhere = np.ones(len(met_pt), bool)
         without_met, without_mt = counted(met=everywhere), counted(mt=everywhere)
         spectra = [
             (_spectrum("met", "Missing momentum [GeV]"), without_met, met_pt),
@@ -184,6 +249,7 @@ class FakeRateProcessor(ProcessorABC):
                 name, observable["expression"], undecided, nominal.trigger > 0
             )
             out[name] = self._by_point(axis, nominal, values, weigh)
+            seen[name] = values, of_loose
         if "prompt_fit" in analysis:
             wanted = analysis["prompt_fit"]
             found = counted(met=met_pt > wanted["met_min"], mt=everywhere)
@@ -193,13 +259,22 @@ class FakeRateProcessor(ProcessorABC):
             )
             hard = (found.pt > wanted["pt_min"])[found.tight]
             values = found.selection.take(mt)[found.tight]
-            out["prompt_fit"].fill(values[hard], weight=weigh(found)[1][hard])
+            seen["prompt_fit"] = values[hard], weigh(found)[1][hard]
+            out["prompt_fit"].fill(values[hard], weight=seen["prompt_fit"][1])
+        out[COVERAGE] = coverage(seen)
+        for name, edges in edges_of(analysis).items():
+            cover(out[COVERAGE], name, edges, *seen[name])
+        return out
 
-        triggered = np.zeros(len(events), bool)
-        triggered[nominal.selection.event[nominal.trigger > 0]] = True
-        of_loose, _ = weigh(nominal)
-        out |= self._cutflow([*cuts.values(), triggered], event_weight[NOMINAL], of_loose)
-        return out | self._expectation(nominal, of_loose) | undecided.counted()
+    def _spread(self, found: _Counted, of_loose: Any, event_weight: Any) -> dict[str, hist.Hist]:
+        """How weights are spread over all events, over loose leptons and over a bin's."""
+        steps = hist.axis.StrCategory(["all", "loose"], name="step", overflow=False)
+        out = {ENTRIES: entries(steps), MAP_ENTRIES: entries(*self._axes())}
+        if self._analysis["weights"] != "counts":
+            enter(out[ENTRIES], "all", weight=event_weight)
+        enter(out[ENTRIES], "loose", weight=of_loose)
+        enter(out[MAP_ENTRIES], *found.place, weight=of_loose)
+        return out
 
     def _event_weight(self, events: Any, variation: str) -> NDArray[np.float64]:
         if events.metadata["data"]:
@@ -261,10 +336,9 @@ class FakeRateProcessor(ProcessorABC):
             weight[covers & took] = trigger.get("prescale", 1) if is_data else 1
         return weight
 
-    def _coordinates(self, pt: Any, eta: Any) -> tuple[Any, Any]:
+    def _place(self, x: Any, y: Any) -> tuple[Any, Any]:
         """Where leptons are filled: pT and |eta|, clamped to the axes if the analysis says so."""
         analysis = self._analysis
-        x, y = pt, np.abs(eta) if analysis["eta"] == "absolute" else eta
         if analysis["overflow"] == "clamp":
             x, y = (_clamped(v, analysis["binning"][n]) for v, n in ((x, "pt"), (y, "abs_eta")))
         return x, y
@@ -283,7 +357,7 @@ class FakeRateProcessor(ProcessorABC):
             ("expected_variance", weight**2 * f * (1 - f)),
         ):
             out[name] = hist.Hist(*self._axes(), storage=hist.storage.Double())
-            out[name].fill(found.x, found.y, weight=value)
+            out[name].fill(*found.place, weight=value)
         return out
 
     def _cutflow(self, cuts: Sequence[Any], weight: Any, of_loose: Any) -> dict[str, hist.Hist]:

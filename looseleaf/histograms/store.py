@@ -12,29 +12,53 @@ import uproot
 from correctionlib import schemav2
 from numpy.typing import NDArray
 
-from looseleaf.errors import DataFileError
+from looseleaf.errors import DataFileError, brief
 from looseleaf.files import read_json, whole
 from looseleaf.histograms.ratio import Ratio
 
-FORMAT = "looseleaf-histograms/1"
+FORMAT = "looseleaf-histograms/2"
+# the place that UHI's schema has for a library's own words
+WRITER = "looseleaf"
 
 
 def write_uhi(
     path: str | Path, histograms: Mapping[str, hist.Hist], metadata: Mapping[str, Any]
 ) -> None:
-    """Write histograms by name as UHI-serialized JSON, with what is to be known about them."""
-    value = {"format": FORMAT, "metadata": dict(metadata), "histograms": dict(histograms)}
+    """Write histograms by name as UHI-serialized JSON, with what is to be known about them.
+
+    The file is one of UHI's schema, a dictionary of histograms and nothing else, so that any
+    library which reads it can: `metadata` is JSON text in the first histogram's `writer_info`.
+    """
+    value = json.loads(json.dumps(dict(histograms), default=uhi.io.json.default))
+    first = next(iter(value.values()))
+    about = {"format": FORMAT, "metadata": json.dumps(dict(metadata), allow_nan=False)}
+    first["writer_info"] = {**first.get("writer_info", {}), WRITER: about}
     with whole(path) as part:
-        part.write_text(json.dumps(value, default=uhi.io.json.default) + "\n")
+        part.write_text(json.dumps(value) + "\n")
 
 
 def read_uhi(path: str | Path) -> tuple[dict[str, hist.Hist], dict[str, Any]]:
-    """The histograms and metadata of a file that `write_uhi` wrote."""
+    """The histograms and metadata of a file that `write_uhi` wrote.
+
+    Raises `DataFileError` naming the file if it is another's, or damaged.
+    """
     value = read_json(path)
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
+    try:
+        about = next(iter(value.values()))["writer_info"][WRITER]
+        ours = about["format"] == FORMAT
+    except (AttributeError, KeyError, TypeError, StopIteration):
+        ours = False
+    if not ours:
         raise DataFileError(f"{path}: not a file of histograms (no format {FORMAT!r})")
-    histograms = json.loads(json.dumps(value["histograms"]), object_hook=uhi.io.json.object_hook)
-    return {name: hist.Hist(h) for name, h in histograms.items()}, value["metadata"]
+    try:
+        metadata = json.loads(about["metadata"])
+        decoded = json.loads(json.dumps(value), object_hook=uhi.io.json.object_hook)
+        return {name: hist.Hist(h) for name, h in decoded.items()}, metadata
+    except Exception as problem:
+        # whatever the libraries raise
+        raise DataFileError(
+            f"{path}: damaged ({brief(problem)}); delete it, and run again"
+        ) from None
 
 
 def empty_bins(metadata: Mapping[str, Any], shape: tuple[int, ...]) -> NDArray[np.bool_]:

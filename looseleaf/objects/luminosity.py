@@ -1,11 +1,13 @@
 """Luminosity sections: which of them data has, and which are certified for physics."""
 
-import base64
 import json
+import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import awkward as ak
 import numpy as np
@@ -14,6 +16,8 @@ from numpy.typing import NDArray
 from looseleaf.errors import DataFileError
 
 Sections = dict[str, list[list[int]]]
+# NanoAOD has runs and sections in 32 bits
+LARGEST = 2**32 - 1
 
 
 def sections(runs: Any, lumis: Any) -> Sections:
@@ -43,44 +47,100 @@ def united(parts: Iterable[Mapping[str, Any]]) -> Sections:
     return sections(*pairs.T)
 
 
+class _Mask(NamedTuple):
+    """Certified ranges in rising order; run and section are one number, run * 2^32 + section."""
+
+    first: NDArray[np.uint64]
+    last: NDArray[np.uint64]
+
+    def __call__(self, runs: Any, lumis: Any) -> NDArray[np.bool_]:
+        """Which sections lie in a range; `runs` and `lumis` have one entry for each."""
+        found = _joined(runs, lumis)
+        # ranges don't overlap: the last that begins before a section is the only one to hold it
+        index = np.searchsorted(self.first, found, side="right")
+        last = np.concatenate([np.zeros(1, np.uint64), self.last])
+        return (index > 0) & (found <= last[index])
+
+
+def _joined(runs: Any, lumis: Any) -> NDArray[np.uint64]:
+    runs, lumis = (np.asarray(values).astype(np.uint64) for values in (runs, lumis))
+    return (runs << np.uint64(32)) | lumis
+
+
 def common(found: Mapping[str, Any], golden: str) -> Sections:
     """The sections that a golden JSON certifies."""
     pairs = _pairs(found)
-    return sections(*pairs[_mask(golden)(*pairs.T.astype(np.uint32))].T)
+    return sections(*pairs[_mask(golden)(*pairs.T)].T)
 
 
 @lru_cache(maxsize=4)
-def _mask(golden: str) -> Any:
-    # coffea takes seconds to import, and a transform has no use for it
-    from coffea.lumi_tools import LumiMask  # noqa: PLC0415
+def _mask(golden: str) -> _Mask:
+    ranges = sorted(
+        (run, first, last)
+        for run, of_run in _ranges(golden, "the golden JSON").items()
+        for first, last in of_run
+    )
+    runs, first, last = np.array(ranges, np.uint64).reshape(-1, 3).T
+    return _Mask(_joined(runs, first), _joined(runs, last))
 
-    # it reads a file; a worker that shares no folder with us has none
-    encoded = base64.b64encode(golden.encode()).decode()
-    return LumiMask(f"data:application/json;base64,{encoded}")
 
+def read_golden(path: str | Path) -> str:
+    """The text of a golden JSON, {run: [[first, last], ...]}.
 
-def check_golden(text: str, path: str) -> str:
-    """The text of a golden JSON, if it is one: {run: [[first, last], ...]}.
-
-    Raises `DataFileError` naming the file and the run at fault.
+    Raises `DataFileError` naming the file, and the run at fault.
     """
     try:
-        value = json.loads(text)
-    except ValueError as problem:
-        raise DataFileError(f"{path}: not valid JSON: {problem}") from None
-    if not isinstance(value, dict) or not value:
-        raise DataFileError(f"{path}: a golden JSON is of the form {{run: [[first, last], ...]}}")
-    for run, ranges in value.items():
-        try:
-            bounds = np.array(ranges, np.int64).reshape(-1, 2)
-            rising = (bounds[:, 0] <= bounds[:, 1]).all() and (np.diff(bounds.ravel()[1:]) > 0)[
-                ::2
-            ].all()
-        except (TypeError, ValueError):
-            rising = False
-        if not (run.isdigit() and rising):
-            raise DataFileError(f"{path}: run {run}: {ranges} is no rising list of [first, last]")
+        text = Path(path).read_text("utf-8")
+    except UnicodeDecodeError:
+        raise DataFileError(f"{path}: not a text in UTF-8: save it as such") from None
+    _ranges(text, path)
     return text
+
+
+def _ranges(text: str, path: str | Path) -> dict[int, list[list[int]]]:
+    """The ranges of a golden JSON by run, rising, and none overlapping another.
+
+    A run that is given twice is refused: JSON leaves open which of them counts, and a luminosity
+    computed from the file may be that of the other.
+    """
+    try:
+        # pairs, since a dictionary would hold the last of two runs alone; lists of them are objects
+        value = json.loads(text, object_pairs_hook=tuple)
+    except (ValueError, RecursionError) as problem:
+        raise DataFileError(f"{path}: not valid JSON: {problem}") from None
+    if not isinstance(value, tuple) or not value:
+        raise DataFileError(f"{path}: a golden JSON is of the form {{run: [[first, last], ...]}}")
+    out: dict[int, list[list[int]]] = {}
+    for key, ranges in value:
+        if not re.fullmatch("[0-9]{1,10}", key) or int(key) > LARGEST:
+            raise DataFileError(f"{path}: run {reprlib.repr(key)}: a run is a number below 2^32")
+        number = int(key)
+        if number in out:
+            raise DataFileError(
+                f"{path}: run {number} is given twice: write its ranges into one list"
+            )
+        if not _rising(ranges):
+            raise DataFileError(
+                f"{path}: run {number}: {reprlib.repr(ranges)} is no rising list of [first, last], "
+                "sections from 0 to 2^32 - 1"
+            )
+        out[number] = ranges
+    return out
+
+
+def _rising(ranges: Any) -> bool:
+    """Whether this is a list of pairs [first, last] of whole numbers that rises."""
+    if not isinstance(ranges, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 for pair in ranges
+    ):
+        return False
+    bounds = [bound for pair in ranges for bound in pair]
+    # true is an int, too
+    if not all(type(bound) is int and 0 <= bound <= LARGEST for bound in bounds):
+        return False
+    return all(first <= last for first, last in ranges) and all(
+        one[1] < other[0] for one, other in pairwise(ranges)
+    )
 
 
 def certified(events: Any) -> NDArray[np.bool_]:
@@ -88,4 +148,4 @@ def certified(events: Any) -> NDArray[np.bool_]:
     golden = events.metadata.get("lumi_mask")
     if golden is None:
         return np.ones(len(events), bool)
-    return ak.to_numpy(_mask(golden)(events.run, events.luminosityBlock))
+    return _mask(golden)(ak.to_numpy(events.run), ak.to_numpy(events.luminosityBlock))

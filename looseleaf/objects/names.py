@@ -9,10 +9,12 @@ STEPS = ("all", "certified", "one loose lepton", "no other lepton", "away jet", 
 TRIGGER_STEP = "trigger"
 # distributions of these are always made
 SPECTRA = ("pt", "abs_eta", "met", "mt")
+# where values lie on their axes, and how weights are spread over events and over a map's bins
+COVERAGE, ENTRIES, MAP_ENTRIES = "coverage", "entries", "map_entries"
 # what else stands in a result by name
 RESULTS = (
     *POINTS, POINT, VARIATION, "expected", "expected_variance", "cutflow", "weighted_cutflow",
-    "prompt_fit", "ratio", "not_finite",
+    "prompt_fit", "ratio", "not_finite", COVERAGE, ENTRIES, MAP_ENTRIES,
 )  # fmt: skip
 # the correction in a measured map of charge flips
 FLIP_CORRECTION = "electron_charge_flip"

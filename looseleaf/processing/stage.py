@@ -17,7 +17,7 @@ from looseleaf.losses import Loss
 from looseleaf.objects.columns import analysis_columns
 from looseleaf.objects.evaluation import NOT_FINITE, losses_of
 from looseleaf.objects.leptons import WorkingPoints
-from looseleaf.objects.luminosity import check_golden
+from looseleaf.objects.luminosity import read_golden
 from looseleaf.processing.columns import losses_of_columns
 from looseleaf.processing.fileset import Fileset, from_manifest
 from looseleaf.processing.job import run
@@ -66,8 +66,7 @@ def event_metadata(analysis: Mapping[str, Any], dataset: Mapping[str, Any]) -> d
     if out["data"] and "das" in dataset:
         out["primary"] = primaries_of(dataset["das"])
     if "lumi_mask" in dataset:
-        path = dataset["lumi_mask"]
-        out["lumi_mask"] = check_golden(Path(path).read_text(), path)
+        out["lumi_mask"] = read_golden(dataset["lumi_mask"])
     return out
 
 

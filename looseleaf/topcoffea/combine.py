@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import hist
 import numpy as np
 
 from looseleaf.errors import DataFileError
 from looseleaf.files import whole, write_json
+from looseleaf.histograms.coverage import observable_edges, refuse_most_beyond, weighed
 from looseleaf.objects.columns import varies
+from looseleaf.objects.names import COVERAGE
 from looseleaf.processing.ledger import original_of
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, SIGNAL, weighed_alone
 from looseleaf.topcoffea.efthist import EFTHist
@@ -25,6 +28,7 @@ from looseleaf.topcoffea.processor import (
     REGION,
     SYSTEMATIC,
     UNMEASURED,
+    beyond_axes,
 )
 from looseleaf.topcoffea.store import eft_histograms, read_histograms, write_histograms
 
@@ -53,10 +57,12 @@ def combine(
     or none stands with the yields, and the second is said.
 
     An EFT sample is normalised to its sum of Standard Model weights, as its cross section is the
-    Standard Model's. Raises `DataFileError` as `factors_of` does.
+    Standard Model's. Raises `DataFileError` as `factors_of` does, and if most events lie beyond the
+    axis of an observable, and it isn't allowed.
     """
     parts: dict[str, dict[str, list[Varied]]] = {}
     failing = {CAPPED: 0, UNMEASURED: 0}
+    covered: list[hist.Hist] = []
     for name, dataset in datasets.items():
         factors = factors_of(name, dataset, analysis, original_of(ledgers[name]))
         found = read_histograms(processed[name])[0]
@@ -70,7 +76,11 @@ def combine(
                 )
             for process, varied in _by_process(filled, dataset, factors, analysis).items():
                 parts.setdefault(observable, {}).setdefault(process, []).append(varied)
+        covered.append(weighed(found[COVERAGE], factors[NOMINAL]))
     total = {observable: _added(by_process) for observable, by_process in parts.items()}
+    everything = sum(covered[1:], start=covered[0])
+    refuse_most_beyond(analysis, everything, observable_edges(analysis), "events")
+    losses = beyond_axes(analysis, everything)
     about = {"analysis": analysis["name"], "lumi_ifb": analysis["lumi_ifb"]}
     write_histograms(histograms, total, about)
     channels = yields_of(analysis, next(iter(total.values())))
@@ -84,6 +94,9 @@ def combine(
             file=sys.stderr,
         )
     about["card_channels"] = {channel: card_channel(channel) for channel in channels}
+    for loss in losses:
+        print(f"topcoffea {analysis['name']}: {loss.message}", file=sys.stderr)
+    about["losses"] = [loss.to_json() for loss in losses]
     write_json(yields, {**about, "channels": channels})
     with whole(table) as part:
         part.write_text(text_table(channels))

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from looseleaf.histograms.coverage import losses_dominated
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
-from looseleaf.objects.names import FLIP_CORRECTION
+from looseleaf.objects.names import COVERAGE, ENTRIES, FLIP_CORRECTION
 from looseleaf.objects.rates import RateMap
 from looseleaf.processing.fileset import Fileset
 from looseleaf.processing.stage import (
@@ -18,7 +19,7 @@ from looseleaf.processing.stage import (
 )
 from looseleaf.topcoffea.flips import FlipMap
 from looseleaf.topcoffea.normalisation import check_coefficients, factors_of
-from looseleaf.topcoffea.processor import TopCoffeaProcessor
+from looseleaf.topcoffea.processor import TopCoffeaProcessor, beyond_axes
 from looseleaf.topcoffea.store import write_histograms
 
 
@@ -117,6 +118,10 @@ def process(
         {name: metadata_of(analysis, value) for name, value in declared.items()},
         write_histograms,
         refuse,
+        lambda _, found: [
+            *beyond_axes(analysis, found[COVERAGE]),
+            *losses_dominated(found[ENTRIES], "events", "channel "),
+        ],
         columns=columns_read(analysis, declared, WorkingPoints(points)),
         allow=analysis.get("allow"),
     )

@@ -11,6 +11,16 @@ from coffea.processor import ProcessorABC
 from numpy.typing import NDArray
 
 from looseleaf.errors import DataFileError
+from looseleaf.histograms.coverage import (
+    allowed_beyond,
+    cover,
+    coverage,
+    enter,
+    entries,
+    losses_beyond,
+    observable_edges,
+)
+from looseleaf.losses import Loss
 from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.columns import varies
 from looseleaf.objects.corrections import Corrections
@@ -20,6 +30,7 @@ from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.multilepton import LEPTON_FIELDS, event_quantities, merged
+from looseleaf.objects.names import COVERAGE, ENTRIES
 from looseleaf.objects.rates import RateMap, predict, stacked
 from looseleaf.objects.years import of_year
 from looseleaf.topcoffea.channels import (
@@ -64,6 +75,17 @@ def _after_a_flip(quantities: Mapping[str, Any], key: str) -> dict[str, Any]:
     return out
 
 
+def beyond_axes(analysis: Mapping[str, Any], covered: hist.Hist) -> list[Loss]:
+    """What lies beyond the observables' axes; an event counts in each of its channels."""
+    return losses_beyond(
+        covered,
+        observable_edges(analysis),
+        "events",
+        "the flow bins hold them, which cards and workspaces add to the outermost bins",
+        allowed_beyond(analysis),
+    )
+
+
 class TopCoffeaProcessor(ProcessorABC):
     """Observables by channel, region and systematic, each bin a quadratic in the coefficients.
 
@@ -76,9 +98,10 @@ class TopCoffeaProcessor(ProcessorABC):
 
     The accumulator holds, for each observable, an `EFTHist` over channel, region (`signal`,
     `nonprompt`, `flips`: weighted with the rates), systematic and observable, the events by
-    channel in `cutflow` and, with maps, the leptons by which events are weighted in `failing`: all,
-    those whose rate is capped and those in empty bins, which predict nothing. Of data, signal
-    regions are filled and counted only if the analysis is unblinded.
+    channel in `cutflow`, in `coverage` and `entries` where observables lie on their axes and how
+    the channels' weights are spread, and, with maps, the leptons by which events are weighted in
+    `failing`: all, those whose rate is capped and those in empty bins, which predict nothing. Of
+    data, signal regions are filled and counted only if the analysis is unblinded.
     """
 
     def __init__(
@@ -149,6 +172,9 @@ class TopCoffeaProcessor(ProcessorABC):
             for role, variations in self._by_role(leptons, chosen, is_data).items()
         }
         histograms = {name: self._empty(name) for name in self._observables}
+        covered, spread = coverage(self._observables), entries(self._channel_axis())
+        # an EFT sample's events weigh what their Standard Model term does
+        standard = np.ones(len(events)) if eft is None else eft[:, 0]
         counted = {"all": np.ones(len(events), bool), "trigger": triggered}
         weighted = np.zeros(len(events), bool)
         for label, jets in self._jets(events, is_data):
@@ -159,16 +185,7 @@ class TopCoffeaProcessor(ProcessorABC):
             seen |= {key: _after_a_flip(quantities, key) for key in by_role if key in FLIPPED}
             filled = list(self._masks(seen, selected, tight, flipped, is_data, counter))
             anywhere = np.logical_or.reduce([np.zeros(len(events), bool), *(f[-1] for f in filled)])
-            values = {}
-            for key, found in seen.items():
-                here = [
-                    mask for *_, role, mask in filled if (role if role in seen else SIGNAL) == key
-                ]
-                among = np.logical_or.reduce([np.zeros(len(events), bool), *here])
-                values[key] = {
-                    name: counter.numbers(name, expression, found, among)
-                    for name, expression in self._observables.items()
-                }
+            values = self._values(seen, filled, counter, len(events))
             if label != NOMINAL:
                 # another jet energy is a variation of its own, with the nominal weights
                 varied = {role: {label: w[NOMINAL]} for role, w in by_role.items()}
@@ -184,9 +201,13 @@ class TopCoffeaProcessor(ProcessorABC):
                 rows = np.flatnonzero(mask)
                 if not len(rows):
                     continue
+                if label == NOMINAL:
+                    weight = (standard * by_role[key][NOMINAL])[rows]
+                    enter(spread, channel, weight=weight)
+                    self._cover(covered, values.get(key, values[SIGNAL]), rows, weight)
                 for systematic, weight in varied[key].items():
-                    for observable, filled in histograms.items():
-                        filled.fill(
+                    for observable, histogram in histograms.items():
+                        histogram.fill(
                             channel,
                             role,
                             systematic,
@@ -196,19 +217,47 @@ class TopCoffeaProcessor(ProcessorABC):
                             coefficients=events.metadata["wc_names"] or None,
                             rows=rows,
                         )
-        out = {**histograms, "cutflow": self._cutflow(counted), **undecided.counted()}
+        out = {**histograms, COVERAGE: covered, ENTRIES: spread, **undecided.counted()}
+        out["cutflow"] = self._cutflow(counted)
         return {**out, FAILING: self._failing(leptons[weighted])} if self._maps else out
+
+    def _values(
+        self,
+        seen: Mapping[str, Any],
+        filled: Sequence[tuple[str, str, str, Mask]],
+        counter: Undecided,
+        size: int,
+    ) -> dict[str, dict[str, Any]]:
+        """The observables by how leptons are seen, looked at where the events are filled."""
+        values = {}
+        for key, quantities in seen.items():
+            here = [mask for *_, as_, mask in filled if (as_ if as_ in seen else SIGNAL) == key]
+            among = np.logical_or.reduce([np.zeros(size, bool), *here])
+            values[key] = {
+                name: counter.numbers(name, expression, quantities, among)
+                for name, expression in self._observables.items()
+            }
+        return values
+
+    def _channel_axis(self) -> hist.axis.StrCategory:
+        return hist.axis.StrCategory(list(self._channels), name=CHANNEL, overflow=False)
 
     def _empty(self, name: str) -> EFTHist:
         observable = self._analysis["observables"][name]
         return EFTHist(
-            hist.axis.StrCategory(list(self._channels), name=CHANNEL, overflow=False),
+            self._channel_axis(),
             hist.axis.StrCategory([SIGNAL, NONPROMPT, FLIPS], name=REGION, overflow=False),
             hist.axis.StrCategory([NOMINAL], name=SYSTEMATIC, growth=True),
             hist.axis.Variable(observable["edges"], name=name, label=observable["label"]),
             coefficients=self._coefficients,
             squares=self._squares,
         )
+
+    def _cover(
+        self, covered: hist.Hist, values: Mapping[str, Any], rows: Any, weight: Weights
+    ) -> None:
+        for name, edges in observable_edges(self._analysis).items():
+            cover(covered, name, edges, values[name][rows], weight)
 
     def _cutflow(self, counted: Mapping[str, Mask]) -> hist.Hist:
         steps = ["all", "trigger", *self._channels]

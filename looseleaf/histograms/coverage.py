@@ -1,0 +1,208 @@
+"""How well histograms hold what was filled: values beyond axes, weights that outweigh all others.
+
+Both are kept in histograms of their own, which add up like any other. What lies beyond an axis is
+told; most of it beyond is an error, unless the analysis says that it is meant.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import hist
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from looseleaf.errors import DataFileError
+from looseleaf.losses import Loss
+
+NUMBER, WEIGHT = "number", "weight"
+SIDES = ("below", "within", "above")
+# where values lie is known to the steps 1, 2 and 5 of each power of ten
+_STEPS = [digit * 10.0**power for power in range(-2, 7) for digit in (1, 2, 5)]
+STEPS = [*(-step for step in reversed(_STEPS)), 0.0, *_STEPS]
+# entries of which one may well outweigh the others
+FEW = 10
+
+
+def coverage(axes: Iterable[str]) -> hist.Hist:
+    """A histogram for where values lie: by axis, below, within or above it, and to a step."""
+    return hist.Hist(
+        _of(),
+        hist.axis.StrCategory(list(axes), name="axis", overflow=False),
+        hist.axis.StrCategory(SIDES, name="side", overflow=False),
+        hist.axis.Variable(STEPS, name="value"),
+        storage=hist.storage.Double(),
+    )
+
+
+def cover(
+    out: hist.Hist, axis: str, edges: Sequence[float], values: ArrayLike, weight: NDArray[Any]
+) -> None:
+    """Note where values lie that were filled into an axis; those without a weight weren't."""
+    filled = weight != 0
+    values, weight = np.asarray(values, np.float64)[filled], np.abs(weight[filled])
+    view = out.view(flow=True)
+    side = np.digitize(values, [edges[0], edges[-1]])
+    place = side * view.shape[-1] + out.axes["value"].index(values) + 1
+    index = out.axes["axis"].index(axis)
+    for of, weights in enumerate((None, weight)):
+        added = np.bincount(place, weights, minlength=len(SIDES) * view.shape[-1])
+        view[of, index] += added.reshape(len(SIDES), -1)
+
+
+def weighed(histogram: hist.Hist, factor: float) -> hist.Hist:
+    """A coverage, or entries, with weights scaled; numbers stay what they are."""
+    out = histogram * factor
+    out[NUMBER, ...] = histogram[NUMBER, ...].view(flow=True)
+    return out
+
+
+class Beyond(NamedTuple):
+    """What lies beyond an axis: numbers below, above and of all, the part of all weights, and
+    between which values."""
+
+    below: int
+    above: int
+    all: int
+    share: float
+    smallest: float
+    largest: float
+
+    @property
+    def number(self) -> int:
+        return self.below + self.above
+
+
+def beyond(histogram: hist.Hist, axis: str) -> Beyond:
+    number, weight = (histogram[of, axis, :, :].view(flow=True) for of in (NUMBER, WEIGHT))
+    outside = [SIDES.index("below"), SIDES.index("above")]
+    below, above = (int(number[side].sum()) for side in outside)
+    ends = np.array([-np.inf, *STEPS, np.inf])
+    filled = np.flatnonzero(number[outside].sum(axis=0))
+    return Beyond(
+        below,
+        above,
+        int(number.sum()),
+        float(weight[outside].sum() / weight.sum()) if weight.any() else 0.0,
+        ends[filled[0]] if len(filled) else np.nan,
+        ends[filled[-1] + 1] if len(filled) else np.nan,
+    )
+
+
+def losses_beyond(
+    histogram: hist.Hist,
+    edges: Mapping[str, Sequence[float]],
+    unit: str,
+    where: str,
+    allowed: Collection[str] = (),
+) -> list[Loss]:
+    """One loss for each axis that something lies beyond.
+
+    `edges` is by axis; `where` ends the sentence: what became of these `unit`. Axes that the
+    analysis allows it for are `allowed`.
+    """
+    out = []
+    for axis, its in edges.items():
+        found = beyond(histogram, axis)
+        if found.number:
+            message = (
+                f"{axis}: {found.number:,} of {found.all:,} {unit} lie beyond its edges {its[0]:g} "
+                f"to {its[-1]:g} ({found.below:,} below, {found.above:,} above, between "
+                f"{found.smallest:g} and {found.largest:g}): {where}"
+            )
+            key = "allow.beyond" if axis in allowed else None
+            out.append(Loss("beyond the axis", axis, found.number, found.all, unit, message, key))
+    return out
+
+
+def refuse_most_beyond(
+    analysis: Mapping[str, Any],
+    histogram: hist.Hist,
+    edges: Mapping[str, Sequence[float]],
+    unit: str,
+) -> None:
+    """Raise `DataFileError` if more than half of the weights lie beyond an axis, and the
+    analysis doesn't allow it."""
+    for axis, its in edges.items():
+        found = beyond(histogram, axis)
+        if found.share > 0.5 and axis not in allowed_beyond(analysis):
+            signed = axis == "abs_eta" and found.smallest < 0
+            why = "is eta meant to be absolute?" if signed else "are the edges in GeV?"
+            raise DataFileError(
+                f"analysis {analysis['name']}: {found.number:,} of {found.all:,} {unit}, "
+                f"{found.share:.1%} of their weights, lie beyond the edges of {axis}, {its[0]:g} "
+                f"to {its[-1]:g}, at values between {found.smallest:g} and {found.largest:g}: "
+                f"{why} If they are meant, allow it with allow: {{beyond: [{axis}]}}"
+            )
+
+
+def observable_edges(analysis: Mapping[str, Any]) -> dict[str, Sequence[float]]:
+    """The edges of an analysis' observables, by name."""
+    return {name: one["edges"] for name, one in analysis.get("observables", {}).items()}
+
+
+def allowed_beyond(analysis: Mapping[str, Any]) -> Collection[str]:
+    return analysis.get("allow", {}).get("beyond", ())
+
+
+def entries(*axes: Any) -> hist.Hist:
+    """A histogram for how weights are spread over entries: their number, and their sizes."""
+    return hist.Hist(_of(), *axes, storage=hist.storage.Weight())
+
+
+def enter(out: hist.Hist, *values: Any, weight: NDArray[Any]) -> None:
+    """Add entries with their weights, at one value or one for each on every axis; those without a
+    weight are none."""
+    filled = weight != 0
+    weight = np.abs(weight[filled])
+    place = tuple(
+        np.broadcast_to(axis.index(v) + int(axis.traits.underflow), filled.shape)[filled]
+        for axis, v in zip(out.axes[1:], values, strict=True)
+    )
+    view = out.view(flow=True)
+    for of, size in enumerate((np.ones(len(weight)), weight)):
+        np.add.at(view.value[of], place, size)
+        np.add.at(view.variance[of], place, size**2)
+
+
+def dominated(histogram: hist.Hist) -> list[tuple[tuple[int, ...], int, float]]:
+    """The bins that one weight makes most of: their index, entries, and at least what part of the
+    sum of absolute weights the largest is.
+
+    That part is no less than sum w^2 / (sum |w|)^2, as no weight is larger than the largest. Bins
+    of few entries are left out: there it needs no odd weight.
+    """
+    number = histogram[NUMBER, ...].values()
+    view = histogram[WEIGHT, ...].view()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        part = view.variance / view.value**2
+    return [
+        (tuple(int(i) for i in index), int(number[tuple(index)]), float(part[tuple(index)]))
+        for index in np.argwhere((number >= FEW) & (part > 0.5))
+    ]
+
+
+def losses_dominated(histogram: hist.Hist, unit: str, within: str = "") -> list[Loss]:
+    """One loss for each bin that one weight makes most of; `within` names the histogram."""
+    out = []
+    for index, number, part in dominated(histogram):
+        place = ", ".join(
+            named_bin(axis, i) for axis, i in zip(histogram.axes[1:], index, strict=True)
+        )
+        message = (
+            f"one weight is {part:.1%} or more of the sum of {number:,} {unit} ({within}{place}): "
+            "is it an outlier of the generator, or of a correction?"
+        )
+        out.append(Loss("one weight dominates", place, part, 1.0, "of the weights", message))
+    return out
+
+
+def named_bin(axis: Any, index: int) -> str:
+    """A bin of an axis as messages name it: `pt 10 to 20`, or the category."""
+    if isinstance(axis, hist.axis.StrCategory):
+        return str(axis.value(index))
+    unit = " GeV" if axis.name == "pt" else ""
+    return f"{axis.name} {axis.edges[index]:g} to {axis.edges[index + 1]:g}{unit}"
+
+
+def _of() -> hist.axis.StrCategory:
+    return hist.axis.StrCategory([NUMBER, WEIGHT], name="of", overflow=False)
