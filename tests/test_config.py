@@ -885,7 +885,7 @@ def test_coefficients_are_called_as_cards_take_them(refused: Refusal, name: str)
 
     message = refused(file=DEMO, edit=edit)
     if "_" in name:
-        assert f"ttH_EFT.wc_names.0: {name!r} should be something like" in message
+        assert f"ttH_EFT.wc_names.0: {name!r} should be a word of letters and digits" in message
     else:
         assert f"tth_eft.yaml: datasets: a sample has the Wilson coefficient {name!r}" in message
 
