@@ -236,6 +236,15 @@ def test_what_rounding_leaves_below_zero_is_not_told(
         "ttH_sm", "ttH_quad_a", "ttH_lin_b", "ttH_quad_b", "ttH_quad_mixed_a_b", "tt",
     }  # fmt: skip
     assert capsys.readouterr().err == ""
+    # nor where parts of the bin are below zero as well, and all of them add up to nothing
+    rounded[:, 5] = -0.4 / 3
+    whole = empty()
+    put(whole, "tt", TT)
+    put(whole, "ttH", rounded)
+    written(tmp_path, whole)
+    says = capsys.readouterr().err
+    assert "ttH_quad_b is -0.4 in ht from 0 to 500" in says
+    assert "ttH_lin_a" not in says
 
 
 @pytest.mark.parametrize("direction", ["Up", "Down"])
