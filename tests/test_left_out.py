@@ -1,6 +1,7 @@
 """Files that a dataset leaves out by name: a loss from the lookup to the ledger, and no bias."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,10 @@ def test_a_file_is_marked_and_not_counted(tmp_path: Path) -> None:
     request = request_from_das(tmp_path / "das.json", ["run"], None, "root-file", "1", ["/data"])
     assert [source.record.name for source in request.sources] == [A.name, B.name]
     assert request.losses() == [{"name": "/store/c.root", "events": 12}]
+    # what is invalid is no loss
+    looked_up(tmp_path, A, B, replace(C, valid=False), leave_out=["/store/c.root"])
+    request = request_from_das(tmp_path / "das.json", ["run"], None, "root-file", "1", ["/data"])
+    assert request.losses() == []
 
 
 def test_a_name_that_the_dataset_does_not_have(tmp_path: Path) -> None:
