@@ -523,7 +523,10 @@ class Undecided:
 
         `among` says which events are of interest: the others may stay undecided in silence.
         """
-        truth = reduce(_and, [_answer(name, cut, columns, 1, "event") for cut in cuts])
+        # where the number of events is known, a cut may be the same for all: `1 < 2`
+        answers = [_answer(name, cut, columns, 1, "event", among is not None) for cut in cuts]
+        every = [] if among is None else [_truth(np.ones(len(among), bool))]
+        truth = reduce(_and, [*every, *answers])
         kept = ak.to_numpy(ak.fill_none(truth.sure, False))
         if truth.undecided is not None:
             lost = ak.to_numpy(ak.fill_none(truth.undecided, False))
@@ -621,12 +624,16 @@ def as_floats(value: Any) -> Any:
     return np.asarray(value, np.float64)
 
 
-def _answer(name: str, cut: Expression, columns: Any, dimensions: int, each: str) -> _Truth:
-    """Yes or no for each event or object; `ConfigError` where a cut gives anything else."""
+def _answer(
+    name: str, cut: Expression, columns: Any, dimensions: int, each: str, constant: bool = False
+) -> _Truth:
+    """Yes or no for each event or object, or for all if a cut may be `constant`; `ConfigError`
+    where it gives anything else."""
     value = _evaluated(cut, columns)
     if _is_truth(value):
         truth = _truth(value)
-        if getattr(truth.sure, "ndim", 0) == dimensions:
+        found = getattr(truth.sure, "ndim", 0)
+        if found == dimensions or (constant and found == 0):
             return truth
     raise ConfigError(
         f"{_called(name, cut)} should give a yes or no for each {each}, as a comparison does"
