@@ -308,7 +308,7 @@ def _floating(function: Any, a: Any, b: Any, always: bool = False) -> Any:
 
 def _weak(value: Any, other: Any) -> Any:
     """A number of the expression in the precision of a floating-point `other`."""
-    if not _is_literal(value):
+    if not _is_literal(value) or _is_literal(other):
         return value
     kind = _dtype(other)
     return np.dtype(kind if kind.kind == "f" else np.float64).type(value)
