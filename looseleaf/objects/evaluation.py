@@ -139,7 +139,7 @@ def _kind(value: Any) -> str:
     """The kind of numbers: b for yes and no, i, u and f, as numpy has it."""
     if isinstance(value, _Truth):
         return "b"
-    if isinstance(value, (bool, int, float)):
+    if _is_literal(value):
         return {bool: "b", int: "i", float: "f"}[type(value)]
     if isinstance(value, ak.Array):
         leaf = _leaf(value.layout)
@@ -149,7 +149,7 @@ def _kind(value: Any) -> str:
 
 def _dtype(value: Any) -> Any:
     """The type for numpy's promotion; of a number in the expression itself the number."""
-    if isinstance(value, (bool, int, float)):
+    if _is_literal(value):
         return value
     if isinstance(value, ak.Array):
         leaf = _leaf(value.layout)
@@ -158,7 +158,8 @@ def _dtype(value: Any) -> Any:
 
 
 def _is_literal(value: Any) -> bool:
-    return isinstance(value, (bool, int, float))
+    # numpy's float64 is a float as well, but has a precision of its own
+    return type(value) in (bool, int, float)
 
 
 def _as(value: Any, dtype: Any) -> Any:
