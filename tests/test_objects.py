@@ -36,6 +36,8 @@ COLUMNS = {"x": np.array([1.0, 2.0, 3.0]), "y": np.array([3.0, 2.0, 1.0])}
         ("maximum(x, y) ** 2", [9, 4, 9]),
         ("((x > 1) & (y > 1)) == (x > 5)", [True, False, True]),
         ("-x / y", [-1 / 3, -1, -3]),
+        ("hypot(3 > 2.4, 2 < 1) + x", [2, 3, 4]),
+        ("x * (300 > 255) ** -1", [1, 2, 3]),
     ],
 )
 def test_expression_gives_what_numpy_gives(text: str, expected: list[float]) -> None:

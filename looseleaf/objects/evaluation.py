@@ -139,7 +139,7 @@ def _kind(value: Any) -> str:
     """The kind of numbers: b for yes and no, i, u and f, as numpy has it."""
     if isinstance(value, _Truth):
         return "b"
-    if isinstance(value, (bool, int, float)):
+    if _is_literal(value):
         return {bool: "b", int: "i", float: "f"}[type(value)]
     if isinstance(value, ak.Array):
         leaf = _leaf(value.layout)
@@ -149,7 +149,7 @@ def _kind(value: Any) -> str:
 
 def _dtype(value: Any) -> Any:
     """The type for numpy's promotion; of a number in the expression itself the number."""
-    if isinstance(value, (bool, int, float)):
+    if _is_literal(value):
         return value
     if isinstance(value, ak.Array):
         leaf = _leaf(value.layout)
@@ -158,7 +158,8 @@ def _dtype(value: Any) -> Any:
 
 
 def _is_literal(value: Any) -> bool:
-    return isinstance(value, (bool, int, float))
+    # numpy's float64 is a float as well, but has a precision of its own
+    return type(value) in (bool, int, float)
 
 
 def _as(value: Any, dtype: Any) -> Any:
@@ -308,7 +309,7 @@ def _floating(function: Any, a: Any, b: Any, always: bool = False) -> Any:
 
 def _weak(value: Any, other: Any) -> Any:
     """A number of the expression in the precision of a floating-point `other`."""
-    if not _is_literal(value):
+    if not _is_literal(value) or _is_literal(other):
         return value
     kind = _dtype(other)
     return np.dtype(kind if kind.kind == "f" else np.float64).type(value)
@@ -523,7 +524,10 @@ class Undecided:
 
         `among` says which events are of interest: the others may stay undecided in silence.
         """
-        truth = reduce(_and, [_answer(name, cut, columns, 1, "event") for cut in cuts])
+        # where the number of events is known, a cut may be the same for all: `1 < 2`
+        answers = [_answer(name, cut, columns, 1, "event", among is not None) for cut in cuts]
+        every = [] if among is None else [_truth(np.ones(len(among), bool))]
+        truth = reduce(_and, [*every, *answers])
         kept = ak.to_numpy(ak.fill_none(truth.sure, False))
         if truth.undecided is not None:
             lost = ak.to_numpy(ak.fill_none(truth.undecided, False))
@@ -621,12 +625,16 @@ def as_floats(value: Any) -> Any:
     return np.asarray(value, np.float64)
 
 
-def _answer(name: str, cut: Expression, columns: Any, dimensions: int, each: str) -> _Truth:
-    """Yes or no for each event or object; `ConfigError` where a cut gives anything else."""
+def _answer(
+    name: str, cut: Expression, columns: Any, dimensions: int, each: str, constant: bool = False
+) -> _Truth:
+    """Yes or no for each event or object, or for all if a cut may be `constant`; `ConfigError`
+    where it gives anything else."""
     value = _evaluated(cut, columns)
     if _is_truth(value):
         truth = _truth(value)
-        if getattr(truth.sure, "ndim", 0) == dimensions:
+        found = getattr(truth.sure, "ndim", 0)
+        if found == dimensions or (constant and found == 0):
             return truth
     raise ConfigError(
         f"{_called(name, cut)} should give a yes or no for each {each}, as a comparison does"
