@@ -25,6 +25,7 @@ from looseleaf.processing.job import Group
 from looseleaf.processing.ledger import ChunkRecord, ledger_of
 from looseleaf.processing.runner import Partial, added
 from looseleaf.processing.stage import event_metadata
+from looseleaf.processing.tree import groups_of
 from looseleaf.records import MANIFEST_FORMAT
 from looseleaf.servicex.transform import FileResult
 
@@ -336,3 +337,11 @@ def test_results_that_belong_to_nothing_are_removed(tmp_path: Path) -> None:
     kept.prune({"a", "b"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.result", "b.result"]
     assert unpacked(kept.read("a")) == {"n": "a"}
+
+
+def test_groups_hold_every_place_whatever_comes_last() -> None:
+    names = [f"name {n}" for n in range(60)]
+    for number in range(61):
+        groups = groups_of(names[:number])
+        assert [place for group in groups for place in group] == list(range(number))
+        assert all(len(group) <= 16 for group in groups)
