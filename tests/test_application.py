@@ -12,13 +12,14 @@ import uproot
 import yaml
 from coffea.nanoevents import NanoEventsFactory
 from conftest import REPO
+from ledgers import write_ledger
 from samples import sample, skimmed
 from test_fakerate import loose_muons, vertices
 
 from looseleaf.errors import DataFileError
 from looseleaf.fakerate.application import ApplicationProcessor
 from looseleaf.fakerate.closure import combine
-from looseleaf.files import adler32, write_json
+from looseleaf.files import adler32
 from looseleaf.histograms.coverage import beyond
 from looseleaf.histograms.store import write_uhi
 from looseleaf.objects.columns import analysis_columns
@@ -201,7 +202,7 @@ def test_most_events_beyond_an_observables_axis_are_refused(
     metadata = {"data": False, "role": "predict", "aliases": {}}
     found = applied(fileset, metadata, observables=observables)
     write_uhi(tmp_path / "w.json", found, {})
-    write_json(tmp_path / "w.ledger.json", {"original": {"sum_of_weights": 1.0}})
+    write_ledger(tmp_path / "w.ledger.json", {"sum_of_weights": 1.0})
     analysis = {**ANALYSIS, "observables": observables, "datasets": {"predict": ["w"]}}
     files = ({"w": str(tmp_path / name)} for name in ("w.json", "w.ledger.json"))
     outputs = tmp_path / "histograms.json", tmp_path / "closure.json"

@@ -8,9 +8,10 @@ from typing import Any
 import hist
 import numpy as np
 import pytest
+from ledgers import write_ledger
 
 from looseleaf.errors import DataFileError
-from looseleaf.files import read_json, write_json
+from looseleaf.files import read_json
 from looseleaf.topcoffea.combine import combine, up_and_down
 from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.normalisation import check_coefficients, factors_of
@@ -75,7 +76,7 @@ class Combined:
     ) -> None:
         for name, (_, original, found) in parts.items():
             write_histograms(folder / f"{name}.h5", found, {})
-            write_json(folder / f"{name}.json", {"original": original})
+            write_ledger(folder / f"{name}.json", original)
         combine(
             analysis,
             {name: declared for name, (declared, _, _) in parts.items()},

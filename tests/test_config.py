@@ -906,7 +906,7 @@ def test_names_of_listed_samples_are_held_to_what_cards_take(
     analysis["datasets"]["simulation"] = ["listed"]
     (tmp_path / "eft.yaml").write_text(yaml.safe_dump(analysis))
     config["analyses"] = [str(tmp_path / "eft.yaml")]
-    with pytest.raises(ConfigError, match="a sample has the Wilson coefficient 'quad_ctG'; data"):
+    with pytest.raises(ConfigError, match="WCnames: 'quad_ctG' should be a word of letters"):
         load(config, repo)
 
 

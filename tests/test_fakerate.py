@@ -14,13 +14,14 @@ import uproot
 import yaml
 from conftest import REPO
 from correctionlib import schemav2
+from ledgers import write_ledger
 from samples import qcd, sample, skimmed
 
 from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.fakerate.measure import expectation, measure, numbers, varied
 from looseleaf.fakerate.process import process
 from looseleaf.fakerate.processor import FakeRateProcessor, beyond_axes
-from looseleaf.files import adler32, read_json, write_json
+from looseleaf.files import adler32, read_json
 from looseleaf.histograms.coverage import beyond, dominated, losses_dominated
 from looseleaf.histograms.ratio import divide
 from looseleaf.histograms.store import read_uhi, write_uhi
@@ -500,7 +501,7 @@ def test_corrections_of_loose_leptons_weigh_the_tight_too(
     ("expression", "message"),
     [
         ("Jet_pt", "'Jet_pt' should give one number for each event, or for each lepton"),
-        ("Jet_pt - Muon_pt", "'Jet_pt - Muon_pt' mixes collections of different lengths"),
+        ("Jet_pt - Muon_pt", "'Jet_pt - Muon_pt' mixes lists of different lengths"),
         ("Tau_pt", "an expression speaks of 'Tau_pt'"),
     ],
 )
@@ -626,7 +627,7 @@ def test_counts_ignore_the_generator_weight(filesets: Mapping[str, Fileset]) -> 
 
 def written(folder: Path, name: str, found: Mapping[str, Any], sumw: float) -> tuple[str, str]:
     write_uhi(folder / f"{name}.json", found, {})
-    write_json(folder / f"{name}.ledger.json", {"original": {"sum_of_weights": sumw}})
+    write_ledger(folder / f"{name}.ledger.json", {"sum_of_weights": sumw})
     return str(folder / f"{name}.json"), str(folder / f"{name}.ledger.json")
 
 

@@ -15,10 +15,11 @@ import yaml
 from coffea.nanoevents import NanoEventsFactory
 from coffea.processor import IterativeExecutor, Runner
 from conftest import REPO
+from ledgers import write_ledger
 from samples import TRUTH, sample, skimmed
 
 from looseleaf.errors import ConfigError, DataFileError
-from looseleaf.files import read_json, write_json
+from looseleaf.files import read_json
 from looseleaf.histograms.store import write_uhi
 from looseleaf.nanoaod import choose_branches
 from looseleaf.objects.columns import analysis_columns
@@ -235,7 +236,7 @@ def test_leptons_without_a_rate_of_their_own_are_told(
         fileset = filesets[name]
         found, _ = process_task(processor, chunks_of(fileset, 2500), fileset.metadata)
         write_histograms(tmp_path / f"{name}.h5", found, {})
-        write_json(tmp_path / f"{name}.ledger.json", {"original": fileset.original})
+        write_ledger(tmp_path / f"{name}.ledger.json", fileset.original)
     _, leptons = leptons_of(filesets["d"])
     number = ak.num(leptons)
     here = leptons[((number == 2) | (number == 3)) & ak.any(~leptons.tight, axis=1)]
@@ -512,7 +513,7 @@ def test_theory_weights_have_sums_of_their_own(
         **filesets["t"].original,
         "theory_sums": {"PSWeight": [1.1 * whole, whole, 0.85 * whole, whole]},
     }
-    write_json(tmp_path / "t.ledger.json", {"original": original})
+    write_ledger(tmp_path / "t.ledger.json", original)
     combined = run_combine(tmp_path, analysis, {"t": DATASETS["t"]})
     # each year by itself
     by_year = {"ISR": {**THEORY["ISR"], "correlated": False}}
@@ -546,7 +547,7 @@ def test_theory_weights_have_sums_of_their_own(
         rtol=1e-12,
     )
     for sums in ({}, {"PSWeight": [whole, whole]}):
-        write_json(tmp_path / "t.ledger.json", {"original": {**original, "theory_sums": sums}})
+        write_ledger(tmp_path / "t.ledger.json", {**original, "theory_sums": sums})
         with pytest.raises(
             DataFileError, match=r"dataset t: its files sum up \d weights of PSWeight, but number"
         ):
@@ -586,7 +587,7 @@ def histograms(filesets: dict[str, Fileset], tmp_path_factory: pytest.TempPathFa
         shape = {"jes": {"jet_scale": {"up": 1.1, "down": 0.9}, "correlated": False}}
         found = accumulated(fileset, systematics={"shape": shape})
         write_histograms(folder / f"{name}.h5", found, {})
-        write_json(folder / f"{name}.ledger.json", {"original": fileset.original})
+        write_ledger(folder / f"{name}.ledger.json", fileset.original)
     return folder
 
 
@@ -638,7 +639,7 @@ def test_squares_at_points_give_the_same_yields_and_errors(
     for name, fileset in filesets.items():
         found = accumulated(fileset, squares_of(analysis, ["c"]))
         write_histograms(folder / f"{name}.h5", found, {})
-        write_json(folder / f"{name}.ledger.json", {"original": fileset.original})
+        write_ledger(folder / f"{name}.ledger.json", fileset.original)
     run_combine(folder, analysis, DATASETS)
     for channel, processes in read_json(folder / "y.json")["channels"].items():
         for process, at in processes.items():
