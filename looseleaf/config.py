@@ -222,7 +222,9 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
     check(branches, _schema(base, "branches"), str(branches_path))
     analyses = _analyses(config, base, main, datasets, listed.problems, working_points, branches)
     _check_datasets(datasets, config)
-    check_skim(config["servicex"]["cut"], analyses, datasets, f"{main}: servicex.cut")
+    cut = config["servicex"]["cut"]
+    for name in check_skim(cut, analyses, datasets, f"{main}: servicex.cut"):
+        analyses[name]["skim"] = cut
     site_path = find(f"config/sites/{config['site']}.yaml", base, f"{main}: site")
     site_settings = read_yaml(site_path)
     check(site_settings, _schema(base, "site"), str(site_path))

@@ -20,13 +20,15 @@ MayKeep = Callable[[Box], bool]
 
 def check_skim(
     cut: str | None, analyses: Mapping[str, Any], datasets: Mapping[str, Any], where: str
-) -> None:
+) -> list[str]:
     """Refuse a cut unless all that it drops is dropped by every channel of every analysis.
 
-    Raises `ConfigError` naming `where` the cut is declared, and the channel or analysis.
+    A measurement of a rate may be made in events of a cut's choice; the analyses of which that is
+    so are returned, for their ledgers to say it. Raises `ConfigError` naming `where` the cut is
+    declared, and the channel or analysis.
     """
     if cut is None:
-        return
+        return []
     boxes = dropped_by(Expression(cut))
     for analysis in analyses.values():
         for what, may_keep in _kept_by(analysis, datasets):
@@ -36,6 +38,12 @@ def check_skim(
                         f"{where}: {cut!r} may drop events of {what}{_in_words(box)}; set it to "
                         "null to keep every event, or to a cut that certainly keeps these"
                     )
+    measured = {n: a for n, a in analyses.items() if a["kind"] == "fakerate"}
+    return [
+        name
+        for name, analysis in measured.items()
+        if any(_fires(_paths(analysis, datasets), b) and _measures(analysis, b) for b in boxes)
+    ]
 
 
 def _kept_by(
@@ -45,20 +53,20 @@ def _kept_by(
     of = f"the analysis {analysis['name']!r}"
     paths = _paths(analysis, datasets)
 
-    def fired(box: Box) -> bool:
-        return not paths or any(range_of(path, box).high > 0 for path in paths)
-
     match analysis["kind"]:
         case "fakerate":
-            yield of, lambda box: not _too_much(box) and fired(box) and _measures(analysis, box)
+            yield (
+                of,
+                lambda box: not _too_much(box) and _fires(paths, box) and _measures(analysis, box),
+            )
         case "flips":
-            yield of, lambda box: fired(box) and range_of("nElectron", box).high > 1
+            yield of, lambda box: _fires(paths, box) and range_of("nElectron", box).high > 1
         case "application":
             for name, text in analysis["channels"].items():
                 mine = [Expression(text)]
                 yield (
                     f"the channel {name!r} of {of}",
-                    lambda box, mine=mine: fired(box) and _passes(analysis, mine, box),
+                    lambda box, mine=mine: _fires(paths, box) and _passes(analysis, mine, box),
                 )
         case "topcoffea":
             for name, channel in channels_of(analysis).items():
@@ -66,7 +74,7 @@ def _kept_by(
                     mine = [Expression(text) for text in (*channel.cuts, region.cut) if text]
                     yield (
                         f"the channel {name!r} of {of}",
-                        lambda box, mine=mine: fired(box) and _passes(analysis, mine, box),
+                        lambda box, mine=mine: _fires(paths, box) and _passes(analysis, mine, box),
                     )
 
 
@@ -81,6 +89,10 @@ def _paths(analysis: Mapping[str, Any], datasets: Mapping[str, Any]) -> set[str]
                 return set()
             paths |= {path for trigger in there["triggers"] for path in trigger["paths"]}
     return paths
+
+
+def _fires(paths: set[str], box: Box) -> bool:
+    return not paths or any(range_of(path, box).high > 0 for path in paths)
 
 
 def _too_much(box: Box) -> bool:

@@ -77,6 +77,8 @@ def test_counters_give_the_same_events_whatever_their_width(case):
     assert run.status == 0, run.text
     kept = [found.manifest(name)["totals"]["events_out"] for name in ("signed", "unsigned")]
     assert kept == [342, 342]
+    (loss,) = found.ledger("a_signed", "signed")["losses"]
+    assert (loss["kind"], loss["count"], loss["of"]) == ("skimmed", 58, 400)
     assert found.counts("a_signed") == found.counts("a_unsigned")
 
 

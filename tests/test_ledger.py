@@ -259,7 +259,9 @@ def entry(folder: Path, name: str, size: int, **more: Any) -> dict[str, Any]:
         source_uuid=f"source {name}", output=f"{name}.root", bytes=size, adler32="0000000a",
         uuid=f"uuid {name}", events_in=10 * size, events_out=size, sum_of_weights_in=-2.5 * size,
         sum_of_weights_out=1.5 * size, eft_sums_in=None, theory_sums_in={}, lumi_sections=None,
-        cost={},
+        normalised_by="Events", held={"events": 10 * size, "sum_of_weights": -2.5 * size},
+        not_finite={}, missing={}, bare=False,
+        cost={"events": 1, "bytes_read": 1, "wall_s": 1.0, "cpu_s": 1.0, "peak_rss_bytes": 1},
     )  # fmt: skip
     return {**result.to_json(), **more}
 
@@ -267,11 +269,11 @@ def entry(folder: Path, name: str, size: int, **more: Any) -> dict[str, Any]:
 def manifest(folder: Path, *entries: dict[str, Any]) -> Path:
     totals = {
         key: sum(one[key] for one in entries)
-        for key in ("events_in", "events_out", "sum_of_weights_in", "sum_of_weights_out")
+        for key in ("bytes", "events_in", "events_out", "sum_of_weights_in", "sum_of_weights_out")
     }
     write_json(folder / "m.json", {
         "format": MANIFEST_FORMAT, "folder": str(folder), "files": list(entries),
-        "totals": totals, "request_id": "request", "dataset": "/A/B/C",
+        "totals": totals, "request_id": "request", "request": {"cut": None}, "left_out": [],
     })  # fmt: skip
     return folder / "m.json"
 
@@ -311,6 +313,16 @@ def test_sections_of_all_files_and_those_that_are_certified(tmp_path: Path) -> N
     # where one of the files has none, there is nothing to say of all of them
     path = manifest(tmp_path, first, entry(tmp_path, "b", 5))
     assert from_manifest("d", path, {}).original["lumi_sections"] is None
+
+
+def test_data_with_weights_of_their_own_are_refused(tmp_path: Path) -> None:
+    """Simulation that is declared as data would count with its weights, and unnormalised."""
+    good = entry(tmp_path, "a", 3, sum_of_weights_in=30.0)
+    path = manifest(tmp_path, good, entry(tmp_path, "b", 5))
+    assert from_manifest("d", path, {"data": False}).original["sum_of_weights"] == 30.0 - 12.5
+    with pytest.raises(DataFileError, match=r"dataset d: is declared as data.*/store/b\.root"):
+        from_manifest("d", path, {"data": True})
+    assert from_manifest("d", manifest(tmp_path, good), {"data": True}).original["events"] == 30
 
 
 @pytest.mark.parametrize("off", [1, -1])

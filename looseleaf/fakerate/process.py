@@ -54,4 +54,5 @@ def process(
         ],
         columns=columns_read(named, declared, working_points),
         allow=analysis.get("allow"),
+        skim=analysis.get("skim"),
     )

@@ -75,6 +75,20 @@ def _missing(fileset: Fileset, columns: Iterable[str]) -> Iterator[Loss]:
             yield Loss("trigger missing", path, events, whole, "events", message)
 
 
+def losses_of_skim(fileset: Fileset, cut: str | None) -> list[Loss]:
+    """What a skim leaves out whose `cut` says in which events an analysis measures; None for a cut
+    that leaves out nothing of it."""
+    held = sum(fileset.held.values())
+    dropped = held - sum(file.events for file in fileset.files)
+    if cut is None or not dropped:
+        return []
+    message = (
+        f"the skim {cut!r} (servicex.cut) leaves out {dropped} of {held} events, some of which the "
+        "analysis might count: rates are measured in the others"
+    )
+    return [Loss("skimmed", cut, dropped, held, "events", message, "servicex.cut")]
+
+
 def _files(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - MOST_FILES} more" if len(names) > MOST_FILES else ""

@@ -91,6 +91,7 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
     changed.
     """
     value = read_manifest(manifest)
+    _check_kind(dataset, value["files"], metadata.get("data", False))
     files = []
     for entry in value["files"]:
         url = f"{value['folder']}/{entry['output']}"
@@ -158,6 +159,16 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
         missing=_by_column(value["files"], "missing"),
         cut_columns=Expression(skim_cut).names if skim_cut is not None else frozenset(),
     )
+
+
+def _check_kind(dataset: str, files: Sequence[Mapping[str, Any]], data: bool) -> None:
+    """Refuse data whose events have weights of their own, as only simulation's have."""
+    for entry in files if data else ():
+        if entry["sum_of_weights_in"] != entry["events_in"]:
+            raise DataFileError(
+                f"dataset {dataset}: is declared as data, but the events of {entry['source']} have "
+                "a genWeight, as simulation has: drop data: true, or look up its files again"
+            )
 
 
 def _normalised_by(files: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

@@ -18,7 +18,7 @@ from looseleaf.objects.columns import analysis_columns
 from looseleaf.objects.evaluation import NOT_FINITE, losses_of
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import read_golden
-from looseleaf.processing.columns import losses_of_columns
+from looseleaf.processing.columns import losses_of_columns, losses_of_skim
 from looseleaf.processing.fileset import Fileset, from_manifest
 from looseleaf.processing.job import run
 from looseleaf.processing.repeats import refuse_repeats
@@ -95,6 +95,7 @@ def process_datasets(
     losses: Callable[[str, Mapping[str, Any]], Sequence[Loss]] | None = None,
     columns: Mapping[str, Iterable[str]] | None = None,
     allow: Mapping[str, Any] | None = None,
+    skim: str | None = None,
 ) -> None:
     """Process datasets on one cluster, and write each one's histograms and ledger.
 
@@ -105,7 +106,8 @@ def process_datasets(
     that isn't worth starting a cluster for. `losses` finds those of a dataset in its accumulator;
     they stand in its ledger, after those of its files, and in the log, as do the events that cuts
     could not decide on. `columns` are those that are read of each dataset: what isn't right with
-    them is such a loss, or `DataFileError` unless `allow`, the analysis' own, names it.
+    them is such a loss, or `DataFileError` unless `allow`, the analysis' own, names it. `skim` is
+    the transform's cut where it leaves out events that the analysis might count.
     """
     filesets = [
         from_manifest(name, files.manifest, (metadata or {}).get(name, {}))
@@ -118,6 +120,7 @@ def process_datasets(
             replace(f, losses=(*f.losses, *losses_of_columns(f, columns[f.dataset], known)))
             for f in filesets
         ]
+    filesets = [replace(f, losses=(*f.losses, *losses_of_skim(f, skim))) for f in filesets]
     for fileset in filesets if refuse is not None else ():
         refuse(fileset)
     folder = Path(running.tasks).parent
