@@ -16,6 +16,7 @@ import yaml
 from conftest import REPO
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutations import places
 from test_samples_listed import SAMPLE
 
 from looseleaf.config import eft_analysis, load
@@ -42,16 +43,6 @@ ODD = st.one_of(
     st.floats(),
     st.text(max_size=20),
 )  # fmt: skip
-
-
-def places(value: Any) -> list[tuple[Any, Any]]:
-    """Every (container, key or index) in a tree."""
-    keys: list[Any] = []
-    if isinstance(value, dict):
-        keys = list(value)
-    elif isinstance(value, list):
-        keys = list(range(len(value)))
-    return [(value, key) for key in keys] + [p for key in keys for p in places(value[key])]
 
 
 def change(draw: st.DrawFn, tree: Any) -> None:

@@ -15,6 +15,7 @@ import pytest
 from grid import Authority, DbsServer, dbs_row, need, serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutations import places
 
 from looseleaf.das.ask import Asking, ask
 from looseleaf.das.catalogue import Catalogue
@@ -42,16 +43,6 @@ ODD = st.one_of(
     st.integers(),
     st.text(max_size=20),
 )  # fmt: skip
-
-
-def places(value: Any) -> list[tuple[Any, Any]]:
-    """Every (container, key or index) in a tree."""
-    keys: list[Any] = []
-    if isinstance(value, dict):
-        keys = list(value)
-    elif isinstance(value, list):
-        keys = list(range(len(value)))
-    return [(value, key) for key in keys] + [p for key in keys for p in places(value[key])]
 
 
 @st.composite

@@ -64,6 +64,7 @@ def manifest(folder: Path, *files: dict[str, Any]) -> dict[str, Any]:
         "format": MANIFEST_FORMAT,
         "request_id": "r",
         "request": {"cut": "MET_pt > 10"},
+        "left_out": [],
         "folder": str(folder),
         "totals": {
             "bytes": 6,
@@ -85,7 +86,13 @@ def ledger() -> dict[str, Any]:
         "certified_sections": None,
     }
     chunk = {"worker": "0", "cost": COST}
-    return {"format": FORMAT, "dataset": "d", "original": original, "chunks": [chunk, chunk]}
+    return {
+        "format": FORMAT,
+        "dataset": "d",
+        "original": original,
+        "chunks": [chunk, chunk],
+        "losses": [],
+    }
 
 
 JUNK = st.one_of(
@@ -173,7 +180,7 @@ def test_damaged_manifests(folder: Path, data: st.DataObject) -> None:
 @given(data=st.data())
 def test_damaged_manifests_on_the_volume_are_made_again(folder: Path, data: st.DataObject) -> None:
     """Neither a request's manifest nor the records beside its files hinder another run."""
-    source = Source(FileRecord("/store/a", 3, 8, None), ("a",))
+    source = Source(FileRecord("/store/a.root", 3, 8, None), ("a",))
     request = Request("d", (source,), ("MET_pt",), None, "root-file", "test")
     (folder / MANIFEST).write_text(data.draw(damaged(manifest(folder))))
     found = complete_manifest(folder)
@@ -181,10 +188,10 @@ def test_damaged_manifests_on_the_volume_are_made_again(folder: Path, data: st.D
     here = folder / "request"
     here.mkdir(exist_ok=True)
     (here / "store:a.root").write_bytes(b"abc")
-    good = {"key": request.id, "result": result("a", output="store:a.root", source="/store/a")}
+    good = {"key": request.id, "result": result("a", output="store:a.root", source="/store/a.root")}
     record = here / told_of("store:a.root")
     record.write_text(json.dumps(good))
-    assert made_before(request, here)["/store/a"].sum_of_weights_in == 36.0
+    assert made_before(request, here)["/store/a.root"].sum_of_weights_in == 36.0
     record.write_text(data.draw(damaged(good)))
     assert isinstance(made_before(request, here), dict)
 
