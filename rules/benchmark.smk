@@ -6,6 +6,7 @@ rule benchmark_report:
     input:
         jobs=job_records(),
         ledgers=all_ledgers(),
+        results=results_with_losses(),
         manifests=expand(PATHS.manifest, dataset=DATASETS),
         catalogues=expand(PATHS.catalogue, dataset=DEMO),
         reference=config_file(config["benchmark"]["reference"]),

@@ -234,6 +234,16 @@ def pictures_of(names, analysis="{analysis}"):
     return [PATHS.picture(f"{name}.{end}", analysis) for name in names for end in FORMATS]
 
 
+def results_with_losses():
+    """The results over all datasets of an analysis that say what they don't hold."""
+    return [
+        *expand(PATHS.fakerate("map.json"), analysis=FAKERATE),
+        *expand(PATHS.fakerate("closure.json"), analysis=APPLICATION),
+        *expand(PATHS.fakerate("flips.json"), analysis=FLIPS),
+        *expand(PATHS.topcoffea("yields.json"), analysis=TOPCOFFEA),
+    ]
+
+
 def job_records():
     """The records that Snakemake leaves of every job the report speaks of."""
     return [

@@ -12,6 +12,7 @@ with doorway(snakemake.log[0]):
     report(
         snakemake.input.jobs,
         ledgers,
+        {Path(path).parent.name: path for path in snakemake.input.results},
         snakemake.input.manifests,
         snakemake.input.catalogues,
         snakemake.input.reference,

@@ -3,6 +3,7 @@
 import json
 import re
 
+import hist
 import pytest
 from snakemake.benchmark import BenchmarkRecord, write_benchmark_records
 
@@ -10,6 +11,7 @@ from looseleaf.benchmark.collect import Job, read_jobs
 from looseleaf.benchmark.report import rate, report, seconds, size
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json, write_json
+from looseleaf.histograms.store import write_uhi
 from looseleaf.losses import Loss
 from looseleaf.records import FileRecord, write_catalogue
 
@@ -38,6 +40,12 @@ def ledger(path, dataset, *chunks, losses=()):
             "chunks": [{"worker": worker, "cost": spent} for worker, spent in chunks],
         },
     )
+    return str(path)
+
+
+def made(path, losses):
+    """A result that says what it lacks, over all datasets."""
+    write_json(path, {"losses": [loss.to_json() for loss in losses]})
     return str(path)
 
 
@@ -103,6 +111,7 @@ def results(tmp_path):
             ],
             ODD_NAME: [ledger(odd / "A.ledger.json", "A", ("2", cost(50, 20, 0.8, 0.1, 60)))],
         },
+        "results": {"muon": made(root / "fakerate/muon/closure.json", [])},
         "manifests": [str(root / "servicex/A.json")],
         "catalogues": [str(root / "samples/QCD/catalogue.json")],
         "reference": str(root / "reference.json"),
@@ -233,13 +242,18 @@ def test_losses_are_listed_by_analysis_and_dataset(results, tmp_path):
         ledger(tmp_path / "fakerate/muon/A.ledger.json", "A", chunk, losses=[left_out]),
         ledger(tmp_path / "fakerate/muon/B.ledger.json", "B", chunk, losses=[beyond]),
     ]
-    page = page_of(results | {"ledgers": {"muon": paths}})
-    first, second = read_json(results["summary"])["losses"]
+    empty = Loss("empty bins", "map", 2, 6, "bins", "Wider bins would tell.", "allow.empty_bins")
+    of_map = tmp_path / "fakerate/muon/map.json"
+    write_uhi(of_map, {"loose": hist.new.Reg(1, 0, 1).Double()}, {"losses": [empty.to_json()]})
+    page = page_of(results | {"ledgers": {"muon": paths}, "results": {"muon": str(of_map)}})
+    whole, first, second = read_json(results["summary"])["losses"]
+    assert whole == {"analysis": "muon", "dataset": None} | empty.to_json()
     assert first == {"analysis": "muon", "dataset": "A"} | left_out.to_json()
     assert (second["dataset"], second["count"], second["of"]) == ("B", 3.25, 40.0)
     section = re.findall(r"<h2>Losses</h2>.*?<h2>", page, re.DOTALL)[0]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in section.split("<tr>")[2:]]
-    assert rows == [
+    assert rows[0][:3] == ["muon", "all", "empty bins"]
+    assert rows[1:] == [
         ["muon", "A", "file left out", "/store/&lt;b&gt;.root", "1,200 events", "\N{EN DASH}",
          "Left out.", "leave_out"],
         ["muon", "B", "beyond the axis", "pt", "3.25 leptons", "40", "Above 90 GeV.",
@@ -258,7 +272,7 @@ def test_a_repeated_report_is_the_same(results):
 
 def test_a_run_without_analyses_has_a_page(results):
     page = page_of(
-        results | {"jobs": [], "ledgers": {}, "manifests": [], "catalogues": []},
+        results | {"jobs": [], "ledgers": {}, "results": {}, "manifests": [], "catalogues": []},
     )
     assert read_json(results["summary"])["stages"] == []
     # the rates of 2021

@@ -98,7 +98,8 @@ def test_most_beyond_is_refused_unless_it_is_allowed() -> None:
     most = half + covered([95])
     message = (
         r"^analysis muon: 3 of 5 leptons, 60\.0% of their weights, lie beyond the edges of pt, 10 "
-        r"to 90, at values between 5 and 100: are the edges in GeV\? .*allow: {beyond: \[pt\]}$"
+        r"to 90, at values between 5 and 100: are the edges in GeV\? "
+        r".*allow: {beyond: \[pt\]} to the analysis$"
     )
     with pytest.raises(DataFileError, match=message):
         refuse_most_beyond(analysis, most, EDGES, "leptons")
@@ -110,6 +111,8 @@ def test_most_beyond_is_refused_unless_it_is_allowed() -> None:
     cover(signed, "abs_eta", [0, 2.4], [-2, -1, 1], np.ones(3))
     with pytest.raises(DataFileError, match=r"between -2 and -0\.5: is eta meant to be absolute\?"):
         refuse_most_beyond(analysis, signed, {"abs_eta": [0, 2.4]}, "leptons")
+    # neither does what has no value lie beyond
+    refuse_most_beyond(analysis, half + covered([np.nan] * 3), EDGES, "leptons")
     # nothing at all is another matter
     refuse_most_beyond(analysis, coverage(EDGES), EDGES, "leptons")
 
@@ -131,7 +134,7 @@ def test_one_weight_among_many_is_found() -> None:
     assert 0.99 < part <= 4e5 / 400_399
     (loss,) = losses_dominated(out, "events", "channel ")
     assert loss.kind == "one weight dominates"
-    assert "one weight is 99." in loss.message
+    assert "one weight makes at least 99." in loss.message
     assert "of the sum of 400 events (channel a)" in loss.message
 
 

@@ -14,13 +14,16 @@ from looseleaf import records
 from looseleaf.cost import Cost
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json
+from looseleaf.histograms.store import read_uhi
 from looseleaf.losses import Loss
 from looseleaf.processing import ledger as ledgers
 from looseleaf.records import read_catalogue
-from looseleaf.shape import COUNT, NUMBER, TEXT
+from looseleaf.shape import COUNT, NUMBER, TEXT, check
 
 FORMAT = "looseleaf-benchmark/1"
 JOBS = "/benchmark/jobs/"
+# the result whose words stand among histograms
+MAP = "map.json"
 # what Snakemake calls a megabyte
 MEBIBYTE = 1024**2
 # what is read of ledgers and manifests
@@ -151,6 +154,13 @@ def read_ledger(path: str | Path) -> Account:
     return Account(dataset, chunks, [_made(Loss, loss) for loss in ledger["losses"]])
 
 
+def read_losses(path: str | Path) -> list[Loss]:
+    """What a map, a closure or a table of yields says that it lacks, over all datasets."""
+    value = read_uhi(path)[1] if Path(path).name == MAP else read_json(path)
+    check(value, {"losses": [LOSS]}, str(path))
+    return [_made(Loss, loss) for loss in value["losses"]]
+
+
 def read_manifest(path: str | Path) -> Transformed:
     """The costs and totals of a transform's manifest."""
     manifest = records.read_manifest(path, MANIFEST)
@@ -177,6 +187,7 @@ def read_reference(path: str | Path) -> dict[str, Any]:
 def summary_of(
     jobs: Sequence[Job],
     accounts: Mapping[str, Sequence[Account]],
+    losses: Mapping[str, Sequence[Loss]],
     transforms: Sequence[Transformed],
     catalogues: Iterable[str],
     reference: Mapping[str, Any],
@@ -223,10 +234,17 @@ def summary_of(
             for stage in stages
         ],
         "losses": [
-            {"analysis": name, "dataset": account.dataset} | loss.to_json()
-            for name, mine in accounts.items()
-            for account in mine
-            for loss in account.losses
+            *(
+                {"analysis": name, "dataset": None} | loss.to_json()
+                for name, mine in losses.items()
+                for loss in mine
+            ),
+            *(
+                {"analysis": name, "dataset": account.dataset} | loss.to_json()
+                for name, mine in accounts.items()
+                for account in mine
+                for loss in account.losses
+            ),
         ],
         "processing": [_analysis(name, mine) for name, mine in chunks.items()],
         "rules": [

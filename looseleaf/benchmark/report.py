@@ -17,6 +17,7 @@ from looseleaf.benchmark.collect import (
     Account,
     read_jobs,
     read_ledger,
+    read_losses,
     read_manifest,
     read_reference,
     summary_of,
@@ -37,6 +38,7 @@ STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
 def report(
     jobs: Sequence[str],
     ledgers: Mapping[str, Sequence[str]],
+    results: Mapping[str, str],
     manifests: Sequence[str],
     catalogues: Sequence[str],
     reference: str,
@@ -46,14 +48,16 @@ def report(
     """Write what every stage cost, and what the analyses' numbers lack.
 
     `summary` is JSON, `page` HTML that needs no other file.
-    `jobs` are Snakemake's benchmark files, `ledgers` those of each analysis, `manifests` of the
-    transforms, `catalogues` of the demo samples, `reference` holds the recorded figures.
+    `jobs` are Snakemake's benchmark files, `ledgers` those of each analysis, `results` the map,
+    closure, flips or yields of each, `manifests` of the transforms, `catalogues` of the demo
+    samples, `reference` holds the recorded figures.
     Raises `DataFileError` naming a record that can't be read.
     """
     accounts = {name: [read_ledger(path) for path in paths] for name, paths in ledgers.items()}
     found = summary_of(
         [job for path in jobs for job in read_jobs(path)],
         accounts,
+        {name: read_losses(path) for name, path in results.items()},
         [read_manifest(path) for path in manifests],
         catalogues,
         read_reference(reference),

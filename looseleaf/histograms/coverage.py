@@ -37,9 +37,11 @@ def coverage(axes: Iterable[str]) -> hist.Hist:
 def cover(
     out: hist.Hist, axis: str, edges: Sequence[float], values: ArrayLike, weight: NDArray[Any]
 ) -> None:
-    """Note where values lie that were filled into an axis; those without a weight weren't."""
-    filled = weight != 0
-    values, weight = np.asarray(values, np.float64)[filled], np.abs(weight[filled])
+    """Note where values lie that were filled into an axis; those without a weight weren't, and
+    where there is no value, it lies nowhere."""
+    values = np.asarray(values, np.float64)
+    filled = (weight != 0) & ~np.isnan(values)
+    values, weight = values[filled], np.abs(weight[filled])
     view = out.view(flow=True)
     side = np.digitize(values, [edges[0], edges[-1]])
     place = side * view.shape[-1] + out.axes["value"].index(values) + 1
@@ -131,7 +133,8 @@ def refuse_most_beyond(
                 f"analysis {analysis['name']}: {found.number:,} of {found.all:,} {unit}, "
                 f"{found.share:.1%} of their weights, lie beyond the edges of {axis}, {its[0]:g} "
                 f"to {its[-1]:g}, at values between {found.smallest:g} and {found.largest:g}: "
-                f"{why} If they are meant, allow it with allow: {{beyond: [{axis}]}}"
+                f"{why} If these are meant to be outside, add allow: {{beyond: [{axis}]}} to the "
+                "analysis"
             )
 
 
@@ -189,8 +192,8 @@ def losses_dominated(histogram: hist.Hist, unit: str, within: str = "") -> list[
             named_bin(axis, i) for axis, i in zip(histogram.axes[1:], index, strict=True)
         )
         message = (
-            f"one weight is {part:.1%} or more of the sum of {number:,} {unit} ({within}{place}): "
-            "is it an outlier of the generator, or of a correction?"
+            f"one weight makes at least {part:.1%} of the sum of {number:,} {unit} "
+            f"({within}{place}): check genWeight and the corrections for outliers"
         )
         out.append(Loss("one weight dominates", place, part, 1.0, "of the weights", message))
     return out

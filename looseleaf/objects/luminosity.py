@@ -121,8 +121,8 @@ def _ranges(text: str, path: str | Path) -> dict[int, list[list[int]]]:
             )
         if not _rising(ranges):
             raise DataFileError(
-                f"{path}: run {number}: {reprlib.repr(ranges)} is no rising list of [first, last], "
-                "sections from 0 to 2^32 - 1"
+                f"{path}: run {number}: {reprlib.repr(ranges)} should be pairs [first, last] of "
+                "sections below 2^32, in rising order, each section once"
             )
         out[number] = ranges
     return out
