@@ -32,7 +32,7 @@ ANALYSIS: dict[str, Any] = {
         collection: {"loose": "loose", "tight": "tight", "momentum": "raw"}
         for collection in ("Muon", "Electron")
     },
-    "nonprompt": {"maps": {}, "cap": 0.6},
+    "nonprompt": {"maps": {"Muon": "mu", "Electron": "el"}, "cap": 0.6},
     "flips": {},
     "jets": {"pt_min": 30, "abs_eta_max": 2.4, "dr_min": 0.4,
              "btag": {"branch": "tag", "min": 0.5}},
@@ -232,9 +232,11 @@ def test_every_case_counts_in_its_region(tmp_path: Path) -> None:
 def test_rates_vary_up_and_down(tmp_path: Path) -> None:
     found = processed(events_of(tmp_path / "s.root", MIXED))["ht"]
     expected = {
-        "nonprompt_rateUp": (odds(0.3), odds(0.4), odds(0.22, 0.6), odds(0.22), odds(0.03)),
+        "nonprompt_rate_muUp": (odds(0.3), odds(0.35), odds(0.22, 0.6), odds(0.22), odds(0.03)),
         # a rate isn't less than nothing
-        "nonprompt_rateDown": (odds(0.0), odds(0.3), odds(0.18, 0.6), odds(0.18), odds(0.0)),
+        "nonprompt_rate_muDown": (odds(0.0), odds(0.35), odds(0.18, 0.6), odds(0.18), odds(0.0)),
+        "nonprompt_rate_elUp": (odds(0.1), odds(0.4), odds(0.2, 0.6), odds(0.2), odds(0.0)),
+        "nonprompt_rate_elDown": (odds(0.1), odds(0.3), odds(0.2, 0.6), odds(0.2), odds(0.0)),
         "nonprompt_Electron_ptUp": (odds(0.1), odds(0.4), odds(0.2, 0.6), odds(0.2), odds(0.0)),
         "nonprompt_Electron_ptDown": (odds(0.1), odds(0.25), odds(0.2, 0.6), odds(0.2), odds(0.0)),
     }
