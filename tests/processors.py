@@ -14,6 +14,8 @@ import hist
 import numpy as np
 from coffea.processor import ProcessorABC
 
+from looseleaf.objects.evaluation import NOT_FINITE
+
 
 class Deadly(ProcessorABC):
     """Ends the worker that runs it, as the system does to one that takes too much memory."""
@@ -39,6 +41,17 @@ class MuonPt(ProcessorABC):
         weight = ak.broadcast_arrays(events.genWeight, events.Muon.pt)[0]
         pt.fill(ak.to_numpy(ak.flatten(events.Muon.pt)), weight=ak.to_numpy(ak.flatten(weight)))
         return {"pt": pt, "events": {events.metadata["dataset"]: len(events)}}
+
+    def postprocess(self, accumulator: Any) -> Any:
+        return accumulator
+
+
+class Undecided(ProcessorABC):
+    """Counts events, and every fourth as one that the cut `ss` can't decide on."""
+
+    def process(self, events: Any) -> dict[str, Any]:
+        lost = int(ak.sum(events.event % 4 == 0))
+        return {"events": len(events), NOT_FINITE: {"ss": {"events": lost}}}
 
     def postprocess(self, accumulator: Any) -> Any:
         return accumulator
