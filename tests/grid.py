@@ -122,8 +122,9 @@ class DbsServer(TlsServer):
     """The DBS reader's part that looseleaf asks, over TLS, with faults on demand.
 
     `files` by dataset, `blocks`, `lumis` by block hold rows in DBS's own keys; `statuses` are those
-    of datasets that aren't VALID. `faults` are taken in turn, one a request: a status, a function of the handler, or None for none. `asked` lists
-    (api, parameters) of every request, `seen` the client certificates' subjects.
+    of datasets that aren't VALID. `faults` are taken in turn, one a request: a status, a function
+    of the handler, or None for none. `asked` lists (api, parameters) of every request, `seen` the
+    client certificates' subjects.
     """
 
     def __init__(self, authority: Authority, token: str | None = None) -> None:
