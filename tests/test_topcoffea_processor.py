@@ -11,6 +11,7 @@ import pytest
 import uproot
 from coffea.nanoevents import NanoEventsFactory
 
+from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.rates import RateMap
 from looseleaf.processing.runner import SkimmedNanoAOD
@@ -62,22 +63,27 @@ MAPS["Electron"].systematics["pt"] = RATES["Electron"] + 0.05, RATES["Electron"]
 BY_SYSTEMATIC = {"nominal": "0.01 + 0.02*y", "stat_up": "0.02 + 0.02*y", "stat_down": "0.02*y"}
 
 
-def flip_map() -> FlipMap:
-    """The probability by (systematic, pT, |eta|), which grows with |eta|."""
-    inputs = [{"name": "systematic", "type": "string"}, {"name": "pt", "type": "real"},
-              {"name": "eta", "type": "real"}]  # fmt: skip
+def correction(name: str, by_systematic: dict[str, str], *numbers: str) -> str:
+    """A correctionlib file: formulas of x (and y), the numbers, by systematic."""
+    inputs = [{"name": "systematic", "type": "string"}]
+    inputs += [{"name": number, "type": "real"} for number in numbers]
     content = [
         {"key": key, "value": {
             "nodetype": "formula", "expression": text, "parser": "TFormula",
-            "variables": ["pt", "eta"]}}
-        for key, text in BY_SYSTEMATIC.items()
+            "variables": list(numbers)}}
+        for key, text in by_systematic.items()
     ]  # fmt: skip
-    correction = {
-        "name": "flips", "version": 1, "inputs": inputs,
+    one = {
+        "name": name, "version": 1, "inputs": inputs,
         "output": {"name": "p", "type": "real"},
         "data": {"nodetype": "category", "input": "systematic", "content": content},
     }  # fmt: skip
-    return FlipMap(json.dumps({"schema_version": 2, "corrections": [correction]}), "flips")
+    return json.dumps({"schema_version": 2, "corrections": [one]})
+
+
+def flip_map() -> FlipMap:
+    """The probability by (systematic, pT, |eta|), which grows with |eta|."""
+    return FlipMap(correction("flips", BY_SYSTEMATIC, "pt", "eta"), "flips")
 
 
 def lepton(
@@ -415,3 +421,63 @@ def test_an_event_passes_every_cut_of_its_channel(tmp_path: Path) -> None:
         channels = {"x": {"lep_chan_lst": [["x", *named]], **BLOCK}}
         found = cells(processed(events, cuts=cuts, channels=channels)["ht"])
         assert found["x", "signal", "nominal"].expected[0] == total, named
+
+
+def test_corrections_multiply_and_vary_one_at_a_time(tmp_path: Path) -> None:
+    """One of tight leptons, one of events. A lepton that is tight and not loose is none."""
+    rows = [
+        event([muon(40, 0.1, 1), muon(30, -0.2, 1), muon(9, 0.1, 1)], weight=2.0),
+        # the one that fails has no factor, and its rate
+        event([muon(40, 0.1, 1), muon(25, -0.2, 1, tight=False)], weight=3.0),
+    ]
+    points = {"loose": {"cuts": ["pt > 10"]}, "tight": {"cuts": ["id"]}}
+    sides = {side: {"systematic": side} for side in ("up", "down")}
+    nominal = {"systematic": "nominal"}
+    declared = {
+        "sf": {"file": "f", "correction": "sf", "of": "tight", "inputs": {"pt": "Muon_pt"},
+               "choices": nominal, "variations": sides},
+        "pu": {"file": "f", "correction": "pu", "inputs": {"n": "event"},
+               "choices": nominal, "variations": sides},
+    }  # fmt: skip
+    texts = {
+        "sf": correction("sf", {"nominal": "1+0.01*x", "up": "1+0.02*x", "down": "1"}, "pt"),
+        "pu": correction("pu", {"nominal": "2+x", "up": "3+x", "down": "1+x"}, "n"),
+    }
+    processor = TopCoffeaProcessor(
+        {**ANALYSIS, "corrections": declared},
+        WorkingPoints({"Muon": points, "Electron": points}),
+        ["c"],
+        maps=MAPS,
+        corrections=Corrections(declared, texts),
+    )
+    found = cells(processor.process(events_of(tmp_path / "s.root", rows))["ht"])
+    expected = {
+        "nominal": (2 * 1.4 * 1.3 * 2, 3 * 1.4 * 3),
+        "sfUp": (2 * 1.8 * 1.6 * 2, 3 * 1.8 * 3),
+        "sfDown": (2 * 2, 3 * 3),
+        "puUp": (2 * 1.4 * 1.3 * 3, 3 * 1.4 * 4),
+        "puDown": (2 * 1.4 * 1.3 * 1, 3 * 1.4 * 2),
+    }
+    signal = only(found, channel="ss", region="signal")
+    assert signal == {
+        ("ss", "signal", name): (first, first**2) for name, (first, _) in expected.items()
+    }
+    failing = {name: (second, odds(0.2)) for name, (_, second) in expected.items()}
+    # rates vary, with the corrections as they are
+    second = expected["nominal"][1]
+    failing |= {"nonprompt_rate_muUp": (second, odds(0.22))}
+    for name, (weight, odd) in failing.items():
+        assert found["ss", "nonprompt", name] == (weight * odd, (weight * odd) ** 2), name
+    # data are as they are
+    seen = processor.process(events_of(tmp_path / "d.root", rows, data=True))["ht"]
+    assert only(cells(seen), region="signal") == {("ss", "signal", "nominal"): (1, 1)}
+
+
+def test_triggers_are_those_of_the_year(tmp_path: Path) -> None:
+    pair = [muon(40, 0.1, 1), muon(30, -0.2, 1)]
+    rows = [event(pair), event(pair, fired=False)]
+    triggers = [{"paths": ["HLT_B"], "years": ["2018"]}, {"paths": ["HLT_A"], "years": ["2017"]}]
+    # in a year that has none every event counts
+    for year, number in (("2017", 1), ("2022", 2)):
+        events = events_of(tmp_path / f"{year}.root", rows, year=year)
+        assert processed(events, triggers=triggers)["cutflow"]["ss"] == number
