@@ -11,6 +11,7 @@ import pytest
 import uproot
 from coffea.nanoevents import NanoEventsFactory
 
+from looseleaf.errors import DataFileError
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.rates import RateMap
@@ -383,6 +384,18 @@ def test_jets_weights_and_theory_vary_what_they_should(tmp_path: Path) -> None:
     seen = processed(events_of(tmp_path / "d.root", rows, data=True), **analysis)["ht"]
     counted = {key[2]: value.expected for key, value in only(cells(seen), region="signal").items()}
     assert counted == {"nominal": (2.0, 2.0)}
+
+
+def test_a_theory_weight_that_an_event_lacks_is_named(tmp_path: Path) -> None:
+    """One of two events has two weights; the third is asked for, of a process that has it."""
+    rows = [event([muon(40, 0.1, 1), muon(30, -0.2, 1)]) for _ in range(2)]
+    events = events_of(tmp_path / "s.root", rows, PSWeight=[[1.5, 1.25, 0.5], [2.0, 1.0]])
+    isr = {"branch": "PSWeight", "up": 1, "down": 2}
+    with pytest.raises(DataFileError, match="dataset written: PSWeight has fewer than 3 values"):
+        processed(events, systematics={"theory": {"isr": isr}})
+    of_both = processed(events, systematics={"theory": {"isr": {**isr, "down": 0}}})["ht"]
+    found = only(cells(of_both), channel="ss", region="signal")
+    assert found["ss", "signal", "isrUp"].expected[0] == 1.25 + 1.0
 
 
 def test_an_eft_event_carries_its_weight_in_its_terms(tmp_path: Path) -> None:
