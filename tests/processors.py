@@ -47,14 +47,17 @@ class MuonPt(ProcessorABC):
 
 
 class Undecided(ProcessorABC):
-    """Counts events, and every fourth as one that the cut `ss` can't decide on."""
+    """Counts events, and every fourth as one that the cut `ss` can't decide on.
+
+    What comes out in the end has the number once more, as `in all`.
+    """
 
     def process(self, events: Any) -> dict[str, Any]:
         lost = int(ak.sum(events.event % 4 == 0))
         return {"events": len(events), NOT_FINITE: {"ss": {"events": lost}}}
 
     def postprocess(self, accumulator: Any) -> Any:
-        return accumulator
+        return {**accumulator, "in all": accumulator["events"]}
 
 
 class Traced(MuonPt):
