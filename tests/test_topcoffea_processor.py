@@ -409,6 +409,15 @@ def test_an_eft_event_carries_its_weight_in_its_terms(tmp_path: Path) -> None:
     assert found["ss", "signal", "nominal"] == (first + second, first**2 + second**2)
 
 
+def test_coefficients_are_as_many_in_each_event(tmp_path: Path) -> None:
+    """Not only in sum, which would shift those of one event into the next."""
+    rows = [event([muon(40, 0.1, 1), muon(30, -0.2, 1)]) for _ in range(3)]
+    terms = [[2.0, 1.0, 0.5], [3.0, 0.0], [1.0, 1.0, 1.0, 4.0]]
+    events = events_of(tmp_path / "s.root", rows, EFTfitCoefficients=terms, wc_names=["c"])
+    with pytest.raises(DataFileError, match=r"an event has 2 EFTfitCoefficients; .*\(c\) make 3"):
+        processed(events)
+
+
 def test_only_certified_sections_of_data_count(tmp_path: Path) -> None:
     rows = [event([muon(40, 0.1, 1), muon(30, -0.2, 1)]) for _ in range(5)]
     golden = '{"1": [[2, 3]]}'
