@@ -14,8 +14,6 @@ import hist
 import numpy as np
 from coffea.processor import ProcessorABC
 
-from looseleaf.objects.evaluation import NOT_FINITE
-
 
 class Deadly(ProcessorABC):
     """Ends the worker that runs it, as the system does to one that takes too much memory."""
@@ -54,7 +52,7 @@ class Undecided(ProcessorABC):
 
     def process(self, events: Any) -> dict[str, Any]:
         lost = int(ak.sum(events.event % 4 == 0))
-        return {"events": len(events), NOT_FINITE: {"ss": {"events": lost}}}
+        return {"events": len(events), "not_finite": {"ss": {"events": lost}}}
 
     def postprocess(self, accumulator: Any) -> Any:
         return {**accumulator, "in all": accumulator["events"]}
