@@ -121,9 +121,10 @@ class TlsServer(ThreadingHTTPServer):
 class DbsServer(TlsServer):
     """The DBS reader's part that looseleaf asks, over TLS, with faults on demand.
 
-    `files` by dataset, `blocks`, `lumis` by block hold rows in DBS's own keys. `faults` are taken
-    in turn, one a request: a status, a function of the handler, or None for none. `asked` lists
-    (api, parameters) of every request, `seen` the client certificates' subjects.
+    `files` by dataset, `blocks`, `lumis` by block hold rows in DBS's own keys; `statuses` are those
+    of datasets that aren't VALID. `faults` are taken in turn, one a request: a status, a function
+    of the handler, or None for none. `asked` lists (api, parameters) of every request, `seen` the
+    client certificates' subjects.
     """
 
     def __init__(self, authority: Authority, token: str | None = None) -> None:
@@ -131,6 +132,7 @@ class DbsServer(TlsServer):
         self.files: dict[str, list[dict[str, Any]]] = {}
         self.blocks: dict[str, list[dict[str, Any]]] = {}
         self.lumis: dict[str, list[dict[str, Any]]] = {}
+        self.statuses: dict[str, str] = {}
         self.faults: list[int | Callable[[DbsHandler], None] | None] = []
         self.by_lines = False
         self.hold: Callable[[], object] = lambda: None
@@ -205,13 +207,21 @@ class DbsHandler(Handler):
             case "datasets":
                 # as DBS: * is the only wildcard
                 parts = dataset.split("*")
-                return [{"dataset": name} for name in server.files if _like(name, parts)]
+                wanted = parameters.get("dataset_access_type", "VALID").split("*")
+                return [
+                    {"dataset": name}
+                    for name in server.files
+                    if _like(name, parts) and _like(server.statuses.get(name, "VALID"), wanted)
+                ]
             case "blocks":
                 return server.blocks.get(dataset, [])
             case "filelumis":
                 return server.lumis[parameters["block_name"]]
             case "filesummaries":
-                rows = [row for row in server.files.get(dataset, []) if row["is_file_valid"]]
+                rows = server.files.get(dataset, [])
+                # as DBS: all files, unless the valid ones are asked for
+                if parameters.get("validFileOnly", "0") == "1":
+                    rows = [row for row in rows if row["is_file_valid"]]
                 return [
                     {
                         "num_file": len(rows),

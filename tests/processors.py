@@ -44,6 +44,20 @@ class MuonPt(ProcessorABC):
         return accumulator
 
 
+class Undecided(ProcessorABC):
+    """Counts events, and every fourth as one that the cut `ss` can't decide on.
+
+    What comes out in the end has the number once more, as `in all`.
+    """
+
+    def process(self, events: Any) -> dict[str, Any]:
+        lost = int(ak.sum(events.event % 4 == 0))
+        return {"events": len(events), "not_finite": {"ss": {"events": lost}}}
+
+    def postprocess(self, accumulator: Any) -> Any:
+        return {**accumulator, "in all": accumulator["events"]}
+
+
 class Traced(MuonPt):
     """Muon pT; leaves a line in the file `journal` for each chunk that it was given.
 

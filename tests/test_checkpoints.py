@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from processors import MuonPt, Traced
 from samples import qcd, sample, skimmed
 
 from looseleaf.cluster import Site, client_for
+from looseleaf.cluster.code import MATTERS
 from looseleaf.errors import Shortfall
 from looseleaf.files import adler32
 from looseleaf.processing.checkpoints import processor_identity
@@ -251,3 +253,51 @@ def test_the_identity_of_a_processor_changes_with_its_code(tmp_path: Path) -> No
     assert identity(text) == identity(text)
     assert identity(text) != identity(text.replace("1", "2"))
     assert processor_identity(MuonPt()) != processor_identity(MuonPt(fails_at=1))
+
+
+EDITED = """
+from pathlib import Path
+import looseleaf
+from looseleaf.processing.checkpoints import processor_identity
+from processors import MuonPt
+print(processor_identity(MuonPt()))
+for edited in ("das/dbs.py", "processing/runner.py", "processing/ledger.py"):
+    path = Path(looseleaf.__file__).parent / edited
+    path.write_text(path.read_text() + "# edited\\n")
+    print(processor_identity(MuonPt()))
+"""
+
+
+def test_the_identity_of_a_processor_changes_with_what_runs_it(repo: Path, tmp_path: Path) -> None:
+    """Of a processor that is no part of the package: the runner and what this imports count, the
+    lookup doesn't."""
+    shutil.copytree(repo / "looseleaf", tmp_path / "looseleaf")
+    shutil.copy(repo / "tests/processors.py", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", EDITED],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, lookup, runner, ledger = done.stdout.split()
+    assert first == lookup
+    assert len({lookup, runner, ledger}) == 3
+
+
+def test_the_identity_of_a_processor_changes_with_each_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if another version of one were installed after the other, in front of those there are."""
+    found = {processor_identity(MuonPt())}
+    for name in MATTERS:
+        about = tmp_path / name / f"{name.replace('-', '_')}-99.9.dist-info"
+        about.mkdir(parents=True)
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 99.9\n")
+        monkeypatch.syspath_prepend(tmp_path / name)
+        found.add(processor_identity(MuonPt()))
+    assert len(found) == 1 + len(MATTERS)
+    for name in MATTERS:
+        sys.path.remove(str(tmp_path / name))
+    assert processor_identity(MuonPt()) in found

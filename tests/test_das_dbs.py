@@ -20,7 +20,7 @@ from looseleaf.das.lookup import lookup
 from looseleaf.das.problems import CutOff, NoCredential, ServiceFailed, Transient
 from looseleaf.das.proxy import MAKE_ONE
 from looseleaf.das.query import parse
-from looseleaf.das.records import BlockRecord, LumiRecord, SummaryRecord
+from looseleaf.das.records import BlockRecord, DatasetRecord, LumiRecord, SummaryRecord
 from looseleaf.errors import LookupFailed
 from looseleaf.files import read_json
 from looseleaf.records import FileRecord
@@ -87,7 +87,8 @@ def test_summary_blocks_and_luminosity_sections(server: DbsServer, asking: Askin
     ]
     section = {"logical_file_name": "/store/a.root", "run_num": 1}
     server.lumis["/A/B/C#1"] = [
-        {**section, "lumi_section_num": [3, 2]},
+        # in an order that sets of numbers don't mend
+        {**section, "lumi_section_num": [8, 2]},
         {**section, "lumi_section_num": 1},
     ]
     server.lumis["/A/B/C#2"] = [{**section, "run_num": 7, "lumi_section_num": [5]}]
@@ -99,7 +100,7 @@ def test_summary_blocks_and_luminosity_sections(server: DbsServer, asking: Askin
     ]
     asked = "file,run,lumi dataset=/A/B/C"
     assert ask(parse(asked), asking).records["/A/B/C"] == [
-        LumiRecord("/store/a.root", (1,), (1, 2, 3)),
+        LumiRecord("/store/a.root", (1,), (1, 2, 8)),
         LumiRecord("/store/a.root", (7,), (5,)),
     ]
     only = ask(parse(asked + " run between [5,9]"), asking).records["/A/B/C"]
@@ -312,6 +313,21 @@ def test_so_many_requests_at_a_time_and_no_more(server: DbsServer, asking: Askin
 
 def declared(server: DbsServer, *names: str) -> None:
     server.files = {name: [dbs_row(f"/store{name}.root", name)] for name in names}
+
+
+def test_datasets_of_the_status_that_is_asked_for(server: DbsServer, asking: Asking) -> None:
+    declared(server, "/X/a/SIM", "/X/b/SIM", "/X/c/SIM", "/Y/d/SIM")
+    server.statuses = {"/X/b/SIM": "PRODUCTION", "/X/c/SIM": "INVALID", "/Y/d/SIM": "PRODUCTION"}
+    pattern = "/X/*/SIM"
+    for words, names, status in (
+        ("", ["/X/a/SIM"], "VALID"),
+        (" status=PRODUCTION", ["/X/b/SIM"], "PRODUCTION"),
+        (" status=INVALID", ["/X/c/SIM"], "INVALID"),
+    ):
+        found = ask(parse(f"dataset dataset={pattern}{words}"), asking).records[pattern]
+        assert found == [DatasetRecord(name, status) for name in names]
+    files = ask(parse("file dataset=/X/*/SIM status=PRODUCTION"), asking).records
+    assert list(files) == ["/X/b/SIM"]
 
 
 def test_a_pattern_is_expanded_and_written_down(

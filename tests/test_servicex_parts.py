@@ -473,6 +473,37 @@ def test_row_groups_that_are_left_out_count_all_the_same(tmp_path: Path) -> None
     assert (found.sum_of_weights_in, found.sum_of_weights_out) == (54, 8 - 16 + 32)
 
 
+def thrift(number: int) -> bytes:
+    """A whole number as a Parquet footer has it: zigzag, seven bits a byte."""
+    number *= 2
+    parts = []
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*parts, number])
+
+
+def test_fewer_events_than_the_file_says_are_refused(tmp_path: Path) -> None:
+    """Of a Parquet file whose row group says that it has seven rows more than its pages hold."""
+    path = tmp_path / "p.parquet"
+    table = {
+        "run": np.ones(2000, "u4"), "luminosityBlock": np.ones(2000, "u4"),
+        "event": np.arange(2000, dtype="u8"), "MET_pt": np.arange(2000, dtype="f4"),
+        "genWeight": np.ones(2000, "f4"),
+    }  # fmt: skip
+    pq.write_table(pa.table(table), path)
+    more = {"cut": None, "format": "parquet", "output": str(tmp_path / "out.parquet")}
+    assert carried_out(path, **more).events_in == 2000
+    content = path.read_bytes()
+    # the row group's number stands last; the columns have theirs before it
+    before, after = content.rsplit(thrift(2000), 1)
+    path.write_bytes(before + thrift(2007) + after)
+    with pytest.raises(DataFileError, match="2000 of its 2007 events could be read"):
+        carried_out(path, **more)
+    # of an earlier transform, since it was whole
+    assert pq.read_metadata(tmp_path / "out.parquet").num_rows == 2000
+
+
 def test_invalid_files_are_left_out_and_folders_stay_on_the_volume(tmp_path: Path) -> None:
     files = [RECORDS[0], replace(RECORDS[1], valid=False)]
     write_json(tmp_path / "d.json", {

@@ -11,6 +11,8 @@ import pytest
 import uproot
 from coffea.nanoevents import NanoEventsFactory
 
+from looseleaf.errors import DataFileError
+from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.rates import RateMap
 from looseleaf.processing.runner import SkimmedNanoAOD
@@ -32,7 +34,7 @@ ANALYSIS: dict[str, Any] = {
         collection: {"loose": "loose", "tight": "tight", "momentum": "raw"}
         for collection in ("Muon", "Electron")
     },
-    "nonprompt": {"maps": {}, "cap": 0.6},
+    "nonprompt": {"maps": {"Muon": "mu", "Electron": "el"}, "cap": 0.6},
     "flips": {},
     "jets": {"pt_min": 30, "abs_eta_max": 2.4, "dr_min": 0.4,
              "btag": {"branch": "tag", "min": 0.5}},
@@ -62,22 +64,27 @@ MAPS["Electron"].systematics["pt"] = RATES["Electron"] + 0.05, RATES["Electron"]
 BY_SYSTEMATIC = {"nominal": "0.01 + 0.02*y", "stat_up": "0.02 + 0.02*y", "stat_down": "0.02*y"}
 
 
-def flip_map() -> FlipMap:
-    """The probability by (systematic, pT, |eta|), which grows with |eta|."""
-    inputs = [{"name": "systematic", "type": "string"}, {"name": "pt", "type": "real"},
-              {"name": "eta", "type": "real"}]  # fmt: skip
+def correction(name: str, by_systematic: dict[str, str], *numbers: str) -> str:
+    """A correctionlib file: formulas of x (and y), the numbers, by systematic."""
+    inputs = [{"name": "systematic", "type": "string"}]
+    inputs += [{"name": number, "type": "real"} for number in numbers]
     content = [
         {"key": key, "value": {
             "nodetype": "formula", "expression": text, "parser": "TFormula",
-            "variables": ["pt", "eta"]}}
-        for key, text in BY_SYSTEMATIC.items()
+            "variables": list(numbers)}}
+        for key, text in by_systematic.items()
     ]  # fmt: skip
-    correction = {
-        "name": "flips", "version": 1, "inputs": inputs,
+    one = {
+        "name": name, "version": 1, "inputs": inputs,
         "output": {"name": "p", "type": "real"},
         "data": {"nodetype": "category", "input": "systematic", "content": content},
     }  # fmt: skip
-    return FlipMap(json.dumps({"schema_version": 2, "corrections": [correction]}), "flips")
+    return json.dumps({"schema_version": 2, "corrections": [one]})
+
+
+def flip_map() -> FlipMap:
+    """The probability by (systematic, pT, |eta|), which grows with |eta|."""
+    return FlipMap(correction("flips", BY_SYSTEMATIC, "pt", "eta"), "flips")
 
 
 def lepton(
@@ -232,9 +239,11 @@ def test_every_case_counts_in_its_region(tmp_path: Path) -> None:
 def test_rates_vary_up_and_down(tmp_path: Path) -> None:
     found = processed(events_of(tmp_path / "s.root", MIXED))["ht"]
     expected = {
-        "nonprompt_rateUp": (odds(0.3), odds(0.4), odds(0.22, 0.6), odds(0.22), odds(0.03)),
+        "nonprompt_rate_muUp": (odds(0.3), odds(0.35), odds(0.22, 0.6), odds(0.22), odds(0.03)),
         # a rate isn't less than nothing
-        "nonprompt_rateDown": (odds(0.0), odds(0.3), odds(0.18, 0.6), odds(0.18), odds(0.0)),
+        "nonprompt_rate_muDown": (odds(0.0), odds(0.35), odds(0.18, 0.6), odds(0.18), odds(0.0)),
+        "nonprompt_rate_elUp": (odds(0.1), odds(0.4), odds(0.2, 0.6), odds(0.2), odds(0.0)),
+        "nonprompt_rate_elDown": (odds(0.1), odds(0.3), odds(0.2, 0.6), odds(0.2), odds(0.0)),
         "nonprompt_Electron_ptUp": (odds(0.1), odds(0.4), odds(0.2, 0.6), odds(0.2), odds(0.0)),
         "nonprompt_Electron_ptDown": (odds(0.1), odds(0.25), odds(0.2, 0.6), odds(0.2), odds(0.0)),
     }
@@ -377,6 +386,18 @@ def test_jets_weights_and_theory_vary_what_they_should(tmp_path: Path) -> None:
     assert counted == {"nominal": (2.0, 2.0)}
 
 
+def test_a_theory_weight_that_an_event_lacks_is_named(tmp_path: Path) -> None:
+    """One of two events has two weights; the third is asked for, of a process that has it."""
+    rows = [event([muon(40, 0.1, 1), muon(30, -0.2, 1)]) for _ in range(2)]
+    events = events_of(tmp_path / "s.root", rows, PSWeight=[[1.5, 1.25, 0.5], [2.0, 1.0]])
+    isr = {"branch": "PSWeight", "up": 1, "down": 2}
+    with pytest.raises(DataFileError, match="dataset written: PSWeight has fewer than 3 values"):
+        processed(events, systematics={"theory": {"isr": isr}})
+    of_both = processed(events, systematics={"theory": {"isr": {**isr, "down": 0}}})["ht"]
+    found = only(cells(of_both), channel="ss", region="signal")
+    assert found["ss", "signal", "isrUp"].expected[0] == 1.25 + 1.0
+
+
 def test_an_eft_event_carries_its_weight_in_its_terms(tmp_path: Path) -> None:
     rows = [event([muon(40, 0.1, 1), muon(30, -0.2, 1)], weight=7.0) for _ in range(2)]
     events = events_of(
@@ -386,6 +407,15 @@ def test_an_eft_event_carries_its_weight_in_its_terms(tmp_path: Path) -> None:
     found = cells(processed(events)["ht"], {"c": 2.0})
     first, second = 2 + 2 * 1 + 4 * 0.5, 3 + 4 * 1
     assert found["ss", "signal", "nominal"] == (first + second, first**2 + second**2)
+
+
+def test_coefficients_are_as_many_in_each_event(tmp_path: Path) -> None:
+    """Not only in sum, which would shift those of one event into the next."""
+    rows = [event([muon(40, 0.1, 1), muon(30, -0.2, 1)]) for _ in range(3)]
+    terms = [[2.0, 1.0, 0.5], [3.0, 0.0], [1.0, 1.0, 1.0, 4.0]]
+    events = events_of(tmp_path / "s.root", rows, EFTfitCoefficients=terms, wc_names=["c"])
+    with pytest.raises(DataFileError, match=r"an event has 2 EFTfitCoefficients; .*\(c\) make 3"):
+        processed(events)
 
 
 def test_only_certified_sections_of_data_count(tmp_path: Path) -> None:
@@ -413,3 +443,63 @@ def test_an_event_passes_every_cut_of_its_channel(tmp_path: Path) -> None:
         channels = {"x": {"lep_chan_lst": [["x", *named]], **BLOCK}}
         found = cells(processed(events, cuts=cuts, channels=channels)["ht"])
         assert found["x", "signal", "nominal"].expected[0] == total, named
+
+
+def test_corrections_multiply_and_vary_one_at_a_time(tmp_path: Path) -> None:
+    """One of tight leptons, one of events. A lepton that is tight and not loose is none."""
+    rows = [
+        event([muon(40, 0.1, 1), muon(30, -0.2, 1), muon(9, 0.1, 1)], weight=2.0),
+        # the one that fails has no factor, and its rate
+        event([muon(40, 0.1, 1), muon(25, -0.2, 1, tight=False)], weight=3.0),
+    ]
+    points = {"loose": {"cuts": ["pt > 10"]}, "tight": {"cuts": ["id"]}}
+    sides = {side: {"systematic": side} for side in ("up", "down")}
+    nominal = {"systematic": "nominal"}
+    declared = {
+        "sf": {"file": "f", "correction": "sf", "of": "tight", "inputs": {"pt": "Muon_pt"},
+               "choices": nominal, "variations": sides},
+        "pu": {"file": "f", "correction": "pu", "inputs": {"n": "event"},
+               "choices": nominal, "variations": sides},
+    }  # fmt: skip
+    texts = {
+        "sf": correction("sf", {"nominal": "1+0.01*x", "up": "1+0.02*x", "down": "1"}, "pt"),
+        "pu": correction("pu", {"nominal": "2+x", "up": "3+x", "down": "1+x"}, "n"),
+    }
+    processor = TopCoffeaProcessor(
+        {**ANALYSIS, "corrections": declared},
+        WorkingPoints({"Muon": points, "Electron": points}),
+        ["c"],
+        maps=MAPS,
+        corrections=Corrections(declared, texts),
+    )
+    found = cells(processor.process(events_of(tmp_path / "s.root", rows))["ht"])
+    expected = {
+        "nominal": (2 * 1.4 * 1.3 * 2, 3 * 1.4 * 3),
+        "sfUp": (2 * 1.8 * 1.6 * 2, 3 * 1.8 * 3),
+        "sfDown": (2 * 2, 3 * 3),
+        "puUp": (2 * 1.4 * 1.3 * 3, 3 * 1.4 * 4),
+        "puDown": (2 * 1.4 * 1.3 * 1, 3 * 1.4 * 2),
+    }
+    signal = only(found, channel="ss", region="signal")
+    assert signal == {
+        ("ss", "signal", name): (first, first**2) for name, (first, _) in expected.items()
+    }
+    failing = {name: (second, odds(0.2)) for name, (_, second) in expected.items()}
+    # rates vary, with the corrections as they are
+    second = expected["nominal"][1]
+    failing |= {"nonprompt_rate_muUp": (second, odds(0.22))}
+    for name, (weight, odd) in failing.items():
+        assert found["ss", "nonprompt", name] == (weight * odd, (weight * odd) ** 2), name
+    # data are as they are
+    seen = processor.process(events_of(tmp_path / "d.root", rows, data=True))["ht"]
+    assert only(cells(seen), region="signal") == {("ss", "signal", "nominal"): (1, 1)}
+
+
+def test_triggers_are_those_of_the_year(tmp_path: Path) -> None:
+    pair = [muon(40, 0.1, 1), muon(30, -0.2, 1)]
+    rows = [event(pair), event(pair, fired=False)]
+    triggers = [{"paths": ["HLT_B"], "years": ["2018"]}, {"paths": ["HLT_A"], "years": ["2017"]}]
+    # in a year that has none every event counts
+    for year, number in (("2017", 1), ("2022", 2)):
+        events = events_of(tmp_path / f"{year}.root", rows, year=year)
+        assert processed(events, triggers=triggers)["cutflow"]["ss"] == number

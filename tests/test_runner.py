@@ -1,0 +1,169 @@
+"""One task by itself, as a worker does it, on small written files: no cluster."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import hist
+import numpy as np
+import pytest
+import uproot
+from coffea.processor import ProcessorABC
+from processors import MuonPt
+
+from looseleaf.files import adler32
+from looseleaf.processing.checkpoints import Checkpoints, packed
+from looseleaf.processing.fileset import Chunk, EventsSource, Fileset
+from looseleaf.processing.job import Arrival, Group
+from looseleaf.processing.runner import (
+    Partial,
+    ProcessingFailed,
+    ReadingFailed,
+    added,
+    process_task,
+)
+
+# more of it than single precision can add ones to
+HEAVY = 2.0**25
+
+
+def written(path: Path, first: int, number: int, weighted: bool = True) -> EventsSource:
+    """A file of events first, first + 1, ... with a muon of 1 GeV times the number in each."""
+    numbers = np.arange(first, first + number, dtype=np.uint64)
+    weights = np.where(numbers == first, HEAVY, 1.0).astype(np.float32)
+    pt = ak.unflatten(numbers.astype(np.float32), np.ones(number, int))
+    columns = {
+        "run": np.ones(number, np.uint32),
+        "luminosityBlock": np.ones(number, np.uint32),
+        "event": numbers,
+        # a muon is none without them
+        "Muon": ak.zip({"pt": pt, **dict.fromkeys(("eta", "phi", "mass", "charge"), 0 * pt)}),
+        **({"genWeight": weights} if weighted else {}),
+    }
+    with uproot.recreate(path) as file:
+        types = {key: ak.type(value).content for key, value in columns.items()}
+        file.mktree("Events", types).extend(columns)
+    with uproot.open(path) as file:
+        identity = str(file.file.uuid)
+    total = float(weights.astype(float).sum()) if weighted else float(number)
+    return EventsSource(
+        path.name, str(path), "", identity, path.stat().st_size, adler32(path), number, total
+    )
+
+
+class Numbers(ProcessorABC):
+    """The events' numbers in the order in which they come, and their muons' momenta."""
+
+    def process(self, events: Any) -> dict[str, Any]:
+        if ak.any(events.Muon.pt == 13):
+            raise ZeroDivisionError("unlucky")
+        return {
+            "numbers": events.event.to_list(),
+            "pt": float(ak.sum(events.Muon[events.metadata.get("pt", "pt")])),
+        }
+
+    def postprocess(self, accumulator: Any) -> Any:
+        return accumulator
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[EventsSource]:
+    return [written(tmp_path / "a.root", 100, 10), written(tmp_path / "b.root", 300, 5)]
+
+
+def test_a_task_reads_its_entries_once_and_in_their_order(files: list[EventsSource]) -> None:
+    a, b = files
+    chunks = [Chunk("d", a, 2, 5), Chunk("d", a, 5, 10), Chunk("d", b, 0, 4)]
+    found, records = process_task(Numbers(), chunks, {"dataset": "d"}, worker="w", tries=2)
+    numbers = [*range(102, 110), *range(300, 304)]
+    assert found == {"numbers": numbers, "pt": float(sum(numbers))}
+    told = [(r.file, r.start, r.stop, r.events, r.sum_of_weights) for r in records]
+    assert told == [
+        ("a.root", 2, 5, 3, 3.0), ("a.root", 5, 10, 5, 5.0), ("b.root", 0, 4, 4, HEAVY + 3)
+    ]  # fmt: skip
+    assert {(r.worker, r.tries) for r in records} == {("w", 2)}
+    # each chunk tells of its own bytes: the second reads the same baskets again, and no more
+    first, second = (r.cost["bytes_read"] for r in records if r.file == "a.root")
+    assert 0 < second <= first < a.bytes
+
+
+def test_without_weights_each_event_counts_one(tmp_path: Path) -> None:
+    file = written(tmp_path / "d.root", 50, 6, weighted=False)
+    _, (record,) = process_task(Numbers(), [Chunk("d", file, 1, 6)], {"dataset": "d"})
+    assert record.sum_of_weights == 5
+
+
+def test_a_branch_stands_in_for_one_that_is_missing(files: list[EventsSource]) -> None:
+    """The first of those that there are."""
+    chunk = Chunk("d", files[0], 0, 3)
+    about = {"aliases": {"Muon_best": ["Muon_absent", "Muon_pt", "genWeight"]}, "pt": "best"}
+    assert process_task(Numbers(), [chunk], about)[0]["pt"] == 303
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"uuid": "x"}, r"is another file \(uuid .*\) than the manifest's \(x\)"),
+        ({"events": 11}, "holds 10 events, the manifest says 11"),
+        ({"events": 9}, "holds 10 events, the manifest says 9"),
+        ({"adler32": "0000000a"}, "its content has changed since it was written"),
+    ],
+)
+def test_a_file_that_the_manifest_does_not_mean_is_refused(
+    files: list[EventsSource], changes: dict[str, Any], told: str
+) -> None:
+    """As one that could not be read, so that it is tried again."""
+    chunk = Chunk("d", replace(files[0], **changes), 0, 5)
+    with pytest.raises(ReadingFailed, match=rf"dataset d, a\.root entries 0-5: .*{told}"):
+        process_task(Numbers(), [chunk], {"dataset": "d"})
+
+
+def test_after_a_failure_a_file_is_opened_anew(tmp_path: Path) -> None:
+    """What stands there by then may be another."""
+    file = written(tmp_path / "a.root", 10, 5)
+    with pytest.raises(ProcessingFailed, match="unlucky") as problem:
+        process_task(Numbers(), [Chunk("d", file, 0, 5)], {"dataset": "d"})
+    assert not isinstance(problem.value, ReadingFailed)
+    other = written(tmp_path / "b.root", 20, 5)
+    shutil.move(other.url, file.url)
+    with pytest.raises(ReadingFailed, match="is another file"):
+        process_task(Numbers(), [Chunk("d", file, 0, 3)], {"dataset": "d"})
+
+
+def test_sums_have_the_order_of_their_parts() -> None:
+    """As categories show, which stand in the order in which they came."""
+
+    def part(*names: str) -> Partial:
+        counted = hist.Hist(hist.axis.StrCategory([], growth=True, name="n"))
+        counted.fill(n=list(names))
+        return Partial({"h": counted}, [], {})
+
+    total = added(part("b", "a"), part("c", "a")).accumulator["h"]
+    assert list(total.axes[0]) == ["b", "a", "c"]
+    assert total.values().tolist() == [1, 2, 1]
+
+
+def test_a_result_that_was_damaged_on_its_way_is_not_kept(tmp_path: Path) -> None:
+    file = EventsSource("a.root", "/a.root", "", "u", 1, None, 7, 7.0)
+    tasks = [(Chunk("d", file, 0, 4),), (Chunk("d", file, 4, 7),)]
+    fileset = Fileset("d", (file,), {}, {}, "r")
+    group, kept = Group(fileset, tasks, ["k0", "k1"]), Checkpoints(tmp_path)
+    whole = packed(Partial({"n": 1}, [], {}))
+    Arrival(group, [0], {range(1): whole}).keep(kept)
+    assert (kept.whole(), group.there) == ({"k0"}, {range(1)})
+    changed = bytearray(whole)
+    changed[len(whole) // 2] ^= 1
+    for damaged in (whole[:-3], bytes(changed)):
+        with pytest.raises(ProcessingFailed, match=r"d, a\.root entries 4- .*damaged on its way"):
+            Arrival(group, [1], {range(1, 2): damaged}).keep(kept)
+    assert (kept.whole(), group.there) == ({"k0"}, {range(1)})
+
+
+def test_weighted_muons_of_several_chunks(files: list[EventsSource]) -> None:
+    chunks = [Chunk("d", files[0], 0, 4), Chunk("d", files[0], 4, 10)]
+    found, _ = process_task(MuonPt(), chunks, {"dataset": "d"})
+    # all above the axis
+    assert found["pt"].values(flow=True)[-1] == HEAVY + 9
+    assert found["events"] == {"d": 10}
