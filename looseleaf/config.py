@@ -16,7 +16,7 @@ from typing import Any
 
 import jsonschema
 
-from looseleaf.das import names as das_names
+from looseleaf import dataset_names as das_names
 from looseleaf.errors import ConfigError, shown
 from looseleaf.objects import names
 from looseleaf.objects.branches import is_theory_weight

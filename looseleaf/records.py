@@ -17,6 +17,8 @@ CATALOGUE_FORMAT = "looseleaf-catalogue/1"
 SNAPSHOT_FORMAT = "looseleaf-das/1"
 # what a finished transform leaves on the volume and as its target
 MANIFEST_FORMAT = "looseleaf-manifest/4"
+# what a processed dataset leaves beside its histograms
+LEDGER_FORMAT = "looseleaf-ledger/1"
 # words in names of samples that aren't primary datasets
 NO_PRIMARY = re.compile(r".{1,2}|data|run|ver|hipm|apv|listed|.*skim|(pre|post)(vfp|ee|bpix)", re.I)
 
@@ -88,6 +90,17 @@ MANIFEST = {
 }
 
 
+# what a ledger says that normalises a dataset
+ORIGINAL = {
+    "events": COUNT,
+    "sum_of_weights": NUMBER,
+    "eft_sums": EFT_SUMS,
+    "theory_sums": THEORY_SUMS,
+    "lumi_sections": (SECTIONS,),
+    "certified_sections": (SECTIONS,),
+}
+
+
 def read_manifest(
     path: str | Path, shape: Mapping[str, Any] = MappingProxyType(MANIFEST)
 ) -> dict[str, Any]:
@@ -101,6 +114,21 @@ def read_manifest(
         )
     check(value, shape, str(path))
     return value
+
+
+def read_ledger(path: str | Path, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """A ledger, checked for what is to be read of it; `DataFileError` names the file and the place
+    at fault."""
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("format") != LEDGER_FORMAT:
+        raise DataFileError(f"{path}: not of the format {LEDGER_FORMAT!r}")
+    check(value, shape, str(path))
+    return value
+
+
+def original_of(path: str | Path) -> dict[str, Any]:
+    """What a ledger says of a dataset's original events: the sums that normalise it."""
+    return read_ledger(path, {"original": ORIGINAL})["original"]
 
 
 @dataclass(frozen=True)

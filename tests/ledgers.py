@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from looseleaf.files import write_json
-from looseleaf.processing.ledger import FORMAT
+from looseleaf.records import LEDGER_FORMAT
 
 ORIGINAL = {
     "events": 1,
@@ -19,4 +19,4 @@ ORIGINAL = {
 
 def write_ledger(path: Path, original: Mapping[str, Any]) -> None:
     """Write a ledger that says `original` of the events before the skim."""
-    write_json(path, {"format": FORMAT, "original": {**ORIGINAL, **original}})
+    write_json(path, {"format": LEDGER_FORMAT, "original": {**ORIGINAL, **original}})

@@ -12,6 +12,8 @@ from ledgers import write_ledger
 
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json
+from looseleaf.histograms.coverage import coverage
+from looseleaf.objects.names import COVERAGE
 from looseleaf.topcoffea.combine import combine, up_and_down
 from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.normalisation import check_coefficients, factors_of
@@ -75,7 +77,7 @@ class Combined:
         parts: Mapping[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]],
     ) -> None:
         for name, (_, original, found) in parts.items():
-            write_histograms(folder / f"{name}.h5", found, {})
+            write_histograms(folder / f"{name}.h5", {COVERAGE: coverage(["x"]), **found}, {})
             write_ledger(folder / f"{name}.json", original)
         combine(
             analysis,
@@ -191,12 +193,12 @@ def test_variations_of_processes_and_years(tmp_path: Path) -> None:
     seen = [
         ("one", "signal", "nominal", 0.5, 1.0),
         *[("one", "nonprompt", label, 0.5, weight) for label, weight in
-          (("nominal", 10.0), ("nonprompt_rateUp", 12.0))],
+          (("nominal", 10.0), ("nonprompt_rate_muonUp", 12.0))],
         *[("one", "flips", label, 0.5, weight) for label, weight in
           (("nominal", 20.0), ("flips_rateUp", 23.0))],
     ]  # fmt: skip
     prompt = [("one", "nonprompt", "nominal", 0.5, 2.0),
-              ("one", "nonprompt", "nonprompt_rateUp", 0.5, 3.0)]  # fmt: skip
+              ("one", "nonprompt", "nonprompt_rate_muonUp", 0.5, 3.0)]  # fmt: skip
     first = signal(nominal=4.0, sfUp=4.5, jesUp=5.0, isrUp=3.0, isrDown=6.0, fsrUp=2.0, fsrDown=1.0)
     made = Combined(tmp_path, analysis, {
         "b": (dataset("tt", "2017", 0.3), of(600.0, theory_sums=sums),
@@ -230,7 +232,7 @@ def test_variations_of_processes_and_years(tmp_path: Path) -> None:
     assert counted == {"nominal": 1.0}
     nonprompt = {name: value for name, value in made.varied("nonprompt").items() if value}
     assert nonprompt["nominal"] == pytest.approx(10 - 2)
-    assert nonprompt["nonprompt_rateUp"] == pytest.approx(12 - 3)
+    assert nonprompt["nonprompt_rate_muonUp"] == pytest.approx(12 - 3)
     assert "flips_rateUp" not in nonprompt
     flips = {name: value for name, value in made.varied("flips").items() if value}
     assert flips == {"nominal": 20.0, "flips_rateUp": 23.0}
@@ -357,7 +359,7 @@ def test_variations_are_not_in_the_yields(tmp_path: Path) -> None:
     made = Combined(tmp_path, ANALYSIS, {
         "b": (dataset("tt", "2017"), of(1000.0), {"x": filled(events)}),
         "d": (dataset("data", "2017"), of(0.0), {"x": filled([
-            ("one", "flips", "nominal", 0.5, 1.0), ("one", "flips", "nonprompt_rateUp", 0.5, 9.0),
+            ("one", "flips", "nominal", 0.5, 1.0), ("one", "flips", "nonprompt_rate_muonUp", 0.5, 9.0),
         ])}),
     })  # fmt: skip
     assert made.at("one", "tt") == about(2.0, 2.0)

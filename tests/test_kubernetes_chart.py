@@ -364,7 +364,12 @@ def account(tmp_path: Path) -> tuple[Path, Path, dict[str, Any]]:
         "eft_sums_in": None,
         "theory_sums_in": {},
         "lumi_sections": {"1": [[1, 2]]},
-        "cost": {"seconds": 1.0},
+        "normalised_by": "Events",
+        "held": {"events": 2, "sum_of_weights": 2.0},
+        "not_finite": {},
+        "missing": {},
+        "bare": False,
+        "cost": {"events": 2, "bytes_read": 9, "wall_s": 1, "cpu_s": 1, "peak_rss_bytes": 9},
     }
     return tmp_path / "1.json", output, result
 

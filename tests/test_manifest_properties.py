@@ -19,8 +19,7 @@ from looseleaf.files import digest
 from looseleaf.histograms.store import write_uhi
 from looseleaf.processing.columns import losses_of_columns
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
-from looseleaf.processing.ledger import FORMAT, original_of
-from looseleaf.records import MANIFEST_FORMAT, FileRecord
+from looseleaf.records import LEDGER_FORMAT, MANIFEST_FORMAT, FileRecord, original_of
 from looseleaf.servicex.request import MANIFEST, Request, Source
 from looseleaf.servicex.transform import FileResult
 from looseleaf.servicex.volume import complete_manifest, made_before, told_of
@@ -87,7 +86,7 @@ def ledger() -> dict[str, Any]:
     }
     chunk = {"worker": "0", "cost": COST}
     return {
-        "format": FORMAT,
+        "format": LEDGER_FORMAT,
         "dataset": "d",
         "original": original,
         "chunks": [chunk, chunk],

@@ -16,7 +16,6 @@ from looseleaf.errors import DataFileError
 from looseleaf.files import read_json
 from looseleaf.histograms.store import read_uhi
 from looseleaf.losses import Loss
-from looseleaf.processing import ledger as ledgers
 from looseleaf.records import read_catalogue
 from looseleaf.shape import COUNT, NUMBER, TEXT, check
 
@@ -145,7 +144,7 @@ def _measured(value: Any) -> float | None:
 def read_ledger(path: str | Path) -> Account:
     """The chunks and losses in a ledger at <stage>/<analysis>/<dataset>.ledger.json."""
     stage = Path(path).parent.parent.name
-    ledger = ledgers.read_ledger(path, LEDGER)
+    ledger = records.read_ledger(path, LEDGER)
     dataset = ledger["dataset"]
     chunks = [
         ChunkCost(stage, dataset, chunk["worker"], _made(Cost, chunk["cost"]))

@@ -12,8 +12,8 @@ from typing import Any
 
 from looseleaf.das.ask import Answer, Asking, ask
 from looseleaf.das.catalogue import from_files, total
-from looseleaf.das.names import parts_of, unextended, unversioned
 from looseleaf.das.query import parse
+from looseleaf.dataset_names import parts_of, unextended, unversioned
 from looseleaf.errors import DataFileError, LookupFailed
 from looseleaf.files import write_json
 from looseleaf.records import SNAPSHOT_FORMAT, FileRecord, read_snapshot

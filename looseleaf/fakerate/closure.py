@@ -26,7 +26,6 @@ from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.names import COVERAGE, ENTRIES
 from looseleaf.objects.rates import RateMap
 from looseleaf.objects.weights import scale_to_luminosity
-from looseleaf.processing.ledger import original_of
 from looseleaf.processing.stage import (
     DatasetFiles,
     Running,
@@ -34,6 +33,7 @@ from looseleaf.processing.stage import (
     event_metadata,
     process_datasets,
 )
+from looseleaf.records import original_of
 
 # a chi-squared of fewer events than these in a bin is none; such bins are merged into the next
 MINIMUM_EVENTS = 10

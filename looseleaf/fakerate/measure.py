@@ -28,7 +28,7 @@ from looseleaf.histograms.store import read_uhi, write_correction, write_root, w
 from looseleaf.losses import Loss
 from looseleaf.objects.names import COVERAGE, ENTRIES, MAP_ENTRIES, NOMINAL, POINT, POINTS
 from looseleaf.objects.weights import scale_to_luminosity
-from looseleaf.processing.ledger import original_of
+from looseleaf.records import original_of
 
 # empty bins that a message names
 SHOWN = 5

@@ -4,42 +4,14 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from looseleaf.errors import DataFileError, Shortfall
-from looseleaf.files import read_json
+from looseleaf.errors import Shortfall
 from looseleaf.processing.fileset import EventsSource, Fileset
-from looseleaf.records import EFT_SUMS, SECTIONS, THEORY_SUMS
-from looseleaf.shape import COUNT, NUMBER, check
+from looseleaf.records import LEDGER_FORMAT
 
-FORMAT = "looseleaf-ledger/1"
 # sums in double precision over the same numbers, in another order
 RELATIVE_TOLERANCE = 1e-9
-# what normalises a dataset again
-ORIGINAL = {
-    "events": COUNT,
-    "sum_of_weights": NUMBER,
-    "eft_sums": EFT_SUMS,
-    "theory_sums": THEORY_SUMS,
-    "lumi_sections": (SECTIONS,),
-    "certified_sections": (SECTIONS,),
-}
-
-
-def read_ledger(path: str | Path, shape: Mapping[str, Any]) -> dict[str, Any]:
-    """A ledger, checked for what is to be read of it; `DataFileError` names the file and the place
-    at fault."""
-    value = read_json(path)
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise DataFileError(f"{path}: not of the format {FORMAT!r}")
-    check(value, shape, str(path))
-    return value
-
-
-def original_of(path: str | Path) -> dict[str, Any]:
-    """What a ledger says of a dataset's original events: the sums that normalise it."""
-    return read_ledger(path, {"original": ORIGINAL})["original"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +61,7 @@ def ledger_of(
         shown = problems[:10] + ([f"and {len(problems) - 10} more"] if len(problems) > 10 else [])
         raise Shortfall(f"dataset {fileset.dataset}: " + "; ".join(shown))
     return {
-        "format": FORMAT,
+        "format": LEDGER_FORMAT,
         "dataset": fileset.dataset,
         "request_id": fileset.request_id,
         "original": dict(fileset.original),

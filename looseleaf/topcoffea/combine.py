@@ -14,7 +14,7 @@ from looseleaf.files import whole, write_json
 from looseleaf.histograms.coverage import observable_edges, refuse_most_beyond, weighed
 from looseleaf.objects.columns import varies
 from looseleaf.objects.names import COVERAGE
-from looseleaf.processing.ledger import original_of
+from looseleaf.records import original_of
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, SIGNAL, weighed_alone
 from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.naming import card_channel

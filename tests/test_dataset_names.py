@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from looseleaf.config import load
 from looseleaf.das.lookup import check_kindred
-from looseleaf.das.names import campaign, may_match_the_same, pattern_of_both
+from looseleaf.dataset_names import campaign, may_match_the_same, pattern_of_both
 from looseleaf.errors import ConfigError, LookupFailed
 
 CAMPAIGN = "RunIISummer20UL18NanoAODv9-106X_upgrade2018_realistic_v16_L1v1"
