@@ -10,7 +10,7 @@ from typing import Any
 from looseleaf.errors import DataFileError, Shortfall
 from looseleaf.files import read_json
 from looseleaf.processing.fileset import EventsSource, Fileset
-from looseleaf.records import EFT_SUMS, SECTIONS, THEORY_SUMS
+from looseleaf.records import EFT_SUMS, LEFT_OUT, SECTIONS, THEORY_SUMS
 from looseleaf.shape import COUNT, NUMBER, check
 
 FORMAT = "looseleaf-ledger/1"
@@ -24,6 +24,7 @@ ORIGINAL = {
     "theory_sums": THEORY_SUMS,
     "lumi_sections": (SECTIONS,),
     "certified_sections": (SECTIONS,),
+    "left_out": LEFT_OUT,
 }
 
 
