@@ -472,8 +472,8 @@ def _check_analysis(
 
 
 def _check_events_once(analysis: Mapping[str, Any], datasets: Mapping[str, Any], file: str) -> None:
-    """Refuse datasets that hold the same events, or that are each normalised to the cross section
-    that they have together."""
+    """Refuse datasets that hold the same events, or that are parts of one simulation, each of which
+    would be normalised by itself."""
     mine = {name: datasets[name]["das"] for name in dataset_names(analysis)}
     of_events: dict[tuple[str, str, str], str] = {}
     for name, das in mine.items():
@@ -496,15 +496,17 @@ def _check_events_once(analysis: Mapping[str, Any], datasets: Mapping[str, Any],
         seen: dict[tuple[Any, ...], str] = {}
         for name in group:
             dataset = datasets[name]
-            primary, processed, _ = das_names.parts_of(dataset["das"])
-            when = dataset.get("year"), das_names.campaign(processed)
-            key = (primary, *when, dataset.get("xsec_pb"))
-            if not dataset["data"] and key in seen:
-                raise ConfigError(_twice_the_cross_section(seen[key], name, datasets, file))
+            primary, processed, tier = das_names.parts_of(dataset["das"])
+            key = (primary, dataset.get("year"), das_names.campaign(processed))
+            # users' skims of one simulation may have no event in common
+            if dataset["data"] or tier == "USER":
+                continue
+            if key in seen:
+                raise ConfigError(_parts_of_one(seen[key], name, datasets, file))
             seen[key] = name
 
 
-def _twice_the_cross_section(one: str, other: str, datasets: Mapping[str, Any], file: str) -> str:
+def _parts_of_one(one: str, other: str, datasets: Mapping[str, Any], file: str) -> str:
     a, b = datasets[one]["das"], datasets[other]["das"]
     joint = das_names.pattern_of_both(a, b)
     cure = (
@@ -513,8 +515,8 @@ def _twice_the_cross_section(one: str, other: str, datasets: Mapping[str, Any], 
         else f"declare one dataset instead, das: {joint}, so that their sums of weights add up"
     )
     return (
-        f"{file}: datasets: {one} ({a}) and {other} ({b}) are the same simulation, each with the "
-        f"whole cross section of {datasets[one]['xsec_pb']:g} pb, which would count twice: {cure}"
+        f"{file}: datasets: {one} ({a}) and {other} ({b}) are parts of one simulation, each "
+        f"normalised by itself: {cure}"
     )
 
 

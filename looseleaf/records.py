@@ -80,11 +80,12 @@ RESULT = {
     "bare": FLAG,
     "cost": COST,
 }
+LEFT_OUT = [{"name": TEXT, "events": (COUNT,)}]
 MANIFEST = {
     "request_id": TEXT,
     "request": {"cut": (TEXT,)},
     "folder": TEXT,
-    "left_out": [{"name": TEXT, "events": (COUNT,)}],
+    "left_out": LEFT_OUT,
     "totals": {"events_in": COUNT, "sum_of_weights_in": NUMBER},
     "files": [RESULT],
 }
@@ -98,6 +99,7 @@ ORIGINAL = {
     "theory_sums": THEORY_SUMS,
     "lumi_sections": (SECTIONS,),
     "certified_sections": (SECTIONS,),
+    "left_out": LEFT_OUT,
 }
 
 

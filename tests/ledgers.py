@@ -14,6 +14,7 @@ ORIGINAL = {
     "theory_sums": {},
     "lumi_sections": None,
     "certified_sections": None,
+    "left_out": [],
 }
 
 

@@ -52,17 +52,25 @@ def test_an_extension_at_the_whole_cross_section(
     main_config: dict[str, Any], repo: Path, tmp_path: Path
 ) -> None:
     message = told(main_config, repo, tmp_path, a={"das": BASE}, b={"das": EXTENSION})
-    assert f"a.yaml: datasets: a ({BASE}) and b ({EXTENSION}) are the same simulation" in message
-    assert "the whole cross section of 832 pb" in message
+    assert (
+        f"a.yaml: datasets: a ({BASE}) and b ({EXTENSION}) are parts of one simulation" in message
+    )
+    assert "each normalised by itself: declare" in message
     assert f"declare one dataset instead, das: {BOTH}, so that" in message
     # which the lookup takes
     assert all(fnmatchcase(name, BOTH) for name in (BASE, EXTENSION))
     check_kindred(BOTH, [BASE, EXTENSION])
     loaded(main_config, repo, tmp_path, a={"das": BOTH})
-    # other years, other shares of the cross section, another role
+    # whatever share of the cross section each has
+    halves = ({"das": name, "xsec_pb": x} for name, x in ((BASE, 416.0), (EXTENSION, 417.0)))
+    again = told(main_config, repo, tmp_path, **dict(zip("ab", halves, strict=True)))
+    assert again.endswith(f"das: {BOTH}, so that their sums of weights add up")
+    # users' skims may have no event in common
+    skims = (f"/TT/jdoe-skim_{name}-abc/USER" for name in ("sl", "dl"))
+    loaded(main_config, repo, tmp_path, **{n: {"das": s} for n, s in zip("ab", skims, strict=True)})
+    # other years, another role
     years = ({"year": "2017"}, {"year": "2018"})
     loaded(main_config, repo, tmp_path, a={"das": BASE} | years[0], b={"das": EXTENSION} | years[1])
-    loaded(main_config, repo, tmp_path, a={"das": BASE}, b={"das": EXTENSION, "xsec_pb": 83.0})
     loaded(main_config, repo, tmp_path, group="subtract", a={"das": BASE}, b={"das": EXTENSION})
     # without normalisation events add up
     counts = {"weights": "counts", "interval": "clopper-pearson"}
@@ -74,8 +82,9 @@ def test_another_processing_of_the_same_simulation(
 ) -> None:
     other = "/TT/RunIISummer20UL18NanoAODv2-106X_upgrade2018_realistic_v15_L1v1-v1/NANOAODSIM"
     message = told(main_config, repo, tmp_path, a={"das": BASE}, b={"das": other})
-    assert "are the same simulation" in message
-    assert message.endswith("which would count twice: keep one of them")
+    assert message.endswith(
+        "are parts of one simulation, each normalised by itself: keep one of them"
+    )
     for apart in (other.replace("UL18", "UL17"), other.replace("/TT/", "/TTTo2L2Nu/")):
         loaded(main_config, repo, tmp_path, a={"das": BASE}, b={"das": apart})
 

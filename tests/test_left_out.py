@@ -119,7 +119,10 @@ def test_the_loss_is_in_manifest_fileset_and_ledger(tmp_path: Path) -> None:
     assert value["request_id"] != whole["request_id"]
     assert value["files"] == [first, last]
     expected = first["sum_of_weights_in"] + last["sum_of_weights_in"]
-    for data, words in ((False, "normalised to the events that are read"), (True, "lumi_ifb")):
+    for data, words in (
+        (False, "normalised to the events that are read."),
+        (True, "Reduce lumi_ifb by"),
+    ):
         fileset = from_manifest("q", manifest, {"data": data})
         assert fileset.original["events"] == 2000
         assert fileset.original["sum_of_weights"] == expected
@@ -132,7 +135,7 @@ def test_the_loss_is_in_manifest_fileset_and_ledger(tmp_path: Path) -> None:
             "events",
             "leave_out",
         )
-        assert f"{left['source']} is left out with its 1000 events" in loss.message
+        assert f"{left['source']} is left out with its 1000 events. " in loss.message
         assert words in loss.message
     # a manifest of the same files, none left out, is another
     (tmp_path / "das.json").unlink()
@@ -160,7 +163,7 @@ def test_files_are_counted_where_events_are_not_known(tmp_path: Path) -> None:
     manifest.write_text(json.dumps(value))
     (loss,) = from_manifest("q", manifest, {}).losses
     assert (loss.count, loss.of, loss.unit) == (1, 4, "files")
-    assert loss.message.startswith("/store/x.root is left out: ")
+    assert loss.message.startswith("/store/x.root is left out. ")
     fileset = from_manifest("q", manifest, {})
     with pytest.raises(Exception, match="were not processed"):
         ledger_of(fileset, [], {})
@@ -202,6 +205,9 @@ def test_a_listed_sample_leaves_out_too(tmp_path: Path) -> None:
     assert found["nominal"] == pytest.approx(2.0 * 3.0 * 1000 / 400.0, rel=1e-12)
     unknown = [{"name": "/store/b.root", "events": None}]
     assert factors_of("t", dataset, analysis, {**original, "left_out": unknown}) == found
+    more = {**original, "events": 301, "left_out": unknown}
+    with pytest.raises(DataFileError, match="nEvents: 300 are stated, the files of t have 301"):
+        factors_of("t", dataset, analysis, more)
     wrong = [{"name": "/store/b.root", "events": 99}]
     with pytest.raises(DataFileError, match="nEvents: 300 are stated, the files of t have 299"):
         factors_of("t", dataset, analysis, {**original, "left_out": wrong})

@@ -83,6 +83,7 @@ def ledger() -> dict[str, Any]:
         "theory_sums": {"LHEScaleWeight": [60.0, None, 80.0]},
         "lumi_sections": {"1": [[1, 3]]},
         "certified_sections": None,
+        "left_out": [],
     }
     chunk = {"worker": "0", "cost": COST}
     return {

@@ -792,6 +792,12 @@ def test_three_lines_of_a_notebook(filesets: dict[str, Fileset], tmp_path: Path)
     (tmp_path / "both.yaml").write_text(yaml.safe_dump({**settings, "triggers": both[1:]}))
     with pytest.raises(ConfigError, match="'SingleMuon': no trigger is of primary SingleMuon"):
         configured(tmp_path / "both.yaml", tmp_path / "SingleMuon.json", *ways[1:])
+    # a file that is left out isn't read
+    (tmp_path / "t.json").write_text(
+        json.dumps({**listed, "files": [*listed["files"], "/bad.root"], "leave_out": ["/bad.root"]})
+    )
+    fileset, _ = configured(tmp_path / "analysis.yaml", *ways)
+    assert list(fileset["t"]["files"]) == listed["files"]
     # 22 coefficients keep no quartics unless they are asked for
     many = {**listed, "WCnames": [f"c{index}" for index in range(22)]}
     (tmp_path / "t.json").write_text(json.dumps(many))

@@ -273,10 +273,10 @@ def test_a_file_skimmed_elsewhere_is_normalised_by_runs(
     """Events keeps weights 1 to 8, of which 36 are the sum; Runs knows of 20 events in two runs."""
     known = runs([12, 8], [30.5, 40.0], older=older)
     part = write(tmp_path / "part.root", Events=events_of(), Runs=known)
-    rest = write(tmp_path / "rest.root", Events=events_of(), Runs=runs([8], [99.0]))
+    rest = write(tmp_path / "rest.root", Events=events_of(), Runs=runs([8], [36.0]))
     fileset = dataset_of(tmp_path / "d", [part, rest], cut="nMuon > 0", output_format=output)
     assert fileset.original["events"] == 20 + 8
-    # the second file is whole: its own weights count, which somebody may have changed
+    # the second file is whole
     assert fileset.original["sum_of_weights"] == 70.5 + 36.0
     assert fileset.original["normalised_by"] == {
         "Runs": {
@@ -372,6 +372,35 @@ def test_runs_that_knows_of_fewer_events_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "b.root", Events=events_of(), Runs=runs([9], [np.nan]))
     with pytest.raises(DataFileError, match=r"genEventSumw in its tree Runs is not a number"):
         transformed(path, tmp_path / "out.root")
+
+
+@pytest.mark.parametrize(("total", "right"), [(36.03, True), (36.04, False), (-36.0, False)])
+def test_runs_that_knows_of_another_sum_is_refused(
+    tmp_path: Path, total: float, right: bool
+) -> None:
+    path = write(tmp_path / "a.root", Events=events_of(), Runs=runs([8], [total]))
+    if right:
+        assert transformed(path, tmp_path / "out.root").sum_of_weights_in == 36.0
+        return
+    message = rf"the weights of its 8 events add up to 36, its tree Runs says {total:g}: one of"
+    with pytest.raises(DataFileError, match=message):
+        transformed(path, tmp_path / "out.root")
+
+
+def test_merged_skims_of_which_one_is_as_long_as_the_words_of_the_other(tmp_path: Path) -> None:
+    """hadd keeps the words of the first file: it kept 5 of 8 events, the second none of 12."""
+    made = tmp_path / "skim.root"
+    transformed(write(tmp_path / "a.root", Events=events_of()), made, cut="nMuon > 0")
+    said = read_original(made)
+    with uproot.open(made) as file:
+        events = file["Events"].arrays()
+    held = {name: events[name] for name in events.fields}
+    merged = write(tmp_path / "merged.root", Events=held, Runs=runs([8, 12], [36.0, 14.0]))
+    with uproot.update(merged) as file:
+        file["original"] = json.dumps(said)
+    found = transformed(merged, tmp_path / "out.root")
+    assert (found.events_in, found.events_out, found.sum_of_weights_in) == (20, 5, 50.0)
+    assert found.normalised_by == "Runs"
 
 
 def test_runs_of_data_says_nothing_of_weights(tmp_path: Path) -> None:
@@ -559,7 +588,8 @@ def test_a_trigger_that_no_file_has_is_refused_with_near_names(tmp_path: Path) -
     with pytest.raises(
         DataFileError,
         match=r"dataset d: none of its files \(2\) has the trigger HLT_Mu71 or HLT_Mu27; they have "
-        r"HLT_Mu17",
+        r"HLT_Mu17, HLT_Mu8: .*put HLT_Mu71 into the paths of another trigger, or give the trigger "
+        "the years that have it",
     ):
         losses_of_columns(fileset, columns, [])
 

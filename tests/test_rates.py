@@ -6,10 +6,10 @@ import awkward as ak
 import hist
 import numpy as np
 import pytest
+from ledgers import write_ledger
 
 from looseleaf.errors import DataFileError
 from looseleaf.fakerate.closure import agreement, merging, totals
-from looseleaf.files import write_json
 from looseleaf.histograms.store import write_uhi
 from looseleaf.objects.rates import RateMap, predict, stacked
 
@@ -202,7 +202,7 @@ def test_prompt_leptons_are_taken_from_the_prediction_and_added_beside_it(tmp_pa
     found = {"d": group(120, 50, 400), "w": group(35, 5, 40)}
     for name, histograms in found.items():
         write_uhi(tmp_path / f"{name}.json", histograms, {})
-        write_json(tmp_path / f"{name}.ledger.json", {"original": {"sum_of_weights": 1.0}})
+        write_ledger(tmp_path / f"{name}.ledger.json", {"sum_of_weights": 1.0})
     total = totals(
         analysis,
         declared,

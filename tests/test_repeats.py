@@ -16,7 +16,12 @@ from looseleaf.errors import DataFileError, LookupFailed
 from looseleaf.files import read_json
 from looseleaf.processing.repeats import refuse_repeats
 from looseleaf.processing.runner import Limits
-from looseleaf.processing.stage import DatasetFiles, Running, process_datasets
+from looseleaf.processing.stage import (
+    DatasetFiles,
+    Running,
+    event_metadata,
+    process_datasets,
+)
 from looseleaf.records import FileRecord, write_catalogue
 from looseleaf.servicex.embedded import Embedded
 from looseleaf.servicex.request import request_from_das
@@ -144,8 +149,8 @@ def test_a_copy_of_which_nothing_was_known(tmp_path: Path) -> None:
     uuid = manifest["files"][0]["source_uuid"]
     assert message == (
         "/store/a.root (dataset d) and /store/b.root (dataset d) are copies of one file (uuid "
-        f"{uuid}): its 50 events would count twice; leave_out of the dataset can name one of the "
-        "files"
+        f"{uuid}): its 50 events would count twice; name one of the two files in leave_out of its "
+        "dataset"
     )
     # one of them in another dataset of the analysis
     apart = {
@@ -223,13 +228,13 @@ def test_events_of_data_that_two_files_have(tmp_path: Path) -> None:
     ]
     message = refusal({"d": manifest}, DATA)
     assert message == (
-        "/store/a.root (dataset d) and /store/b.root (dataset d) both have event "
-        f"{kept[0]} of run 5, luminosity section 2, and {len(kept)} events are there twice in "
-        "all; leave_out of the dataset can name one of the files"
+        f"/store/a.root (dataset d) and /store/b.root (dataset d) share {len(kept)} events (the "
+        f"first: run 5, section 2, event {kept[0]}); name one of the two files in leave_out of its "
+        "dataset"
     )
     a, b, c = manifest["files"]
     apart = {"d": {**manifest, "files": [a, c]}, "e": {**manifest, "files": [b]}}
-    assert "(dataset d) and /store/b.root (dataset e) both have" in refusal(apart, DATA, DATA)
+    assert "(dataset d) and /store/b.root (dataset e) share" in refusal(apart, DATA, DATA)
     # another primary dataset may have them, where triggers say whose an event is
     refuse_repeats(apart, {"d": DATA, "e": {**DATA, "primary": ["EGamma"]}})
     # simulation's numbers prove nothing
@@ -243,5 +248,70 @@ def test_an_event_that_one_file_has_twice(tmp_path: Path) -> None:
     message = refusal({"d": made(tmp_path, "s")}, DATA)
     first = next(number for number in range(40) if len(muons_of(number)))
     assert message == (
-        f"/store/a.root (dataset d) has event {first} of run 5, luminosity section 1, twice"
+        f"/store/a.root (dataset d) has event {first} of run 5, section 1, twice: make the file "
+        "again, or name it in leave_out of its dataset"
     )
+
+
+def test_the_only_file_has_its_events_twice(tmp_path: Path) -> None:
+    numbers = np.array([n for n in range(20) if len(muons_of(n))][:3])
+    written(tmp_path / "s/a.root", np.tile(numbers, 2), 1, data=True)
+    manifest = made(tmp_path, "s")
+    assert f"has event {numbers[0]} of run 5, section 1, twice" in refusal({"d": manifest}, DATA)
+    refuse_repeats({"d": manifest}, {"d": SIMULATION})
+
+
+def test_one_event_in_two_primary_datasets(tmp_path: Path) -> None:
+    number = np.array([n for n in range(20) if len(muons_of(n))][:1])
+    for name in "st":
+        written(tmp_path / name / f"{name}.root", number, 1, data=True)
+    both = {name: made(tmp_path, name) for name in "st"}
+    refuse_repeats(both, {"s": DATA, "t": {**DATA, "primary": ["MuonEG"]}})
+    message = refusal(both, DATA, DATA)
+    assert "/store/s.root (dataset s) and /store/t.root (dataset t) hold the same 1" in message
+
+
+def test_words_that_no_trigger_names_say_nothing_of_primary_datasets() -> None:
+    triggers = [{"paths": ["HLT_Mu8"], "primary": ["SingleMuon"]}]
+    triggers += [{"paths": ["HLT_Ele8"], "primary": ["EGamma"]}]
+    for das, words in {
+        "/SingleMuon_central_B/listed-2018/USER": ["SingleMuon"],
+        "/central_EGamma_B/listed-2018/USER": ["EGamma"],
+        "/data_UL18A_SingleMuon/listed-2018/USER": ["SingleMuon"],
+        "/SingleMuon_A-UL2018/listed-2018/USER": ["SingleMuon"],
+        "/EGamma1/Run2024E-PromptReco-v1/NANOAOD": ["EGamma"],
+    }.items():
+        dataset = {"data": True, "das": das}
+        assert event_metadata({"triggers": triggers}, dataset)["primary"] == words
+    # all data is of one primary dataset then, and shares a word
+    whole = event_metadata(
+        {"triggers": [{"paths": ["HLT_Mu8"]}]}, dataset | {"das": "/Muon_x_y/a/B"}
+    )
+    assert whole["primary"] == ["Muon"]
+
+
+def test_events_of_several_runs_that_files_share(tmp_path: Path) -> None:
+    """Files whose runs overlap like the rungs of a ladder; the last two share events of run 7."""
+    with_muons = np.array([n for n in range(200) if len(muons_of(n))])
+    runs = {"a": [5, 6], "b": [6, 7], "c": [7, 8], "d": [5, 8]}
+    for place, (name, of) in enumerate(runs.items()):
+        numbers = with_muons[10 * place : 10 * place + 10]
+        path = written(tmp_path / f"s/{name}.root", numbers, 1, data=True)
+        events = uproot.open(path)["Events"].arrays()
+        columns = {key: events[key] for key in ("luminosityBlock", "event")}
+        muons = ak.zip({"pt": events["Muon_pt"]})
+        run = np.repeat(np.array(of, np.uint32), 5)
+        if name == "c":
+            # the last three of run 7 are those of b
+            columns["event"] = ak.Array(
+                np.concatenate([with_muons[17:20], numbers[3:]]).astype(np.uint64)
+            )
+        tree(path, {"run": run, **columns, "Muon": muons})
+    manifest = made(tmp_path, "s")
+    message = refusal({"d": manifest}, DATA)
+    assert (
+        "/store/b.root (dataset d) and /store/c.root (dataset d) share 3 events (the first: run 7, "
+        f"section 1, event {with_muons[17]})" in message
+    )
+    others = [file for file in manifest["files"] if file["source"] != "/store/c.root"]
+    refuse_repeats({"d": {**manifest, "files": others}}, {"d": DATA})

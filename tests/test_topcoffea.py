@@ -9,6 +9,7 @@ import pytest
 import uproot
 import yaml
 from conftest import REPO
+from ledgers import write_ledger
 from samples import sample, skimmed
 
 from looseleaf.errors import DataFileError
@@ -172,7 +173,7 @@ def test_most_events_beyond_an_observables_axis_are_refused(
     found = process_task(processor, chunks_of(fileset, 1700), fileset.metadata)[0]
     write_histograms(tmp_path / "t.h5", found, {})
     original = {"sum_of_weights": 1.0, "eft_sums": None, "events": 1}
-    write_json(tmp_path / "t.ledger.json", {"original": original})
+    write_ledger(tmp_path / "t.ledger.json", original)
     outputs = [tmp_path / name for name in ("all.h5", "yields.json", "yields.txt")]
     files = [{"t": str(tmp_path / name)} for name in ("t.h5", "t.ledger.json")]
     with pytest.raises(DataFileError, match=r"of their weights, lie beyond the edges of ht, 1000"):
@@ -359,7 +360,7 @@ def combined(filesets: dict[str, Fileset], folder: Path, **original: Any) -> dic
         processed[name] = str(folder / f"{name}.h5")
         ledgers[name] = str(folder / f"{name}.ledger.json")
         write_histograms(processed[name], accumulated(fileset), {})
-        write_json(ledgers[name], {"original": {**fileset.original, **original}})
+        write_ledger(Path(ledgers[name]), {**fileset.original, **original})
     analysis = {**ANALYSIS, "lumi_ifb": 3.0, "points": {"SM": {}, "p": POINT}}
     combine(
         analysis, DATASETS, processed, ledgers, folder / "h.h5", folder / "y.json", folder / "y.txt"

@@ -61,8 +61,9 @@ def _missing(fileset: Fileset, columns: Iterable[str]) -> Iterator[Loss]:
             hint = f"; they have {', '.join(near)}" if near else ""
             raise DataFileError(
                 f"dataset {fileset.dataset}: none of its files ({len(held)}) has the trigger "
-                f"{' or '.join(paths)}{hint}: mend the paths in the analysis' triggers, or drop "
-                "the trigger or the dataset"
+                f"{' or '.join(paths)}{hint}: mend the paths in the analysis' triggers, put "
+                f"{paths[0]} into the paths of another trigger, or give the trigger the years "
+                "that have it"
             )
     for path in dict.fromkeys(path for paths in asked for path in paths):
         lacks = [file for file in fileset.missing.get(path, {}) if file in held]

@@ -90,7 +90,11 @@ def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any
     Raises `DataFileError` if the manifest is of another format or damaged, or a result has gone or
     changed.
     """
-    value = read_manifest(manifest)
+    return fileset_of(dataset, read_manifest(manifest), metadata)
+
+
+def fileset_of(dataset: str, value: Mapping[str, Any], metadata: Mapping[str, Any]) -> Fileset:
+    """The fileset of a manifest that was read; raises `DataFileError` as `from_manifest` does."""
     _check_kind(dataset, value["files"], metadata.get("data", False))
     files = []
     for entry in value["files"]:
@@ -287,9 +291,9 @@ def _left_out(manifest: Mapping[str, Any], data: bool) -> Iterator[Loss]:
     for file in left_out:
         held = "" if file["events"] is None else f" with its {file['events']} events"
         meant = (
-            "the data lack its luminosity, which lumi_ifb must not count"
+            "Reduce lumi_ifb by the luminosity of this file."
             if data
-            else "simulation is normalised to the events that are read"
+            else "Simulation is normalised to the events that are read."
         )
         yield Loss(
             kind="file left out",
@@ -297,6 +301,6 @@ def _left_out(manifest: Mapping[str, Any], data: bool) -> Iterator[Loss]:
             count=1 if file["events"] is None else file["events"],
             of=files if file["events"] is None else events,
             unit="files" if file["events"] is None else "events",
-            message=f"{file['name']} is left out{held}: {meant}",
+            message=f"{file['name']} is left out{held}. {meant}",
             allowed="leave_out",
         )

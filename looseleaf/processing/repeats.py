@@ -8,9 +8,10 @@ event of a simulation may be numbered as another's, where every job began to cou
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import awkward as ak
@@ -23,17 +24,19 @@ from looseleaf.objects.luminosity import Sections
 from looseleaf.parquet import ParquetTree
 
 EVENT = ("run", "luminosityBlock", "event")
-CURE = "leave_out of the dataset can name one of the files"
+CURE = "name one of the two files in leave_out of its dataset"
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A file of a dataset: what it was made of, where its result stands, its manifest's entry."""
+    """A file of a dataset: what it was made of, where its result stands, its manifest's entry, and
+    the words of its primary dataset, None in simulation."""
 
     dataset: str
     name: str
     url: str
     entry: Mapping[str, Any]
+    primary: frozenset[str] | None
 
     def __str__(self) -> str:
         return f"{self.name} (dataset {self.dataset})"
@@ -42,14 +45,16 @@ class _Part:
 def refuse_repeats(
     manifests: Mapping[str, Mapping[str, Any]], metadata: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Raise `DataFileError` naming two files of the datasets that hold the same events.
+    """Raise `DataFileError` naming two files of the datasets that hold the same events, or one of
+    data that holds an event twice.
 
     `metadata` says by dataset whether it is `data`, and the words of its `primary` dataset: events
     may well be in several primary datasets.
     """
     parts = [
-        _Part(dataset, entry["source"], f"{manifest['folder']}/{entry['output']}", entry)
+        _Part(dataset, entry["source"], f"{manifest['folder']}/{entry['output']}", entry, words)
         for dataset, manifest in manifests.items()
+        for words in [_words(dataset, metadata.get(dataset, {}))]
         for entry in manifest["files"]
         if entry["events_in"]
     ]
@@ -57,12 +62,15 @@ def refuse_repeats(
     _refuse_rewritten(parts)
     by_word: dict[str, list[_Part]] = defaultdict(list)
     for part in parts:
-        told = metadata.get(part.dataset, {})
-        if told.get("data") and part.entry["lumi_sections"] is not None:
-            for word in told.get("primary", [part.dataset]):
-                by_word[word].append(part)
+        for word in sorted(part.primary or ()):
+            by_word[word].append(part)
     for group in {frozenset(group): group for group in by_word.values()}.values():
         _refuse_events_twice(group)
+
+
+def _words(dataset: str, metadata: Mapping[str, Any]) -> frozenset[str] | None:
+    data = metadata.get("data", False)
+    return frozenset(metadata.get("primary", [dataset])) if data else None
 
 
 def _grouped(parts: Iterable[_Part], *keys: str) -> Iterator[list[_Part]]:
@@ -84,8 +92,11 @@ def _refuse_copies(parts: Sequence[_Part]) -> None:
 def _refuse_rewritten(parts: Sequence[_Part]) -> None:
     counts = ("events_in", "events_out", "sum_of_weights_in", "sum_of_weights_out")
     for group in _grouped((p for p in parts if p.entry["events_out"]), *counts):
-        by_events = _alike(group, EVENT)
-        for one, other, *_ in (twins for of in by_events for twins in _alike(of)):
+        alike = (twins for of in _alike(group, EVENT) for twins in _alike(of))
+        for one, other in (pair for twins in alike for pair in combinations(twins, 2)):
+            # an event may well be in two primary datasets
+            if None not in (one.primary, other.primary) and not one.primary & other.primary:
+                continue
             raise DataFileError(
                 f"{one} and {other} hold the same {one.entry['events_in']} events, which would "
                 f"count twice; {CURE}"
@@ -141,6 +152,11 @@ def _key(run: Any, section: Any) -> Any:
     return run << 32 | section
 
 
+def _run(key: Any) -> Any:
+    """The run in the number of a section."""
+    return key >> 32
+
+
 def _keys(sections: Sections) -> NDArray[np.int64]:
     """The number of each section of a file."""
     found = [
@@ -152,62 +168,62 @@ def _keys(sections: Sections) -> NDArray[np.int64]:
 
 
 def _refuse_events_twice(parts: Sequence[_Part]) -> None:
-    keys = [_keys(part.entry["lumi_sections"]) for part in parts]
-    for members, shared in _overlaps(keys):
-        found = [_events(parts[index].url, shared) for index in members]
-        of = np.repeat(members, [len(rows) for rows in found])
-        rows = np.concatenate(found)
-        order = np.lexsort(rows.T[::-1])
-        rows, of = rows[order], of[order]
-        again = np.flatnonzero((rows[1:] == rows[:-1]).all(axis=1))
-        if len(again) == 0:
-            continue
-        first = again[0]
-        run, section, number = rows[first].tolist()
-        one, other = parts[of[first]], parts[of[first + 1]]
+    """Read each file once, those of the first runs first; the events of a run are kept until the
+    last file that shares one of its sections is read."""
+    keys = [_keys(part.entry["lumi_sections"] or {}) for part in parts]
+    found, files = np.unique(np.concatenate([np.zeros(0, np.int64), *keys]), return_counts=True)
+    shared = found[files > 1]
+    runs_of = [np.unique(_run(own[np.isin(own, shared)])).tolist() for own in keys]
+    to_come = Counter(run for runs in runs_of for run in runs)
+    kept: dict[int, list[tuple[int, NDArray[np.int64]]]] = defaultdict(list)
+    for index in sorted(range(len(parts)), key=lambda i: int(min(keys[i], default=0))):
+        rows = _events(parts[index].url)
+        _refuse_twice_in_one(parts[index], rows)
+        rows = rows[np.isin(_key(rows[:, 0], rows[:, 1]), shared)]
+        for run in runs_of[index]:
+            kept[run].append((index, rows[rows[:, 0] == run]))
+            to_come[run] -= 1
+            if not to_come[run]:
+                _refuse_twice_in_two(parts, kept.pop(run))
+
+
+def _refuse_twice_in_one(part: _Part, rows: NDArray[np.int64]) -> None:
+    _, again = _repeated(rows)
+    for run, section, number in rows[again[:1]].tolist():
         raise DataFileError(
-            f"{one} and {other} both have event {number} of run {run}, luminosity section "
-            f"{section}, and {len(again)} events are there twice in all; {CURE}"
-            if one is not other
-            else f"{one} has event {number} of run {run}, luminosity section {section}, twice"
+            f"{part} has event {number} of run {run}, section {section}, twice: make the file "
+            "again, or name it in leave_out of its dataset"
         )
 
 
-def _overlaps(
-    keys: Sequence[NDArray[np.int64]],
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Files that have sections in common, by their places, as few at a time as hang together, and
-    the sections."""
-    if not keys:
+def _refuse_twice_in_two(
+    parts: Sequence[_Part], kept: Sequence[tuple[int, NDArray[np.int64]]]
+) -> None:
+    of = np.repeat([index for index, _ in kept], [len(rows) for _, rows in kept])
+    before, again = _repeated(np.concatenate([rows for _, rows in kept]))
+    if len(again) == 0:
         return
-    of = np.repeat(np.arange(len(keys)), [len(own) for own in keys])
-    everything = np.concatenate(keys)
-    order = np.argsort(everything, kind="stable")
-    everything, of = everything[order], of[order]
-    same = np.flatnonzero(everything[1:] == everything[:-1])
-    # each file's group is called by one of its files
-    group = list(range(len(keys)))
-
-    def root(index: int) -> int:
-        while group[index] != index:
-            group[index] = group[group[index]]
-            index = group[index]
-        return index
-
-    for one, other in zip(of[same].tolist(), of[same + 1].tolist(), strict=True):
-        group[root(one)] = root(other)
-    roots = np.array([root(index) for index in range(len(keys))])
-    for name in np.unique(roots[of[same]]):
-        yield (
-            np.flatnonzero(roots == name),
-            np.unique(everything[same[roots[of[same]] == name]]),
-        )
+    one, other = (parts[index] for index in sorted((of[before[0]], of[again[0]])))
+    # of these two in all runs
+    both = np.concatenate([_events(one.url), _events(other.url)])
+    _, again = _repeated(both)
+    run, section, number = both[again[0]].tolist()
+    raise DataFileError(
+        f"{one} and {other} share {len(again)} events (the first: run {run}, section {section}, "
+        f"event {number}); {CURE}"
+    )
 
 
-def _events(url: str, shared: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Run, section and number of a result's events in the sections."""
+def _repeated(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The places of rows that are there once more, and where: the least row first."""
+    order = np.lexsort(rows.T[::-1])
+    again = np.flatnonzero((rows[order[1:]] == rows[order[:-1]]).all(axis=1))
+    return order[again], order[again + 1]
+
+
+def _events(url: str) -> NDArray[np.int64]:
+    """Run, section and number of a result's events; none where it doesn't say."""
     events = _columns(url, EVENT)
     if set(events.fields) != set(EVENT):
         return np.zeros((0, 3), np.int64)
-    rows = np.stack([ak.to_numpy(events[name]).astype(np.int64) for name in EVENT], axis=1)
-    return rows[np.isin(_key(rows[:, 0], rows[:, 1]), shared)]
+    return np.stack([ak.to_numpy(events[name]).astype(np.int64) for name in EVENT], axis=1)

@@ -19,7 +19,7 @@ from looseleaf.objects.evaluation import NOT_FINITE, losses_of
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import read_golden
 from looseleaf.processing.columns import losses_of_columns, losses_of_skim
-from looseleaf.processing.fileset import Fileset, from_manifest
+from looseleaf.processing.fileset import Fileset, fileset_of
 from looseleaf.processing.job import run
 from looseleaf.processing.repeats import refuse_repeats
 from looseleaf.processing.runner import Limits
@@ -64,7 +64,10 @@ def event_metadata(analysis: Mapping[str, Any], dataset: Mapping[str, Any]) -> d
     """
     out = {"data": dataset.get("data", False), "aliases": analysis.get("branches", {})}
     if out["data"] and "das" in dataset:
-        out["primary"] = primaries_of(dataset["das"])
+        words = primaries_of(dataset["das"])
+        named = {p for trigger in analysis.get("triggers", []) for p in trigger.get("primary", [])}
+        # words of a sample's name that no trigger knows say nothing
+        out["primary"] = [word for word in words if word in named] or words
     if "lumi_mask" in dataset:
         out["lumi_mask"] = read_golden(dataset["lumi_mask"])
     return out
@@ -109,11 +112,12 @@ def process_datasets(
     them is such a loss, or `DataFileError` unless `allow`, the analysis' own, names it. `skim` is
     the transform's cut where it leaves out events that the analysis might count.
     """
+    manifests = {name: read_manifest(files.manifest) for name, files in datasets.items()}
     filesets = [
-        from_manifest(name, files.manifest, (metadata or {}).get(name, {}))
-        for name, files in datasets.items()
+        fileset_of(name, manifest, (metadata or {}).get(name, {}))
+        for name, manifest in manifests.items()
     ]
-    refuse_repeats({n: read_manifest(f.manifest) for n, f in datasets.items()}, metadata or {})
+    refuse_repeats(manifests, metadata or {})
     if columns is not None:
         known = (allow or {}).get("not_finite", [])
         filesets = [

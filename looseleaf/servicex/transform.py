@@ -37,6 +37,8 @@ from looseleaf.shape import COUNT, NUMBER, TEXT, check
 STEP, STEP_BYTES = 100_000, 64_000_000
 # one entry for each luminosity section, as NanoAOD has it
 LUMINOSITY_BLOCKS = "LuminosityBlocks"
+# by how much of the sum of absolute weights, in single precision, Runs and Events may differ
+SUM_TOLERANCE = 1e-3
 # what coffea's NanoAODSchema and every normalisation need, whatever else is asked for
 IDENTITY = {"run": np.uint32, "luminosityBlock": np.uint32, "event": np.uint64}
 ALWAYS = (*IDENTITY, WEIGHT)
@@ -267,8 +269,9 @@ def _known(file: Events, task: FileTask, url: str) -> dict[str, Any] | None:
 def said_of(file: Events, url: str) -> dict[str, Any] | None:
     """What a skim of ours says of the file that it was made from; None of any other file.
 
-    Where its events aren't those that it was left with, somebody merged skims or skimmed one: then
-    its tree Runs tells, and `DataFileError` is raised if there is none.
+    Where its events aren't those that it was left with, or its tree Runs knows of another number
+    of events before, somebody merged skims or skimmed one: then Runs tells, and `DataFileError` is
+    raised if there is none.
     """
     with reading(url):
         said = file.said(ORIGINAL)
@@ -285,6 +288,9 @@ def said_of(file: Events, url: str) -> dict[str, Any] | None:
             "merged with others, or skimmed, by a tool that doesn't keep count; give the files "
             "that it was made from"
         )
+    runs = read_runs(file, url)
+    if runs is not None and runs.events != said["events"]:
+        return None
     held = {"events": said["events"], "sum_of_weights": said["sum_of_weights"]}
     return {
         "eft_sums": None,
@@ -300,12 +306,13 @@ def counted(sums: "Sums", file: Events, url: str, tree: str) -> dict[str, Any]:
     """What is known of the original file once all its events are summed up, as results say it.
 
     Where its tree Runs knows of more events, the file is itself a skim, and what Runs says counts;
-    of EFT coefficients it says nothing. Raises `DataFileError` if Runs knows of fewer.
+    of EFT coefficients it says nothing. Raises `DataFileError` if Runs knows of fewer, or of the
+    same number with another sum of weights.
     """
     events, runs = _of_events(sums, file, url, tree), read_runs(file, url)
     held = {"events": sums.events_in, "sum_of_weights": sums.weights_in}
     events |= {"normalised_by": TREE, "held": held}
-    if runs is None or runs.events == sums.events_in:
+    if runs is None:
         return events
     if runs.events < sums.events_in:
         raise DataFileError(
@@ -313,6 +320,14 @@ def counted(sums: "Sums", file: Events, url: str, tree: str) -> dict[str, Any]:
             f"generated: files were merged without their {RUNS}. Merge them with haddnano.py, or "
             "leave the file out (leave_out of the dataset)"
         )
+    if runs.events == sums.events_in:
+        if abs(runs.sum_of_weights - sums.weights_in) > SUM_TOLERANCE * sums.absolute_in:
+            raise DataFileError(
+                f"{url}: the weights of its {sums.events_in} events add up to "
+                f"{sums.weights_in:.9g}, its tree {RUNS} says {runs.sum_of_weights:.9g}: one of "
+                "them was changed. Make the file again, or leave it out (leave_out of the dataset)"
+            )
+        return events
     return {
         **events,
         "events": runs.events,
@@ -591,12 +606,13 @@ def _add(sums: "Sums", arrays: ak.Array, mask: np.ndarray | None, url: str) -> N
 
 
 class Sums:
-    """Events and sums of weights before and after the selection, in double precision; `left_out`
-    are events that weren't read, since they can't pass."""
+    """Events and sums of weights before and after the selection, in double precision; `absolute_in`
+    sums up the weights' absolute values, `left_out` are events that weren't read, since they can't
+    pass."""
 
     def __init__(self) -> None:
         self.events_in = self.events_out = self.left_out = 0
-        self.weights_in = self.weights_out = 0.0
+        self.weights_in = self.weights_out = self.absolute_in = 0.0
         self.weighted = False
         self.eft_in: list[float] | None = None
         self.theory_in: dict[str, list[float]] = {}
@@ -611,6 +627,7 @@ class Sums:
         self.events_in += size
         self.events_out += size if mask is None else int(mask.sum())
         self.weights_in += float(weights.sum())
+        self.absolute_in += float(np.abs(weights).sum())
         self.weights_out += float(weights[kept].sum())
         if EFT_COEFFICIENTS in arrays.fields and size > 0:
             counts = ak.num(arrays[EFT_COEFFICIENTS], axis=1)

@@ -121,11 +121,14 @@ def _sum_of_weights(
     if listed is None or source == "declared":
         return found
     left_out = original.get("left_out", [])
-    known = [file["events"] for file in left_out]
-    if None not in known and original["events"] + sum(known) != listed["events"]:
+    known = [file["events"] for file in left_out if file["events"] is not None]
+    there = original["events"] + sum(known)
+    # of a file that can't be opened any number may be stated
+    fewer = len(known) == len(left_out) and there < listed["events"]
+    if fewer or there > listed["events"]:
         raise DataFileError(
             f"{dataset['declared_in']}: nEvents: {listed['events']} are stated, the files of "
-            f"{name} have {original['events'] + sum(known)}: is a file missing, or one too many? "
+            f"{name} have {there}: is a file missing, or one too many? "
             "If they are a skim, say normalise: declared in the analysis"
         )
     if dataset["data"] or left_out:

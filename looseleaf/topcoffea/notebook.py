@@ -44,10 +44,13 @@ def configured(
     )
     fileset = {
         name: {
-            "files": {url_of(sample, file): TREE for file in read_json(listed["file"])["files"]},
+            "files": {
+                url_of(sample, file): TREE
+                for file in read_json(sample["listed"]["file"])["files"]
+                if file not in sample.get("leave_out", [])
+            },
             "metadata": metadata_of(settings, sample),
         }
         for name, sample in declared.items()
-        for listed in [sample["listed"]]
     }
     return fileset, processor_of(settings, points, declared, maps, flips)
