@@ -359,7 +359,8 @@ def test_variations_are_not_in_the_yields(tmp_path: Path) -> None:
     made = Combined(tmp_path, ANALYSIS, {
         "b": (dataset("tt", "2017"), of(1000.0), {"x": filled(events)}),
         "d": (dataset("data", "2017"), of(0.0), {"x": filled([
-            ("one", "flips", "nominal", 0.5, 1.0), ("one", "flips", "nonprompt_rate_muonUp", 0.5, 9.0),
+            ("one", "flips", "nominal", 0.5, 1.0),
+            ("one", "flips", "nonprompt_rate_muonUp", 0.5, 9.0),
         ])}),
     })  # fmt: skip
     assert made.at("one", "tt") == about(2.0, 2.0)
