@@ -23,27 +23,29 @@ def check_skim(
 ) -> list[str]:
     """Refuse a cut unless all that it drops is dropped by every channel of every analysis.
 
-    A measurement of a rate may be made in events of a cut's choice; the analyses of which that is
-    so are returned, for their ledgers to say it. Raises `ConfigError` naming `where` the cut is
-    declared, and the channel or analysis.
+    A rate may be measured in events with few jets, and an analysis may allow the loss
+    (`allow.skim`); the analyses of which that is so are returned, for their ledgers to say it.
+    Raises `ConfigError` naming `where` the cut is declared, and the channel or analysis.
     """
     if cut is None:
         return []
     boxes = dropped_by(Expression(cut))
-    for analysis in analyses.values():
-        for what, may_keep in _kept_by(analysis, datasets):
-            for box in boxes:
-                if may_keep(box):
-                    raise ConfigError(
-                        f"{where}: {cut!r} may drop events of {what}{_in_words(box)}; set it to "
-                        "null to keep every event, or to a cut that certainly keeps these"
-                    )
-    measured = {n: a for n, a in analyses.items() if a["kind"] == "fakerate"}
-    return [
-        name
-        for name, analysis in measured.items()
-        if any(_fires(_paths(analysis, datasets), b) and _measures(analysis, b) for b in boxes)
-    ]
+    losing = []
+    for name, analysis in analyses.items():
+        allowed = analysis.get("allow", {}).get("skim", False)
+        lost = [
+            (what, b) for what, keeps in _kept_by(analysis, datasets) for b in boxes if keeps(b)
+        ]
+        for what, box in lost:
+            if not (allowed or _of_many_jets(analysis, box)):
+                raise ConfigError(
+                    f"{where}: {cut!r} could remove events that {what} selects{_in_words(box)}; "
+                    "loosen the cut, set it to null, or accept the loss with "
+                    "allow: {skim: true} in the analysis"
+                )
+        if lost:
+            losing.append(name)
+    return losing
 
 
 def _kept_by(
@@ -55,10 +57,7 @@ def _kept_by(
 
     match analysis["kind"]:
         case "fakerate":
-            yield (
-                of,
-                lambda box: not _too_much(box) and _fires(paths, box) and _measures(analysis, box),
-            )
+            yield of, lambda box: _fires(paths, box) and _measures(analysis, box)
         case "flips":
             yield of, lambda box: _fires(paths, box) and range_of("nElectron", box).high > 1
         case "application":
@@ -95,11 +94,13 @@ def _fires(paths: set[str], box: Box) -> bool:
     return not paths or any(range_of(path, box).high > 0 for path in paths)
 
 
-def _too_much(box: Box) -> bool:
-    """Whether events are dropped for having much of something, as by `nJet < 3`, which spares
-    nothing: such a cut is a choice of where a rate is measured."""
-    rises = [bounds.low > range_of(name, {}).low for name, bounds in box.items()]
-    return any(rises) and all(bounds.high == ANY.high for bounds in box.values())
+def _of_many_jets(analysis: Mapping[str, Any], box: Box) -> bool:
+    """Whether a box holds events with more jets than the one that a measurement needs, as those
+    that `nJet < 5` drops: such a cut is a choice of where the rate of one lepton is measured."""
+    if analysis["kind"] != "fakerate" or not box.keys() <= {"nJet", "nMuon", "nElectron"}:
+        return False
+    jets, leptons = range_of("nJet", box), range_of(f"n{analysis['lepton']['collection']}", box)
+    return jets.low >= 2 and jets.high == ANY.high and leptons.low <= 1 <= leptons.high
 
 
 def _measures(analysis: Mapping[str, Any], box: Box) -> bool:
@@ -132,14 +133,17 @@ def _passes(analysis: Mapping[str, Any], cuts: list[Expression], box: Box) -> bo
 
 
 def _in_words(box: Box) -> str:
-    """The bounds of a box: `, those with nMuon <= 0 and nJet >= 2`."""
+    """The bounds of a box: `, those with nMuon <= 0 and nJet >= 2`, or that it has none."""
     parts = []
     for name in sorted(box):
         bounds, known = range_of(name, box), range_of(name, {})
         if bounds.low == bounds.high:
             parts.append(f"{name} == {bounds.low:g}")
-        elif bounds.low > known.low:
+            continue
+        if bounds.low > known.low:
             parts.append(f"{name} >= {bounds.low:g}")
-        elif bounds.high < known.high:
+        if bounds.high < known.high:
             parts.append(f"{name} <= {bounds.high:g}")
-    return f", those with {' and '.join(parts)}" if parts else ""
+    if not parts:
+        return " (looseleaf can't tell which events it removes)"
+    return f", those with {' and '.join(parts)}"

@@ -73,7 +73,7 @@ def as_is(text):
 def events_allow(kept):
     """What an analysis allows of its events: beyond axes and empty bins are judged afterwards."""
     kept = dict(kept)
-    allow = {k: v for k, v in kept.pop("allow", {}).items() if k == "not_finite"}
+    allow = {k: v for k, v in kept.pop("allow", {}).items() if k in ("not_finite", "skim")}
     return {**kept, "allow": allow} if allow else kept
 
 

@@ -1,5 +1,6 @@
 """The processor that applies a map, against weights made by hand from the file's branches."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.rates import RateMap
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
-from looseleaf.processing.runner import SkimmedNanoAOD, process_task
+from looseleaf.processing.runner import ProcessingFailed, SkimmedNanoAOD, process_task
 
 POINTS = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
 ANALYSIS: dict[str, Any] = {
@@ -249,3 +250,36 @@ def test_a_muon_from_a_prompt_tau_is_prompt(
     assert chosen.sum() > 20
     values = out["pt.predicted"]["one", :].values()
     np.testing.assert_allclose(values, expected(found, chosen, found["genWeight"]), rtol=1e-6)
+
+
+def test_a_momentum_that_is_infinite_is_told(fileset: Fileset) -> None:
+    """By the name of the point, and by that of the observable that is drawn of it."""
+    declared = copy.deepcopy(POINTS.to_json())
+    declared["Muon"]["tight_2016"]["cone_pt"] = "pt / (charge + 1)"
+    metadata = {"data": False, "role": "predict", "aliases": {}}
+
+    def found(*names: str) -> dict[str, Any]:
+        analysis = {**ANALYSIS, "allow": {"not_finite": list(names)}}
+        maps = {"Muon": RATES}
+        processor = ApplicationProcessor(
+            analysis, WorkingPoints(declared), maps, Corrections.from_files({})
+        )
+        chunks = chunks_of(replace(fileset, metadata=metadata), 20_000)
+        return process_task(processor, chunks, metadata)[0]
+
+    e = uproot.open(fileset.files[0].url)["Events"].arrays()
+    loose, ratio = loose_muons(e), 1 / (1 + e.Muon_jetRelIso)
+    tight = (e.Muon_miniPFRelIso_all < 0.16) & ((ratio > 0.76) | (e.Muon_jetPtRelv2 > 7.2))
+    endless = loose & ~tight & (e.Muon_charge == -1)
+    single = (ak.sum(loose, axis=1) == 1) & ~ak.all(
+        (abs(e.Muon_genPartFlav) == 1) | (e.Muon_genPartFlav == 15) | ~loose, axis=1
+    )
+    number, drawn = int(ak.sum(endless)), int(ak.sum(ak.any(endless, axis=1) & single))
+    assert 0 < drawn < number
+    cone = "Muon.tight_2016.cone_pt"
+    with pytest.raises(ProcessingFailed, match=rf"{cone}: .* in {number} of \d+ leptons"):
+        found()
+    with pytest.raises(ProcessingFailed, match=rf"pt: 'lep0_pt' .* in {drawn} of \d+ events"):
+        found(cone)
+    both = found(cone, "pt")["not_finite"]
+    assert both == {cone: {"leptons": number}, "pt": {"events": drawn}}

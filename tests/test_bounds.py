@@ -31,6 +31,7 @@ def parts(depth: int) -> st.SearchStrategy[str]:
         name.map("abs({})".format),
         st.tuples(name, name).map(lambda pair: f"maximum({pair[0]}, {pair[1]})"),
         st.just("(nMuon & nJet)"),
+        st.sampled_from(["HLT_A", "HLT_A + HLT_B", "nJet - HLT_A", "-HLT_B"]),
     )
     made = [
         st.tuples(term, relation, limit | name).map(" ".join),
@@ -106,6 +107,9 @@ def test_what_is_proved_to_be_dropped_is_dropped(cut: str, channel: str, drawn: 
         ("nJet >= 2", "ht > 100", False),
         ("HLT_A | HLT_B", "n_lep == 0", True),
         ("HLT_A", "n_lep == 0", False),
+        ("(HLT_A == 1) | (HLT_B > 0.5)", "n_lep == 0", True),
+        ("HLT_A + HLT_B >= 1", "n_lep == 0", True),
+        ("(HLT_A == 0) | (HLT_B > 0.5)", "n_lep == 0", False),
         ("first(Muon_pt) > 5", "n_mu == 1", False),
         # no value for `first` drops events, whatever else they have
         ("(first(Jet_pt) > 30) | (nMuon > 0)", "n_mu == 1", False),
@@ -132,7 +136,8 @@ def test_channels_and_the_skim(cut: str, channel: str, safe: bool) -> None:
     check_skim(None, {"mine": analysis}, datasets, "servicex.cut")
 
 
-BUSY = "nJet - nMuon - 2 <= 0"
+FEW_JETS = ["nJet - nMuon - 2 <= 0", "nJet < 5", "nJet < 2", "(nJet < 5) | (nMuon > 1)"]
+FEW_JETS += ["(nJet < 5) | (nElectron > 0)", "(nJet < 5) | (nMuon < 1)"]
 
 
 @pytest.mark.parametrize(
@@ -145,12 +150,25 @@ BUSY = "nJet - nMuon - 2 <= 0"
         ("HLT_Mu8", False),
         ("HLT_Mu8 | HLT_Mu17", True),
         # the missing momentum is also drawn without the cut on it
-        ("MET_pt < 20", True),
+        ("MET_pt < 20", False),
         ("MET_pt > 20", False),
         ("PV_npvs > 10", True),
         ("PV_npvs > 12", False),
-        # where a rate is measured is a choice
-        (BUSY, True),
+        # with how many jets a rate is measured is a choice
+        *((cut, True) for cut in FEW_JETS),
+        ("nJet < 1", False),
+        ("nJet != 3", False),
+        ("(nJet < 2) | (nJet > 5)", False),
+        ("(nJet < 5) | (nMuon < 2)", False),
+        ("(nJet < 5) | (MET_pt < 20)", False),
+        # these drop the measurement itself
+        ("nMuon == 0", False),
+        ("nMuon < 2", False),
+        ("nJet == 0", False),
+        ("HLT_Mu8 == 0", False),
+        ("Muon_pt < 5", False),
+        ("MET_pt < 5", False),
+        ("nElectron == nMuon", False),
     ],
 )
 def test_measurements_and_the_skim(cut: str, safe: bool) -> None:
@@ -166,10 +184,41 @@ def test_measurements_and_the_skim(cut: str, safe: bool) -> None:
     check = (cut, {"mu": analysis}, {"qcd": {}}, "servicex.cut")
     if safe:
         # what is measured in events of a skim's choice is named
-        assert check_skim(*check) == (["mu"] if cut in ("MET_pt < 20", BUSY) else [])
+        assert check_skim(*check) == (["mu"] if cut in FEW_JETS else [])
         return
-    with pytest.raises(ConfigError, match="events of the analysis 'mu'"):
+    with pytest.raises(ConfigError, match="could remove events that the analysis 'mu' selects"):
         check_skim(*check)
+
+
+@pytest.mark.parametrize(
+    ("cut", "removed"),
+    [
+        ("any(Muon_pt > 5)", " (looseleaf can't tell which events it removes)"),
+        ("PV_npvs > 0", ", those with PV_npvs <= 0"),
+        ("(nMuon + nElectron >= 2) & (Flag_goodVertices)", ", those with Flag_goodVertices == 0"),
+    ],
+)
+def test_a_loss_may_be_accepted(cut: str, removed: str) -> None:
+    analysis: dict[str, Any] = {
+        "name": "mine",
+        "kind": "application",
+        "datasets": {"predict": ["ttbar"]},
+        "triggers": [],
+        "working_points": {"Muon": {}, "Electron": {}},
+        "channels": {"two": "n_lep == 2"},
+    }
+    other = {**analysis, "name": "other", "allow": {"skim": True}}
+    with pytest.raises(ConfigError) as problem:
+        check_skim(cut, {"mine": analysis, "other": other}, {"ttbar": {}}, "servicex.cut")
+    assert str(problem.value) == (
+        f"servicex.cut: {cut!r} could remove events that the channel 'two' of the analysis 'mine' "
+        f"selects{removed}; loosen the cut, set it to null, or accept the loss with "
+        "allow: {skim: true} in the analysis"
+    )
+    assert check_skim(cut, {"other": other}, {"ttbar": {}}, "servicex.cut") == ["other"]
+    # nothing is lost that would have to be said
+    harmless = "nMuon + nElectron >= 2"
+    assert check_skim(harmless, {"other": other}, {"ttbar": {}}, "servicex.cut") == []
 
 
 def test_pairs_for_charge_flips_need_two_electrons() -> None:
@@ -190,5 +239,7 @@ def test_the_shipped_configurations_lose_nothing(
         config[key] = {**config[key], **value} if isinstance(value, dict) else value
     assert load(config, repo).general["servicex"]["cut"] == "(nMuon > 0) | (nElectron > 0)"
     config["servicex"]["cut"] = "nMuon > 4"
-    with pytest.raises(ConfigError, match=r"configuration: servicex\.cut: 'nMuon > 4' may drop"):
+    with pytest.raises(
+        ConfigError, match=r"configuration: servicex\.cut: 'nMuon > 4' could remove"
+    ):
         load(config, repo)

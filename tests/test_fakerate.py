@@ -174,9 +174,9 @@ def test_what_is_no_number_is_refused_or_a_loss(
         {"vertices": f"{ODD} == 1"},
         {"share": {"expression": ODD, "label": "x", "edges": [0, 0.5, 2]}},
     )
-    with pytest.raises(ProcessingFailed, match=r"vertices: .* is not a number .*\[vertices\]"):
+    with pytest.raises(ProcessingFailed, match=r"vertices: .* has no finite value .*\[vertices\]"):
         result(filesets["q"], cuts=cut)
-    with pytest.raises(ProcessingFailed, match=r"share: .* is not a number .*\[share\]"):
+    with pytest.raises(ProcessingFailed, match=r"share: .* has no finite value .*\[share\]"):
         result(filesets["q"], observables=drawn)
     found = result(filesets["q"], cuts=cut, allow={"not_finite": ["vertices"]})
     assert found["not_finite"] == {"vertices": {"events": odd}}
@@ -193,8 +193,8 @@ def test_what_is_no_number_is_refused_or_a_loss(
     skimmed(tmp_path, "q", DATASETS, columns).rename(manifest)
     files = DatasetFiles(str(manifest), str(tmp_path / "q.h.json"), str(tmp_path / "q.l.json"))
     process(allowed, POINTS.to_json(), {"q": DATASETS["q"]}, {"q": files}, running)
-    (loss,) = [loss for loss in read_json(files.ledger)["losses"] if loss["kind"] == "not_finite"]
-    assert (loss["name"], loss["count"], loss["unit"]) == ("share", filled, "events")
+    (loss,) = [loss for loss in read_json(files.ledger)["losses"] if loss["kind"] == "not finite"]
+    assert (loss["name"], loss["count"], loss["unit"]) == ("share", filled, "leptons")
     assert loss["allowed"] == "allow.not_finite"
     histograms, _ = read_uhi(files.histograms)
     assert "not_finite" not in histograms

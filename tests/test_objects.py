@@ -15,7 +15,7 @@ from looseleaf.losses import Loss
 from looseleaf.objects.branches import first_present
 from looseleaf.objects.columns import cut_columns
 from looseleaf.objects.evaluation import Undecided, losses_of
-from looseleaf.objects.events import Branches, Selection
+from looseleaf.objects.events import Branches, Selection, counted_momentum
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.runner import SkimmedNanoAOD
@@ -263,13 +263,14 @@ def test_what_is_allowed_is_counted_and_not_kept() -> None:
     # of no interest where other cuts fail
     among = np.array([False, True, True])
     Undecided().keeps("other", [Expression("a / n > 2")], columns, among)
-    with pytest.raises(DataFileError, match=r"other: 'a / n > 2' is not a number .* in 1 of 3 "
+    with pytest.raises(DataFileError, match=r"other: 'a / n > 2' has no finite value .* in 1 of 3 "
                        r"events; .*allow\.not_finite: \[other\] in the analysis"):  # fmt: skip
         counter.keeps("other", [Expression("a / n > 2")], columns)
     counter.keeps("ratio", [Expression("a / n > 2")], columns)
     assert losses_of(counter.counted()) == [
-        Loss("not_finite", "ratio", 2, None, "events",
-             "ratio is not a number in 2 events, which don't count there", "allow.not_finite")
+        Loss("not finite", "ratio", 2, None, "events",
+             "ratio has no finite value in 2 events; the cut or histogram ratio leaves them out",
+             "allow.not_finite")
     ]  # fmt: skip
 
 
@@ -336,7 +337,63 @@ def test_leptons_on_which_a_point_cannot_decide() -> None:
         points.passes("Muon", "loose", muons)
     counter = Undecided(["Muon.loose"])
     assert points.passes("Muon", "loose", muons, counter).to_list() == [[False, False], [True]]
+    # another role of the same point loses no other leptons
+    assert points.passes("Muon", "loose", muons, counter).to_list() == [[False, False], [True]]
     assert counter.counts == {"Muon.loose": {"leptons": 1}}
+
+
+def test_a_momentum_at_which_a_lepton_cannot_count() -> None:
+    declared = {"tight": {"cuts": ["iso < 0.1"], "cone_pt": "pt * (1 + 1 / ratio)"}}
+    points = WorkingPoints({"Muon": declared})
+    muons = ak.zip(
+        {
+            "pt": [[10.0, 20.0, 30.0], [40.0], [np.nan]],
+            "iso": [[0.2, 0.2, 0.0], [0.2], [0.2]],
+            "ratio": [[1.0, 0.0, 0.0], [0.0], [1.0]],
+        }
+    )
+    loose = ak.Array([[True, True, True], [False], [True]])
+    tight = points.passes("Muon", "tight", muons)
+    roles = {"momentum": "cone", "tight": "tight"}
+    # of three without a value the third is tight, the fourth isn't loose, the transform told of
+    # the last
+    with pytest.raises(DataFileError, match=r"Muon\.tight\.cone_pt: .* in 1 of 3 leptons"):
+        counted_momentum(points, "Muon", roles, muons, loose, tight, Undecided())
+    counter = Undecided(["Muon.tight.cone_pt"])
+    found = counted_momentum(points, "Muon", roles, muons, loose, tight, counter)
+    assert found.to_list()[0] == [20.0, np.inf, 30.0]
+    assert counter.counts == {"Muon.tight.cone_pt": {"leptons": 1}}
+    (loss,) = losses_of(counter.counted())
+    assert (loss.kind, loss.unit) == ("not finite", "leptons")
+    raw = {**roles, "momentum": "raw"}
+    found = counted_momentum(points, "Muon", raw, muons, loose, tight, Undecided())
+    assert found.to_list()[0] == [10.0, 20.0, 30.0]
+
+
+def test_what_is_computed_of_branches_is_told() -> None:
+    """The transform tells of branches, and not of what is made of them."""
+    every = np.ones(3, bool)
+    columns = {
+        "lep0_pt": np.array([1.0, np.inf, 2.0]),
+        "m_z": np.array([np.nan, 91.0, 90.0]),
+        "met": np.array([np.nan, 1.0, 2.0]),
+    }
+    counter = Undecided(["hardest", "z"])
+    counter.numbers("hardest", Expression("lep0_pt"), columns, every)
+    assert counter.keeps("z", [Expression("m_z > 80")], columns, every).tolist() == [0, 1, 1]
+    counter.numbers("missing", Expression("met"), columns, every)
+    assert counter.counts == {"hardest": {"events": 1}, "z": {"events": 1}}
+    with pytest.raises(DataFileError, match=r"far: .* in 1 of 3 events"):
+        counter.numbers("far", Expression("lep0_pt"), columns, every)
+
+
+def test_a_cut_that_is_the_same_for_all_is_refused() -> None:
+    message = "the cut '1 < 2' is the same for every event; drop it"
+    with pytest.raises(ConfigError, match=message):
+        Expression("1 < 2").keeps({})
+    points = WorkingPoints({"Muon": {"loose": {"cuts": ["1 < 2"]}}})
+    with pytest.raises(ConfigError, match="is the same for every object; drop it"):
+        points.passes("Muon", "loose", ak.zip({"pt": [[5.0]]}))
 
 
 @pytest.fixture
@@ -385,7 +442,7 @@ def test_branches_of_collections_that_are_not_whole(
 
 
 def test_a_collection_is_no_branch(few: Any) -> None:
-    with pytest.raises(ConfigError, match="'Tau' is no branch of numbers"):
+    with pytest.raises(ConfigError, match="'Tau' is not a numeric branch"):
         Expression("count(Tau) > 1")(Branches(few))
 
 
@@ -395,13 +452,15 @@ def test_no_value_is_no_loss_and_no_number_is_one(few: Any) -> None:
     found = one.observable("hardest", "max(Tau_pt)", Undecided(), every)
     assert found.tolist()[2:] == [50, 35]
     assert np.isnan(found[1])
-    with pytest.raises(DataFileError, match=r"ratio: .* in 1 of 4 events.*\[ratio\]"):
+    with pytest.raises(DataFileError, match=r"ratio: .* in 1 of 4 leptons.*\[ratio\]"):
         one.observable("ratio", "PuppiMET_pt / RawMET_pt", Undecided(), every)
+    with pytest.raises(ConfigError, match=r"r: 'log\(0\)' is the same for every lepton, and not"):
+        one.observable("r", "log(0)", Undecided(), every)
     counter = Undecided(["ratio"])
     one.observable("ratio", "PuppiMET_pt / RawMET_pt", counter, every)
     # of no interest where no trigger has fired
     one.observable("other", "PuppiMET_pt / RawMET_pt", Undecided(), np.array([0, 1, 1, 1], bool))
-    assert counter.counts == {"ratio": {"events": 1}}
+    assert counter.counts == {"ratio": {"leptons": 1}}
 
 
 def test_a_counter_is_read_by_itself() -> None:

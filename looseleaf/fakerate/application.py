@@ -150,7 +150,7 @@ class ApplicationProcessor(ProcessorABC):
             leptons["tight"] = tight[loose]
             # what fails counts at the momentum at which the map counted it
             leptons["pt"] = counted_momentum(
-                self._points, collection, roles, leptons, leptons.tight
+                self._points, collection, roles, leptons, loose[loose], leptons.tight, undecided
             )
             leptons["prompt"] = ak.ones_like(leptons.tight)
             if not events.metadata["data"]:

@@ -71,6 +71,7 @@ def process(
         ],
         columns=columns_read(analysis, declared, working_points),
         allow=analysis.get("allow"),
+        skim=analysis.get("skim"),
     )
 
 

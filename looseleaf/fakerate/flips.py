@@ -143,6 +143,7 @@ def process(
         losses=lambda _, found: _beyond_axes(analysis, found),
         columns=columns_read(analysis, declared, working_points),
         allow=analysis.get("allow"),
+        skim=analysis.get("skim"),
     )
 
 

@@ -160,7 +160,9 @@ class FakeRateProcessor(ProcessorABC):
             self._points.passes(self._collection, analysis[role], leptons, undecided)
             for role in ("loose", "denominator", "tight")
         )
-        momentum = counted_momentum(self._points, self._collection, analysis, leptons, tight)
+        momentum = counted_momentum(
+            self._points, self._collection, analysis, leptons, denominator, tight, undecided
+        )
         met_pt, met_phi = met(events)
         mt = transverse_mass(leptons.pt, leptons.phi, met_pt, met_phi)
         away_pt = self._away_jet_pt(events, leptons[denominator])

@@ -67,6 +67,11 @@ def range_of(name: str, box: Box) -> Range:
     return known.within(box.get(name, ANY))
 
 
+def _is_whole(name: str) -> bool:
+    """Whether a column surely holds integers that aren't negative: counters and flags do."""
+    return COUNTER.fullmatch(name) is not None or FLAG.fullmatch(name) is not None
+
+
 def dropped_by(cut: Expression) -> list[Box]:
     """Boxes in which lies every event that a cut drops, and perhaps others."""
     if any(isinstance(node, ast.Call) and node.func.id in NO_VALUE for node, _ in cut.steps):
@@ -168,9 +173,9 @@ def _compared(left: ast.expr, op: type, right: ast.expr) -> list[dict[str, Range
     limit = -sums.pop("", 0)
     sums = {name: factor for name, factor in sums.items() if factor}
     # sum of factor * name (op) limit; only what is exact in any precision
-    if len(sums) > 1 and not all(map(COUNTER.fullmatch, sums)):
+    if len(sums) > 1 and not all(map(_is_whole, sums)):
         return [{}]
-    if any(abs(f) != 1 and not COUNTER.fullmatch(name) for name, f in sums.items()):
+    if any(abs(f) != 1 and not _is_whole(name) for name, f in sums.items()):
         return [{}]
     if not sums:
         return [{}]
@@ -197,11 +202,11 @@ def _bounded(sums: Mapping[str, float], op: type, limit: float) -> dict[str, Ran
     """Bounds of each name in `sum of factor * name (op) limit`, where op is < or <=."""
     box = {}
     for name, factor in sums.items():
-        # the others are counters, which are not negative
+        # the others are counters or flags, which are not negative
         others = [f for other, f in sums.items() if other != name]
         if any(f < 0 for f in others):
             continue
-        whole = COUNTER.fullmatch(name) is not None
+        whole = _is_whole(name)
         if factor > 0:
             box[name] = Range(high=_highest(limit / factor, op is ast.Lt, whole), whole=whole)
         else:
@@ -250,7 +255,7 @@ def _linear(node: ast.expr, sign: float) -> dict[str, float] | None:
             total = {name: a.get(name, 0) + b.get(name, 0) for name in (*a, *b)}
             names = [name for name in total if name]
             # sums of others are rounded
-            exact = all(map(COUNTER.fullmatch, names)) and float(total.get("", 0)).is_integer()
+            exact = all(map(_is_whole, names)) and float(total.get("", 0)).is_integer()
             return total if exact else None
     return None
 

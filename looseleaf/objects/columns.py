@@ -85,6 +85,9 @@ EVENT_QUANTITIES = (
     "m_z",
 )
 
+# those that are computed of several branches, or of leptons at another momentum
+COMPUTED = ("lep0_pt", "lep1_pt", "lep2_pt", "lep0_mt", "m_z")
+
 
 def multilepton_columns(analysis: Mapping[str, Any], points: WorkingPoints) -> set[str]:
     """What channels and observables of events with several leptons need."""

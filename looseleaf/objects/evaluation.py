@@ -23,7 +23,9 @@ import numpy as np
 
 from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.losses import Loss
+from looseleaf.objects.columns import COMPUTED
 from looseleaf.objects.expressions import COMPARISONS, OF_LISTS, Expression, shown
+from looseleaf.objects.leptons import CONE_PT
 
 LARGEST = 2**63 - 1
 # the part of an accumulator that counts what isn't finite
@@ -95,10 +97,10 @@ def _column(expression: Expression, name: str, columns: Any) -> Any:
         value = ak.materialize(value)
         if _leaf(value.layout) is None:
             raise ConfigError(
-                f"expression {shown(expression.text)}: {name!r} is no branch of numbers"
+                f"expression {shown(expression.text)}: {name!r} is not a numeric branch"
             )
     elif isinstance(value, np.ndarray) and value.dtype.kind not in "biuf":
-        raise ConfigError(f"expression {shown(expression.text)}: {name!r} is no branch of numbers")
+        raise ConfigError(f"expression {shown(expression.text)}: {name!r} is not a numeric branch")
     return value
 
 
@@ -332,7 +334,10 @@ def _exact(function: Any, *operands: Any) -> Any:
     found = function(*whole)
     about = function(*[_as(value, np.float64) for value in whole])
     if _any(abs(_as(found, np.float64) - about) > 2.0**62) or not _all_finite(about):
-        raise _Wrong("an integer gets more than 64 bits; write 1.0 * where it need not be exact")
+        raise _Wrong(
+            "an integer result doesn't fit into 64 bits; multiply by 1.0 to compute in "
+            "floating point"
+        )
     return _literal(found) if _plain(*operands) else found
 
 
@@ -500,7 +505,7 @@ def _whole_sum(numbers: Any, found: Any) -> Any:
         return found
     about = ak.sum(_as(numbers, np.float64), axis=1)
     if _kind(numbers) == "u" or _any(abs(_as(found, np.float64) - about) > 2.0**62):
-        raise _Wrong("a sum of integers gets more than 64 bits; write 1.0 * what is summed")
+        raise _Wrong("a sum of integers doesn't fit into 64 bits; multiply what is summed by 1.0")
     return found
 
 
@@ -512,7 +517,7 @@ class Undecided:
     """Counts the events that a cut can't decide on, and values that are no numbers.
 
     What the configuration doesn't allow by name (`allow.not_finite`) is refused at once. What is
-    no number because a column has none in that place isn't counted: the transform has told of it.
+    no number because a branch has none in that place isn't counted: the transform has told of it.
     """
 
     allowed: Sequence[str] = ()
@@ -538,7 +543,8 @@ class Undecided:
     def passes(self, name: str, cuts: Sequence[Expression], objects: Any) -> Any:
         """Which objects pass all cuts of the working point called `name`, jagged."""
         truth = reduce(_and, [_answer(name, cut, objects, 2, "object") for cut in cuts])
-        if truth.undecided is not None:
+        # a point that several roles name loses its leptons once
+        if truth.undecided is not None and "leptons" not in self.counts.get(name, {}):
             of = int(ak.count(truth.sure, axis=None))
             self._tell(name, cuts, objects, truth.undecided, of, "leptons")
         return truth.sure
@@ -558,18 +564,26 @@ class Undecided:
         return value
 
     def check(
-        self, name: str, expression: Expression, columns: Any, values: Any, among: Any
+        self,
+        name: str,
+        expression: Expression,
+        columns: Any,
+        values: Any,
+        among: Any,
+        unit: str = "events",
     ) -> None:
-        """Count which `values` of events aren't finite, `among` those that are filled."""
+        """Count which `values` aren't finite, `among` those that are filled; `unit` says what they
+        are of. Both are flat, or both jagged."""
         lost = among & ~np.isfinite(values)
-        if lost.any():
-            self._tell(name, [expression], columns, lost, int(among.sum()), "events")
+        if _any(lost):
+            self._tell(name, [expression], columns, lost, int(ak.sum(among, axis=None)), unit)
 
     def _tell(
         self, name: str, texts: Sequence[Expression], columns: Any, lost: Any, of: int, unit: str
     ) -> None:
         """Count what is lost, where no column is to blame; `DataFileError` if it isn't allowed."""
-        for column in sorted(set().union(*[text.names for text in texts])):
+        read = set().union(*[text.names for text in texts]).difference(COMPUTED)
+        for column in sorted(read):
             lost = lost & _finite(columns[column], lost)
         number = int(ak.sum(lost, axis=None))
         if number == 0:
@@ -578,8 +592,8 @@ class Undecided:
             what = " and ".join(shown(text.text) for text in texts)
             cure = f", or allow it: allow.not_finite: [{name}] in the analysis" if name else ""
             raise DataFileError(
-                f"{f'{name}: ' if name else ''}{what} is not a number (0/0, say, or the root of a "
-                f"negative one) in {number} of {of} {unit}; change the expression{cure}"
+                f"{f'{name}: ' if name else ''}{what} has no finite value (0/0, say, or the root "
+                f"of a negative number) in {number} of {of} {unit}; change the expression{cure}"
             )
         of_name = self.counts.setdefault(name, {})
         of_name[unit] = of_name.get(unit, 0) + number
@@ -605,17 +619,24 @@ def losses_of(accumulator: Mapping[str, Any]) -> list[Loss]:
     """The losses that an accumulator has counted with `Undecided`."""
     return [
         Loss(
-            NOT_FINITE,
+            "not finite",
             name,
             number,
             None,
             unit,
-            f"{name} is not a number in {number} {unit}, which don't count there",
+            _left_out(name, number, unit),
             "allow.not_finite",
         )
         for name, of_name in accumulator.get(NOT_FINITE, {}).items()
         for unit, number in of_name.items()
     ]
+
+
+def _left_out(name: str, number: int, unit: str) -> str:
+    found = f"{name} has no finite value in {number} {unit}"
+    if name.endswith(f".{CONE_PT}"):
+        return f"{found}; their pT is beyond the map, or in its last bin"
+    return f"{found}; the cut or histogram {name} leaves them out"
 
 
 def as_floats(value: Any) -> Any:
@@ -636,6 +657,8 @@ def _answer(
         found = getattr(truth.sure, "ndim", 0)
         if found == dimensions or (constant and found == 0):
             return truth
+        if found == 0:
+            raise ConfigError(f"{_called(name, cut)} is the same for every {each}; drop it")
     raise ConfigError(
         f"{_called(name, cut)} should give a yes or no for each {each}, as a comparison does"
     )

@@ -76,9 +76,12 @@ class Selection:
         values, branches = self.column(text), Branches(self._events)
         expression = Expression(text)
         if not np.isfinite(values).all():
-            missing = ak.is_none(expression(branches), axis=-1)
+            found = expression(branches)
+            if np.ndim(found) == 0:
+                raise ConfigError(f"{name}: {text!r} is the same for every lepton, and not finite")
+            missing = self._floats(ak.is_none(found, axis=-1)) > 0
             known = {name: self._floats(branches[name]) for name in expression.names}
-            undecided.check(name, expression, known, values, among & (self._floats(missing) == 0))
+            undecided.check(name, expression, known, values, among & ~missing, "leptons")
         return values
 
     def _is_of_leptons(self, values: Any) -> bool:
@@ -135,16 +138,25 @@ def weights(events: Any) -> NDArray[np.float64]:
 
 
 def counted_momentum(
-    points: WorkingPoints, collection: str, roles: Mapping[str, str], leptons: Any, tight: Any
+    points: WorkingPoints,
+    collection: str,
+    roles: Mapping[str, str],
+    leptons: Any,
+    loose: Any,
+    tight: Any,
+    undecided: Undecided,
 ) -> Any:
     """The pT [GeV] at which leptons count, jagged.
 
     `roles` names the `tight` point and, in `momentum`, whether leptons that fail it count at their
     own pT (`raw`) or at that of the jet they come from (`cone`), as the point declares it.
+    `undecided` counts those that are `loose` and have no such momentum.
     """
     if roles["momentum"] == "raw":
         return leptons.pt
-    return ak.where(tight, leptons.pt, points.cone_pt(collection, roles["tight"], leptons))
+    failing = loose & ~tight
+    cone_pt = points.cone_pt(collection, roles["tight"], leptons, failing, undecided)
+    return ak.where(tight, leptons.pt, cone_pt)
 
 
 def transverse_mass(pt: Any, phi: Any, met_pt: Any, met_phi: Any) -> Any:

@@ -10,6 +10,9 @@ from looseleaf.objects.expressions import Expression
 if TYPE_CHECKING:
     from looseleaf.objects.evaluation import Undecided
 
+# the key of a point that says at which momentum leptons count that fail it
+CONE_PT = "cone_pt"
+
 
 class WorkingPoints:
     """The working points by collection and name, as in config/working_points.yaml.
@@ -29,10 +32,10 @@ class WorkingPoints:
             for name in points
         }
         self._cone_pts = {
-            (collection, name): Expression(point["cone_pt"])
+            (collection, name): Expression(point[CONE_PT])
             for collection, points in declared.items()
             for name, point in points.items()
-            if "cone_pt" in point
+            if CONE_PT in point
         }
 
     def _unfold(self, collection: str, name: str, seen: tuple[str, ...]) -> list[str]:
@@ -63,9 +66,19 @@ class WorkingPoints:
         """The NanoAOD branches behind a point's `cone_pt`."""
         return {f"{collection}_{field}" for field in self._cone(collection, name).names}
 
-    def cone_pt(self, collection: str, name: str, objects: Any) -> Any:
-        """The pT [GeV] at which a loose lepton counts that fails a point, jagged."""
-        return self._cone(collection, name)(objects)
+    def cone_pt(
+        self, collection: str, name: str, objects: Any, among: Any, undecided: "Undecided"
+    ) -> Any:
+        """The pT [GeV] at which a loose lepton counts that fails a point, jagged.
+
+        Raises `DataFileError` if it isn't finite `among` those that do, a jagged mask, unless
+        `undecided` may count them as `<collection>.<point>.cone_pt`.
+        """
+        expression = self._cone(collection, name)
+        found = expression(objects)
+        which = f"{collection}.{name}.{CONE_PT}"
+        undecided.check(which, expression, objects, found, among, "leptons")
+        return found
 
     def _cone(self, collection: str, name: str) -> Expression:
         if (collection, name) not in self._cone_pts:

@@ -3,7 +3,8 @@
 The manifest says what the transform found; here it is held against what an analysis asks for.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 from looseleaf.errors import DataFileError
 from looseleaf.losses import Loss
@@ -76,18 +77,19 @@ def _missing(fileset: Fileset, columns: Iterable[str]) -> Iterator[Loss]:
             yield Loss("trigger missing", path, events, whole, "events", message)
 
 
-def losses_of_skim(fileset: Fileset, cut: str | None) -> list[Loss]:
-    """What a skim leaves out whose `cut` says in which events an analysis measures; None for a cut
-    that leaves out nothing of it."""
+def losses_of_skim(fileset: Fileset, cut: str | None, allow: Mapping[str, Any]) -> list[Loss]:
+    """What a skim leaves out whose `cut` removes events that an analysis might count, or None; it
+    is what the analysis does `allow`, or a choice of the jets with which it measures."""
     held = sum(fileset.held.values())
     dropped = held - sum(file.events for file in fileset.files)
     if cut is None or not dropped:
         return []
     message = (
         f"the skim {cut!r} (servicex.cut) leaves out {dropped} of {held} events, some of which the "
-        "analysis might count: rates are measured in the others"
+        "analysis might count"
     )
-    return [Loss("skimmed", cut, dropped, held, "events", message, "servicex.cut")]
+    key = "allow.skim" if allow.get("skim") else "servicex.cut"
+    return [Loss("skimmed", cut, dropped, held, "events", message, key)]
 
 
 def _files(names: Iterable[str]) -> str:

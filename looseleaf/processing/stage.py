@@ -124,7 +124,9 @@ def process_datasets(
             replace(f, losses=(*f.losses, *losses_of_columns(f, columns[f.dataset], known)))
             for f in filesets
         ]
-    filesets = [replace(f, losses=(*f.losses, *losses_of_skim(f, skim))) for f in filesets]
+    filesets = [
+        replace(f, losses=(*f.losses, *losses_of_skim(f, skim, allow or {}))) for f in filesets
+    ]
     for fileset in filesets if refuse is not None else ():
         refuse(fileset)
     folder = Path(running.tasks).parent

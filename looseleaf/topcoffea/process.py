@@ -124,4 +124,5 @@ def process(
         ],
         columns=columns_read(analysis, declared, WorkingPoints(points)),
         allow=analysis.get("allow"),
+        skim=analysis.get("skim"),
     )

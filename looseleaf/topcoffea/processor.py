@@ -299,7 +299,7 @@ class TopCoffeaProcessor(ProcessorABC):
             leptons["tight"] = tight[loose]
             # what fails counts at the momentum at which the map counted it
             leptons["pt"] = counted_momentum(
-                self._points, collection, roles, leptons, leptons.tight
+                self._points, collection, roles, leptons, loose[loose], leptons.tight, undecided
             )
             if self._maps:
                 pt, eta = (ak.to_numpy(ak.flatten(leptons[field])) for field in ("pt", "eta"))
