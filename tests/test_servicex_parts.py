@@ -18,7 +18,7 @@ import uproot
 
 from looseleaf.errors import ConfigError, DataFileError, Shortfall
 from looseleaf.files import adler32, write_json
-from looseleaf.records import FileRecord
+from looseleaf.records import SNAPSHOT_FORMAT, FileRecord
 from looseleaf.servicex.columns import selected
 from looseleaf.servicex.formats import create, read_original
 from looseleaf.servicex.request import (
@@ -189,7 +189,10 @@ def made(folder: Path, request: Request, number: int, **more: Any) -> FileResult
         "adler32": adler32(path), "uuid": "v", "events_in": 10 + number,
         "events_out": 4 + 3 * number, "sum_of_weights_in": 2.5 - 5 * number,
         "sum_of_weights_out": 1.25 + number, "eft_sums_in": None, "theory_sums_in": {},
-        "lumi_sections": None, "cost": {}, **more,
+        "lumi_sections": None, "normalised_by": "Events", "not_finite": {}, "missing": {},
+        "held": {"events": 10 + number, "sum_of_weights": 2.5 - 5 * number}, "bare": False,
+        "cost": {"events": 1, "bytes_read": 1, "wall_s": 1, "cpu_s": 1, "peak_rss_bytes": 1},
+        **more,
     })  # fmt: skip
 
 
@@ -507,7 +510,8 @@ def test_fewer_events_than_the_file_says_are_refused(tmp_path: Path) -> None:
 def test_invalid_files_are_left_out_and_folders_stay_on_the_volume(tmp_path: Path) -> None:
     files = [RECORDS[0], replace(RECORDS[1], valid=False)]
     write_json(tmp_path / "d.json", {
-        "dataset": "/A/B/C", "files": [record.to_json() for record in files],
+        "format": SNAPSHOT_FORMAT, "dataset": "/A/B/C", "time": "2026-01-01T00:00:00+00:00",
+        "files": [record.to_json() for record in files],
     })  # fmt: skip
     found = request_from_das(tmp_path / "d.json", ["MET_pt"], None, "root-file", "1", ["/m"])
     assert [source.record.name for source in found.sources] == ["/store/a.root"]
