@@ -99,7 +99,7 @@ def test_an_object_store_as_the_input_of_transforms_and_of_processing(
         manifest = tmp_path / "manifest.json"
         totals = {key: made[key] for key in ("events_in", "sum_of_weights_in")}
         value = {"folder": f"s3://{request}", "files": [made], "totals": totals}
-        value["request"] = {"cut": None}
+        value |= {"request": {"cut": None}, "left_out": []}
         write_json(manifest, {**value, "format": MANIFEST_FORMAT, "request_id": request})
         fileset = from_manifest("q", manifest, {})
         pieces = chunks_of(fileset, 5000)

@@ -1,5 +1,6 @@
 """A loss by the skim that an analysis accepts: from the configuration to the ledger."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def test_an_accepted_loss_stands_in_the_ledger(kind: str, tmp_path: Path) -> Non
 def test_every_kind_of_analysis_may_accept_it(
     main_config: dict[str, Any], repo: Path, tmp_path: Path
 ) -> None:
+    main_config = copy.deepcopy(main_config)
     main_config["servicex"]["cut"] = CUT
     with pytest.raises(ConfigError, match=r"accept the loss with allow: \{skim: true\}"):
         load(main_config, repo)
@@ -99,6 +101,7 @@ def test_empty_bins_are_allowed_where_a_map_is_measured(
 ) -> None:
     path = tmp_path / f"{name}.yaml"
     path.write_text(yaml.safe_dump({**shipped(name), "allow": {"empty_bins": True}}))
+    main_config = copy.deepcopy(main_config)
     others = [other for other in main_config["analyses"] if not other.endswith(f"/{name}.yaml")]
     main_config["analyses"] = [*others, str(path)]
     with pytest.raises(ConfigError, match="empty_bins"):

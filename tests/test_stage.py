@@ -125,7 +125,7 @@ def test_losses_and_costs_are_written_down(
         name: [(loss["kind"], loss["name"], loss["count"]) for loss in ledger["losses"]]
         for name, ledger in ledgers.items()
     }
-    undecided = ("not_finite", "ss", 13)
+    undecided = ("not finite", "ss", 13)
     assert found == {
         "a": [undecided],
         "b": [("not finite", "MET_pt", 2), undecided, ("beyond the axis", "ht", 2)],

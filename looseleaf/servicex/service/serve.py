@@ -186,6 +186,8 @@ def _listen(service: Service) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((service.host, service.port))
+        # before its address is told: a client that is quick would be refused
+        listener.listen()
     except OSError as problem:
         raise ConfigError(f"{service.host}:{service.port}: {problem.strerror}") from None
     return listener
