@@ -29,8 +29,10 @@ class Pool:
         """Start a command as the pool's user, in a folder that it may write to."""
         folder.mkdir(exist_ok=True)
         folder.chmod(0o777)
+        # the tests' certificate doesn't stand in the pool's root
+        env = {name: value for name, value in os.environ.items() if name != "SSL_CERT_FILE"}
         return subprocess.Popen(
-            [SCRIPT, "run", str(self.root), *command], cwd=folder, text=True, **more
+            [SCRIPT, "run", str(self.root), *command], cwd=folder, env=env, text=True, **more
         )
 
     def run(self, *command: str) -> str:
