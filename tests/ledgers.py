@@ -20,4 +20,5 @@ ORIGINAL = {
 
 def write_ledger(path: Path, original: Mapping[str, Any]) -> None:
     """Write a ledger that says `original` of the events before the skim."""
-    write_json(path, {"format": LEDGER_FORMAT, "original": {**ORIGINAL, **original}})
+    value = {"format": LEDGER_FORMAT, "original": {**ORIGINAL, **original}, "losses": []}
+    write_json(path, value)

@@ -28,8 +28,11 @@ from looseleaf.histograms.store import read_uhi, write_correction, write_root, w
 from looseleaf.losses import Loss
 from looseleaf.objects.names import COVERAGE, ENTRIES, MAP_ENTRIES, NOMINAL, POINT, POINTS
 from looseleaf.objects.weights import scale_to_luminosity
-from looseleaf.records import original_of
+from looseleaf.records import original_of, read_ledger
+from looseleaf.shape import TEXT
 
+# kinds of losses that leave out events
+LEFT_OUT = ("skimmed before", "skimmed", "file left out")
 # empty bins that a message names
 SHOWN = 5
 
@@ -192,7 +195,8 @@ def measure(
     refuse_most_beyond(analysis, found.groups["measure"][COVERAGE], edges_of(analysis), "leptons")
     _refuse_rates_above_one(analysis, found)
     ratio = divide(tight, loose, analysis["interval"])
-    _refuse_empty_bins(analysis, ratio, found.groups["measure"])
+    measured = {name: ledgers[name] for name in analysis["datasets"]["measure"]}
+    _refuse_empty_bins(analysis, ratio, found.groups["measure"], measured)
     losses = _losses(analysis, ratio, found.groups["measure"])
     for loss in losses:
         print(f"fakerate {analysis['name']}: {loss.message}", file=sys.stderr)
@@ -259,8 +263,12 @@ def _refuse_rates_above_one(analysis: Mapping[str, Any], found: Numbers) -> None
 
 
 def _refuse_empty_bins(
-    analysis: Mapping[str, Any], ratio: Ratio, group: Mapping[str, hist.Hist]
+    analysis: Mapping[str, Any],
+    ratio: Ratio,
+    group: Mapping[str, hist.Hist],
+    ledgers: Mapping[str, str],
 ) -> None:
+    """Raise `DataFileError` for bins without leptons, with what `ledgers` say that is left out."""
     if ratio.empty.all():
         raise DataFileError(
             f"analysis {analysis['name']}: no loose lepton was counted in any bin; its cutflow, in "
@@ -276,8 +284,19 @@ def _refuse_empty_bins(
         f"analysis {analysis['name']}: {len(bins)} of {ratio.empty.size} bins have no loose "
         f"lepton{left}, of {number:,} that were counted: {'; '.join(bins[:SHOWN])}{more}. Make its "
         "bins wider (are the edges in GeV?), or allow it with allow: {empty_bins: true}: then "
-        "nothing is predicted for leptons in these bins"
+        f"nothing is predicted for leptons in these bins{_left_out(ledgers)}"
     )
+
+
+def _left_out(ledgers: Mapping[str, str]) -> str:
+    """Which events datasets lack, as may explain empty bins: `; dataset d: ...`."""
+    parts = []
+    for name, path in ledgers.items():
+        losses = read_ledger(path, {"losses": [{"kind": TEXT, "message": TEXT}]})["losses"]
+        parts += [
+            f"; dataset {name}: {loss['message']}" for loss in losses if loss["kind"] in LEFT_OUT
+        ]
+    return "".join(parts)
 
 
 def _losses(
