@@ -196,7 +196,8 @@ def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
         agrees(url, "events", before, task.expected_events)
         if task.expected_adler32 is not None and (task.verify or "://" not in url):
             with reading(url):
-                found = adler32_of(file.blocks())
+                # what comes from elsewhere through the connection that its events come through
+                found = adler32_of(file.blocks()) if "://" in url else adler32(url)
             agrees(url, "as its adler32", found, task.expected_adler32)
         original, sums, seen = _known(file, task, url), Sums(), Seen()
         identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{task.work}:{file.uuid}")
