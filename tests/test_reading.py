@@ -24,7 +24,7 @@ from looseleaf.servicex.request import urls_of
 from looseleaf.servicex.transform import FileTask, TreeQuery, transform_file
 
 NOWHERE = "root://127.0.0.1:1/"
-DATASETS = {"A": qcd(6000), "B": {**qcd(6000), "das": "/qcd_test/looseleaf-v2/NANOAODSIM"}}
+DATASETS = {"A": qcd(6000), "B": {**qcd(6000), "das": "/qcd_other/looseleaf-v1/NANOAODSIM"}}
 
 
 def test_the_addresses_of_a_logical_name() -> None:
