@@ -745,7 +745,7 @@ def fill(path: Path) -> None:
 def submit_many(service: Service, files: list[str]) -> None:
     # the log beside the database has some room left
     for _ in range(100):
-        service.submit(file_list=files, selection=selection(cut="MET_pt > 1" + "0" * 4000))
+        service.submit(file_list=files, selection=selection(cut="MET_pt > 1" + " " * 4000))
 
 
 def test_a_state_whose_disk_is_full(files: list[str], tmp_path: Path) -> None:
