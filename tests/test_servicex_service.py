@@ -745,7 +745,8 @@ def fill(path: Path) -> None:
 def submit_many(service: Service, files: list[str]) -> None:
     # the log beside the database has some room left
     for _ in range(100):
-        service.submit(file_list=files, selection=selection(cut="MET_pt > 1" + " " * 4000))
+        cut = "MET_pt > 1" + " + 0" * 400 + " " * 2400
+        service.submit(file_list=files, selection=selection(cut=cut))
 
 
 def test_a_state_whose_disk_is_full(files: list[str], tmp_path: Path) -> None:
