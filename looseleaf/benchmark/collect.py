@@ -75,7 +75,7 @@ class ChunkCost:
 
 @dataclass(frozen=True)
 class Account:
-    """What a ledger says of a dataset: the cost of its chunks, and what isn't in the numbers."""
+    """What a ledger says of a dataset: the cost of its chunks, and its losses."""
 
     dataset: str
     chunks: Sequence[ChunkCost]

@@ -184,7 +184,7 @@ def measure(
     `datasets`, `processed` and `ledgers` are by dataset name: the declarations and the paths.
     Written are UHI JSON (loose, tight, ratio with the ends of its interval, the ratio of each
     variation, distributions of loose and tight leptons by group of datasets, cutflow), ROOT and
-    correctionlib. What the map doesn't hold, or holds without belief, is told and stands in its
+    correctionlib. What the map lacks, or what is doubtful in it, is logged and stands in its
     metadata as `losses`.
 
     Raises `DataFileError` if most leptons lie beyond an axis or a bin is empty, unless the analysis
@@ -302,7 +302,7 @@ def _left_out(ledgers: Mapping[str, str]) -> str:
 def _losses(
     analysis: Mapping[str, Any], ratio: Ratio, group: Mapping[str, hist.Hist]
 ) -> list[Loss]:
-    """What the map doesn't hold, or holds without belief."""
+    """What the map lacks, and rates in it that are doubtful."""
     out = beyond_axes(analysis, group, allowed_beyond(analysis))
     out += losses_dominated(group[MAP_ENTRIES], "loose leptons")
     loose = group["loose"][NOMINAL, ...]

@@ -37,8 +37,8 @@ def coverage(axes: Iterable[str]) -> hist.Hist:
 def cover(
     out: hist.Hist, axis: str, edges: Sequence[float], values: ArrayLike, weight: NDArray[Any]
 ) -> None:
-    """Note where values lie that were filled into an axis; those without a weight weren't, and
-    where there is no value, it lies nowhere."""
+    """Note where the values lie that were filled into an axis. Entries without a weight weren't
+    filled, and NaN lies on no side."""
     values = np.asarray(values, np.float64)
     filled = (weight != 0) & ~np.isnan(values)
     values, weight = values[filled], np.abs(weight[filled])

@@ -28,7 +28,7 @@ from looseleaf.objects.expressions import COMPARISONS, OF_LISTS, Expression, sho
 from looseleaf.objects.leptons import CONE_PT
 
 LARGEST = 2**63 - 1
-# the part of an accumulator that counts what isn't finite
+# the key of an accumulator under which values that aren't finite are counted
 NOT_FINITE = "not_finite"
 _ARITHMETIC = {ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Pow: np.power}
 _BITWISE = {ast.BitAnd: np.bitwise_and, ast.BitOr: np.bitwise_or}
@@ -68,7 +68,7 @@ def _evaluated(expression: Expression, columns: Any) -> Any:
         operands = values[len(values) - number :]
         del values[len(values) - number :]
         if isinstance(node, ast.Name):
-            # a column that can't be read is no fault of the expression
+            # an error in reading a column shouldn't blame the expression
             values.append(_column(expression, node.id, columns))
             continue
         try:
@@ -490,7 +490,7 @@ def _of_lists(name: str, values: Any) -> Any:
     if name == "sum":
         return _whole_sum(numbers, found)
     undefined = _nan(numbers)
-    # awkward passes over what is no number
+    # awkward ignores NaN here
     return found if undefined is None else _with_nan(found, ak.any(undefined, axis=1))
 
 
