@@ -92,6 +92,8 @@ class Pods:
         self.volume, self.closing = volume, threading.Event()
         self._work = request_folder(volume, subdir, WORK)
         self._template = read_template(settings.template)
+        # told once, before there are threads: CPython 3.11 can't parse in several at a time
+        self._code = code()
         self._namespace = _connect(self._template)
         api = client.ApiClient()
         self._core, self._plain = client.CoreV1Api(api), api.sanitize_for_serialization
@@ -238,7 +240,7 @@ class Pods:
             "activeDeadlineSeconds": _seconds_of(batch, seconds),
         }
         container = _container(pod)
-        container |= {"command": COMMAND, "args": [str(work), f"{seconds:g}", code()]}
+        container |= {"command": COMMAND, "args": [str(work), f"{seconds:g}", self._code]}
         container["terminationMessagePolicy"] = "FallbackToLogsOnError"
         mounts = [
             {
