@@ -26,7 +26,7 @@ from looseleaf.histograms.store import write_uhi
 from looseleaf.objects.columns import analysis_columns
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
-from looseleaf.objects.rates import RateMap
+from looseleaf.objects.rates import RateMap, losses_beyond_maps
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
 from looseleaf.processing.runner import ProcessingFailed, SkimmedNanoAOD, process_task
 
@@ -194,6 +194,22 @@ def test_where_observables_lie_is_that_of_plain_arrays(fileset: Fileset) -> None
     odds = np.where(found["tight"], 1.0, found["rate"] / (1 - found["rate"]))[counts]
     beyond_both = odds[(at < 20) | (at >= 45)].sum() / odds.sum()
     assert there.share == pytest.approx(beyond_both, rel=1e-6)
+
+
+def test_leptons_beyond_the_map_are_counted(fileset: Fileset) -> None:
+    found = muons(fileset)
+    low, high = RATES.pt_edges[0], RATES.pt_edges[-1]
+    for role, data, chosen in (
+        ("observe", True, ~found["tight"]),
+        ("prompt", False, ~found["tight"] & np.isin(found["genPartFlav"], (1, 15))),
+    ):
+        out = applied(fileset, {"data": data, "role": role, "aliases": {}})
+        losses = {loss.name: loss for loss in losses_beyond_maps(out["coverage"], {"Muon": RATES})}
+        beyond_pt = (found["at"] < low) | (found["at"] >= high)
+        loss = losses["maps.Muon.pt"]
+        assert (loss.count, loss.of) == ((chosen & beyond_pt).sum(), chosen.sum())
+        assert loss.count > 5
+        assert loss.message.endswith("they take the rates of the outermost bins")
 
 
 def test_most_events_beyond_an_observables_axis_are_refused(

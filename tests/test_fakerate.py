@@ -12,13 +12,20 @@ import numpy as np
 import pytest
 import uproot
 import yaml
+from coffea.nanoevents import NanoEventsFactory
 from conftest import REPO
 from correctionlib import schemav2
 from ledgers import write_ledger
 from samples import qcd, sample, skimmed
 
 from looseleaf.errors import ConfigError, DataFileError
-from looseleaf.fakerate.measure import expectation, measure, numbers, varied
+from looseleaf.fakerate.measure import (
+    expectation,
+    losses_of_variations,
+    measure,
+    numbers,
+    varied,
+)
 from looseleaf.fakerate.process import process
 from looseleaf.fakerate.processor import FakeRateProcessor, beyond_axes
 from looseleaf.files import adler32, read_json
@@ -29,7 +36,7 @@ from looseleaf.objects.columns import analysis_columns
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
-from looseleaf.processing.runner import Limits, ProcessingFailed, process_task
+from looseleaf.processing.runner import Limits, ProcessingFailed, SkimmedNanoAOD, process_task
 from looseleaf.processing.stage import DatasetFiles, Running
 
 POINTS = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
@@ -682,8 +689,14 @@ def test_a_variation_that_empties_a_bin_keeps_the_nominal_rate() -> None:
         "away_jet_pt_up": (counts(0, 1), counts(0, 5)),
     }
     analysis = {"interval": "clopper-pearson"}
-    table = varied(analysis, divide(*pairs["nominal"], "clopper-pearson"), pairs)
-    assert table["away_jet_pt_up"].tolist() == [[0.3], [0.2]]
+    nominal = divide(*pairs["nominal"], "clopper-pearson")
+    assert varied(analysis, nominal, pairs)["away_jet_pt_up"].tolist() == [[0.3], [0.2]]
+    (loss,) = losses_of_variations(analysis, nominal, pairs)
+    assert (loss.kind, loss.name, loss.count, loss.of) == ("empty bins", "away_jet_pt_up", 1, 2)
+    assert loss.message == (
+        "the variation away_jet_pt_up leaves no loose lepton in 1 of 2 bins, which keep the "
+        "nominal rate: pt 0 to 1 GeV, abs_eta 0 to 1"
+    )
 
 
 def test_a_cutflow_counts_events_and_scales_their_weights(
@@ -759,6 +772,25 @@ def test_where_leptons_lie_is_that_of_plain_arrays(filesets: Mapping[str, Filese
         expected = ((values < low).sum(), (values >= high).sum(), len(values))
         assert (there.below, there.above, there.all) == expected
         assert min(expected) > 5, axis
+
+
+def test_what_the_spectra_do_not_show_is_counted(filesets: Mapping[str, Fileset]) -> None:
+    (file,) = filesets["w"].files
+    events = NanoEventsFactory.from_root(
+        {file.url: "Events"}, schemaclass=SkimmedNanoAOD, mode="eager",
+        metadata={**filesets["w"].metadata, "data": False},
+    ).events()  # fmt: skip
+    events["MET"] = ak.with_field(events.MET, 5 * events.MET.pt, "pt")
+    region = {"met_max": None, "mt_max": None}
+    analysis = {**MUON, "region": region, "weights": "counts"}
+    found = FakeRateProcessor(analysis, POINTS, Corrections({}, {})).process(events)
+    losses = {loss.name: loss for loss in beyond_axes(analysis, found)}
+    for name in ("met", "mt"):
+        spectrum = found[name]["loose", :]
+        above = spectrum[hist.overflow].value
+        assert above > 10
+        assert (losses[name].count, losses[name].of) == (above, above + spectrum.values().sum())
+        assert losses[name].message.endswith("no bin holds them")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from looseleaf.nanoaod import choose_branches
 from looseleaf.objects.columns import analysis_columns
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
-from looseleaf.objects.rates import RateMap
+from looseleaf.objects.rates import RateMap, losses_beyond_maps
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
 from looseleaf.processing.runner import ProcessingFailed, SkimmedNanoAOD, process_task
 from looseleaf.topcoffea.combine import combine
@@ -188,6 +189,26 @@ def test_regions_are_weighted_as_by_hand(filesets: dict[str, Fileset], name: str
             assert total.view().value == pytest.approx(weight.sum(), rel=1e-6, abs=1e-9)
             assert total.view().variance == pytest.approx((weight**2).sum(), rel=1e-6, abs=1e-9)
     assert (by_hand(filesets["d"])["2l_em", "flips"] > 0).any()
+
+
+def test_failing_leptons_beyond_the_maps_are_counted(filesets: dict[str, Fileset]) -> None:
+    rates = replace(MAPS["Muon"], pt_edges=np.array([15.0, 20.0, 40.0]))
+    maps = {**MAPS, "Muon": rates}
+    processor = TopCoffeaProcessor(
+        ANALYSIS, POINTS, ["c"], True, maps, FlipMap(json.dumps(FLIPS), "flips")
+    )
+    fileset = filesets["d"]
+    found, _ = process_task(processor, chunks_of(fileset, 2500), fileset.metadata)
+    _, leptons = leptons_of(fileset)
+    number = ak.num(leptons)
+    here = leptons[((number == 2) | (number == 3)) & ak.any(~leptons.tight, axis=1)]
+    muons = here[~here.tight & (here.electron == 0)]
+    (loss,) = losses_beyond_maps(found["coverage"], maps)
+    beyond_pt = (muons.pt < 15) | (muons.pt >= 40)
+    assert (loss.name, loss.count, loss.of) == (
+        "maps.Muon.pt", ak.sum(beyond_pt), ak.count(muons.pt),
+    )  # fmt: skip
+    assert loss.count > 10
 
 
 def test_rates_above_the_cap_count_as_the_cap(filesets: dict[str, Fileset]) -> None:

@@ -17,7 +17,14 @@ from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.multilepton import event_quantities, merged
 from looseleaf.objects.names import COVERAGE, ENTRIES
-from looseleaf.objects.rates import RateMap, empty_prediction, predict, stacked
+from looseleaf.objects.rates import (
+    RateMap,
+    cover_maps,
+    empty_prediction,
+    map_edges,
+    predict,
+    stacked,
+)
 
 CHANNEL = "channel"
 # genPartFlav of a prompt lepton, and of one from a prompt tau
@@ -42,9 +49,9 @@ class ApplicationProcessor(ProcessorABC):
     The accumulator holds for each observable `<name>.observed`, `<name>.predicted` and
     `<name>.slopes` (the sums of w d weight / d f by map bin), and the counts `by_failing` (events
     by channel and number of failing leptons), `capped` and `unmeasured` (failing leptons in bins
-    of the map that are empty); `coverage` and `entries` tell where observables lie on their axes
-    and how the channels' weights are spread. Unless the analysis is unblinded, events of data
-    without a failing lepton are not looked at.
+    of the map that are empty); `coverage` and `entries` tell where observables and failing leptons
+    lie on their axes and how the channels' weights are spread. Unless the analysis is unblinded,
+    events of data without a failing lepton are not looked at.
     """
 
     def __init__(
@@ -89,7 +96,7 @@ class ApplicationProcessor(ProcessorABC):
         )
         out: dict[str, Any] = {
             "by_failing": by_failing,
-            COVERAGE: coverage(self._observables),
+            COVERAGE: coverage([*self._observables, *map_edges(self._maps)]),
             ENTRIES: entries(axis),
         }
         total_weight = event_weight * np.where(prediction.failing > 0, prediction.weight, 1.0)
@@ -131,6 +138,7 @@ class ApplicationProcessor(ProcessorABC):
         for channel, mask in in_channel.items():
             by_failing.fill(np.full(int(mask.sum()), channel), prediction.failing[mask])
             enter(out[ENTRIES], channel, weight=total_weight[mask])
+        cover_maps(out[COVERAGE], self._maps, chosen, anywhere)
         counts = anywhere[prediction.event]
         of_failing = {"capped": prediction.capped, "unmeasured": self._empty[prediction.bin]}
         for name, marked in of_failing.items():

@@ -24,7 +24,7 @@ from looseleaf.losses import Loss
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.names import COVERAGE, ENTRIES
-from looseleaf.objects.rates import RateMap
+from looseleaf.objects.rates import RateMap, losses_beyond_maps
 from looseleaf.objects.weights import scale_to_luminosity
 from looseleaf.processing.stage import (
     DatasetFiles,
@@ -49,10 +49,11 @@ def process(
 ) -> None:
     """Process every dataset of an application analysis; `maps` are map files by collection."""
     working_points = WorkingPoints(points)
+    rates = {collection: RateMap.from_file(path) for collection, path in maps.items()}
     processor = ApplicationProcessor(
         analysis,
         working_points,
-        {collection: RateMap.from_file(path) for collection, path in maps.items()},
+        rates,
         Corrections.from_files(analysis.get("corrections", {})),
     )
     metadata = {
@@ -67,6 +68,7 @@ def process(
         metadata,
         losses=lambda _, found: [
             *_beyond_axes(analysis, found),
+            *losses_beyond_maps(found[COVERAGE], rates),
             *losses_dominated(found[ENTRIES], "events", "channel "),
         ],
         columns=columns_read(analysis, declared, working_points),

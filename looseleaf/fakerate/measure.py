@@ -198,6 +198,7 @@ def measure(
     measured = {name: ledgers[name] for name in analysis["datasets"]["measure"]}
     _refuse_empty_bins(analysis, ratio, found.groups["measure"], measured)
     losses = _losses(analysis, ratio, found.groups["measure"])
+    losses += losses_of_variations(analysis, ratio, found.pairs)
     for loss in losses:
         print(f"fakerate {analysis['name']}: {loss.message}", file=sys.stderr)
     metadata = {
@@ -317,6 +318,23 @@ def _losses(
             Loss("empty bins", "map", len(empty), ratio.empty.size, "bins", message,
                  "allow.empty_bins")
         )  # fmt: skip
+    return out
+
+
+def losses_of_variations(
+    analysis: Mapping[str, Any], nominal: Ratio, pairs: Mapping[str, tuple[hist.Hist, hist.Hist]]
+) -> list[Loss]:
+    """Bins that a variation leaves empty, which keep the nominal rate."""
+    out = []
+    for name, (tight, loose) in pairs.items():
+        emptied = divide(tight, loose, analysis["interval"]).empty & ~nominal.empty
+        bins = [_bin(loose, tuple(index)) for index in np.argwhere(emptied)]
+        if bins:
+            message = (
+                f"the variation {name} leaves no loose lepton in {len(bins)} of {emptied.size} "
+                f"bins, which keep the nominal rate: {'; '.join(bins)}"
+            )
+            out.append(Loss("empty bins", name, len(bins), emptied.size, "bins", message))
     return out
 
 

@@ -46,8 +46,9 @@ from looseleaf.objects.names import (
     VARIATION,
 )
 
-# distributions of these are always made, each without the cut on it
+# distributions of these are always made, each without the cut on it: bins and ends [GeV]
 SPECTRUM = (30, 0, 150)
+SPECTRA_EDGES: dict[str, Sequence[float]] = {"met": SPECTRUM[1:], "mt": SPECTRUM[1:]}
 
 
 def away_jet_thresholds(analysis: Mapping[str, Any]) -> dict[str, float]:
@@ -75,9 +76,9 @@ def edges_of(analysis: Mapping[str, Any]) -> dict[str, Sequence[float]]:
 def beyond_axes(
     analysis: Mapping[str, Any], found: Mapping[str, Any], allowed: Collection[str] = ()
 ) -> list[Loss]:
-    """What lies beyond each declared axis, and what became of it."""
+    """What lies beyond each axis that is filled, and what became of it."""
     out = []
-    for axis, edges in edges_of(analysis).items():
+    for axis, edges in {**edges_of(analysis), **SPECTRA_EDGES}.items():
         kept = axis in analysis["binning"] and analysis["overflow"] == "clamp"
         where = "the outermost bins hold them" if kept else "no bin holds them"
         unit = "tight leptons" if axis == "prompt_fit" else "loose leptons"
@@ -244,7 +245,9 @@ class FakeRateProcessor(ProcessorABC):
             (_spectrum("mt", "Transverse mass [GeV]"), without_mt, mt),
         ]
         for axis, found, values in spectra:
-            out[axis.name] = self._by_point(axis, found, found.selection.take(values), weigh)
+            of_leptons = found.selection.take(values)
+            out[axis.name] = self._by_point(axis, found, of_leptons, weigh)
+            seen[axis.name] = of_leptons, weigh(found)[0]
         for name, observable in analysis.get("observables", {}).items():
             axis = hist.axis.Variable(observable["edges"], name=name, label=observable["label"])
             values = nominal.selection.observable(
@@ -264,7 +267,7 @@ class FakeRateProcessor(ProcessorABC):
             seen["prompt_fit"] = values[hard], weigh(found)[1][hard]
             out["prompt_fit"].fill(values[hard], weight=seen["prompt_fit"][1])
         out[COVERAGE] = coverage(seen)
-        for name, edges in edges_of(analysis).items():
+        for name, edges in {**edges_of(analysis), **SPECTRA_EDGES}.items():
             cover(out[COVERAGE], name, edges, *seen[name])
         return out
 

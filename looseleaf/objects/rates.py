@@ -1,6 +1,6 @@
 """Measured fake rates as weights: what an event in the application region counts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from looseleaf.errors import DataFileError
+from looseleaf.histograms.coverage import cover, losses_beyond
 from looseleaf.histograms.store import empty_bins, read_uhi
+from looseleaf.losses import Loss
 
 
 def clamped_bins(
@@ -131,6 +133,40 @@ def predict(bins: ak.Array, tight: ak.Array, rates: NDArray[np.float64], cap: fl
         slope=sign[event] * slope,
         capped=capped,
     )
+
+
+def map_edges(maps: Mapping[str, RateMap]) -> dict[str, Sequence[float]]:
+    """The edges of all maps' axes, by the names under which their coverage is kept."""
+    return {
+        f"maps.{collection}.{axis}": edges
+        for collection, rates in maps.items()
+        for axis, edges in (("pt", rates.pt_edges), ("abs_eta", rates.eta_edges))
+    }
+
+
+def cover_maps(
+    out: hist.Hist,
+    maps: Mapping[str, RateMap],
+    chosen: Mapping[str, Any],
+    among: NDArray[np.bool_],
+) -> None:
+    """Note where failing leptons of the events `among` lie on the axes of their maps.
+
+    `chosen` are the loose leptons by collection, each with `tight`, jagged by event.
+    """
+    for collection, rates in maps.items():
+        leptons = chosen[collection][among]
+        failing = leptons[~leptons.tight]
+        pt, eta = (ak.to_numpy(ak.flatten(failing[name])) for name in ("pt", "eta"))
+        one = np.ones(len(pt))
+        cover(out, f"maps.{collection}.pt", rates.pt_edges, pt, one)
+        cover(out, f"maps.{collection}.abs_eta", rates.eta_edges, np.abs(eta), one)
+
+
+def losses_beyond_maps(covered: hist.Hist, maps: Mapping[str, RateMap]) -> list[Loss]:
+    """Leptons that count with the rate of a map's outermost bins, since they lie beyond it."""
+    where = "they take the rates of the outermost bins"
+    return losses_beyond(covered, map_edges(maps), "failing leptons", where)
 
 
 def stacked(maps: Mapping[str, RateMap]) -> tuple[dict[str, int], NDArray[np.float64]]:

@@ -8,7 +8,7 @@ from looseleaf.histograms.coverage import losses_dominated
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.names import COVERAGE, ENTRIES, FLIP_CORRECTION
-from looseleaf.objects.rates import RateMap
+from looseleaf.objects.rates import RateMap, losses_beyond_maps
 from looseleaf.processing.fileset import Fileset
 from looseleaf.processing.stage import (
     DatasetFiles,
@@ -110,6 +110,7 @@ def process(
         check_coefficients(name, dataset, original)
         factors_of(name, dataset, whole or analysis, original)
 
+    rates = {collection: RateMap.from_file(path) for collection, path in (maps or {}).items()}
     process_datasets(
         processor_of(analysis, points, declared, maps, flips),
         datasets,
@@ -120,6 +121,7 @@ def process(
         refuse,
         lambda _, found: [
             *beyond_axes(analysis, found[COVERAGE]),
+            *losses_beyond_maps(found[COVERAGE], rates),
             *losses_dominated(found[ENTRIES], "events", "channel "),
         ],
         columns=columns_read(analysis, declared, WorkingPoints(points)),

@@ -31,7 +31,7 @@ from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.multilepton import LEPTON_FIELDS, event_quantities, merged
 from looseleaf.objects.names import COVERAGE, ENTRIES
-from looseleaf.objects.rates import RateMap, predict, stacked
+from looseleaf.objects.rates import RateMap, cover_maps, map_edges, predict, stacked
 from looseleaf.objects.years import of_year
 from looseleaf.topcoffea.channels import (
     FLIPS,
@@ -98,10 +98,11 @@ class TopCoffeaProcessor(ProcessorABC):
 
     The accumulator holds, for each observable, an `EFTHist` over channel, region (`signal`,
     `nonprompt`, `flips`: weighted with the rates), systematic and observable, the events by
-    channel in `cutflow`, in `coverage` and `entries` where observables lie on their axes and how
-    the channels' weights are spread, and, with maps, the leptons by which events are weighted in
-    `failing`: all, those whose rate is capped and those in empty bins, which predict nothing. Of
-    data, signal regions are filled and counted only if the analysis is unblinded.
+    channel in `cutflow`, in `coverage` and `entries` where observables and failing leptons lie on
+    their axes and how the channels' weights are spread, and, with maps, the leptons by which events
+    are weighted in `failing`: all, those whose rate is capped and those in empty bins, which
+    predict nothing. Of data, signal regions are filled and counted only if the analysis is
+    unblinded.
     """
 
     def __init__(
@@ -172,7 +173,8 @@ class TopCoffeaProcessor(ProcessorABC):
             for role, variations in self._by_role(leptons, chosen, is_data).items()
         }
         histograms = {name: self._empty(name) for name in self._observables}
-        covered, spread = coverage(self._observables), entries(self._channel_axis())
+        axes = [*self._observables, *map_edges(self._maps)]
+        covered, spread = coverage(axes), entries(self._channel_axis())
         # an EFT sample's events weigh what their Standard Model term does
         standard = np.ones(len(events)) if eft is None else eft[:, 0]
         counted = {"all": np.ones(len(events), bool), "trigger": triggered}
@@ -217,6 +219,7 @@ class TopCoffeaProcessor(ProcessorABC):
                             coefficients=events.metadata["wc_names"] or None,
                             rows=rows,
                         )
+        cover_maps(covered, self._maps, chosen, weighted)
         out = {**histograms, COVERAGE: covered, ENTRIES: spread, **undecided.counted()}
         out["cutflow"] = self._cutflow(counted)
         return {**out, FAILING: self._failing(leptons[weighted])} if self._maps else out
