@@ -1,10 +1,22 @@
 # looseleaf: from dataset names to a fake-rate map, EFT histograms and a benchmark report.
 # What can be asked for is at the end; which file comes from which is in rules/.
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
+
+from looseleaf.errors import LooseleafError
+from looseleaf.yaml_files import read_yaml
 
 min_version("9.27")
 
 DEFAULTS = f"{workflow.basedir}/config/config.yaml"
+
+try:
+    # Snakemake itself ends in a traceback at bytes that aren't UTF-8
+    read_yaml(Path(DEFAULTS))
+except LooseleafError as problem:
+    raise WorkflowError(str(problem)) from None
 
 
 configfile: DEFAULTS

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -258,3 +259,16 @@ def test_negative_number_of_events(snakemake: Snakemake, repo: Path, tmp_path: P
 def test_unknown_target(snakemake: Snakemake) -> None:
     run = snakemake("-n", "results/das/NoSuchDataset.json")
     assert run.status != 0
+
+
+def test_a_main_file_that_is_not_utf_8(snakemake: Snakemake, repo: Path, tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    for name in ("rules", "scripts", "config", "envs"):
+        shutil.copytree(repo / name, checkout / name)
+    shutil.copy(repo / "Snakefile", checkout)
+    main = checkout / "config/config.yaml"
+    main.write_bytes(main.read_bytes() + "# café\n".encode("latin-1"))
+    run = snakemake("--dry-run", "--snakefile", str(checkout / "Snakefile"))
+    assert run.status == 1
+    assert "Traceback" not in run.text
+    assert "the byte 0xe9 isn't UTF-8 (is the file Latin-1?)" in run.text

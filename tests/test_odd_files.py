@@ -622,3 +622,21 @@ def test_nulls_in_parquet_are_refused(tmp_path: Path, column: str, values: list[
     pq.write_table(pa.table({**identity, **table}), tmp_path / "a.parquet")
     with pytest.raises(DataFileError, match=rf"a\.parquet: 1 values of {column} are null"):
         transformed(tmp_path / "a.parquet", tmp_path / "out.root", ["Muon_pt", "MET_pt"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flipped_bit_is_refused_or_does_no_harm(tmp_path: Path, kind: str) -> None:
+    """Footers, headers and pages alike: another exception would end the service's worker."""
+    path = write(tmp_path / "a.root", kind, Events=events_of(50))
+    good, random = path.read_bytes(), np.random.default_rng(7)
+    refusals = []
+    for _ in range(80):
+        bad = bytearray(good)
+        bad[random.integers(len(good))] ^= 1 << int(random.integers(8))
+        path.write_bytes(bad)
+        try:
+            transformed(path, tmp_path / "out.root")
+        except DataFileError as problem:
+            refusals.append(str(problem))
+    assert len(refusals) > 5
+    assert all(path.name in refusal for refusal in refusals)

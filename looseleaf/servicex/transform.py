@@ -190,7 +190,8 @@ def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
     watch = Stopwatch()
     output = Path(task.output)
     with open_events(url, task.queries[0].tree) as file, whole(output) as part:
-        entries = file.tree.num_entries
+        with reading(url):
+            entries = file.tree.num_entries
         agrees(url, "bytes", file.size, task.expected_bytes)
         before = entries if task.original is None else _tree(file, task.original, url).num_entries
         agrees(url, "events", before, task.expected_events)
