@@ -17,6 +17,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/mypy
 	$(BIN)/snakemake --lint
 
 # every version and hash from the lock; byte-compiled, since an import of coffea without its
@@ -30,7 +31,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 # renew the lock; uv is needed for this alone
 lock:
-	uv pip compile pyproject.toml --extra test --extra xrootd --extra rucio --extra kubernetes --extra func-adl --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock --quiet
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock --quiet
 
 clean:
 	rm -rf .venv results .snakemake

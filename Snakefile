@@ -26,9 +26,9 @@ include: "rules/common.smk"
 include: "rules/samples.smk"
 include: "rules/das.smk"
 include: "rules/servicex.smk"
-include: "rules/fakerate.smk"
-include: "rules/topcoffea.smk"
-include: "rules/histograms.smk"
+include: "rules/process.smk"
+include: "rules/results.smk"
+include: "rules/pictures.smk"
 include: "rules/benchmark.smk"
 
 
@@ -48,7 +48,6 @@ onsuccess:
 rule all:
     default_target: True
     input:
-        rules.fakerate.input,
-        rules.topcoffea.input,
+        [results_of(stage) for stage in stages()],
         rules.histograms.input,
         rules.benchmark.input,

@@ -28,10 +28,11 @@ from coffea.processor import DaskExecutor, ProcessorABC, Runner, accumulate
 from distributed import Client, LocalCluster
 from writing import nanoaod
 
-from looseleaf.cluster import Site, client_for
+from looseleaf.cluster import client_for
 from looseleaf.processing.fileset import EventsSource, Fileset
 from looseleaf.processing.job import run
 from looseleaf.processing.runner import Limits, SkimmedNanoAOD
+from looseleaf.processing.site import Site
 
 LOCAL = {"kind": "local", "redirectors": []}
 EVENTS = 2000

@@ -20,7 +20,7 @@ from shutil import which
 from tempfile import TemporaryDirectory
 
 REPO = Path(__file__).parent.parent
-sys.path.insert(0, str(REPO / "tests"))
+sys.path[:0] = [str(REPO / "tests"), str(REPO / "tests/support")]
 
 from grid import VOMS_TOOL, Authority, DbsServer, dbs_row, serving  # noqa: E402
 

@@ -28,11 +28,12 @@ from coffea.processor import DaskExecutor, ProcessorABC, Runner
 from distributed.comm import tcp
 from writing import nanoaod
 
-from looseleaf.cluster import Site, client_for
+from looseleaf.cluster import client_for
+from looseleaf.efthist import EFTHist
 from looseleaf.processing import job
 from looseleaf.processing.fileset import EventsSource, Fileset
 from looseleaf.processing.runner import Limits, SkimmedNanoAOD
-from looseleaf.topcoffea.efthist import EFTHist
+from looseleaf.processing.site import Site
 
 EVENTS = 2000
 COEFFICIENTS = [f"c{number}" for number in range(26)]

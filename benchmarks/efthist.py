@@ -33,7 +33,7 @@ import boost_histogram as bh  # noqa: E402 - after the number of threads is set
 import hist  # noqa: E402
 import numpy as np  # noqa: E402
 
-from looseleaf.topcoffea.efthist import EFTHist, monomials  # noqa: E402
+from looseleaf.efthist import EFTHist, monomials  # noqa: E402
 
 EVENTS, BINS = 100_000, 100
 EQUAL = hist.axis.Regular(BINS, 0, 1, name="x")

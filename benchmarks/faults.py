@@ -26,7 +26,7 @@ from tempfile import TemporaryDirectory
 
 REPO = Path(__file__).parent.parent
 # what the tests use too
-sys.path.insert(0, str(REPO / "tests"))
+sys.path[:0] = [str(REPO / "tests"), str(REPO / "tests/support")]
 
 from pool import Pool, running_pool, shipped_processors, worker_python  # noqa: E402
 from samples import qcd, skimmed  # noqa: E402
@@ -193,8 +193,14 @@ class Campaign:
                 site = {**attached(address), "wheels": [shipped_processors(folder)]}
                 (folder / "site.json").write_text(json.dumps(site))
                 job = subprocess.Popen(
-                    [sys.executable, REPO / "tests/pool_job.py", folder, self.manifest, LONGEST_S],
-                    env={**os.environ, "PYTHONPATH": f"{REPO}:{REPO}/tests"},
+                    [
+                        sys.executable,
+                        REPO / "tests/support/pool_job.py",
+                        folder,
+                        self.manifest,
+                        LONGEST_S,
+                    ],
+                    env={**os.environ, "PYTHONPATH": f"{REPO}:{REPO}/tests/support"},
                     stderr=subprocess.DEVNULL,
                 )
                 if not codes:

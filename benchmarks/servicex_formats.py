@@ -37,15 +37,15 @@ import yaml
 
 REPO = Path(__file__).parent.parent
 # what the tests use too
-sys.path[0] = str(REPO / "tests")
+sys.path[:1] = [str(REPO / "tests"), str(REPO / "tests/support")]
 
 from samples import SETTINGS, TRUTH, qcd  # noqa: E402
 from service import Service  # noqa: E402
 
+from looseleaf.fakerate.analysis import FakeRateAnalysis  # noqa: E402
 from looseleaf.fakerate.processor import FakeRateProcessor  # noqa: E402
 from looseleaf.files import read_json  # noqa: E402
 from looseleaf.nanoaod import choose_branches, open_events  # noqa: E402
-from looseleaf.objects.columns import analysis_columns  # noqa: E402
 from looseleaf.objects.corrections import Corrections  # noqa: E402
 from looseleaf.objects.leptons import WorkingPoints  # noqa: E402
 from looseleaf.parquet import read  # noqa: E402
@@ -172,7 +172,9 @@ def fake_rates(
         size, url = path.stat().st_size, str(path)
         sources.append(EventsSource(path.name, url, url, known, size, checksum, entries, weights))
     fileset = Fileset("q", tuple(sources), {}, {"dataset": "q", "data": False}, "")
-    processor = FakeRateProcessor(analysis, POINTS, Corrections.from_files({}))
+    processor = FakeRateProcessor(
+        FakeRateAnalysis.from_json(analysis), POINTS, Corrections.from_files({})
+    )
     chunks = chunks_of(fileset, 250_000)
     records: list[ChunkRecord] = []
     spent = seconds(lambda: records.extend(process_task(processor, chunks, fileset.metadata)[1]))
@@ -322,7 +324,9 @@ def main() -> int:
         files = list(map(str, sorted((folder / "q").glob("*.root"))))
         with uproot.open(files[0]) as file:
             there = file["Events"].keys()
-        needed = choose_branches(files[0], there, analysis_columns(analysis, dataset, POINTS))
+        needed = choose_branches(
+            files[0], there, FakeRateAnalysis.from_json(analysis).columns(dataset, POINTS)
+        )
         always = {"run", "luminosityBlock", "event", "genWeight", "MET_pt"}
         branches = sorted(always | set(needed))
         print(f"{asked.events} events in {FILES} files, {len(branches)} columns, {CUT}")

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 REPO = Path(__file__).parent.parent
 # what the tests use too
-sys.path[0] = str(REPO / "tests")
+sys.path[:1] = [str(REPO / "tests"), str(REPO / "tests/support")]
 
 from samples import qcd, skimmed  # noqa: E402
 from service import Service  # noqa: E402

@@ -1,4 +1,4 @@
-"""A content hash of what a module imports from this package.
+"""A content hash of what a job runs of this package.
 
 Snakemake watches `script:` files but not what they import. Each rule carries this hash as a
 param, so that an edit of a module reruns exactly the stages that import it.
@@ -6,10 +6,18 @@ param, so that an edit of a module reruns exactly the stages that import it.
 
 import ast
 import hashlib
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent
+# what jobs run and no result depends on, with what is imported for it alone
+ASIDE = {
+    "looseleaf.cluster": "where processors run",
+    "looseleaf.doorway": "how scripts tell errors and times",
+    "looseleaf.progress": "how far a job is, for who looks on",
+    "looseleaf.workerprocess": "how worker processes are started",
+}
 
 
 def _path_of(module: str) -> Path | None:
@@ -21,38 +29,53 @@ def _path_of(module: str) -> Path | None:
 
 
 @cache
-def _imports(path: Path) -> frozenset[str]:
-    """The modules of this package that the file imports, wherever in it the import stands."""
-    found = set()
+def imports_of(path: Path) -> frozenset[str]:
+    """The modules of this package that a file imports, wherever in it the import stands."""
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return frozenset(name for name in found if name.split(".")[0] == ROOT.name)
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(name for name in names if name.split(".")[0] == ROOT.name)
 
 
-def import_closure(*modules: str) -> list[Path]:
-    """The files of this package that run when `modules` are imported, packages included."""
+def _parents(module: str) -> Iterator[str]:
+    """The module and the packages that it is in."""
+    parts = module.split(".")
+    return (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+
+
+def import_closure(*modules: str, without: frozenset[str] = frozenset()) -> list[Path]:
+    """The files of this package that run when `modules` are imported, packages included, but for
+    the modules and packages in `without` and what they alone import."""
     paths: set[Path] = set()
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
+        if without.intersection(_parents(module)):
+            continue
         parent = module.rpartition(".")[0]
         if parent:
             waiting.append(parent)
         path = ROOT / "__init__.py" if module == ROOT.name else _path_of(module)
         if path is not None and path not in paths:
             paths.add(path)
-            waiting.extend(_imports(path))
+            waiting.extend(imports_of(path))
     return sorted(paths)
 
 
 def code_hash(*modules: str) -> str:
-    """Twelve hex digits that change when, and only when, the code behind `modules` does."""
+    """Twelve hex digits that change when, and only when, the code behind `modules` does, what is
+    put `ASIDE` left out."""
+    return hash_of(import_closure(*modules, without=frozenset(ASIDE)))
+
+
+def hash_of(paths: Iterable[Path]) -> str:
+    """Twelve hex digits of files of this package: of their names and contents."""
     summary = hashlib.sha256()
-    for path in import_closure(*modules):
+    for path in sorted(paths):
         summary.update(str(path.relative_to(ROOT)).encode() + b"\0")
         summary.update(path.read_bytes() + b"\0")
     return summary.hexdigest()[:12]

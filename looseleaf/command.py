@@ -10,6 +10,7 @@ import click
 
 from looseleaf import __version__
 from looseleaf.errors import LookupFailed, LooseleafError
+from looseleaf.preflight import needing
 
 HELP = """Find files, datasets, blocks, sites and totals as DAS knows them.
 
@@ -74,13 +75,13 @@ def das(
     verbose: bool,
     **given: str | float | None,
 ) -> None:
-    from looseleaf.das import shapes  # noqa: PLC0415 - `looseleaf --help` is quick without
-    from looseleaf.das.ask import Asking, ask  # noqa: PLC0415
-    from looseleaf.das.query import parse  # noqa: PLC0415
-
     started = time.time()
     settings = {key: value for key, value in given.items() if value is not None}
     try:
+        with needing("das"):
+            from looseleaf.das import shapes  # noqa: PLC0415 - `looseleaf --help` is quick without
+            from looseleaf.das.ask import Asking, ask  # noqa: PLC0415
+            from looseleaf.das.query import parse  # noqa: PLC0415
         answer = ask(parse(query), Asking(backend=backend, catalogues=catalogues, **settings))
         if verbose:
             for name, reason in answer.passed_over.items():
@@ -98,6 +99,24 @@ def das(
         sys.exit(problem.status if isinstance(problem, LookupFailed) else 1)
     if text:
         click.echo(text)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+def init(folder: Path) -> None:
+    """Lay the workflow out in FOLDER: Snakefile, rules, scripts, configuration, profiles.
+
+    In it `snakemake` runs the demo, and config/ is yours to change. A folder that has one of these
+    names is left as it is.
+    """
+    from looseleaf.layout import lay_out  # noqa: PLC0415 - as above
+
+    try:
+        names = lay_out(folder)
+    except (LooseleafError, OSError) as problem:
+        click.echo(f"error: {problem}", err=True)
+        sys.exit(1)
+    click.echo(f"{folder}: {', '.join(names)}\nnext: cd {folder} && snakemake")
 
 
 @main.group()
@@ -157,13 +176,15 @@ def serve(
     request; one that can't start within --pending seconds is given up. charts/looseleaf-servicex
     sets all of it up.
     """
-    from looseleaf.servicex.service.engine import Limits  # noqa: PLC0415 - as above
-    from looseleaf.servicex.service.serve import Service  # noqa: PLC0415
-    from looseleaf.servicex.service.serve import serve as run  # noqa: PLC0415
-
     confined = not unconfined_python
-    limits = Limits(tries=tries, seconds=seconds, memory=memory << 20, confined=confined)
     try:
+        with needing("servicex"):
+            from looseleaf.servicex.service.engine import TransformLimits  # noqa: PLC0415 - as above
+            from looseleaf.servicex.service.serve import Service  # noqa: PLC0415
+            from looseleaf.servicex.service.serve import serve as run  # noqa: PLC0415
+        limits = TransformLimits(
+            tries=tries, seconds=seconds, memory=memory << 20, confined=confined
+        )
         run(Service(state=state.expanduser(), limits=limits, **options))
     except LooseleafError as problem:
         click.echo(f"error: {problem}", err=True)

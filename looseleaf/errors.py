@@ -17,7 +17,7 @@ class DataFileError(LooseleafError):
     """A data file can't be used; the message names the file and what is the matter with it."""
 
 
-class ReadFailed(DataFileError):
+class RemoteReadFailed(DataFileError):
     """A file elsewhere can't be read just now: another try, or another address, may do."""
 
 
@@ -34,13 +34,13 @@ class Shortfall(LooseleafError):
     """Less was processed than expected; the message names what is missing."""
 
 
-class ServiceFailed(LooseleafError):
+class ServiceXFailed(LooseleafError):
     """A ServiceX refused a request, or can't be reached; the message says which and why."""
 
 
 def failure_at(url: str) -> type[DataFileError]:
     """A file on this machine doesn't get better by waiting; one elsewhere may."""
-    return ReadFailed if "://" in url else DataFileError
+    return RemoteReadFailed if "://" in url else DataFileError
 
 
 def shown(value: Any) -> str:

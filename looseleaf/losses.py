@@ -4,6 +4,8 @@ A loss is either allowed by name in the configuration or only told; one that is 
 error where it is found. Ledgers carry the losses of a dataset, and the report lists them all.
 """
 
+import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,3 +29,9 @@ class Loss:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def say(of: str, messages: Iterable[str]) -> None:
+    """Write sentences about a dataset or an analysis, such as its losses, to the log."""
+    for message in messages:
+        print(f"{of}: {message}", file=sys.stderr)

@@ -1,11 +1,11 @@
-"""Every path pattern of the workflow. `{dataset}` and `{analysis}` are Snakemake's wildcards."""
+"""Every path pattern of the workflow. `{dataset}` is Snakemake's wildcard."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Where each target stands below the results root."""
+    """Where each target stands below the results root. A `stage` is a folder of analyses."""
 
     root: str
 
@@ -26,7 +26,7 @@ class Paths:
     @property
     def listed(self) -> str:
         """The files of a sample that is declared in TopEFT's form."""
-        return f"{self.root}/topcoffea/samples/{{dataset}}.json"
+        return f"{self.root}/listed/{{dataset}}.json"
 
     @property
     def das(self) -> str:
@@ -36,32 +36,16 @@ class Paths:
     def manifest(self) -> str:
         return f"{self.root}/servicex/{{dataset}}.json"
 
-    def processed(self, kind: str, analysis: str, dataset: str = "{dataset}") -> str:
-        ending = "h5" if kind == "topcoffea" else "json"
-        return f"{self.root}/{kind}/{analysis}/{dataset}.{ending}"
+    def result(self, stage: str, analysis: str, name: str) -> str:
+        """A file of an analysis."""
+        return f"{self.root}/{stage}/{analysis}/{name}"
 
-    def ledger(self, kind: str, analysis: str) -> str:
-        return f"{self.root}/{kind}/{analysis}/{{dataset}}.ledger.json"
+    def picture(self, analysis: str, name: str) -> str:
+        return f"{self.pictures(analysis)}/{name}"
 
-    def tasks(self, kind: str, analysis: str) -> str:
-        """The table of what each chunk of an analysis cost, and where."""
-        return f"{self.root}/{kind}/{analysis}/tasks.csv"
-
-    def performance(self, kind: str, analysis: str) -> str:
-        """Dask's own report of an analysis' processing."""
-        return f"{self.root}/{kind}/{analysis}/performance.html"
-
-    def fakerate(self, name: str, analysis: str = "{analysis}") -> str:
-        return f"{self.root}/fakerate/{analysis}/{name}"
-
-    def topcoffea(self, name: str, analysis: str = "{analysis}") -> str:
-        return f"{self.root}/topcoffea/{analysis}/{name}"
-
-    def datacard(self, analysis: str, channel: str, ending: str) -> str:
-        return f"{self.root}/topcoffea/{analysis}/datacards/{channel}.{ending}"
-
-    def picture(self, name: str, analysis: str = "{analysis}") -> str:
-        return f"{self.root}/histograms/{analysis}/{name}"
+    def pictures(self, analysis: str) -> str:
+        """The folder of an analysis' pictures."""
+        return f"{self.root}/histograms/{analysis}"
 
     def report(self, name: str) -> str:
         return f"{self.root}/benchmark/{name}"

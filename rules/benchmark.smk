@@ -5,12 +5,12 @@ rule benchmark_report:
     """Tell what each stage cost, beside the figures of 2021."""
     input:
         jobs=job_records(),
-        ledgers=all_ledgers(),
-        results=results_with_losses(),
+        ledgers=[path for name in ANALYSES for path in flat(GRAPH.ledgers(name))],
+        results=[GRAPH.result(name, kind.summary) for name, (_, kind) in ANALYSES.items()],
         manifests=expand(PATHS.manifest, dataset=DATASETS),
         catalogues=expand(PATHS.catalogue, dataset=DEMO),
         reference=config_file(config["benchmark"]["reference"]),
-        template=f"{workflow.basedir}/looseleaf/benchmark/report.html.j2",
+        template=f"{PACKAGE}/benchmark/report.html.j2",
     output:
         summary=PATHS.report("summary.json"),
         page=report(PATHS.report("report.html"), category="benchmark"),
@@ -19,7 +19,7 @@ rule benchmark_report:
     conda:
         ENVIRONMENT
     params:
-        code=code_hash("looseleaf.benchmark.report"),
+        code=code_of("benchmark_report"),
     message:
         "benchmark: writing the report"
     script:

@@ -17,7 +17,7 @@ rule samples_generate:
     params:
         datasets=sample_parts,
         settings=canonical({k: v for k, v in config["samples"].items() if k != "truth"}),
-        code=code_hash("looseleaf.samples.generate"),
+        code=code_of("samples_generate"),
     message:
         "samples: making {wildcards.dataset}"
     script:
@@ -28,3 +28,24 @@ rule samples:
     """Stage target: the demo's NanoAOD files."""
     input:
         expand(PATHS.catalogue, dataset=DEMO),
+
+
+rule samples_listed:
+    """Write down the files of a sample that a JSON file of TopEFT's form lists."""
+    input:
+        lambda w: SETTINGS.datasets[w.dataset]["listed"]["file"],
+    output:
+        PATHS.listed,
+    log:
+        PATHS.log("samples_listed/{dataset}"),
+    benchmark:
+        PATHS.benchmark("samples_listed/{dataset}")
+    conda:
+        ENVIRONMENT
+    params:
+        dataset=of_dataset("das", "listed", "leave_out"),
+        code=code_of("samples_listed"),
+    message:
+        "samples: listing {wildcards.dataset}"
+    script:
+        "../scripts/samples_listed.py"

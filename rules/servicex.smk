@@ -27,7 +27,7 @@ rule servicex_transform:
         volume=config["servicex"]["volume"],
         subdir=config["servicex"]["subdir"],
         verify=config["das"]["verify"],
-        code=code_hash("looseleaf.servicex.service.queries"),
+        code=code_of("servicex_transform"),
     message:
         "servicex: transforming {wildcards.dataset}"
     script:

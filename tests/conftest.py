@@ -118,3 +118,19 @@ def run_snakemake(folder: Path, *arguments: str, override: Mapping[str, Any] | N
 def snakemake(tmp_path: Path) -> Snakemake:
     """`run_snakemake` in the test's own folder."""
     return partial(run_snakemake, tmp_path)
+
+
+# files whose tests take longest, which begin first where several processes share the suite
+LONGEST = (
+    "test_chain.py",
+    "test_kubernetes.py",
+    "test_chain_eft.py",
+    "test_pool.py",
+    "test_servicex_service.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import uproot
 import yaml
+from analyses import analysis_of, columns_of
 from coffea.nanoevents import NanoEventsFactory
 from conftest import REPO
 from ledgers import write_ledger
 from samples import sample, skimmed
 from test_fakerate import loose_muons, vertices
 
+from looseleaf.application.closure import combine
+from looseleaf.application.processor import ApplicationProcessor
 from looseleaf.errors import DataFileError
-from looseleaf.fakerate.application import ApplicationProcessor
-from looseleaf.fakerate.closure import combine
 from looseleaf.files import adler32
 from looseleaf.histograms.coverage import beyond
 from looseleaf.histograms.store import write_uhi
-from looseleaf.objects.columns import analysis_columns
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.rates import RateMap, losses_beyond_maps
@@ -50,7 +50,7 @@ DATASET = sample("wjets", 20_000, files=1)
 
 @pytest.fixture(scope="module")
 def fileset(tmp_path_factory: pytest.TempPathFactory) -> Fileset:
-    columns = [*analysis_columns(ANALYSIS, DATASET, POINTS), "PV_npvs"]
+    columns = [*columns_of(ANALYSIS, DATASET, POINTS), "PV_npvs"]
     folder = tmp_path_factory.mktemp("application")
     return from_manifest("w", skimmed(folder, "w", {"w": DATASET}, columns), {})
 
@@ -58,7 +58,7 @@ def fileset(tmp_path_factory: pytest.TempPathFactory) -> Fileset:
 def applied(fileset: Fileset, metadata: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
     analysis = {**ANALYSIS, **changes}
     corrections = Corrections.from_files(analysis.get("corrections", {}))
-    processor = ApplicationProcessor(analysis, POINTS, {"Muon": RATES}, corrections)
+    processor = ApplicationProcessor(analysis_of(analysis), POINTS, {"Muon": RATES}, corrections)
     fileset = replace(fileset, metadata=metadata)
     return process_task(processor, chunks_of(fileset, 6000), fileset.metadata)[0]
 
@@ -226,7 +226,7 @@ def test_most_events_beyond_an_observables_axis_are_refused(
     with pytest.raises(
         DataFileError, match=r"events, 100\.0% of their weights, lie beyond .* pt, "
     ):
-        combine(analysis, {"w": DATASET}, {}, *files, *outputs)
+        combine(analysis_of(analysis), {"w": DATASET}, {}, *files, *outputs)
     assert not outputs[0].exists()
 
 
@@ -259,7 +259,9 @@ def test_a_muon_from_a_prompt_tau_is_prompt(
     muon = events.Muon
     flavour = ak.broadcast_arrays(origin, muon.charge)[0]
     events["Muon"] = ak.with_field(muon, flavour, "genPartFlav")
-    processor = ApplicationProcessor(ANALYSIS, POINTS, {"Muon": RATES}, Corrections.from_files({}))
+    processor = ApplicationProcessor(
+        analysis_of(ANALYSIS), POINTS, {"Muon": RATES}, Corrections.from_files({})
+    )
     out = processor.process(events)
     found = muons(fileset)
     chosen = ~found["tight"] & np.isin(origin[found["place"]], counts)
@@ -278,7 +280,7 @@ def test_a_momentum_that_is_infinite_is_told(fileset: Fileset) -> None:
         analysis = {**ANALYSIS, "allow": {"not_finite": list(names)}}
         maps = {"Muon": RATES}
         processor = ApplicationProcessor(
-            analysis, WorkingPoints(declared), maps, Corrections.from_files({})
+            analysis_of(analysis), WorkingPoints(declared), maps, Corrections.from_files({})
         )
         chunks = chunks_of(replace(fileset, metadata=metadata), 20_000)
         return process_task(processor, chunks, metadata)[0]

@@ -1,20 +1,23 @@
 """Whether a skim loses events, held against events themselves."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from analyses import analysis_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from looseleaf.config import load
+from looseleaf.config.kinds import KINDS
+from looseleaf.config.settings import load
+from looseleaf.config.skim import check_skim
 from looseleaf.errors import ConfigError
 from looseleaf.objects.bounds import dropped_by, may_hold, range_of
 from looseleaf.objects.expressions import Expression
-from looseleaf.skim import check_skim
 
 NAMES = ["nMuon", "nElectron", "nJet", "MET_pt", "x", "HLT_A", "HLT_B"]
 LIMITS = ["0", "1", "2", "3", "0.5", "25.1", "30", "-1"]
@@ -81,6 +84,13 @@ def test_what_is_proved_to_be_dropped_is_dropped(cut: str, channel: str, drawn: 
     assert not (safe and (wanted & ~kept).any())
 
 
+def checked(
+    cut: str | None, declared: Mapping[str, Mapping[str, Any]], datasets: Mapping[str, Any]
+) -> list[str]:
+    analyses = {name: analysis_of(analysis) for name, analysis in declared.items()}
+    return check_skim(cut, analyses, datasets, KINDS, "servicex.cut")
+
+
 @pytest.mark.parametrize(
     ("cut", "channel", "safe"),
     [
@@ -127,13 +137,13 @@ def test_channels_and_the_skim(cut: str, channel: str, safe: bool) -> None:
     }
     datasets: dict[str, Any] = {"ttbar": {}}
     if safe:
-        check_skim(cut, {"mine": analysis}, datasets, "servicex.cut")
+        checked(cut, {"mine": analysis}, datasets)
         return
     with pytest.raises(ConfigError) as problem:
-        check_skim(cut, {"mine": analysis}, datasets, "servicex.cut")
+        checked(cut, {"mine": analysis}, datasets)
     for word in (repr(cut), "'hadronic'", "'mine'", "servicex.cut", "null"):
         assert word in str(problem.value)
-    check_skim(None, {"mine": analysis}, datasets, "servicex.cut")
+    checked(None, {"mine": analysis}, datasets)
 
 
 FEW_JETS = ["nJet - nMuon - 2 <= 0", "nJet < 5", "nJet < 2", "(nJet < 5) | (nMuon > 1)"]
@@ -181,13 +191,13 @@ def test_measurements_and_the_skim(cut: str, safe: bool) -> None:
         "triggers": [{"paths": ["HLT_Mu8"]}, {"paths": ["HLT_Mu17"]}],
         "cuts": {"busy": "PV_npvs > 10"},
     }
-    check = (cut, {"mu": analysis}, {"qcd": {}}, "servicex.cut")
+    check = (cut, {"mu": analysis}, {"qcd": {}})
     if safe:
         # what is measured in events of a skim's choice is named
-        assert check_skim(*check) == (["mu"] if cut in FEW_JETS else [])
+        assert checked(*check) == (["mu"] if cut in FEW_JETS else [])
         return
     with pytest.raises(ConfigError, match="could remove events that the analysis 'mu' selects"):
-        check_skim(*check)
+        checked(*check)
 
 
 @pytest.mark.parametrize(
@@ -209,23 +219,23 @@ def test_a_loss_may_be_accepted(cut: str, removed: str) -> None:
     }
     other = {**analysis, "name": "other", "allow": {"skim": True}}
     with pytest.raises(ConfigError) as problem:
-        check_skim(cut, {"mine": analysis, "other": other}, {"ttbar": {}}, "servicex.cut")
+        checked(cut, {"mine": analysis, "other": other}, {"ttbar": {}})
     assert str(problem.value) == (
         f"servicex.cut: {cut!r} could remove events that the channel 'two' of the analysis 'mine' "
         f"selects{removed}; loosen the cut, set it to null, or accept the loss with "
         "allow: {skim: true} in the analysis"
     )
-    assert check_skim(cut, {"other": other}, {"ttbar": {}}, "servicex.cut") == ["other"]
+    assert checked(cut, {"other": other}, {"ttbar": {}}) == ["other"]
     # nothing is lost that would have to be said
     harmless = "nMuon + nElectron >= 2"
-    assert check_skim(harmless, {"other": other}, {"ttbar": {}}, "servicex.cut") == []
+    assert checked(harmless, {"other": other}, {"ttbar": {}}) == []
 
 
 def test_pairs_for_charge_flips_need_two_electrons() -> None:
     analysis = {"name": "z", "kind": "flips", "datasets": {"measure": ["dy"]}, "triggers": []}
-    check_skim("nElectron > 1", {"z": analysis}, {"dy": {}}, "servicex.cut")
+    checked("nElectron > 1", {"z": analysis}, {"dy": {}})
     with pytest.raises(ConfigError, match="those with nElectron <= 2"):
-        check_skim("nElectron > 2", {"z": analysis}, {"dy": {}}, "servicex.cut")
+        checked("nElectron > 2", {"z": analysis}, {"dy": {}})
 
 
 @pytest.mark.parametrize("name", ["", "eft.yaml", "real.yaml", "qcd2021.yaml"])

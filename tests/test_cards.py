@@ -10,11 +10,12 @@ import hist
 import numpy as np
 import pytest
 import uproot
+from analyses import analysis_of
 from combine_rules import NO_BACKGROUND, NO_SIGNAL, Card, RuleBroken, read_card
 
+from looseleaf.efthist import EFTHist
 from looseleaf.errors import DataFileError
 from looseleaf.topcoffea.datacards import write_datacards
-from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.fit import EFTModel, FitFailed
 from looseleaf.topcoffea.naming import card_channel
 from looseleaf.topcoffea.store import write_histograms
@@ -86,8 +87,10 @@ def filled() -> EFTHist:
 def written(folder: Path, histogram: EFTHist, **changes: Any) -> dict[str, Any]:
     """Write the cards of both channels into the folder; the workspace."""
     write_histograms(folder / "h.h5", {"ht": histogram}, {})
-    paths = [[str(folder / f"{c}.{end}") for c in CHANNELS] for end in ("txt", "root")]
-    write_datacards({**ANALYSIS, **changes}, folder / "h.h5", *paths, folder / "workspace.json")
+    paths = [{c: str(folder / f"{c}.{end}") for c in CHANNELS} for end in ("txt", "root")]
+    write_datacards(
+        analysis_of({**ANALYSIS, **changes}), folder / "h.h5", *paths, folder / "workspace.json"
+    )
     return json.loads((folder / "workspace.json").read_text())
 
 

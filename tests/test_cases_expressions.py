@@ -6,14 +6,16 @@ from typing import Any
 import pytest
 import uproot
 import yaml
+from analyses import analysis_of
 from coffea.nanoevents import NanoEventsFactory
 from conftest import TEST_DATA
 
+from looseleaf.config.kinds import KINDS
+from looseleaf.config.skim import check_skim
 from looseleaf.errors import ConfigError
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.runner import SkimmedNanoAOD
 from looseleaf.servicex.transform import FileTask, TreeQuery, transform_file
-from looseleaf.skim import check_skim
 
 CASES = TEST_DATA.parent / "cases"
 
@@ -51,7 +53,8 @@ def test_unsigned_counters_in_the_skim(kind: str, tmp_path: Path) -> None:
     folder = case("02-unsigned-counters-in-skim-cut")
     cut = declared(folder / "main.yaml")["servicex"]["cut"]
     analysis = declared(folder / f"a_{kind}.yaml")
-    check_skim(cut, {kind: analysis}, declared(folder / "datasets.yaml"), "servicex.cut")
+    datasets = declared(folder / "datasets.yaml")
+    check_skim(cut, {kind: analysis_of(analysis)}, datasets, KINDS, "servicex.cut")
     query = TreeQuery(columns=("event",), cut=cut)
     url, out = str(folder / "data" / f"{kind}.root"), str(tmp_path / "out.root")
     found = transform_file(FileTask(kind, (url,), None, None, None, (query,), out, "test"))

@@ -295,9 +295,9 @@ def rerun(demo: Path, **override: Any) -> dict[str, int]:
 
 # a new map is applied anew
 APPLIED = {
-    "fakerate_apply_closure": 1,
-    "fakerate_closure": 1,
-    "histograms_closure_closure": 1,
+    "application_process_closure": 1,
+    "application_closure_closure": 1,
+    "histograms_application_closure": 1,
 }
 
 
@@ -311,8 +311,8 @@ def test_a_cut_reruns_what_depends_on_it_and_nothing_else(demo: Path) -> None:
     jobs = rerun(demo, analyses=changed(demo, "muon", region=region))
     assert jobs == {
         "fakerate_process_muon": 1,
-        "fakerate_measure": 1,
-        "fakerate_truth": 1,
+        "fakerate_measure_muon": 1,
+        "fakerate_truth_muon": 1,
         **APPLIED,
         "histograms_fakerate_muon": 1,
         "benchmark_report": 1,
@@ -328,8 +328,8 @@ def test_a_cut_reruns_what_depends_on_it_and_nothing_else(demo: Path) -> None:
 def test_what_is_measured_reruns_no_processing(demo: Path, changes: dict[str, Any]) -> None:
     jobs = rerun(demo, analyses=changed(demo, "muon", **changes))
     assert jobs == {
-        "fakerate_measure": 1,
-        "fakerate_truth": 1,
+        "fakerate_measure_muon": 1,
+        "fakerate_truth_muon": 1,
         **APPLIED,
         "histograms_fakerate_muon": 1,
         "benchmark_report": 1,
@@ -339,22 +339,22 @@ def test_what_is_measured_reruns_no_processing(demo: Path, changes: dict[str, An
 
 @pytest.mark.parametrize(
     ("analysis", "first"),
-    [("validation", "fakerate_closure"), ("tth_eft", "topcoffea_combine")],
+    [("validation", "application_closure_validation"), ("tth_eft", "topcoffea_combine_tth_eft")],
 )
 def test_what_is_allowed_beyond_an_axis_reruns_no_processing(
     demo: Path, analysis: str, first: str
 ) -> None:
     jobs = rerun(demo, analyses=changed(demo, analysis, allow={"beyond": ["lep0_pt"]}))
     assert jobs[first] == 1
-    assert not [job for job in jobs if "_process" in job or "_apply" in job]
+    assert not [job for job in jobs if "_process" in job]
 
 
 def test_a_label_reruns_pictures_alone(demo: Path) -> None:
     jobs = rerun(demo, histograms={"label": "Preliminary"})
     assert jobs == {
         **{f"histograms_fakerate_{name}": 1 for name in MAPS},
-        "histograms_closure_closure": 1,
-        "histograms_closure_validation": 1,
+        "histograms_application_closure": 1,
+        "histograms_application_validation": 1,
         "histograms_topcoffea_tth_eft": 1,
         "benchmark_report": 1,
         "all": 1,
@@ -368,7 +368,7 @@ def test_a_working_point_reruns_the_analyses_that_use_it(demo: Path) -> None:
     jobs = rerun(demo, working_points="points.yaml")
     assert jobs == {
         "fakerate_process_seed2021": 1,
-        "fakerate_measure": 1,
+        "fakerate_measure_seed2021": 1,
         "histograms_fakerate_seed2021": 1,
         "benchmark_report": 1,
         "all": 1,

@@ -27,11 +27,11 @@ BLOCK: dict[str, Any] = {
 
 
 def declared(**changes: Any) -> dict[str, Any]:
-    return {"cuts": CUTS, "channels": {"2l": {**BLOCK, **changes}}}
+    return {"declared": {"2l": {**BLOCK, **changes}}, "cuts": CUTS}
 
 
 def test_a_block_multiplies_out() -> None:
-    found = channels_of(declared())
+    found = channels_of(**declared())
     assert len(found) == 12
     assert list(found)[:4] == ["2lss_p_ee_4j", "2lss_p_ee_5j", "2lss_p_ee_ge6j", "2lss_p_em_4j"]
     channel = found["2lss_offZ_em_ge6j"]
@@ -49,7 +49,9 @@ def test_a_block_multiplies_out() -> None:
 
 
 def test_jets_share_out_every_event_once() -> None:
-    cuts = [Expression(c.cuts[-1]) for n, c in channels_of(declared()).items() if "2lss_p_ee" in n]
+    cuts = [
+        Expression(c.cuts[-1]) for n, c in channels_of(**declared()).items() if "2lss_p_ee" in n
+    ]
     jets = np.arange(12)
     times = np.sum([cut({"n_jet": jets}) for cut in cuts], axis=0)
     assert times.tolist() == [0] * 4 + [1] * 8
@@ -66,7 +68,7 @@ def test_jets_share_out_every_event_once() -> None:
 def test_regions_say_what_the_leptons_are(
     region: str, charges: list[int], passing: list[bool]
 ) -> None:
-    channel = channels_of(declared(appl_lst=[region], appl_lst_data=[]))["2lss_p_ee_4j"]
+    channel = channels_of(**declared(appl_lst=[region], appl_lst_data=[]))["2lss_p_ee_4j"]
     cut = Expression(channel.regions[0].cut)
     found = cut({"n_lep": np.full(3, 2), "charge": np.array(charges)})
     assert found.tolist() == passing
@@ -83,14 +85,14 @@ def test_regions_say_what_the_leptons_are(
     ],
 )
 def test_l_stands_for_either_flavour_of_one_lepton(flavour: str, passing: list[bool]) -> None:
-    found = channels_of(declared(lep_flav_lst=[flavour]))[f"2lss_p_{flavour}_4j"]
+    found = channels_of(**declared(lep_flav_lst=[flavour]))[f"2lss_p_{flavour}_4j"]
     leptons = {"n_ele": np.array([2, 1, 0, 2]), "n_mu": np.array([0, 1, 2, 1])}
     cut = Expression(found.cuts[-2])
     assert cut({**leptons, "n_lep": np.array([2, 2, 2, 3])}).tolist() == passing
 
 
 def test_a_channel_may_be_an_expression() -> None:
-    found = channels_of({"channels": {"any": "n_lep == 2"}})
+    found = channels_of({"any": "n_lep == 2"})
     assert found["any"].cuts == ("n_lep == 2",)
     assert [region.role for region in found["any"].regions] == [SIGNAL, NONPROMPT]
 
@@ -125,15 +127,15 @@ def test_a_channel_may_be_an_expression() -> None:
 )
 def test_what_is_wrong_with_a_block(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as problem:
-        channels_of(declared(**changes))
+        channels_of(**declared(**changes))
     assert f"channels.{message}" in str(problem.value)
 
 
 def test_two_blocks_with_one_channel() -> None:
-    analysis = declared()
-    analysis["channels"]["more"] = {**BLOCK, "lep_chan_lst": [["2lss_p", "2lss"]]}
+    blocks = declared()
+    blocks["declared"]["more"] = {**BLOCK, "lep_chan_lst": [["2lss_p", "2lss"]]}
     with pytest.raises(ConfigError, match="the channel '2lss_p_ee_4j' is there twice"):
-        channels_of(analysis)
+        channels_of(**blocks)
 
 
 def test_each_measured_map_of_flips_has_a_nuisance_of_its_own() -> None:
@@ -148,10 +150,10 @@ def test_each_measured_map_of_flips_has_a_nuisance_of_its_own() -> None:
 def test_fewer_jets_include_their_number() -> None:
     """`<3` is three or fewer, so that `=3` counts the same events; the parts of 0 to 3 don't."""
     with pytest.raises(ConfigError, match="events with 3 jets are in '<3' and in '=3'"):
-        channels_of(declared(jet_lst=["<3", "=3"]))
+        channels_of(**declared(jet_lst=["<3", "=3"]))
     with pytest.raises(ConfigError, match="events with 3 jets are in '>3' and in '<3'"):
-        channels_of(declared(jet_lst=[">3", "<3"]))
-    found = channels_of(declared(jet_lst=["<3", "=4", ">5"]))
+        channels_of(**declared(jet_lst=[">3", "<3"]))
+    found = channels_of(**declared(jet_lst=["<3", "=4", ">5"]))
     cuts = [Expression(c.cuts[-1]) for n, c in found.items() if "2lss_p_ee" in n]
     passing = [cut({"n_jet": np.arange(8)}).tolist() for cut in cuts]
     assert [sum(one) for one in passing] == [4, 1, 3]
@@ -162,7 +164,7 @@ def test_only_a_signal_region_of_one_charge_is_predicted_by_flips() -> None:
     regions = ["isSR_2lSS", "isSR_2lOS", "isSR_3l", "isAR_2lSS"]
 
     def predicted(of_data: list[str]) -> list[bool]:
-        found = channels_of(declared(appl_lst=regions, appl_lst_data=of_data))
+        found = channels_of(**declared(appl_lst=regions, appl_lst_data=of_data))
         return [region.predicted for region in found["2lss_p_ee_4j"].regions]
 
     assert predicted(["isAR_2lSS_OS"]) == [True, False, False, False, False]
@@ -188,7 +190,9 @@ def test_the_rates_of_a_region_weigh_its_events_alone(systematic: str, region: s
 
 
 def test_a_region_of_data_alone_is_not_filled_for_simulation() -> None:
-    found = channels_of(declared(appl_lst=["isSR_2lSS"], appl_lst_data=["isAR_2lSS", "isSR_2lOS"]))
+    found = channels_of(
+        **declared(appl_lst=["isSR_2lSS"], appl_lst_data=["isAR_2lSS", "isSR_2lOS"])
+    )
     regions = found["2lss_p_ee_4j"].regions
     assert [(r.role, r.data_only) for r in regions] == [
         (SIGNAL, False), (NONPROMPT, True), (SIGNAL, True),

@@ -15,14 +15,15 @@ import uproot
 from processors import MuonPt, Traced
 from samples import qcd, sample, skimmed
 
-from looseleaf.cluster import Site, client_for
-from looseleaf.cluster.code import MATTERS
+from looseleaf.cluster import client_for
 from looseleaf.errors import Shortfall
 from looseleaf.files import adler32
 from looseleaf.processing.checkpoints import processor_identity
 from looseleaf.processing.fileset import Fileset, chunks_of, cut, from_manifest, tasks_of
 from looseleaf.processing.job import Processed, run
 from looseleaf.processing.runner import Limits, ProcessingFailed
+from looseleaf.processing.site import Site
+from looseleaf.shipping import MATTERS
 
 MUON = [f"Muon_{field}" for field in ("pt", "eta", "phi", "mass", "charge")]
 COLUMNS = ["run", "luminosityBlock", "event", "genWeight", *MUON]
@@ -211,12 +212,14 @@ def test_files_are_grouped_by_what_they_are_and_not_by_their_number(
 
 PRINTED = """
 import json, sys, yaml
+from looseleaf.fakerate.analysis import FakeRateAnalysis
 from looseleaf.fakerate.processor import FakeRateProcessor
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.checkpoints import processor_identity
 points = WorkingPoints(yaml.safe_load(open("config/working_points.yaml")))
-analysis = yaml.safe_load(open("config/analyses/muon.yaml"))
+declared = yaml.safe_load(open("config/analyses/muon.yaml"))
+analysis = FakeRateAnalysis.from_json(declared)
 print(processor_identity(FakeRateProcessor(analysis, points, Corrections({}, {}))))
 """
 
@@ -272,7 +275,7 @@ def test_the_identity_of_a_processor_changes_with_what_runs_it(repo: Path, tmp_p
     """Of a processor that is no part of the package: the runner and what this imports count, the
     lookup doesn't."""
     shutil.copytree(repo / "looseleaf", tmp_path / "looseleaf")
-    shutil.copy(repo / "tests/processors.py", tmp_path)
+    shutil.copy(repo / "tests/support/processors.py", tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", EDITED],
         cwd=tmp_path,

@@ -163,6 +163,6 @@ def test_the_scheduler_that_runs_for_the_user_is_taken(tmp_path: Path, repo: Pat
     with dask_scheduler(tmp_path, Path(sys.executable), *options, port=8786) as (_, address):
         assert address == "tls://127.0.0.1:8786"
         with client_for(site, 1, tmp_path / "logs") as here:
-            assert here.cluster is None
+            assert not here.own
             assert here.client.scheduler_info()["address"] == address
             assert here.client.submit(sum, [1, 2]).result(timeout=30) == 3

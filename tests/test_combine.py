@@ -8,14 +8,15 @@ from typing import Any
 import hist
 import numpy as np
 import pytest
+from analyses import analysis_of
 from ledgers import write_ledger
 
+from looseleaf.efthist import EFTHist
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json
 from looseleaf.histograms.coverage import coverage
 from looseleaf.objects.names import COVERAGE
 from looseleaf.topcoffea.combine import combine, up_and_down
-from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.normalisation import check_coefficients, factors_of
 from looseleaf.topcoffea.store import read_histograms, write_histograms
 
@@ -80,7 +81,7 @@ class Combined:
             write_histograms(folder / f"{name}.h5", {COVERAGE: coverage(["x"]), **found}, {})
             write_ledger(folder / f"{name}.json", original)
         combine(
-            analysis,
+            analysis_of(analysis),
             {name: declared for name, (declared, _, _) in parts.items()},
             {name: str(folder / f"{name}.h5") for name in parts},
             {name: str(folder / f"{name}.json") for name in parts},
@@ -260,22 +261,26 @@ THEORY = {"isr": {"branch": "PSWeight", "up": 0, "down": 2, "sums": "ISR"}}
 
 def refusal(declared: dict[str, Any], original: dict[str, Any], **analysis: Any) -> str:
     with pytest.raises(DataFileError) as problem:
-        factors_of("b", declared, {**ANALYSIS, **analysis}, original)
+        factors_of("b", declared, analysis_of({**ANALYSIS, **analysis}), original)
     return str(problem.value)
 
 
 def test_factors_of_a_dataset() -> None:
     declared, original = dataset("tt", "2018", 0.2), of(400.0)
-    assert factors_of("b", declared, ANALYSIS, original) == {"nominal": pytest.approx(1.5)}
+    assert factors_of("b", declared, analysis_of(ANALYSIS), original) == {
+        "nominal": pytest.approx(1.5)
+    }
     one = {**ANALYSIS, "lumi_ifb": 10.0}
-    assert factors_of("b", declared, one, original) == {"nominal": pytest.approx(5.0)}
+    assert factors_of("b", declared, analysis_of(one), original) == {"nominal": pytest.approx(5.0)}
     theory = {**ANALYSIS, "systematics": {"theory": THEORY}}
     original["theory_sums"] = {"PSWeight": [500.0, 1.0, 300.0]}
     expected = {"nominal": 1.5, "isrUp": 1.2, "isrDown": 2.0}
-    assert factors_of("b", declared, theory, original) == pytest.approx(expected)
-    assert factors_of("d", dataset("data", "2018"), theory, original) == {"nominal": 1.0}
+    assert factors_of("b", declared, analysis_of(theory), original) == pytest.approx(expected)
+    assert factors_of("d", dataset("data", "2018"), analysis_of(theory), original) == {
+        "nominal": 1.0
+    }
     other = {**ANALYSIS, "systematics": {"theory": {"isr": {**THEORY["isr"], "processes": ["x"]}}}}
-    assert list(factors_of("b", declared, other, original)) == ["nominal"]
+    assert list(factors_of("b", declared, analysis_of(other), original)) == ["nominal"]
     # places are counted from 0: there is no third of two
     original["theory_sums"] = {"PSWeight": [500.0, 1.0]}
     assert "sum up 2 weights of PSWeight, but number 2" in refusal(
@@ -301,7 +306,7 @@ def test_a_sum_that_is_off_either_way_is_refused(stated: float) -> None:
     # files state sums in single precision
     near = 400.0 + (stated - 400.0) / 4
     listed["listed"]["sum_of_weights"] = near
-    found = factors_of("b", listed, ANALYSIS, original)
+    found = factors_of("b", listed, analysis_of(ANALYSIS), original)
     # what was summed up counts, not what was stated
     assert found == {"nominal": pytest.approx(0.5 * 2000 / 400, rel=1e-12)}
 
@@ -319,19 +324,23 @@ def test_a_skim_is_normalised_to_what_is_declared() -> None:
     about = {"events": 5000, "sum_of_weights": 800.0}
     more = {"listed": about, "sums_of_weights": {"ISRUp": 1000.0, "ISRDown": 500.0}}
     skim = {**ANALYSIS, "normalise": "declared", "systematics": {"theory": THEORY}}
-    found = factors_of("b", dataset("tt", "2017", **more), skim, of(1.0))
+    found = factors_of("b", dataset("tt", "2017", **more), analysis_of(skim), of(1.0))
     assert found == pytest.approx({"nominal": 1.25, "isrUp": 1.0, "isrDown": 2.0})
     # a file of data states no sum
     data = dataset("data", "2017", listed={"events": 5000})
-    assert factors_of("d", data, skim, of(0.0)) == {"nominal": 1.0}
+    assert factors_of("d", data, analysis_of(skim), of(0.0)) == {"nominal": 1.0}
 
 
 def test_an_eft_sample_is_normalised_to_its_standard_model() -> None:
     declared = dataset("ttH", "2017", wc_names=["c"])
     original = of(77.0, eft_sums=[500.0, 30.0, 20.0])
-    assert factors_of("s", declared, ANALYSIS, original) == {"nominal": pytest.approx(2.0)}
+    assert factors_of("s", declared, analysis_of(ANALYSIS), original) == {
+        "nominal": pytest.approx(2.0)
+    }
     listed = dataset("ttH", "2017", wc_names=["c"], listed={"events": 1000, "sum_of_weights": 500})
-    assert factors_of("s", listed, ANALYSIS, original) == {"nominal": pytest.approx(2.0)}
+    assert factors_of("s", listed, analysis_of(ANALYSIS), original) == {
+        "nominal": pytest.approx(2.0)
+    }
 
 
 def test_coefficients_are_as_many_as_their_terms() -> None:

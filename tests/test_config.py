@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from looseleaf.config import Settings, _check_primaries, load
+from looseleaf.config.checks import check_primaries
+from looseleaf.config.settings import Settings, load
 from looseleaf.errors import ConfigError
-from looseleaf.objects.years import YEARS, of_year
+from looseleaf.objects.years import YEARS
 from looseleaf.records import primaries_of
 
 Refusal = Callable[..., str]
@@ -20,12 +21,14 @@ Refusal = Callable[..., str]
 
 def test_default_configuration_is_complete(main_config: dict[str, Any], repo: Path) -> None:
     settings = load(main_config, repo)
-    assert settings.of_kind("fakerate") == ["muon", "muon_data", "electron", "seed2021"]
-    assert settings.of_kind("application") == ["closure", "validation"]
-    assert settings.of_kind("topcoffea") == ["tth_eft"]
+    assert {name: analysis.kind for name, analysis in settings.analyses.items()} == {
+        **dict.fromkeys(["muon", "muon_data", "electron", "seed2021"], "fakerate"),
+        **dict.fromkeys(["closure", "validation"], "application"),
+        "tth_eft": "topcoffea",
+    }
     assert len(settings.datasets_in_use()) == 15
     # an application's leptons are those of the maps that it applies
-    assert settings.analyses["closure"]["working_points"]["Electron"] == {
+    assert settings.analyses["closure"].working_points["Electron"] == {
         "loose": "loose",
         "tight": "tight_simple",
         "momentum": "raw",
@@ -464,9 +467,9 @@ def test_data_of_no_year_may_be_of_any(main_config: dict[str, Any], repo: Path) 
     data = {name: dict(settings.datasets[name]) for name in ("SingleMuon", "MultiLepton")}
     data["SingleMuon"]["year"] = "2018"
     with pytest.raises(ConfigError, match=r"may hold the same events; .*, or declare their years"):
-        _check_primaries([MU], data, "a.yaml")
+        check_primaries([MU], data, "a.yaml")
     data["MultiLepton"]["year"] = "2017"
-    _check_primaries([MU], data, "a.yaml")
+    check_primaries([MU], data, "a.yaml")
 
 
 def test_a_signed_map_is_not_applied(refused: Refusal) -> None:
@@ -947,7 +950,7 @@ def test_years_may_be_numbers(main_config: dict[str, Any], repo: Path, tmp_path:
     ]
     settings = load(config, repo)
     year = settings.datasets["ttH_EFT"]["year"]
-    assert settings.analyses["tth_eft"]["lumi_ifb"][year] == 2.5
+    assert settings.analyses["tth_eft"].lumi_ifb[year] == 2.5
 
 
 def test_a_file_of_two_samples_counts_twice(
@@ -1005,10 +1008,10 @@ def test_an_analysis_of_2024_and_2025(
     settings = load({**config, "analyses": [str(tmp_path / "eft.yaml")]}, repo)
     assert settings.energies_of("tth_eft") == "13.6"
     found = settings.analyses["tth_eft"]
-    assert found["lumi_ifb"] == {"2024": 109.0, "2025": 110.5}
+    assert found.lumi_ifb == {"2024": 109.0, "2025": 110.5}
     for name, threshold in (("tHq_EFT", 0.1), ("ttH_EFT", 0.2)):
         year = settings.datasets[name]["year"]
-        assert of_year(found, year)["jets"]["btag"]["min"] == threshold
+        assert found.of_year(year).jets["btag"]["min"] == threshold
 
 
 def test_unknown_year(refused: Refusal) -> None:
@@ -1019,12 +1022,12 @@ def test_unknown_year(refused: Refusal) -> None:
 def test_squares_are_exact_for_few_coefficients(
     main_config: dict[str, Any], repo: Path, tmp_path: Path
 ) -> None:
-    assert load(main_config, repo).analyses["tth_eft"]["squares"] == "exact"
+    assert load(main_config, repo).analyses["tth_eft"].squares == "exact"
     datasets = yaml.safe_load((repo / DEMO).read_text())
     datasets["ttH_EFT"]["wc_names"] += [f"c{index}" for index in range(7)]
     (tmp_path / "demo.yaml").write_text(yaml.safe_dump(datasets))
     config = {**main_config, "datasets": [str(tmp_path / "demo.yaml")]}
-    assert load(config, repo).analyses["tth_eft"]["squares"] == "points"
+    assert load(config, repo).analyses["tth_eft"].squares == "points"
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])

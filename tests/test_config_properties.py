@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from mutations import places
 from test_samples_listed import SAMPLE
 
-from looseleaf.config import eft_analysis, load
+from looseleaf.config.listed import Listed, read_samples
+from looseleaf.config.settings import load
 from looseleaf.errors import LooseleafError
-from looseleaf.topcoffea.samples import Listed, read_samples
+from looseleaf.topcoffea.notebook import eft_analysis
 from looseleaf.yaml_files import check_plain, read_yaml
 
 # how many examples is the profile's to say

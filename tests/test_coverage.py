@@ -5,6 +5,7 @@ from typing import Any
 import hist
 import numpy as np
 import pytest
+from analyses import analysis_of
 
 from looseleaf.errors import DataFileError
 from looseleaf.histograms.coverage import (
@@ -94,7 +95,7 @@ def test_what_lies_beyond_is_told_by_axis() -> None:
 def test_most_beyond_is_refused_unless_it_is_allowed() -> None:
     analysis = {"name": "muon"}
     half = covered([5, 5, 50, 50])
-    refuse_most_beyond(analysis, half, EDGES, "leptons")
+    refuse_most_beyond(analysis_of(analysis), half, EDGES, "leptons")
     most = half + covered([95])
     message = (
         r"^analysis muon: 3 of 5 leptons, 60\.0% of their weights, lie beyond the edges of pt, 10 "
@@ -102,19 +103,23 @@ def test_most_beyond_is_refused_unless_it_is_allowed() -> None:
         r".*allow: {beyond: \[pt\]} to the analysis$"
     )
     with pytest.raises(DataFileError, match=message):
-        refuse_most_beyond(analysis, most, EDGES, "leptons")
+        refuse_most_beyond(analysis_of(analysis), most, EDGES, "leptons")
     with pytest.raises(DataFileError, match="edges of pt"):
-        refuse_most_beyond({**analysis, "allow": {"beyond": ["eta"]}}, most, EDGES, "leptons")
-    refuse_most_beyond({**analysis, "allow": {"beyond": ["pt"]}}, most, EDGES, "leptons")
+        refuse_most_beyond(
+            analysis_of({**analysis, "allow": {"beyond": ["eta"]}}), most, EDGES, "leptons"
+        )
+    refuse_most_beyond(
+        analysis_of({**analysis, "allow": {"beyond": ["pt"]}}), most, EDGES, "leptons"
+    )
     # a signed eta on an axis for its magnitude
     signed = coverage(["abs_eta"])
     cover(signed, "abs_eta", [0, 2.4], [-2, -1, 1], np.ones(3))
     with pytest.raises(DataFileError, match=r"between -2 and -0\.5: is eta meant to be absolute\?"):
-        refuse_most_beyond(analysis, signed, {"abs_eta": [0, 2.4]}, "leptons")
+        refuse_most_beyond(analysis_of(analysis), signed, {"abs_eta": [0, 2.4]}, "leptons")
     # neither does what has no value lie beyond
-    refuse_most_beyond(analysis, half + covered([np.nan] * 3), EDGES, "leptons")
+    refuse_most_beyond(analysis_of(analysis), half + covered([np.nan] * 3), EDGES, "leptons")
     # nothing at all is another matter
-    refuse_most_beyond(analysis, coverage(EDGES), EDGES, "leptons")
+    refuse_most_beyond(analysis_of(analysis), coverage(EDGES), EDGES, "leptons")
 
 
 AXIS = hist.axis.StrCategory(["a", "b"], name="channel", overflow=False)

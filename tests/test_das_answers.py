@@ -12,10 +12,10 @@ from looseleaf.das.ask import Answer, Asking, ask
 from looseleaf.das.catalogue import from_files
 from looseleaf.das.dasgoclient import answer_of, records_in
 from looseleaf.das.problems import (
+    BackendFailed,
     NoCredential,
     QueryWrong,
     RucioFailed,
-    ServiceFailed,
     Transient,
 )
 from looseleaf.das.proxy import Credential
@@ -189,7 +189,7 @@ def test_counts_are_whole_and_not_negative() -> None:
     found = [whole_number(row, key, "s") for key in (*row, "absent")]
     assert found == [None, 0, 3, 4, None]
     for value in (-1, 2.5, True, "7", -1.0, float("inf"), float("nan")):
-        with pytest.raises(ServiceFailed, match="s: n is "):
+        with pytest.raises(BackendFailed, match="s: n is "):
             whole_number({"n": value}, "n", "s")
     assert numbers({"runs": [4, 2]}, "runs", "s") == (4, 2)
     assert numbers({"runs": 4}, "runs", "s") == (4,)
@@ -277,13 +277,13 @@ def test_records_in_what_dasgoclient_prints() -> None:
     [
         # whole JSON, and a line that says that it isn't all
         ('[{"file":[{"name":"a"}]}]\nERROR: exit with code: 4', 0, "", RucioFailed),
-        ("[]\nERROR: something", 0, "", ServiceFailed),
+        ("[]\nERROR: something", 0, "", BackendFailed),
         ('[{"file":[{"name":"a"}]},{"file":[{"error":"deadline exceeded"}]}]', 0, "", Transient),
-        ('[{"file":[{"name":"a"}]},{"file":[{"error":"no"}]}]', 0, "", ServiceFailed),
+        ('[{"file":[{"name":"a"}]},{"file":[{"error":"no"}]}]', 0, "", BackendFailed),
         ("", 15, "no proxy", NoCredential),
         ("", 4, "503 Service Unavailable", Transient),
         ("", 2, "connection refused", Transient),
-        ("", 3, "connection refused", ServiceFailed),
+        ("", 3, "connection refused", BackendFailed),
     ],
 )
 def test_failures_are_told_from_answers(

@@ -25,11 +25,11 @@ from looseleaf.das.ask import BACKENDS, Asking, ask
 from looseleaf.das.dasgoclient import answer_of, records_in
 from looseleaf.das.notebook import das
 from looseleaf.das.problems import (
+    BackendFailed,
     CutOff,
     NoCredential,
     QueryWrong,
     RucioFailed,
-    ServiceFailed,
     Transient,
 )
 from looseleaf.das.proxy import Credential
@@ -80,8 +80,8 @@ def test_queries_taken_apart(text: str, expected: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("text", "part", "hint"),
     [
-        ("", "", "what can be asked for is file; dataset"),
-        ("files dataset=/A/B/C", "files", "what can be asked for is file; dataset"),
+        ("", "", "known fields are file; dataset"),
+        ("files dataset=/A/B/C", "files", "known fields are file; dataset"),
         ("file", "dataset=", "a dataset is /primary/processed/tier"),
         ("file dataset=A/B", "dataset=A/B", "a dataset is /primary/processed/tier"),
         ("file dataset=/A/B/C;rm", "dataset=/A/B/C;rm", "a dataset is"),
@@ -100,7 +100,7 @@ def test_queries_taken_apart(text: str, expected: dict[str, object]) -> None:
         ("file dataset in [/A/B/C]", "dataset in", "lists and ranges are for run"),
         ("summary block=/A/B/C#1", "block=/A/B/C#1", "asked for by dataset="),
         ("file block=/A/B/C", "block=/A/B/C", "a block is"),
-        ("file dataset=/A/B/D block=/A/B/C#1", "block=/A/B/C#1", "no block of the dataset"),
+        ("file dataset=/A/B/D block=/A/B/C#1", "block=/A/B/C#1", "this block isn't of the dataset"),
         ("file dataset=/A/B/C instance=x", "instance=x", "like prod/global"),
         ("file dataset=/A/B/C | sort file.size", "sort file.size", "after | comes grep"),
         ("file dataset=/A/B/C | mean(file.size)", "mean(file.size)", "after | comes grep"),
@@ -235,23 +235,23 @@ def test_so_many_and_no_more(catalogue: Path) -> None:
         ("file dataset=/A/B/X", 1, "the nearest that it knows: /A/B/C"),
         ("file dataset=/X*/B/C", 1, "catalogue (local) knows no dataset /X*/B/C"),
         ("file block=/A/B/C#9", 1, "lists no file for it in block /A/B/C#9"),
-        ("fil dataset=/A/B/C", 17, "what can be asked for is file; dataset"),
+        ("fil dataset=/A/B/C", 17, "known fields are file; dataset"),
         ("file dataset=/A/B/C | grep file.bytes", 17, "known keys are file.name, file.size"),
         ("file dataset=/A/B/C | sum(file.nevents)", 17, "it is unknown in 1 of 2 records"),
-        ("file dataset=/A/B/C | sum(file.name)", 17, "sum(file.name): no numbers"),
+        ("file dataset=/A/B/C | sum(file.name)", 17, "sum(file.name): not numbers"),
         ("file dataset=/A/B/C | grep file.size>999 | max(file.size)", 17, "no record is left"),
-        ("file dataset=/A/B/C | grep file.size>x", 17, "'x' is no number"),
-        ("site dataset=/A/B/C", 1, "the backend catalogue: does not know site"),
+        ("file dataset=/A/B/C | grep file.size>x", 17, "'x' is not a number"),
+        ("site dataset=/A/B/C", 1, "the backend catalogue: doesn't know site"),
         (
             "file dataset=/A/B/C run=1",
             1,
-            "dataset /A/B/C: the backend catalogue: does not know which runs are in a file; "
+            "dataset /A/B/C: the backend catalogue: doesn't know which runs are in a file; "
             "dasgoclient and dbs do",
         ),
         (
             "file dataset=/A/B/C site=T2_CH_CERN",
             1,
-            "the backend catalogue: does not know at which sites a file is; dasgoclient and rucio",
+            "the backend catalogue: doesn't know at which sites a file is; dasgoclient and rucio",
         ),
         ("dataset=/A/*/C status=PRODUCTION", 17, "catalogue doesn't know the status of datasets"),
     ],
@@ -298,7 +298,7 @@ def test_without_a_proxy_it_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -
     )
     assert "\n  dbs: no proxy: the proxy that X509_USER_PROXY names can't be read" in result.stderr
     assert "type: voms-proxy-init -voms cms -rfc" in result.stderr
-    assert "\n  catalogue: no catalogue at all" in result.stderr
+    assert "\n  catalogue: no catalogue is given" in result.stderr
     assert "/nonexistent/proxy" not in result.output
 
 
@@ -485,18 +485,18 @@ def test_other_shapes_of_the_same_answer(standin: StandIn, text: str) -> None:
             LISTED + "ERROR: das exit with code: 2, error: DBS upstream error\n",
             0,
             "",
-            ServiceFailed,
+            BackendFailed,
             "ended with 2: ERROR: das exit with code: 2, error: DBS upstream error",
         ),
         ("", 2, "Post: 503 Service Unavailable", Transient, "ended with 2: Post: 503 Service"),
         ("[\n]\nERROR: das exit with code: 4, x\n", 4, "", RucioFailed, "ended with 4"),
         ("", 15, "Unable to get x509 proxy", NoCredential, "type: voms-proxy-init -voms cms"),
-        ("", 17, "DAS QL ERROR, query=x", ServiceFailed, "ended with 17: DAS QL ERROR"),
-        ("", 9, "", ServiceFailed, "ended with 9: no reason given"),
-        ("Unable to parse", 0, "", ServiceFailed, "something else than JSON: 'Unable to parse'"),
-        ('[{"file":[{"error":"DBS unable"}]}]', 0, "", ServiceFailed, "DBS unable"),
-        ('[{"das":{},"file":[]}]', 0, "", ServiceFailed, "a record without file"),
-        ('[{"file":[{"size":1}]}]', 0, "", ServiceFailed, "a record without name"),
+        ("", 17, "DAS QL ERROR, query=x", BackendFailed, "ended with 17: DAS QL ERROR"),
+        ("", 9, "", BackendFailed, "ended with 9: no reason given"),
+        ("Unable to parse", 0, "", BackendFailed, "something other than JSON: 'Unable to parse'"),
+        ('[{"file":[{"error":"DBS unable"}]}]', 0, "", BackendFailed, "DBS unable"),
+        ('[{"das":{},"file":[]}]', 0, "", BackendFailed, "a record without file"),
+        ('[{"file":[{"size":1}]}]', 0, "", BackendFailed, "a record without name"),
     ],
 )
 def test_how_dasgoclient_fails(
@@ -526,7 +526,7 @@ def test_a_transient_failure_passes(standin: StandIn) -> None:
 
 def test_the_proxys_path_is_taken_out_of_what_it_says(standin: StandIn, proxy: Path) -> None:
     standin.prints("", 2, f"unable to read {proxy}")
-    with pytest.raises(ServiceFailed, match=r"ended with 2: unable to read \(the proxy\)$"):
+    with pytest.raises(BackendFailed, match=r"ended with 2: unable to read \(the proxy\)$"):
         asked("file dataset=/A/B/C")
 
 
@@ -553,7 +553,7 @@ def test_what_a_dasgoclient_started_ends_with_it(standin: StandIn) -> None:
 
 def test_a_dasgoclient_that_cannot_be_run(standin: StandIn) -> None:
     (standin.folder / "dasgoclient").write_bytes(b"\x7fELF not for this machine")
-    with pytest.raises(ServiceFailed, match="can't be run: Exec format error"):
+    with pytest.raises(BackendFailed, match="can't be run: Exec format error"):
         asked("file dataset=/A/B/C")
 
 
@@ -586,7 +586,7 @@ def test_no_message_holds_a_secret_that_dasgoclient_printed(output: str, status:
     "output", ['{"data": null}', '[{"file": null}]', '[{"file": ["x"]}]', '[{"file": {}}]']
 )
 def test_answers_of_another_shape_are_told_as_that(output: str) -> None:
-    with pytest.raises(ServiceFailed):
+    with pytest.raises(BackendFailed):
         records_in("file", answer_of(output, "", 0, "it", Credential()), "")
 
 

@@ -17,7 +17,7 @@ from grid import EXPIRED, Authority, DbsHandler, DbsServer, dbs_row, need, servi
 from looseleaf.das import dbs as dbs_module
 from looseleaf.das.ask import Asking, ask, choose, records_of
 from looseleaf.das.lookup import lookup
-from looseleaf.das.problems import CutOff, NoCredential, ServiceFailed, Transient
+from looseleaf.das.problems import BackendFailed, CutOff, NoCredential, Transient
 from looseleaf.das.proxy import MAKE_ONE
 from looseleaf.das.query import parse
 from looseleaf.das.records import BlockRecord, DatasetRecord, LumiRecord, SummaryRecord
@@ -110,7 +110,7 @@ def test_summary_blocks_and_luminosity_sections(server: DbsServer, asking: Askin
 
 
 def test_sites_are_not_dbs_to_say(asking: Asking) -> None:
-    with pytest.raises(LookupFailed, match="the backend dbs: does not know site; it knows block"):
+    with pytest.raises(LookupFailed, match="the backend dbs: doesn't know site; it knows block"):
         ask(parse("site dataset=/A/B/C"), asking)
 
 
@@ -139,7 +139,7 @@ def test_a_service_that_stays_busy_is_asked_so_many_times(
 @pytest.mark.parametrize("status", [400, 404, 500])
 def test_a_refusal_is_not_asked_again(server: DbsServer, asking: Asking, status: int) -> None:
     server.faults = [status]
-    message = refusal(ServiceFailed, asking)
+    message = refusal(BackendFailed, asking)
     assert message.startswith("DBS files of /A/B/C: ")
     assert message.endswith(f"answered {status}: the database is busy")
     assert len(server.asked) == 1
@@ -155,12 +155,12 @@ def test_a_login_page_is_not_followed(server: DbsServer, asking: Asking) -> None
         handler.answer("", 302, Location="https://localhost:1/login")
 
     server.faults = [elsewhere]
-    assert "sends elsewhere (302), as it does for a login page" in refusal(ServiceFailed, asking)
+    assert "redirects (302), as it does to a login page" in refusal(BackendFailed, asking)
 
 
 def test_an_answer_that_is_no_json(server: DbsServer, asking: Asking) -> None:
     server.faults = [lambda handler: handler.answer("<html>Welcome</html>")]
-    assert "something else than JSON: '<html>Welcome" in refusal(ServiceFailed, asking)
+    assert "something other than JSON: '<html>Welcome" in refusal(BackendFailed, asking)
 
 
 def broken_off(handler: DbsHandler) -> None:
@@ -435,7 +435,7 @@ def test_auto_says_in_the_snapshot_who_could_not_work(
     found = read_json(tmp_path / "out.json")
     assert found["backend"] == "dbs"
     assert found["passed_over"] == {
-        "dasgoclient": "there is no dasgoclient on the PATH nor "
+        "dasgoclient": "there is no dasgoclient on the PATH, nor "
         "/cvmfs/cms.cern.ch/common/dasgoclient"
     }
 
@@ -446,7 +446,7 @@ def test_a_failed_refresh_leaves_the_snapshot(
     lookup("/A/B/C", tmp_path / "out.json", asking=asking)
     before = (tmp_path / "out.json").read_bytes()
     server.faults = [500]
-    with pytest.raises(ServiceFailed):
+    with pytest.raises(BackendFailed):
         lookup("/A/B/C", tmp_path / "out.json", asking=asking)
     assert (tmp_path / "out.json").read_bytes() == before
 
@@ -540,7 +540,7 @@ def test_a_server_of_another_authority_is_refused(
 ) -> None:
     other = Authority(tmp_path / "other")
     monkeypatch.setenv("X509_CERT_DIR", str(other.certificates))
-    message = refusal(ServiceFailed, asking)
+    message = refusal(BackendFailed, asking)
     assert "can't be trusted: its authority is not among those in X509_CERT_DIR" in message
     assert server.asked == []
 
@@ -551,7 +551,7 @@ def test_an_expired_proxy_is_told_before_anything_is_asked(
     expired = authority.proxy("old", *EXPIRED)
     monkeypatch.setenv("X509_USER_PROXY", str(expired))
     message = refusal(NoCredential, asking)
-    assert "the proxy that X509_USER_PROXY names ran out 47:0" in message
+    assert "the proxy that X509_USER_PROXY names expired 47:0" in message
     assert server.asked == []
 
 

@@ -57,7 +57,7 @@ def test_dbs_is_asked_for_the_runs(server: DbsServer, condition: str, run_num: s
 
 def test_dbs_does_not_know_sites(server: DbsServer) -> None:
     with pytest.raises(
-        LookupFailed, match="dbs: does not know at which sites a file is; dasgoclient and rucio do"
+        LookupFailed, match="dbs: doesn't know at which sites a file is; dasgoclient and rucio do"
     ):
         ask(parse(f"{FILES} site=T2_CH_CERN"), Asking("dbs", host=server.url))
     assert server.asked == []
@@ -133,7 +133,7 @@ def test_checksums_as_services_state_them(stated: str | None, known: str | None)
         ("is_file_valid", None, "/store/a.root: is_file_valid is None, neither 0 nor 1"),
         ("is_file_valid", "0", "is_file_valid is '0', neither"),
         ("is_file_valid", 2, "is_file_valid is 2, neither"),
-        ("block_name", 7, "/store/a.root: block_name is 7, no name"),
+        ("block_name", 7, "/store/a.root: block_name is 7, not a name"),
         ("size", 1 << 63, "size is 9223372036854775808"),
         ("nevents", True, "nevents is True, not a whole number"),
     ],

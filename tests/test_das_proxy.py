@@ -50,25 +50,25 @@ def test_no_proxy(tmp_path: Path) -> None:
 
 def test_an_expired_proxy(authority: Authority) -> None:
     message = refusal(authority.proxy("expired", *EXPIRED))
-    assert "names ran out 47:0" in message
+    assert "names expired 47:0" in message
     assert message.endswith(f"type: {MAKE_ONE}")
 
 
 def test_attributes_that_ran_out_before_the_proxy(authority: Authority) -> None:
     path = authority.proxy("attributes", "-pastac", "48:00", "-vomslife", "1:00", "-hours", "24")
     message = refusal(path)
-    assert "the VOMS attributes of the proxy that X509_USER_PROXY names ran out 47:0" in message
+    assert "the VOMS attributes of the proxy that X509_USER_PROXY names expired 47:0" in message
 
 
 def test_less_time_left_than_needed(authority: Authority) -> None:
     path = authority.proxy("short", "-hours", "1")
-    assert "will run out in 0:5" in refusal(path, needed=timedelta(hours=2))
+    assert "will expire in 0:5" in refusal(path, needed=timedelta(hours=2))
     assert ", 2:00 h are needed; type: " in refusal(path, needed=timedelta(hours=2))
 
 
 def test_a_proxy_of_another_vo(authority: Authority) -> None:
     message = refusal(authority.proxy("atlas", "-hours", "24", vo="atlas"))
-    assert "is not of the VO cms but of /atlas/Role=NULL/Capability=NULL" in message
+    assert "belongs to /atlas/Role=NULL/Capability=NULL, not to the VO cms" in message
 
 
 def test_a_certificate_without_a_vo(authority: Authority, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_certificate_without_a_vo(authority: Authority, tmp_path: Path) -> Non
     parts = (authority.folder / "user.pem", authority.folder / "user.key")
     plain.write_text("".join(part.read_text() for part in parts))
     plain.chmod(0o600)
-    assert "is not of the VO cms but of no VO at all" in refusal(plain)
+    assert "belongs to no VO, not to the VO cms" in refusal(plain)
 
 
 def test_a_proxy_that_others_can_read(authority: Authority, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_damaged_proxy(authority: Authority, tmp_path: Path, keep: int) -> Non
     path = tmp_path / "cut"
     path.touch(0o600)
     path.write_bytes(whole[:keep])
-    assert "is damaged or no proxy at all" in refusal(path)
+    assert "is damaged, or not a proxy at all" in refusal(path)
 
 
 def token(**claims: object) -> str:
@@ -113,7 +113,7 @@ def test_a_token_goes_before_a_proxy(tmp_path: Path) -> None:
 
 
 def test_an_expired_token() -> None:
-    with pytest.raises(NoCredential, match=r"the token ran out 2:00 h ago; get a new one"):
+    with pytest.raises(NoCredential, match=r"the token expired 2:00 h ago; get a new one"):
         credential({"BEARER_TOKEN": token(exp=time.time() - 7201)})
 
 
@@ -127,7 +127,7 @@ def test_a_token_file_that_is_not_there(tmp_path: Path) -> None:
 )
 def test_a_token_file_that_holds_something_else(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "token").write_bytes(content)
-    with pytest.raises(NoCredential, match="what BEARER_TOKEN_FILE gives is no token") as problem:
+    with pytest.raises(NoCredential, match="BEARER_TOKEN_FILE doesn't give a token") as problem:
         credential({"BEARER_TOKEN_FILE": str(tmp_path / "token")})
     assert "SECRET" not in str(problem.value)
 

@@ -148,7 +148,7 @@ def test_a_snapshot_from_rucio(tmp_path: Path) -> None:
 def test_what_rucio_does_not_know() -> None:
     with pytest.raises(LookupFailed, match=r"no file for it at T2_X; does it exist"):
         ask(parse("file dataset=/A/B/C site=T2_X"), ASKING)
-    with pytest.raises(LookupFailed, match="rucio: does not know which runs are in a file; das"):
+    with pytest.raises(LookupFailed, match="rucio: doesn't know which runs are in a file; das"):
         ask(parse("file dataset=/A/B/C run=1"), ASKING)
     with pytest.raises(RucioFailed, match=r"^Rucio: file of /A/B/USER: DataIdentifierNotFound: "):
         ask(parse("file dataset=/A/B/USER"), ASKING)
@@ -156,7 +156,7 @@ def test_what_rucio_does_not_know() -> None:
         ask(parse("file dataset=/X*/B/C"), ASKING)
     with pytest.raises(QueryWrong, match="rucio doesn't know the status of datasets"):
         ask(parse("dataset=/A*/B/C status=PRODUCTION"), ASKING)
-    with pytest.raises(LookupFailed, match="the backend rucio: does not know summary"):
+    with pytest.raises(LookupFailed, match="the backend rucio: doesn't know summary"):
         ask(parse("summary dataset=/A/B/C"), ASKING)
 
 
@@ -173,7 +173,7 @@ def test_a_rucio_that_stays_silent(server: TlsServer, monkeypatch: pytest.Monkey
 def test_rucio_wants_an_hour(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     short = authority.proxy("short", "-hours", "1")
     monkeypatch.setenv("X509_USER_PROXY", str(short))
-    with pytest.raises(NoCredential, match=r"will run out in 0:59 h, 1:00 h are needed"):
+    with pytest.raises(NoCredential, match=r"will expire in 0:59 h, 1:00 h are needed"):
         ask(parse("file dataset=/A/B/C"), ASKING)
 
 

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from looseleaf.config import load
+from looseleaf.config.settings import load
 from looseleaf.das.lookup import check_kindred
 from looseleaf.dataset_names import campaign, may_match_the_same, pattern_of_both
 from looseleaf.errors import ConfigError, LookupFailed

@@ -11,8 +11,7 @@ import hist
 import numpy as np
 import pytest
 
-from looseleaf.topcoffea.efthist import (
-    FILL_EVENTS,
+from looseleaf.efthist import (
     EFTHist,
     combine_scaling,
     monomials,
@@ -20,6 +19,7 @@ from looseleaf.topcoffea.efthist import (
     quartic_terms,
     remapped,
 )
+from looseleaf.efthist.histogram import FILL_EVENTS
 
 X = hist.axis.Regular(1, 0, 1, name="x")
 

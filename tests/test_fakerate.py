@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 import uproot
 import yaml
+from analyses import analysis_of, columns_of
 from coffea.nanoevents import NanoEventsFactory
 from conftest import REPO
 from correctionlib import schemav2
 from ledgers import write_ledger
 from samples import qcd, sample, skimmed
 
+from looseleaf.cluster import client_for
 from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.fakerate.measure import (
     expectation,
@@ -32,7 +35,6 @@ from looseleaf.files import adler32, read_json
 from looseleaf.histograms.coverage import beyond, dominated, losses_dominated
 from looseleaf.histograms.ratio import divide
 from looseleaf.histograms.store import read_uhi, write_uhi
-from looseleaf.objects.columns import analysis_columns
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
@@ -49,7 +51,7 @@ def filesets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fileset]:
     folder = tmp_path_factory.mktemp("fakerate")
     found = {}
     for name, dataset in DATASETS.items():
-        columns = [*analysis_columns(MUON, dataset, POINTS), "PV_npvs", "Muon_genPartFlav"]
+        columns = [*columns_of(MUON, dataset, POINTS), "PV_npvs", "Muon_genPartFlav"]
         columns += ["Muon_jetRelIso", "Muon_jetPtRelv2"]
         found[name] = from_manifest(name, skimmed(folder, name, DATASETS, columns), {})
     return found
@@ -58,7 +60,7 @@ def filesets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fileset]:
 def result(fileset: Fileset, is_data: bool = False, **changes: Any) -> dict[str, Any]:
     analysis = {**MUON, **changes}
     corrections = Corrections.from_files(analysis.get("corrections", {}))
-    processor = FakeRateProcessor(analysis, POINTS, corrections)
+    processor = FakeRateProcessor(analysis_of(analysis), POINTS, corrections)
     chunks = chunks_of(fileset, 8000)
     return process_task(processor, chunks, {**fileset.metadata, "data": is_data})[0]
 
@@ -193,13 +195,16 @@ def test_what_is_no_number_is_refused_or_a_loss(
     allowed = {**MUON, "observables": drawn, "allow": {"not_finite": ["share"]}}
     site = yaml.safe_load((REPO / "config/sites/local.yaml").read_text())
     running = Running(
-        site, 1, Limits(8000, 8000), str(tmp_path / "t.csv"), str(tmp_path / "p.html")
+        partial(client_for, site, 1),
+        Limits(8000, 8000),
+        str(tmp_path / "t.csv"),
+        str(tmp_path / "p.html"),
     )
     manifest = tmp_path / "q.json"
-    columns = [*analysis_columns(allowed, DATASETS["q"], POINTS)]
+    columns = [*columns_of(allowed, DATASETS["q"], POINTS)]
     skimmed(tmp_path, "q", DATASETS, columns).rename(manifest)
     files = DatasetFiles(str(manifest), str(tmp_path / "q.h.json"), str(tmp_path / "q.l.json"))
-    process(allowed, POINTS.to_json(), {"q": DATASETS["q"]}, {"q": files}, running)
+    process(analysis_of(allowed), POINTS.to_json(), {"q": DATASETS["q"]}, {"q": files}, running)
     (loss,) = [loss for loss in read_json(files.ledger)["losses"] if loss["kind"] == "not finite"]
     assert (loss["name"], loss["count"], loss["unit"]) == ("share", filled, "leptons")
     assert loss["allowed"] == "allow.not_finite"
@@ -211,9 +216,7 @@ def test_what_is_no_number_is_refused_or_a_loss(
 
 def test_columns_of_cuts_are_asked_of_the_transform() -> None:
     analysis = {**MUON, "cuts": {"a": "PV_npvs > 1 and nTau == 0"}}
-    extra = analysis_columns(analysis, DATASETS["q"], POINTS) - analysis_columns(
-        MUON, DATASETS["q"], POINTS
-    )
+    extra = columns_of(analysis, DATASETS["q"], POINTS) - columns_of(MUON, DATASETS["q"], POINTS)
     assert extra == {"PV_npvs", "nTau|Tau_pt"}
 
 
@@ -265,7 +268,7 @@ def test_spectra_have_no_cut_on_themselves_and_all_others(
 def test_what_is_expected_of_weighted_leptons(filesets: Mapping[str, Fileset]) -> None:
     text = (REPO / "config/demo/truth.json").read_text()
     analysis = {**MUON, "truth": {"correction": MUON["truth"]["correction"]}}
-    processor = FakeRateProcessor(analysis, POINTS, Corrections({}, {}), text)
+    processor = FakeRateProcessor(analysis_of(analysis), POINTS, Corrections({}, {}), text)
     chunks = chunks_of(filesets["w"], 8000)
     metadata = {**filesets["w"].metadata, "data": False}
     found = process_task(processor, chunks, metadata)[0]
@@ -310,7 +313,7 @@ def test_the_expectation_is_subtracted_like_the_leptons(tmp_path: Path) -> None:
         "datasets": {"measure": ["d"], "subtract": ["w"]},
     }
     found = numbers(
-        analysis,
+        analysis_of(analysis),
         datasets,
         {name: path for name, (path, _) in paths.items()},
         {name: path for name, (_, path) in paths.items()},
@@ -432,7 +435,7 @@ def test_the_fit_scales_what_is_subtracted_and_its_error_varies_it(
         "q": {"data": False, "xsec_pb": 0.001},
     }
     measured = numbers(
-        analysis,
+        analysis_of(analysis),
         datasets,
         {name: path for name, (path, _) in paths.items()},
         {name: path for name, (_, path) in paths.items()},
@@ -587,8 +590,8 @@ def test_weights_that_are_no_numbers(filesets: Mapping[str, Fileset], tmp_path: 
 
 def test_columns_of_corrections_are_asked_of_simulation_alone(tmp_path: Path) -> None:
     analysis = {**MUON, "corrections": {"x": vertices(tmp_path)}}
-    assert "PV_npvs" in analysis_columns(analysis, DATASETS["q"], POINTS)
-    assert "PV_npvs" not in analysis_columns(analysis, {**DATASETS["q"], "data": True}, POINTS)
+    assert "PV_npvs" in columns_of(analysis, DATASETS["q"], POINTS)
+    assert "PV_npvs" not in columns_of(analysis, {**DATASETS["q"], "data": True}, POINTS)
 
 
 def test_branches_of_a_later_version_are_read_under_their_new_names(
@@ -649,7 +652,7 @@ def test_subtraction_and_its_variations(filesets: Mapping[str, Fileset], tmp_pat
     sums = {name: filesets[name].original["sum_of_weights"] for name in DATASETS}
     paths = {name: written(tmp_path, name, found[name], sums[name]) for name in DATASETS}
     pairs = numbers(
-        analysis,
+        analysis_of(analysis),
         DATASETS,
         {name: path for name, (path, _) in paths.items()},
         {name: path for name, (_, path) in paths.items()},
@@ -663,7 +666,7 @@ def test_subtraction_and_its_variations(filesets: Mapping[str, Fileset], tmp_pat
         expected = sq**2 * q.variance + (factor * sw) ** 2 * w.variance
         np.testing.assert_allclose(loose.variance, expected, rtol=1e-12)
     nominal = divide(*pairs["nominal"], "weighted")
-    table = varied(analysis, nominal, pairs)
+    table = varied(analysis_of(analysis), nominal, pairs)
     names = {"prompt_off", "prompt_up", "prompt_down", "closure_up", "closure_down", "pt1", "pt2"}
     assert set(table) == names
     # seven bins of pT: from 30% down to 30% up in equal steps, the middle one untouched
@@ -688,10 +691,13 @@ def test_a_variation_that_empties_a_bin_keeps_the_nominal_rate() -> None:
         "nominal": (counts(3, 4), counts(10, 8)),
         "away_jet_pt_up": (counts(0, 1), counts(0, 5)),
     }
-    analysis = {"interval": "clopper-pearson"}
+    analysis = {**MUON, "systematics": {}, "interval": "clopper-pearson"}
     nominal = divide(*pairs["nominal"], "clopper-pearson")
-    assert varied(analysis, nominal, pairs)["away_jet_pt_up"].tolist() == [[0.3], [0.2]]
-    (loss,) = losses_of_variations(analysis, nominal, pairs)
+    assert varied(analysis_of(analysis), nominal, pairs)["away_jet_pt_up"].tolist() == [
+        [0.3],
+        [0.2],
+    ]
+    (loss,) = losses_of_variations(analysis_of(analysis), nominal, pairs)
     assert (loss.kind, loss.name, loss.count, loss.of) == ("empty bins", "away_jet_pt_up", 1, 2)
     assert loss.message == (
         "the variation away_jet_pt_up leaves no loose lepton in 1 of 2 bins, which keep the "
@@ -719,7 +725,7 @@ def test_a_sample_without_positive_weights_is_not_normalised(tmp_path: Path) -> 
     path, ledger = written(tmp_path, "q", {"loose": empty}, -5.0)
     analysis = {**MUON, "datasets": {"measure": ["q"]}}
     with pytest.raises(DataFileError, match="dataset q: its sum of weights is -5"):
-        numbers(analysis, DATASETS, {"q": path}, {"q": ledger})
+        numbers(analysis_of(analysis), DATASETS, {"q": path}, {"q": ledger})
 
 
 # --- what a map doesn't hold, or holds without belief
@@ -741,7 +747,7 @@ def measured(
     analysis = {**ONE_GROUP, **changes}
     paths = {name: written(folder, name, histograms, 1.0) for name, histograms in found.items()}
     measure(
-        analysis,
+        analysis_of(analysis),
         {name: {"data": False, "xsec_pb": 0.001} for name in found},
         {name: path for name, (path, _) in paths.items()},
         {name: ledger for name, (_, ledger) in paths.items()},
@@ -783,8 +789,8 @@ def test_what_the_spectra_do_not_show_is_counted(filesets: Mapping[str, Fileset]
     events["MET"] = ak.with_field(events.MET, 5 * events.MET.pt, "pt")
     region = {"met_max": None, "mt_max": None}
     analysis = {**MUON, "region": region, "weights": "counts"}
-    found = FakeRateProcessor(analysis, POINTS, Corrections({}, {})).process(events)
-    losses = {loss.name: loss for loss in beyond_axes(analysis, found)}
+    found = FakeRateProcessor(analysis_of(analysis), POINTS, Corrections({}, {})).process(events)
+    losses = {loss.name: loss for loss in beyond_axes(analysis_of(analysis), found)}
     for name in ("met", "mt"):
         spectrum = found[name]["loose", :]
         above = spectrum[hist.overflow].value
@@ -805,7 +811,7 @@ def test_what_became_of_leptons_beyond_the_axis_is_told(
     pt = region(filesets["q"], 25)["pt"]
     inside = found["loose"]["nominal", ...].values().sum()
     assert inside == (len(pt) if overflow == "clamp" else (pt < 20).sum())
-    (loss,) = beyond_axes({**MUON, **changes}, found)
+    (loss,) = beyond_axes(analysis_of({**MUON, **changes}), found)
     assert (loss.name, loss.count, loss.of) == ("pt", (pt >= 20).sum(), len(pt))
     assert loss.message.endswith(where)
 

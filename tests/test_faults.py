@@ -17,11 +17,12 @@ from processors import Kill, Link, MuonPt, Traced, devour, die
 from samples import qcd, skimmed
 from schedulers import attached, dask_scheduler
 
-from looseleaf.cluster import Site, WorkersGone, client_for
+from looseleaf.cluster import client_for
 from looseleaf.errors import ConfigError
 from looseleaf.processing.fileset import Fileset, from_manifest
 from looseleaf.processing.job import Processed, run
 from looseleaf.processing.runner import Limits, ProcessingFailed
+from looseleaf.processing.site import Site, WorkersGone
 
 MUON = [f"Muon_{field}" for field in ("pt", "eta", "phi", "mass", "charge")]
 COLUMNS = ["run", "luminosityBlock", "event", "genWeight", *MUON]

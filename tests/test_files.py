@@ -1,16 +1,21 @@
 """Whole or absent, checksums, and the hash of the code behind a stage."""
 
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from looseleaf import codehash
+from looseleaf.config.kinds import KINDS, kind_of
+from looseleaf.config.settings import load
+from looseleaf.entry import module_of
 from looseleaf.errors import DataFileError
 from looseleaf.files import adler32, canonical, read_json, whole, write_json
 
@@ -85,31 +90,50 @@ def test_import_closure_follows_imports_and_packages() -> None:
     assert not any(name.startswith(("servicex/", "fakerate/", "processing/")) for name in found)
 
 
-def test_pictures_do_not_hang_on_processing() -> None:
-    assert not any(
-        n.startswith(("processing/", "cluster/")) for n in names("looseleaf.fakerate.pictures")
-    )
-    assert not any(
-        n.startswith(("processing/", "cluster/")) for n in names("looseleaf.fakerate.measure")
-    )
+KIND_PACKAGES = sorted({kind.analysis.__module__.split(".")[1] for kind in KINDS.values()})
+STAGES = {"das", "servicex", "benchmark", "samples", *KIND_PACKAGES}
 
 
-def test_stages_do_not_import_each_other() -> None:
-    stages = {"das", "servicex", "fakerate", "topcoffea", "benchmark", "samples"}
-    for stage in stages:
-        modules = [
-            f"looseleaf.{stage}.{path.stem}" for path in (codehash.ROOT / stage).glob("*.py")
-        ]
-        assert {name.split("/")[0] for name in names(*modules)} & (stages - {stage}) == set(), stage
+def modules_of(package: str) -> list[str]:
+    return [f"looseleaf.{package}.{path.stem}" for path in (codehash.ROOT / package).glob("*.py")]
 
 
-def test_services_do_not_import_stages() -> None:
-    stages = {"das", "servicex", "fakerate", "topcoffea", "benchmark", "samples"}
+def packages(*modules: str) -> set[str]:
+    """The packages that are imported by the modules, or by what they import."""
+    return {name.split("/")[0] for name in names(*modules)}
+
+
+def test_results_and_pictures_do_not_hang_on_processing(
+    main_config: dict[str, Any], repo: Path
+) -> None:
+    analyses = [*main_config["analyses"], "config/analyses/flips.yaml"]
+    seen = set()
+    for analysis in load({**main_config, "analyses": analyses}, repo).analyses.values():
+        kind = kind_of(analysis)
+        seen.add(kind.name)
+        for run in (kind.pictures(analysis).run, *(step.run for step in kind.steps(analysis))):
+            assert packages(module_of(run)) & {"processing", "cluster"} == set(), run
+    assert seen == set(KINDS)
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_stages_and_kinds_do_not_import_each_other(stage: str) -> None:
+    # a notebook reads the configuration, as Snakemake does, and with it all kinds
+    modules = [name for name in modules_of(stage) if not name.endswith(".notebook")]
+    assert packages(*modules) & (STAGES - {stage}) == set()
+
+
+def test_services_do_not_import_stages_and_kinds() -> None:
     for service in ("processing", "cluster", "objects", "histograms"):
-        modules = [
-            f"looseleaf.{service}.{path.stem}" for path in (codehash.ROOT / service).glob("*.py")
-        ]
-        assert {name.split("/")[0] for name in names(*modules)} & stages == set(), service
+        assert packages(*modules_of(service)) & {*STAGES, "config"} == set(), service
+
+
+def test_the_name_of_a_kind_stands_in_its_package_and_in_the_registry_alone() -> None:
+    quoted = re.compile(f"""["'](?:{"|".join(KINDS)})["']""")
+    for path in codehash.ROOT.rglob("*.py"):
+        place = path.relative_to(codehash.ROOT)
+        if place.parts[0] not in KIND_PACKAGES and str(place) != "config/kinds.py":
+            assert not quoted.findall(path.read_text()), place
 
 
 def test_code_hash_changes_with_the_code_that_is_imported(tmp_path: Path) -> None:
@@ -141,8 +165,9 @@ def test_code_hash_changes_with_the_code_that_is_imported(tmp_path: Path) -> Non
 
 def test_parsing_the_graph_imports_nothing_heavy() -> None:
     code = (
-        "import sys, looseleaf.config, looseleaf.codehash, looseleaf.paths;"
-        "print({'numpy', 'uproot', 'coffea', 'dask', 'hist'} & set(sys.modules))"
+        "import sys, looseleaf.config.graph, looseleaf.codehash, looseleaf.entry;"
+        "heavy = {'numpy', 'uproot', 'coffea', 'dask', 'hist', 'awkward', 'pandas', 'scipy'};"
+        "print(heavy & set(sys.modules))"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -9,10 +9,11 @@ import numpy as np
 import pyhf
 import pytest
 import uproot
+from analyses import analysis_of
 from scipy.stats import poisson
 
+from looseleaf.efthist import EFTHist
 from looseleaf.topcoffea.datacards import write_datacards
-from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.fit import EFTModel, FitFailed
 from looseleaf.topcoffea.pictures import LARGEST_RATIO, by_process, pictures, stack, twice_delta_nll
 from looseleaf.topcoffea.store import write_histograms
@@ -167,8 +168,10 @@ def cards(
     folder: Path, histogram: EFTHist | None = None, **changes: Any
 ) -> tuple[dict[str, Any], str, Any]:
     write_histograms(folder / "h.h5", {"x": filled() if histogram is None else histogram}, {})
-    paths = [[str(folder / f"{c}.{end}") for c in ("one", "two")] for end in ("txt", "root")]
-    write_datacards({**ANALYSIS, **changes}, folder / "h.h5", *paths, folder / "workspace.json")
+    paths = [{c: str(folder / f"{c}.{end}") for c in ("one", "two")} for end in ("txt", "root")]
+    write_datacards(
+        analysis_of({**ANALYSIS, **changes}), folder / "h.h5", *paths, folder / "workspace.json"
+    )
     workspace = json.loads((folder / "workspace.json").read_text())
     return workspace, (folder / "one.txt").read_text(), uproot.open(folder / "one.root")
 
@@ -419,14 +422,14 @@ def test_pictures_show_processes_points_and_data(tmp_path: Path) -> None:
     band = "Statistical uncertainty"
     for unblind in (False, True):
         one = grown.select(channel="one", systematic="nominal")
-        _, ax = stack({**analysis, "unblind": unblind}, one, "x", "one")
+        _, ax = stack(analysis_of({**analysis, "unblind": unblind}), one, "x", "one")
         labels = [text.get_text() for text in ax.get_legend().get_texts()]
         assert sorted(labels) == sorted(
             ["tt", "ttH", "a = 1", *(["Data"] if unblind else []), band]
         )
     # a ratio beyond the axis has a mark at its end
     at = {"SM": {}, "near": {"a": 0.1}, "far": {"a": 90.0}}
-    fig, _ = stack({**analysis, "points": at, "unblind": False}, one, "x", "one")
+    fig, _ = stack(analysis_of({**analysis, "points": at, "unblind": False}), one, "x", "one")
     below = fig.axes[1]
     (marks,) = [line for line in below.lines if line.get_marker() == "^" and len(line.get_xdata())]
     known = sum(part.values() for name, part in by_process(one, {}).items() if name != "data")
@@ -436,7 +439,7 @@ def test_pictures_show_processes_points_and_data(tmp_path: Path) -> None:
     np.testing.assert_array_equal(marks.get_xdata(), one.axes["x"].centers[beyond])
     assert (marks.get_ydata() < below.get_ylim()[1]).all()
     write_histograms(tmp_path / "h.h5", {"x": grown}, {})
-    pictures(analysis, tmp_path / "h.h5", tmp_path, "Private work", "13.6")
+    pictures(analysis_of(analysis), tmp_path / "h.h5", tmp_path, "Private work", "13.6")
     drawn = sorted(path.name for path in tmp_path.glob("*.p*"))
     assert drawn == [f"{n}.{end}" for n in ("curve_a", "one_x", "two_x") for end in ("pdf", "png")]
 
@@ -447,7 +450,7 @@ def test_bars_of_data_are_poissons_central_intervals() -> None:
     x = np.repeat((np.array(EDGES[1:]) + EDGES[:-1]) / 2, counts)
     whole.fill("data", "one", "nominal", x)
     one = whole.select(channel="one", systematic="nominal")
-    _, ax = stack({**ANALYSIS, "points": {"SM": {}}, "unblind": True}, one, "x", "one")
+    _, ax = stack(analysis_of({**ANALYSIS, "points": {"SM": {}}, "unblind": True}), one, "x", "one")
     (bars,) = ax.containers[-1].lines[2]
     ends = [segment[:, 1] for segment in bars.get_segments()]
     # Garwood's, as the PDG's tables have them

@@ -10,20 +10,21 @@ import hist
 import numpy as np
 import pytest
 import yaml
+from analyses import analysis_of, columns_of
 from coffea.nanoevents.methods import candidate
 from conftest import REPO
 from samples import sample, skimmed
 
 from looseleaf.errors import DataFileError
-from looseleaf.fakerate.flips import BANDS, SIGNS, FlipProcessor, estimate, measure
+from looseleaf.flips.measure import estimate, measure
+from looseleaf.flips.processor import BANDS, SIGNS, FlipProcessor
 from looseleaf.histograms.coverage import beyond, cover, coverage
 from looseleaf.histograms.store import read_uhi, write_uhi
-from looseleaf.objects.columns import analysis_columns
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.names import FLIP_CORRECTION
 from looseleaf.processing.fileset import chunks_of, from_manifest
 from looseleaf.processing.runner import process_task
-from looseleaf.topcoffea.flips import FlipMap
+from looseleaf.topcoffea.flip_map import FlipMap
 
 POINTS = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
 ANALYSIS: dict[str, Any] = {
@@ -39,6 +40,7 @@ ANALYSIS: dict[str, Any] = {
 }
 TRUTH = np.array([0.004, 0.05, 0.01, 0.08])
 NONE = np.zeros((4, 4))
+Z = {"z": {"data": False}}
 
 
 def equal(p: np.ndarray) -> np.ndarray:
@@ -148,7 +150,7 @@ def test_pairs_are_counted_by_band_and_bins() -> None:
         "binning": {"pt": [10, 45, 60], "abs_eta": [0, 2.5]},
     }
     points = WorkingPoints({"Electron": {"any": {"cuts": ["pt > 0.5"]}}})
-    out = FlipProcessor(analysis, points).process(events)
+    out = FlipProcessor(analysis_of(analysis), points).process(events)
     counts = out["pairs"]
     # the harder one has 50 GeV until the other has more, at a mass of 100
     expected = {
@@ -190,11 +192,12 @@ ONE_BIN = {
 
 def test_files_add_and_bands_beside_are_both_counted(tmp_path: Path) -> None:
     # a peak 20 GeV wide with 10 GeV beside it on either side: what is beside is what is beneath
-    files = [
-        written_pairs(tmp_path / "a.json", 600, 50, (100, 5)),
-        written_pairs(tmp_path / "b.json", 400, 150, (80, 15)),
-    ]
-    measure(ONE_BIN, files, tmp_path / "c.json", tmp_path / "s.json")
+    files = {
+        "a": written_pairs(tmp_path / "a.json", 600, 50, (100, 5)),
+        "b": written_pairs(tmp_path / "b.json", 400, 150, (80, 15)),
+    }
+    declared = {"a": {"data": False}, "b": {"data": True}}
+    measure(analysis_of(ONE_BIN), declared, files, tmp_path / "c.json", tmp_path / "s.json")
     found = json.loads((tmp_path / "s.json").read_text())
     # 1000 - 180 and 200 - 20: 2 p (1 - p) = 0.18 has the root 0.1
     assert found["probability"] == [[pytest.approx(0.1, abs=1e-6)]]
@@ -202,6 +205,7 @@ def test_files_add_and_bands_beside_are_both_counted(tmp_path: Path) -> None:
         "opposite_peak": 1000, "opposite_beside": 180, "same_peak": 200, "same_beside": 20,
     }  # fmt: skip
     assert found["losses"] == []
+    assert found["is_data"] is True
 
 
 def test_most_electrons_beyond_the_map_are_refused(tmp_path: Path) -> None:
@@ -214,8 +218,9 @@ def test_most_electrons_beyond_the_map_are_refused(tmp_path: Path) -> None:
     write_uhi(path, found, {})
     outputs = tmp_path / "c.json", tmp_path / "s.json"
     with pytest.raises(DataFileError, match=r"analysis flips: 9 of 9 electrons, .* edges of pt"):
-        measure(analysis, [str(path)], *outputs)
-    measure({**analysis, "allow": {"beyond": ["pt"]}}, [str(path)], *outputs)
+        measure(analysis_of(analysis), Z, {"z": str(path)}, *outputs)
+    allowing = analysis_of({**analysis, "allow": {"beyond": ["pt"]}})
+    measure(allowing, Z, {"z": str(path)}, *outputs)
     (loss,) = json.loads(outputs[1].read_text())["losses"]
     assert (loss["count"], loss["allowed"]) == (9, "allow.beyond")
 
@@ -231,13 +236,13 @@ def test_injected_flips_are_measured_and_applied(tmp_path: Path) -> None:
     injected = {"barrel": 0.02, "endcap": 0.08}
     z = sample("dy", 40_000, files=1)
     z["sample"]["charge_flips"] = injected
-    columns = sorted(analysis_columns(ANALYSIS, z, POINTS))
+    columns = sorted(columns_of(ANALYSIS, z, POINTS))
     fileset = from_manifest("z", skimmed(tmp_path, "z", {"z": z}, columns), {"data": False})
-    processor = FlipProcessor(ANALYSIS, POINTS)
+    processor = FlipProcessor(analysis_of(ANALYSIS), POINTS)
     accumulated = process_task(processor, chunks_of(fileset, 20_000), fileset.metadata)[0]
     write_uhi(tmp_path / "z.json", accumulated, {})
     outputs = tmp_path / "flips.correctionlib.json", tmp_path / "flips.json"
-    measure(ANALYSIS, [str(tmp_path / "z.json")], *outputs)
+    measure(analysis_of(ANALYSIS), Z, {"z": str(tmp_path / "z.json")}, *outputs)
     found = json.loads(outputs[1].read_text())
     value, sigma = np.array(found["probability"]), np.array(found["sigma"])
     truth = np.array([injected["barrel"], injected["endcap"]])
@@ -259,13 +264,13 @@ def test_injected_flips_are_measured_and_applied(tmp_path: Path) -> None:
 
 def test_counts_that_do_not_fill_the_map(tmp_path: Path) -> None:
     z = sample("dy", 200, files=1)
-    columns = sorted(analysis_columns(ANALYSIS, z, POINTS))
+    columns = sorted(columns_of(ANALYSIS, z, POINTS))
     fileset = from_manifest("z", skimmed(tmp_path, "z", {"z": z}, columns), {"data": False})
     wide = {**ANALYSIS, "binning": {"pt": [10, 400, 600], "abs_eta": [0, 2.5]}}
-    processor = FlipProcessor(wide, POINTS)
+    processor = FlipProcessor(analysis_of(wide), POINTS)
     counted = process_task(processor, chunks_of(fileset, 200), fileset.metadata)[0]
     write_uhi(tmp_path / "z.json", counted, {})
     outputs = tmp_path / "c.json", tmp_path / "s.json"
     with pytest.raises(DataFileError, match=r"analysis flips: no pair .* bins \[1\] .*binning"):
-        measure(wide, [str(tmp_path / "z.json")], *outputs)
+        measure(analysis_of(wide), Z, {"z": str(tmp_path / "z.json")}, *outputs)
     assert not outputs[0].exists()

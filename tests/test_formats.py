@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import uproot
 import yaml
+from analyses import analysis_of, columns_of, metadata_of
 from coffea.nanoevents import NanoEventsFactory
 from conftest import REPO
 from samples import qcd, sample, skimmed
@@ -18,27 +19,25 @@ from samples import qcd, sample, skimmed
 from looseleaf.fakerate.processor import FakeRateProcessor
 from looseleaf.files import read_json
 from looseleaf.nanoaod import open_events
-from looseleaf.objects.columns import analysis_columns
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
 from looseleaf.processing.ledger import ledger_of
 from looseleaf.processing.runner import (
+    ChunkReadFailed,
     ProcessingFailed,
-    ReadingFailed,
     SkimmedNanoAOD,
     process_task,
 )
 from looseleaf.servicex.formats import read_original
 from looseleaf.servicex.transform import FileTask, TreeQuery, transform_file
-from looseleaf.topcoffea.process import metadata_of
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
 
 FORMATS = ("root-file", "root-rntuple", "parquet")
 POINTS = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
 MUON: dict[str, Any] = yaml.safe_load((REPO / "config/analyses/muon.yaml").read_text())
 DATASET = qcd(24_000)
-COLUMNS = [*analysis_columns(MUON, DATASET, POINTS), "Muon_genPartFlav"]
+COLUMNS = [*columns_of(MUON, DATASET, POINTS), "Muon_genPartFlav"]
 CUT = "(nMuon > 0) & (MET_pt < 30)"
 
 Skims = Mapping[str, Path]
@@ -57,7 +56,7 @@ def skims(tmp_path_factory: pytest.TempPathFactory) -> Skims:
 
 def processed(fileset: Fileset, chunksize: int = 2800) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fake-rate histograms and the ledger."""
-    processor = FakeRateProcessor(MUON, POINTS, Corrections.from_files({}))
+    processor = FakeRateProcessor(analysis_of(MUON), POINTS, Corrections.from_files({}))
     metadata = {**fileset.metadata, "data": False}
     found, records = process_task(processor, chunks_of(fileset, chunksize), metadata)
     return found, ledger_of(fileset, records, {})
@@ -162,7 +161,7 @@ def test_eft_histograms_and_sums_are_the_same(tmp_path: Path) -> None:
     }
     names = ["ctG", "ctp"]
     dataset = sample("eft", 6000, files=1, wc_names=names, process="ttH")
-    columns = sorted(analysis_columns(analysis, dataset, POINTS))
+    columns = sorted(columns_of(analysis, dataset, POINTS))
     found = []
     for output in FORMATS:
         manifest = skimmed(
@@ -170,7 +169,7 @@ def test_eft_histograms_and_sums_are_the_same(tmp_path: Path) -> None:
             tmp_path / "samples",
         )  # fmt: skip
         fileset = from_manifest("e", manifest, metadata_of(analysis, dataset))
-        processor = TopCoffeaProcessor(analysis, POINTS, names)
+        processor = TopCoffeaProcessor(analysis_of(analysis), POINTS, names)
         pieces = chunks_of(fileset, 2500)
         found.append(process_task(processor, pieces, fileset.metadata)[0]["ht"])
         source = uproot.open(tmp_path / "samples/e/e_0.root")["Events"]
@@ -209,7 +208,7 @@ def test_a_damaged_result_is_named(skims: Skims, tmp_path: Path, output: str) ->
     for content in (data[: len(data) // 2], data[:1000] + half + data[len(data) // 2 :], flipped):
         bad.write_bytes(content)
         fileset = from_manifest("q", skims[output], {})
-        with pytest.raises(ReadingFailed, match=str(bad)):
+        with pytest.raises(ChunkReadFailed, match=str(bad)):
             processed(replace(fileset, files=(replace(mine, url=str(bad)),)))
 
 

@@ -18,7 +18,7 @@ from cluster import Cluster, Object, check_pod, check_schema
 from kubernetes.utils import FailToCreateError
 from release import CHART, NAMESPACE, deep, install, of_kind, pod_template, rendered
 
-from looseleaf.errors import ConfigError, DataFileError, ReadFailed
+from looseleaf.errors import ConfigError, DataFileError, RemoteReadFailed
 from looseleaf.servicex.service.pods import read_outcome, read_template
 from looseleaf.servicex.service.transformer import MODULE
 from looseleaf.servicex.transform import FileResult
@@ -382,7 +382,7 @@ def test_what_a_pod_says_is_read(account: tuple[Path, Path, dict[str, Any]]) -> 
     told = read_outcome(path, output)
     assert (type(told), str(told)) == (DataFileError, "no such branch")
     path.write_text(json.dumps({"error": "timed out", "transient": True}))
-    assert isinstance(read_outcome(path, output), ReadFailed)
+    assert isinstance(read_outcome(path, output), RemoteReadFailed)
     # on a network file system the result may be seen later
     path.write_text(json.dumps({"result": {**result, "bytes": 6}}))
     assert read_outcome(path, output) is None

@@ -7,6 +7,7 @@ from typing import Any
 from zlib import crc32
 
 import pytest
+from analyses import analysis_of
 
 from looseleaf.errors import DataFileError, Shortfall
 from looseleaf.files import write_json
@@ -217,12 +218,12 @@ def test_partial_sums_keep_all_records_and_the_highest_peak() -> None:
 def test_a_group_wants_what_it_has_not() -> None:
     tasks = [(Chunk("d", source(str(n), 10 + n), 0, 10 + n),) for n in range(4)]
     group = Group(fileset(), tasks, ["k0", "k1", "k2", "k3"])
-    assert group.wanted == {0: 10, 1: 11, 2: 12, 3: 13}
+    assert group.missing == {0: 10, 1: 11, 2: 12, 3: 13}
     assert group.newly([0, 1]) == 21
     assert group.newly([1, 2]) == 12
-    group.there |= {range(2), range(3, 4)}
-    assert (group.done, group.wanted, group.complete) == ({0, 1, 3}, {2: 12}, False)
-    group.there.add(range(2, 3))
+    group.kept |= {range(2), range(3, 4)}
+    assert (group.done, group.missing, group.complete) == ({0, 1, 3}, {2: 12}, False)
+    group.kept.add(range(2, 3))
     assert group.complete
     # sums of other parts are other results
     assert len(set(group.keys.values())) == len(group.keys) == 7
@@ -239,12 +240,16 @@ def test_what_is_told_of_data_and_of_simulation(tmp_path: Path) -> None:
     path.write_text('{"1": [[1, 5]]}')
     das = "/SingleMuon/Run2018A-UL2018-v1/NANOAOD"
     analysis = {"branches": {"Muon_x": ["Muon_y"]}}
-    of_data = event_metadata(analysis, {"data": True, "das": das, "lumi_mask": str(path)})
+    of_data = event_metadata(
+        analysis_of(analysis), {"data": True, "das": das, "lumi_mask": str(path)}
+    )
     assert of_data["data"] is True
     assert "SingleMuon" in of_data["primary"]
     assert of_data["lumi_mask"]
     assert of_data["aliases"] == {"Muon_x": ["Muon_y"]}
-    of_simulation = event_metadata({}, {"das": "/TTTo2L2Nu/RunIISummer20UL18-v1/NANOAODSIM"})
+    of_simulation = event_metadata(
+        analysis_of({}), {"das": "/TTTo2L2Nu/RunIISummer20UL18-v1/NANOAODSIM"}
+    )
     assert of_simulation == {"data": False, "aliases": {}}
 
 

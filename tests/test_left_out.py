@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import uproot
 import yaml
+from analyses import analysis_of
 from conftest import Snakemake
 from samples import REPO, SETTINGS, TRUTH, qcd
 
+from looseleaf.config.listed import read_samples, write_sample_catalogue
 from looseleaf.das.lookup import lookup
 from looseleaf.errors import DataFileError, LookupFailed
 from looseleaf.files import read_json
@@ -23,7 +25,6 @@ from looseleaf.servicex.embedded import Embedded
 from looseleaf.servicex.request import request_from_das
 from looseleaf.servicex.submission import transform
 from looseleaf.topcoffea.normalisation import factors_of
-from looseleaf.topcoffea.samples import read_samples, write_sample_catalogue
 
 A, B, C = (FileRecord(f"/store/{n}.root", 100 + i, 10 + i, None) for i, n in enumerate("abc"))
 
@@ -201,19 +202,24 @@ def test_a_listed_sample_leaves_out_too(tmp_path: Path) -> None:
     original = {"events": 200, "sum_of_weights": 400.0, "theory_sums": {}}
     left_out = [{"name": "/store/b.root", "events": 100}]
     analysis = {"lumi_ifb": 3.0}
-    found = factors_of("t", dataset, analysis, {**original, "left_out": left_out})
+    found = factors_of("t", dataset, analysis_of(analysis), {**original, "left_out": left_out})
     assert found["nominal"] == pytest.approx(2.0 * 3.0 * 1000 / 400.0, rel=1e-12)
     unknown = [{"name": "/store/b.root", "events": None}]
-    assert factors_of("t", dataset, analysis, {**original, "left_out": unknown}) == found
+    assert (
+        factors_of("t", dataset, analysis_of(analysis), {**original, "left_out": unknown}) == found
+    )
     more = {**original, "events": 301, "left_out": unknown}
     with pytest.raises(DataFileError, match="nEvents: 300 are stated, the files of t have 301"):
-        factors_of("t", dataset, analysis, more)
+        factors_of("t", dataset, analysis_of(analysis), more)
     wrong = [{"name": "/store/b.root", "events": 99}]
     with pytest.raises(DataFileError, match="nEvents: 300 are stated, the files of t have 299"):
-        factors_of("t", dataset, analysis, {**original, "left_out": wrong})
+        factors_of("t", dataset, analysis_of(analysis), {**original, "left_out": wrong})
     with pytest.raises(DataFileError, match=r"t\.json: leave_out: the sums that are stated of t"):
         factors_of(
-            "t", dataset, {**analysis, "normalise": "declared"}, {**original, "left_out": left_out}
+            "t",
+            dataset,
+            analysis_of({**analysis, "normalise": "declared"}),
+            {**original, "left_out": left_out},
         )
 
 

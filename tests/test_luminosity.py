@@ -9,6 +9,7 @@ import awkward as ak
 import numpy as np
 import pytest
 import yaml
+from analyses import analysis_of, columns_of
 from coffea.lumi_tools import LumiMask
 from conftest import REPO, TEST_DATA, run_snakemake
 from hypothesis import example, given, settings
@@ -18,7 +19,6 @@ from samples import qcd, skimmed
 from looseleaf.errors import DataFileError
 from looseleaf.fakerate.processor import FakeRateProcessor
 from looseleaf.histograms.store import read_uhi
-from looseleaf.objects.columns import analysis_columns
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified, common, read_golden, sections, united
@@ -228,7 +228,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data": True,
         "sample": {"kind": "data", "files": 2, "lumi_ifb": 4.0, "sum_of": ["q"]},
     }
-    columns = sorted(analysis_columns(MUON, data, POINTS))
+    columns = sorted(columns_of(MUON, data, POINTS))
     folder = tmp_path_factory.mktemp("data")
     return skimmed(
         folder, "d", {**slices, "d": data}, columns, "nMuon > 0 and luminosityBlock != 3"
@@ -240,8 +240,10 @@ def processed(manifest: Path, tmp_path: Path, golden: str | None) -> tuple[Any, 
     if golden is not None:
         (tmp_path / "golden.json").write_text(golden)
         dataset["lumi_mask"] = str(tmp_path / "golden.json")
-    fileset = from_manifest("d", manifest, event_metadata({**MUON, "branches": {}}, dataset))
-    processor = FakeRateProcessor(MUON, POINTS, Corrections({}, {}))
+    fileset = from_manifest(
+        "d", manifest, event_metadata(analysis_of({**MUON, "branches": {}}), dataset)
+    )
+    processor = FakeRateProcessor(analysis_of(MUON), POINTS, Corrections({}, {}))
     found, _ = process_task(processor, chunks_of(fileset, 2000), fileset.metadata)
     return found["cutflow"], fileset.original
 
@@ -263,7 +265,7 @@ def test_events_outside_are_dropped_and_the_ledger_knows(manifest: Path, tmp_pat
 
 
 def test_simulation_has_no_sections(tmp_path: Path) -> None:
-    columns = sorted(analysis_columns(MUON, qcd(1), POINTS))
+    columns = sorted(columns_of(MUON, qcd(1), POINTS))
     fileset = from_manifest("q", skimmed(tmp_path, "q", {"q": qcd(500)}, columns), {})
     assert fileset.original["lumi_sections"] is None
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import hist
 import pytest
+from analyses import analysis_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from looseleaf.application.closure import totals
 from looseleaf.benchmark import collect
 from looseleaf.errors import DataFileError, LooseleafError
-from looseleaf.fakerate.closure import totals
 from looseleaf.fakerate.measure import summed
 from looseleaf.files import digest
 from looseleaf.histograms.store import write_uhi
@@ -162,7 +163,7 @@ def used(fileset: Fileset) -> None:
     check_coefficients("d", DATASET, fileset.original)
     theory = {"branch": "LHEScaleWeight", "up": 0, "down": 2}
     analysis = {"lumi_ifb": 1.0, "systematics": {"theory": {"scale": theory}}}
-    factors_of("d", DATASET, analysis, fileset.original)
+    factors_of("d", DATASET, analysis_of(analysis), fileset.original)
     # what goes into the ledger and into the names of checkpoints
     digest([dict(fileset.original), [loss.to_json() for loss in fileset.losses]])
 
@@ -206,15 +207,17 @@ def test_damaged_ledgers(tmp_path: Path, data: st.DataObject) -> None:
     theory = {"branch": "LHEScaleWeight", "up": 0, "down": 1}
     analysis = {"lumi_ifb": 1.0, "systematics": {"theory": {"scale": theory}}}
     for dataset in (DATASET, {**DATASET, "wc_names": ["a"]}):
-        read_or_refused(lambda d=dataset: factors_of("d", d, analysis, original_of(path)))
+        read_or_refused(
+            lambda d=dataset: factors_of("d", d, analysis_of(analysis), original_of(path))
+        )
     histograms = tmp_path / "d.json"
     if not histograms.exists():
         write_uhi(histograms, {"x.observed": hist.Hist.new.Reg(1, 0, 1).Double()}, {})
     paths = {"d": str(histograms)}, {"d": str(path)}
     measure: Mapping[str, Any] = {"weights": "xsec", "lumi_ifb": 1.0}
-    read_or_refused(lambda: summed(["d"], measure, {"d": DATASET}, *paths))
+    read_or_refused(lambda: summed(["d"], analysis_of(measure, "fakerate"), {"d": DATASET}, *paths))
     apply = {"lumi_ifb": 1.0, "datasets": {"observe": ["d"]}}
-    read_or_refused(lambda: totals(apply, {"d": DATASET}, *paths))
+    read_or_refused(lambda: totals(analysis_of(apply, "application"), {"d": DATASET}, *paths))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import uproot
 import yaml
+from analyses import analysis_of, columns_of, metadata_of
 from coffea.nanoevents import NanoEventsFactory
 from coffea.processor import IterativeExecutor, Runner
 from conftest import REPO
@@ -23,16 +24,15 @@ from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.files import read_json
 from looseleaf.histograms.store import write_uhi
 from looseleaf.nanoaod import choose_branches
-from looseleaf.objects.columns import analysis_columns
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.rates import RateMap, losses_beyond_maps
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
 from looseleaf.processing.runner import ProcessingFailed, SkimmedNanoAOD, process_task
 from looseleaf.topcoffea.combine import combine
-from looseleaf.topcoffea.flips import FlipMap
+from looseleaf.topcoffea.flip_map import FlipMap
 from looseleaf.topcoffea.notebook import configured
-from looseleaf.topcoffea.process import metadata_of, squares_of
+from looseleaf.topcoffea.process import squares_of
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
 from looseleaf.topcoffea.store import read_histograms, write_histograms
 
@@ -89,7 +89,7 @@ def filesets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fileset]:
     folder = tmp_path_factory.mktemp("regions")
     found = {}
     for name, dataset in DATASETS.items():
-        columns = sorted(analysis_columns(ANALYSIS, dataset, POINTS))
+        columns = sorted(columns_of(ANALYSIS, dataset, POINTS))
         manifest = skimmed(folder, name, DATASETS, columns)
         found[name] = from_manifest(name, manifest, metadata_of(ANALYSIS, dataset))
     return found
@@ -99,7 +99,9 @@ def accumulated(
     fileset: Fileset, squares: Any = True, chunksize: int = 10_000, **changes: Any
 ) -> dict[str, Any]:
     flips = FlipMap(json.dumps(FLIPS), "flips")
-    processor = TopCoffeaProcessor({**ANALYSIS, **changes}, POINTS, ["c"], squares, MAPS, flips)
+    processor = TopCoffeaProcessor(
+        analysis_of({**ANALYSIS, **changes}), POINTS, ["c"], squares, MAPS, flips
+    )
     return process_task(processor, chunks_of(fileset, chunksize), fileset.metadata)[0]
 
 
@@ -195,7 +197,7 @@ def test_failing_leptons_beyond_the_maps_are_counted(filesets: dict[str, Fileset
     rates = replace(MAPS["Muon"], pt_edges=np.array([15.0, 20.0, 40.0]))
     maps = {**MAPS, "Muon": rates}
     processor = TopCoffeaProcessor(
-        ANALYSIS, POINTS, ["c"], True, maps, FlipMap(json.dumps(FLIPS), "flips")
+        analysis_of(ANALYSIS), POINTS, ["c"], True, maps, FlipMap(json.dumps(FLIPS), "flips")
     )
     fileset = filesets["d"]
     found, _ = process_task(processor, chunks_of(fileset, 2500), fileset.metadata)
@@ -231,7 +233,7 @@ def test_leptons_of_prompt_taus_are_prompt(filesets: dict[str, Fileset]) -> None
         {file.url: "Events"}, schemaclass=SkimmedNanoAOD, mode="eager",
         metadata=dict(filesets["t"].metadata),
     ).events()  # fmt: skip
-    processor = TopCoffeaProcessor(ANALYSIS, POINTS, ["c"], maps=MAPS)
+    processor = TopCoffeaProcessor(analysis_of(ANALYSIS), POINTS, ["c"], maps=MAPS)
     expected = processor.process(events)["ht"]
     for flavour, same in ((15, True), (5, False)):
         for collection in ("Muon", "Electron"):
@@ -251,7 +253,7 @@ def test_leptons_without_a_rate_of_their_own_are_told(
         "Electron": RateMap(*EDGES, np.full((2, 2), 0.9), RATES["Electron"], empty & False),
     }
     processor = TopCoffeaProcessor(
-        ANALYSIS, POINTS, ["c"], True, maps, FlipMap(json.dumps(FLIPS), "flips")
+        analysis_of(ANALYSIS), POINTS, ["c"], True, maps, FlipMap(json.dumps(FLIPS), "flips")
     )
     for name in ("t", "d"):
         fileset = filesets[name]
@@ -408,7 +410,7 @@ def test_corrections_weigh_events_and_leptons(filesets: dict[str, Fileset], tmp_
     analysis = {**ANALYSIS, "corrections": corrections}
     flips = FlipMap(json.dumps(FLIPS), "flips")
     processor = TopCoffeaProcessor(
-        analysis, POINTS, ["c"], True, MAPS, flips, Corrections.from_files(corrections)
+        analysis_of(analysis), POINTS, ["c"], True, MAPS, flips, Corrections.from_files(corrections)
     )
     found = {}
     for name in ("t", "d"):
@@ -457,12 +459,12 @@ def test_a_correction_that_takes_events_away_may_give_them_back(
                     "choices": {"side": "nominal"},
                     "variations": {side: {"side": "up"} for side in ("up", "down")}}}  # fmt: skip
     processor = TopCoffeaProcessor(
-        {**ANALYSIS, "corrections": wanted}, POINTS, ["c"], True, MAPS, None,
+        analysis_of({**ANALYSIS, "corrections": wanted}), POINTS, ["c"], True, MAPS, None,
         Corrections.from_files(wanted),
     )  # fmt: skip
     fileset = filesets["t"]
     found = process_task(processor, chunks_of(fileset, 2500), fileset.metadata)[0]["ht"]
-    plain = TopCoffeaProcessor(ANALYSIS, POINTS, ["c"], True, MAPS)
+    plain = TopCoffeaProcessor(analysis_of(ANALYSIS), POINTS, ["c"], True, MAPS)
     every = process_task(plain, chunks_of(fileset, 2500), fileset.metadata)[0]["ht"]
     at = {"channel": "2l_em", "region": "signal"}
     twice = every.select(**at, systematic="nominal").values()
@@ -525,7 +527,7 @@ def test_theory_weights_have_sums_of_their_own(
         metadata=dict(filesets["t"].metadata),
     ).events()  # fmt: skip
     analysis = {**ANALYSIS, "systematics": {"theory": THEORY}}
-    found = TopCoffeaProcessor(analysis, POINTS, ["c"], maps=MAPS).process(events)
+    found = TopCoffeaProcessor(analysis_of(analysis), POINTS, ["c"], maps=MAPS).process(events)
     write_histograms(tmp_path / "t.h5", found, {})
     # sums of weights of all original events, which the skim knows nothing of
     whole = filesets["t"].original["sum_of_weights"]
@@ -587,12 +589,12 @@ def test_theory_weights_have_sums_of_their_own(
     short = {"ISR": {**THEORY["ISR"], "up": 3}}
     wrong = {**ANALYSIS, "systematics": {"theory": short}}
     with pytest.raises(DataFileError, match="dataset t: PSWeight has fewer than 4 values"):
-        TopCoffeaProcessor(wrong, POINTS, ["c"], maps=MAPS).process(events)
+        TopCoffeaProcessor(analysis_of(wrong), POINTS, ["c"], maps=MAPS).process(events)
 
 
 def run_combine(folder: Path, analysis: dict[str, Any], datasets: dict[str, Any]) -> Any:
     combine(
-        analysis, datasets,
+        analysis_of(analysis), datasets,
         {name: str(folder / f"{name}.h5") for name in datasets},
         {name: str(folder / f"{name}.ledger.json") for name in datasets},
         folder / "h.h5", folder / "y.json", folder / "y.txt",
@@ -658,7 +660,7 @@ def test_squares_at_points_give_the_same_yields_and_errors(
     exact = read_json(processed / "y.json")
     folder = tmp_path_factory.mktemp("points")
     for name, fileset in filesets.items():
-        found = accumulated(fileset, squares_of(analysis, ["c"]))
+        found = accumulated(fileset, squares_of(analysis_of(analysis), ["c"]))
         write_histograms(folder / f"{name}.h5", found, {})
         write_ledger(folder / f"{name}.ledger.json", fileset.original)
     run_combine(folder, analysis, DATASETS)
@@ -828,7 +830,7 @@ def test_three_lines_of_a_notebook(filesets: dict[str, Fileset], tmp_path: Path)
 
 def test_coefficients_and_their_list_come_together(filesets: dict[str, Fileset]) -> None:
     metadata = {**filesets["t"].metadata, "wc_names": ["c"]}
-    processor = TopCoffeaProcessor(ANALYSIS, POINTS, ["c"], maps=MAPS)
+    processor = TopCoffeaProcessor(analysis_of(ANALYSIS), POINTS, ["c"], maps=MAPS)
     with pytest.raises(ProcessingFailed, match="dataset t: has no EFTfitCoefficients"):
         process_task(processor, chunks_of(filesets["t"], 6000), metadata)
 

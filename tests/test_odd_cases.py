@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import uproot
 import yaml
+from analyses import analysis_of
 from conftest import REPO, TEST_DATA
 
-from looseleaf.config import Settings, load
+from looseleaf.cluster import client_for
+from looseleaf.config.settings import Settings, load
 from looseleaf.errors import DataFileError
 from looseleaf.fakerate.measure import summed
 from looseleaf.fakerate.process import process
@@ -62,18 +65,23 @@ class Case:
         self, analysis: str, manifest: Path, **more: Any
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Loose and tight leptons by bin, scaled to the luminosity, and the ledger."""
-        declared = {**self.settings.analyses[analysis], **more}
+        declared = {**self.settings.analyses[analysis].to_json(), **more}
         (name,) = self.settings.datasets_of(analysis)
         datasets = {name: self.settings.datasets[name]}
         files = DatasetFiles(
             str(manifest), str(self.folder / "h.json"), str(self.folder / "l.json")
         )
         running = Running(
-            LOCAL, 1, Limits(1000, 1000), str(self.folder / "t.csv"), str(self.folder / "p.html")
+            partial(client_for, LOCAL, 1),
+            Limits(1000, 1000),
+            str(self.folder / "t.csv"),
+            str(self.folder / "p.html"),
         )
         points = self.settings.points_of(analysis)
-        process(declared, points, datasets, {name: files}, running)
-        found = summed([name], declared, datasets, {name: files.histograms}, {name: files.ledger})
+        process(analysis_of(declared), points, datasets, {name: files}, running)
+        found = summed(
+            [name], analysis_of(declared), datasets, {name: files.histograms}, {name: files.ledger}
+        )
         values = {key: found[key]["nominal", ...].values() for key in ("loose", "tight")}
         assert set(read_uhi(files.histograms)[0]) >= set(values)
         return values, read_json(files.ledger)
@@ -187,7 +195,7 @@ def test_every_kind_of_analysis_says_what_it_reads() -> None:
     config = yaml.safe_load((REPO / "config/config.yaml").read_text())
     config["analyses"] = [*config["analyses"], "config/analyses/flips.yaml"]
     settings = load(config, REPO)
-    kinds = {analysis["kind"] for analysis in settings.analyses.values()}
+    kinds = {analysis.kind for analysis in settings.analyses.values()}
     assert kinds == {"fakerate", "application", "flips", "topcoffea"}
     read: dict[str, set[str]] = {}
     for name, analysis in settings.analyses.items():

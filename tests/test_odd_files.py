@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import uproot
+from analyses import analysis_of
 from coffea.processor import ProcessorABC
 
 from looseleaf.errors import DataFileError
@@ -341,11 +342,11 @@ def test_theory_sums_of_a_skimmed_file_are_those_of_runs(tmp_path: Path) -> None
     dataset = {"data": False, "xsec_pb": 7.0, "process": "t"}
     shape = {"branch": "LHEScaleWeight", "up": 0, "down": 1}
     analysis = {"lumi_ifb": 1.0, "systematics": {"theory": {"scale": shape}}}
-    factors = factors_of("d", dataset, analysis, fileset.original)
+    factors = factors_of("d", dataset, analysis_of(analysis), fileset.original)
     assert factors == {"nominal": 100.0, "scaleUp": 7000 / 75.0, "scaleDown": 100.0}
     analysis["systematics"]["theory"]["scale"] = {**shape, "branch": "PSWeight"}
     with pytest.raises(DataFileError, match=r"sum up 0 weights of PSWeight.*normalise: declared"):
-        factors_of("d", dataset, analysis, fileset.original)
+        factors_of("d", dataset, analysis_of(analysis), fileset.original)
 
 
 def test_sums_of_eft_coefficients_are_not_known_of_a_skimmed_file(tmp_path: Path) -> None:
@@ -362,7 +363,7 @@ def test_sums_of_eft_coefficients_are_not_known_of_a_skimmed_file(tmp_path: Path
         assert fileset.original["eft_sums"] == []
         dataset = {"data": False, "xsec_pb": 7.0, "process": "t", "wc_names": ["a"]}
         with pytest.raises(DataFileError, match=r"of a skim that doesn't .*normalise: declared"):
-            factors_of("d", dataset, {"lumi_ifb": 1.0}, fileset.original)
+            factors_of("d", dataset, analysis_of({"lumi_ifb": 1.0}), fileset.original)
 
 
 def test_runs_that_knows_of_fewer_events_is_refused(tmp_path: Path) -> None:

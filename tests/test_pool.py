@@ -21,7 +21,7 @@ from looseleaf.processing.job import run
 from looseleaf.processing.runner import Limits
 
 MUON = [f"Muon_{field}" for field in ("pt", "eta", "phi", "mass", "charge")]
-# as tests/pool.sh calls its user
+# as tests/support/pool.sh calls its user
 PHYSICIST = "physicist"
 RUNNING = "2"
 COLUMNS = ["run", "luminosityBlock", "event", "genWeight", *MUON]
@@ -106,7 +106,7 @@ def test_the_chain_runs_on_the_pool(pool: Pool, python: Path) -> None:
 
 
 class Disturbed:
-    """A job of tests/pool_job.py on the pool, whose workers wait until they are let go."""
+    """A job of tests/support/pool_job.py on the pool, whose workers wait until they are let go."""
 
     def __init__(
         self, pool: Pool, python: Path, manifest: Path, name: str, longest_s: str | None = None
@@ -122,12 +122,12 @@ class Disturbed:
         return self.pool.start(
             self.folder,
             "env",
-            f"PYTHONPATH={REPO}:{REPO}/tests",
+            f"PYTHONPATH={REPO}:{REPO}/tests/support",
             # where the facility's cluster says that its scheduler is
             "POD_IP=127.0.0.1",
             "HOSTNAME=pool",
             sys.executable,
-            f"{REPO}/tests/pool_job.py",
+            f"{REPO}/tests/support/pool_job.py",
             str(self.folder),
             str(self.manifest),
             *([self.longest_s] if self.longest_s else []),

@@ -15,7 +15,7 @@ from coffea.processor import IterativeExecutor, Runner
 from processors import Deadly, MuonPt
 from samples import qcd, sample, skimmed
 
-from looseleaf.cluster import Site, client_for
+from looseleaf.cluster import client_for
 from looseleaf.cost import Cost
 from looseleaf.errors import ConfigError, DataFileError, Shortfall
 from looseleaf.processing.fileset import Chunk, Fileset, chunks_of, from_manifest, tasks_of
@@ -27,6 +27,7 @@ from looseleaf.processing.runner import (
     SkimmedNanoAOD,
     process_task,
 )
+from looseleaf.processing.site import Site
 
 MUON = [f"Muon_{field}" for field in ("pt", "eta", "phi", "mass", "charge")]
 COLUMNS = ["run", "luminosityBlock", "event", "genWeight", *MUON]

@@ -6,10 +6,11 @@ import awkward as ak
 import hist
 import numpy as np
 import pytest
+from analyses import analysis_of
 from ledgers import write_ledger
 
+from looseleaf.application.closure import agreement, merging, totals
 from looseleaf.errors import DataFileError
-from looseleaf.fakerate.closure import agreement, merging, totals
 from looseleaf.histograms.store import write_uhi
 from looseleaf.objects.rates import RateMap, predict, stacked
 
@@ -204,7 +205,7 @@ def test_prompt_leptons_are_taken_from_the_prediction_and_added_beside_it(tmp_pa
         write_uhi(tmp_path / f"{name}.json", histograms, {})
         write_ledger(tmp_path / f"{name}.ledger.json", {"sum_of_weights": 1.0})
     total = totals(
-        analysis,
+        analysis_of(analysis, "application"),
         declared,
         {name: str(tmp_path / f"{name}.json") for name in declared},
         {name: str(tmp_path / f"{name}.ledger.json") for name in declared},

@@ -255,7 +255,7 @@ def test_intervals_are_those_of_root(tmp_path: Path, axes: Axes, weights: bool) 
             sides[name].view(flow=True)[...] = side.view(flow=True)
     write_root(path, sides)
     answer = subprocess.run(
-        [ROOT_PYTHON, "-W", "ignore", REPO / "tests/root_oracle.py", path],
+        [ROOT_PYTHON, "-W", "ignore", REPO / "tests/support/root_oracle.py", path],
         env={**os.environ, "PYTHONPATH": ""},
         capture_output=True,
         text=True,

@@ -8,12 +8,13 @@ import pytest
 from processors import Link, Once, Uneven, die
 from samples import qcd, skimmed
 
-from looseleaf.cluster import Site, client_for
+from looseleaf.cluster import client_for
 from looseleaf.processing import job
 from looseleaf.processing.checkpoints import is_whole, packed, unpacked
 from looseleaf.processing.fileset import Fileset, from_manifest
 from looseleaf.processing.job import Processed, run
 from looseleaf.processing.runner import Limits, ProcessingFailed
+from looseleaf.processing.site import Site
 from looseleaf.processing.tree import GROUP, bundles, groups_of, halves, parents, tree_sum
 
 LOCAL = {"kind": "local", "redirectors": []}

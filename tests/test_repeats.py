@@ -1,6 +1,7 @@
 """The same events twice are refused with both names, whatever the files are called; others not."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import awkward as ak
 import numpy as np
 import pytest
 import uproot
+from analyses import analysis_of
 from conftest import TEST_DATA
 from processors import MuonPt
 
+from looseleaf.cluster import client_for
 from looseleaf.das.lookup import lookup
 from looseleaf.errors import DataFileError, LookupFailed
 from looseleaf.files import read_json
@@ -165,7 +168,10 @@ def test_a_copy_of_which_nothing_was_known(tmp_path: Path) -> None:
     files = {"d": DatasetFiles(str(tmp_path / "s.json"), "h.json", "l.json")}
     site = {"kind": "no cluster at all", "redirectors": []}
     running = Running(
-        site, 1, Limits(500, 500), str(tmp_path / "tasks.csv"), str(tmp_path / "p.html")
+        partial(client_for, site, 1),
+        Limits(500, 500),
+        str(tmp_path / "tasks.csv"),
+        str(tmp_path / "p.html"),
     )
     with pytest.raises(DataFileError, match=f"are copies of one file .uuid {uuid}"):
         process_datasets(MuonPt(), files, running, "test")
@@ -282,10 +288,10 @@ def test_words_that_no_trigger_names_say_nothing_of_primary_datasets() -> None:
         "/EGamma1/Run2024E-PromptReco-v1/NANOAOD": ["EGamma"],
     }.items():
         dataset = {"data": True, "das": das}
-        assert event_metadata({"triggers": triggers}, dataset)["primary"] == words
+        assert event_metadata(analysis_of({"triggers": triggers}), dataset)["primary"] == words
     # all data is of one primary dataset then, and shares a word
     whole = event_metadata(
-        {"triggers": [{"paths": ["HLT_Mu8"]}]}, dataset | {"das": "/Muon_x_y/a/B"}
+        analysis_of({"triggers": [{"paths": ["HLT_Mu8"]}]}), dataset | {"das": "/Muon_x_y/a/B"}
     )
     assert whole["primary"] == ["Muon"]
 

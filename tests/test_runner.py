@@ -18,9 +18,9 @@ from looseleaf.processing.checkpoints import Checkpoints, packed
 from looseleaf.processing.fileset import Chunk, EventsSource, Fileset
 from looseleaf.processing.job import Arrival, Group
 from looseleaf.processing.runner import (
+    ChunkReadFailed,
     Partial,
     ProcessingFailed,
-    ReadingFailed,
     added,
     process_task,
 )
@@ -116,7 +116,7 @@ def test_a_file_that_the_manifest_does_not_mean_is_refused(
 ) -> None:
     """As one that could not be read, so that it is tried again."""
     chunk = Chunk("d", replace(files[0], **changes), 0, 5)
-    with pytest.raises(ReadingFailed, match=rf"dataset d, a\.root entries 0-5: .*{told}"):
+    with pytest.raises(ChunkReadFailed, match=rf"dataset d, a\.root entries 0-5: .*{told}"):
         process_task(Numbers(), [chunk], {"dataset": "d"})
 
 
@@ -125,10 +125,10 @@ def test_after_a_failure_a_file_is_opened_anew(tmp_path: Path) -> None:
     file = written(tmp_path / "a.root", 10, 5)
     with pytest.raises(ProcessingFailed, match="unlucky") as problem:
         process_task(Numbers(), [Chunk("d", file, 0, 5)], {"dataset": "d"})
-    assert not isinstance(problem.value, ReadingFailed)
+    assert not isinstance(problem.value, ChunkReadFailed)
     other = written(tmp_path / "b.root", 20, 5)
     shutil.move(other.url, file.url)
-    with pytest.raises(ReadingFailed, match="is another file"):
+    with pytest.raises(ChunkReadFailed, match="is another file"):
         process_task(Numbers(), [Chunk("d", file, 0, 3)], {"dataset": "d"})
 
 
@@ -152,13 +152,13 @@ def test_a_result_that_was_damaged_on_its_way_is_not_kept(tmp_path: Path) -> Non
     group, kept = Group(fileset, tasks, ["k0", "k1"]), Checkpoints(tmp_path)
     whole = packed(Partial({"n": 1}, [], {}))
     Arrival(group, [0], {range(1): whole}).keep(kept)
-    assert (kept.whole(), group.there) == ({"k0"}, {range(1)})
+    assert (kept.whole(), group.kept) == ({"k0"}, {range(1)})
     changed = bytearray(whole)
     changed[len(whole) // 2] ^= 1
     for damaged in (whole[:-3], bytes(changed)):
         with pytest.raises(ProcessingFailed, match=r"d, a\.root entries 4- .*damaged on its way"):
             Arrival(group, [1], {range(1, 2): damaged}).keep(kept)
-    assert (kept.whole(), group.there) == ({"k0"}, {range(1)})
+    assert (kept.whole(), group.kept) == ({"k0"}, {range(1)})
 
 
 def test_weighted_muons_of_several_chunks(files: list[EventsSource]) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from conftest import TEST_DATA
 
+from looseleaf.config.listed import REQUIRED, Listed, read_samples, write_sample_catalogue
 from looseleaf.errors import ConfigError, LooseleafError
 from looseleaf.records import read_catalogue
-from looseleaf.topcoffea.samples import REQUIRED, Listed, read_samples, write_sample_catalogue
 
 SAMPLE: dict[str, Any] = {
     "xsec": 0.07096,

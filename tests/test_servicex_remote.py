@@ -21,7 +21,7 @@ from conftest import Snakemake
 from samples import qcd, sample, skimmed
 from service import Service, run
 
-from looseleaf.errors import ConfigError, ServiceFailed, Shortfall
+from looseleaf.errors import ConfigError, ServiceXFailed, Shortfall
 from looseleaf.files import read_json
 from looseleaf.servicex.embedded import Embedded
 from looseleaf.servicex.formats import ORIGINAL
@@ -260,7 +260,7 @@ def test_what_is_the_matter_with_an_endpoint(
     value["api_endpoints"][0]["token"] = "wrong"
     (tmp_path / "servicex.yaml").write_text(yaml.safe_dump(value))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ServiceFailed, match="the token was refused"):
+    with pytest.raises(ServiceXFailed, match="the token was refused"):
         asked(wanted(das), tmp_path, Remote())
 
 

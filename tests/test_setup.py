@@ -22,9 +22,15 @@ def locked(repo: Path, python: str) -> dict[str, str]:
     return versions
 
 
-def declared(repo: Path) -> set[str]:
+def declared(repo: Path, *extras: str) -> set[str]:
+    """The packages that the project asks for by itself and with extras."""
     project = tomllib.loads((repo / "pyproject.toml").read_text())["project"]
-    return {Requirement(line).name for line in project["dependencies"]}
+    optional = project["optional-dependencies"]
+    lines = [Requirement(line) for line in project["dependencies"]]
+    lines += [Requirement(line) for extra in extras for line in optional[extra]]
+    names = {line.name for line in lines} - {"looseleaf"}
+    inner = {extra for line in lines if line.name == "looseleaf" for extra in line.extras}
+    return names | (declared(repo, *inner) if inner else set())
 
 
 def test_every_package_of_the_lock_is_pinned_with_hashes_and_no_address(repo: Path) -> None:
@@ -38,8 +44,8 @@ def test_every_package_of_the_lock_is_pinned_with_hashes_and_no_address(repo: Pa
 
 
 def test_lock_holds_every_declared_dependency_for_every_supported_python(repo: Path) -> None:
-    for python in ("3.11", "3.12", "3.13"):
-        assert declared(repo) - set(locked(repo, python)) == set()
+    for python in ("3.11", "3.12", "3.13", "3.14"):
+        assert declared(repo, "workflow", "test") - set(locked(repo, python)) == set()
 
 
 def test_conda_environment_states_the_versions_of_the_lock(repo: Path) -> None:
@@ -47,7 +53,8 @@ def test_conda_environment_states_the_versions_of_the_lock(repo: Path) -> None:
     pins = dict(line.split("=") for line in environment["dependencies"])
     versions = locked(repo, pins.pop("python"))
     # snakemake itself starts the jobs and is not part of their environment
-    expected = {CONDA_NAMES.get(n, n): versions[n] for n in declared(repo) - {"snakemake"}}
+    needed = declared(repo, "workflow") - {"snakemake"}
+    expected = {CONDA_NAMES.get(name, name): versions[name] for name in needed}
     assert pins == expected
 
 

@@ -1,21 +1,24 @@
 """A loss by the skim that an analysis accepts: from the configuration to the ledger."""
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hist
 import pytest
 import yaml
+from analyses import analysis_of, columns_of
 from conftest import REPO
 from samples import sample, skimmed
 
-from looseleaf.config import load
+from looseleaf.application import process as application
+from looseleaf.cluster import client_for
+from looseleaf.config.settings import load
 from looseleaf.errors import ConfigError
-from looseleaf.fakerate import closure, flips
 from looseleaf.files import read_json
+from looseleaf.flips import process as flips
 from looseleaf.histograms.store import write_uhi
-from looseleaf.objects.columns import analysis_columns
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.runner import Limits
 from looseleaf.processing.stage import DatasetFiles, Running
@@ -52,7 +55,7 @@ def accepting(kind: str) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", ["flips", "application", "topcoffea"])
 def test_an_accepted_loss_stands_in_the_ledger(kind: str, tmp_path: Path) -> None:
     analysis, points = accepting(kind), POINTS.to_json()
-    columns = sorted(analysis_columns(analysis, DATASET, POINTS))
+    columns = sorted(columns_of(analysis, DATASET, POINTS))
     manifest = skimmed(tmp_path, "t", {"t": DATASET}, columns, CUT)
     totals = read_json(manifest)["totals"]
     removed = totals["events_in"] - totals["events_out"]
@@ -60,18 +63,22 @@ def test_an_accepted_loss_stands_in_the_ledger(kind: str, tmp_path: Path) -> Non
     files = DatasetFiles(str(manifest), str(tmp_path / "h"), str(tmp_path / "l.json"))
     site = yaml.safe_load((REPO / "config/sites/local.yaml").read_text())
     running = Running(
-        site, 1, Limits(8000, 8000), str(tmp_path / "t.csv"), str(tmp_path / "p.html")
+        partial(client_for, site, 1),
+        Limits(8000, 8000),
+        str(tmp_path / "t.csv"),
+        str(tmp_path / "p.html"),
     )
     given = {"t": DATASET}, {"t": files}, running
     if kind == "flips":
-        flips.process(analysis, points, *given)
+        flips.process(analysis_of(analysis), points, *given)
     elif kind == "topcoffea":
-        topcoffea.process(analysis, points, *given)
+        topcoffea.process(analysis_of(analysis), points, *given)
     else:
         axes = [hist.axis.Variable([10, 90], name="pt"), hist.axis.Variable([0, 3], name="abs_eta")]
         ratio = hist.Hist(*axes, storage=hist.storage.Weight())
         write_uhi(tmp_path / "m.json", {"ratio": ratio}, {"empty_bins": []})
-        closure.process(analysis, points, {"Muon": str(tmp_path / "m.json")}, *given)
+        maps = {"Muon": str(tmp_path / "m.json")}
+        application.process(analysis_of(analysis), points, *given, maps)
     (loss,) = [loss for loss in read_json(files.ledger)["losses"] if loss["kind"] == "skimmed"]
     assert (loss["name"], loss["count"], loss["of"]) == (CUT, removed, 600)
     assert loss["allowed"] == "allow.skim"
@@ -91,8 +98,8 @@ def test_every_kind_of_analysis_may_accept_it(
         main_config["analyses"][number] = str(tmp_path / Path(path).name)
         (tmp_path / Path(path).name).write_text(yaml.safe_dump(analysis, sort_keys=False))
     found = load(main_config, repo).analyses
-    assert {a["kind"] for a in found.values()} == {"fakerate", "application", "topcoffea", "flips"}
-    assert {a["skim"] for a in found.values()} == {CUT}
+    assert {a.kind for a in found.values()} == {"fakerate", "application", "topcoffea", "flips"}
+    assert {a.skim for a in found.values()} == {CUT}
 
 
 @pytest.mark.parametrize("name", ["flips", "validation", "tth_eft"])

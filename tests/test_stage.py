@@ -1,6 +1,7 @@
 """A stage's processing job as a whole: what stops it before a cluster, what it writes down."""
 
 import csv
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ import pytest
 import uproot
 from processors import MuonPt, Undecided
 
+from looseleaf.cluster import client_for
 from looseleaf.das.lookup import lookup
 from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.files import read_json, write_json
 from looseleaf.losses import Loss
+from looseleaf.objects.analysis import Allow
 from looseleaf.processing.fileset import Fileset
 from looseleaf.processing.runner import Limits
-from looseleaf.processing.stage import DatasetFiles, Running, process_datasets
+from looseleaf.processing.stage import DatasetFiles, Reading, Running, process_datasets
 from looseleaf.records import FileRecord, write_catalogue
 from looseleaf.servicex.embedded import Embedded
 from looseleaf.servicex.request import request_from_das
@@ -66,7 +69,7 @@ def dataset(folder: Path, name: str) -> DatasetFiles:
 
 def running(folder: Path, site: dict[str, Any]) -> Running:
     tasks, performance = str(folder / "tasks.csv"), str(folder / "performance.html")
-    return Running(site, 1, Limits(10, 20), tasks, performance)
+    return Running(partial(client_for, site, 1), Limits(10, 20), tasks, performance)
 
 
 def test_what_refuses_a_fileset_is_asked_of_each_before_a_cluster(tmp_path: Path) -> None:
@@ -87,17 +90,18 @@ def test_the_columns_of_each_dataset_are_looked_at_before_a_cluster(tmp_path: Pa
     files = {name: dataset(tmp_path, name) for name in "ab"}
     here = running(tmp_path, NOWHERE)
     for met_of, allow, refused in (
-        ("b", None, True),
-        ("b", {"not_finite": ["Muon_pt"]}, True),
-        ("b", {"not_finite": ["MET_pt"]}, False),
+        ("b", Allow(), True),
+        ("b", Allow(not_finite=["Muon_pt"]), True),
+        ("b", Allow(not_finite=["MET_pt"]), False),
         # whose MET_pt is a number everywhere
-        ("a", None, False),
+        ("a", Allow(), False),
     ):
         columns = {name: {"Muon_pt", *(["MET_pt"] if name == met_of else [])} for name in "ab"}
         problem = DataFileError if refused else ConfigError
         message = "dataset b: MET_pt is NaN or infinite in 2 of" if refused else "absent.whl"
+        reading = Reading(columns=columns, allow=allow)
         with pytest.raises(problem, match=message):
-            process_datasets(MuonPt(), files, here, "test", columns=columns, allow=allow)
+            process_datasets(MuonPt(), files, here, "test", reading)
 
 
 def test_losses_and_costs_are_written_down(
@@ -114,8 +118,9 @@ def test_losses_and_costs_are_written_down(
         write_json(Path(path), {**accumulator, **metadata})
 
     process_datasets(
-        Undecided(), files, running(tmp_path, LOCAL), "test", write=write, losses=losses,
-        columns={name: {"MET_pt"} for name in "ab"}, allow={"not_finite": ["MET_pt"]},
+        Undecided(), files, running(tmp_path, LOCAL), "test",
+        Reading(columns={name: {"MET_pt"} for name in "ab"}, allow=Allow(not_finite=["MET_pt"])),
+        write=write, losses=losses,
     )  # fmt: skip
     # the cut's events count in the ledger, and not among the histograms
     assert asked == {name: {"events": EVENTS, "in all": EVENTS} for name in "ab"}

@@ -1,5 +1,6 @@
 """The topcoffea processor and its normalisation, against plain arrays."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +9,22 @@ import numpy as np
 import pytest
 import uproot
 import yaml
+from analyses import analysis_of, columns_of, metadata_of
 from conftest import REPO
 from ledgers import write_ledger
 from samples import sample, skimmed
 
+from looseleaf.cluster import client_for
+from looseleaf.efthist import EFTHist
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json, write_json
 from looseleaf.histograms.coverage import beyond
-from looseleaf.objects.columns import analysis_columns
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
 from looseleaf.processing.runner import Limits, ProcessingFailed, process_task
 from looseleaf.processing.stage import DatasetFiles, Running
 from looseleaf.topcoffea import process as stage
 from looseleaf.topcoffea.combine import combine
-from looseleaf.topcoffea.efthist import EFTHist
-from looseleaf.topcoffea.process import metadata_of
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
 from looseleaf.topcoffea.store import read_histograms, write_histograms
 
@@ -46,7 +47,7 @@ def filesets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fileset]:
     folder = tmp_path_factory.mktemp("topcoffea")
     found = {}
     for name, dataset in DATASETS.items():
-        columns = sorted(analysis_columns(ANALYSIS, dataset, POINTS))
+        columns = sorted(columns_of(ANALYSIS, dataset, POINTS))
         manifest = skimmed(folder, name, DATASETS, columns, "nMuon + nElectron >= 1")
         found[name] = from_manifest(name, manifest, metadata_of(ANALYSIS, dataset))
     return found
@@ -61,7 +62,7 @@ def accumulated(fileset: Fileset, coefficients: list[str] = NAMES) -> dict[str, 
     """What the processor makes of a fileset; made once of each."""
     key = (fileset.request_id, *coefficients)
     if key not in FILLED:
-        processor = TopCoffeaProcessor(ANALYSIS, POINTS, coefficients)
+        processor = TopCoffeaProcessor(analysis_of(ANALYSIS), POINTS, coefficients)
         FILLED[key] = process_task(processor, chunks_of(fileset, 1700), fileset.metadata)[0]
     return FILLED[key]
 
@@ -145,7 +146,7 @@ def test_where_observables_lie_and_what_events_weigh(
 ) -> None:
     analysis = {**ANALYSIS, "observables": {"ht": {**ANALYSIS["observables"]["ht"]}}}
     analysis["observables"]["ht"]["edges"] = [200, 300, 400]
-    processor = TopCoffeaProcessor(analysis, POINTS, NAMES)
+    processor = TopCoffeaProcessor(analysis_of(analysis), POINTS, NAMES)
     fileset = filesets[name]
     found = process_task(processor, chunks_of(fileset, 1700), fileset.metadata)[0]
     hand = by_hand(fileset, {})
@@ -168,7 +169,7 @@ def test_most_events_beyond_an_observables_axis_are_refused(
 ) -> None:
     ht = {**ANALYSIS["observables"]["ht"], "edges": [1e5, 2e5]}
     analysis = {**ANALYSIS, "observables": {"ht": ht}, "points": {"SM": {}}}
-    processor = TopCoffeaProcessor(analysis, POINTS, NAMES)
+    processor = TopCoffeaProcessor(analysis_of(analysis), POINTS, NAMES)
     fileset = filesets["t"]
     found = process_task(processor, chunks_of(fileset, 1700), fileset.metadata)[0]
     write_histograms(tmp_path / "t.h5", found, {})
@@ -177,9 +178,14 @@ def test_most_events_beyond_an_observables_axis_are_refused(
     outputs = [tmp_path / name for name in ("all.h5", "yields.json", "yields.txt")]
     files = [{"t": str(tmp_path / name)} for name in ("t.h5", "t.ledger.json")]
     with pytest.raises(DataFileError, match=r"of their weights, lie beyond the edges of ht, 1000"):
-        combine(analysis, {"t": DATASETS["t"]}, *files, *outputs)
+        combine(analysis_of(analysis), {"t": DATASETS["t"]}, *files, *outputs)
     assert not outputs[0].exists()
-    combine({**analysis, "allow": {"beyond": ["ht"]}}, {"t": DATASETS["t"]}, *files, *outputs)
+    combine(
+        analysis_of({**analysis, "allow": {"beyond": ["ht"]}}),
+        {"t": DATASETS["t"]},
+        *files,
+        *outputs,
+    )
     (loss,) = read_json(outputs[1])["losses"]
     assert loss["count"] == loss["of"] > 50
     assert loss["allowed"] == "allow.beyond"
@@ -193,7 +199,7 @@ def test_samples_are_brought_to_one_list_of_coefficients(filesets: dict[str, Fil
 
 def test_coefficients_that_do_not_fit_their_list(filesets: dict[str, Fileset]) -> None:
     fileset = filesets["e"]
-    processor = TopCoffeaProcessor(ANALYSIS, POINTS, ["ctG"])
+    processor = TopCoffeaProcessor(analysis_of(ANALYSIS), POINTS, ["ctG"])
     with pytest.raises(ProcessingFailed, match=r"an event has 6 EFTfitCoefficients; .* make 3"):
         process_task(processor, chunks_of(fileset, 1700), {**fileset.metadata, "wc_names": ["ctG"]})
 
@@ -210,7 +216,9 @@ def test_data_counts_once_whatever_datasets_hold_it(filesets: dict[str, Fileset]
     assert (muon & electron).any()
 
     def found(order: list[dict[str, Any]], **metadata: Any) -> int:
-        processor = TopCoffeaProcessor({**ANALYSIS, "triggers": order, "unblind": True}, POINTS, [])
+        processor = TopCoffeaProcessor(
+            analysis_of({**ANALYSIS, "triggers": order, "unblind": True}), POINTS, []
+        )
         more = {**fileset.metadata, **metadata}
         found, _ = process_task(processor, chunks_of(fileset, WHOLE), more)
         return int(found["cutflow"]["trigger"])
@@ -237,7 +245,7 @@ def test_triggers_and_thresholds_are_those_of_the_year(filesets: dict[str, Files
     def found(year: str | None, triggers: list[dict[str, Any]], threshold: Any) -> Any:
         jets = {**ANALYSIS["jets"], "btag": {**btag, "min": threshold}}
         processor = TopCoffeaProcessor(
-            {**ANALYSIS, "triggers": triggers, "jets": jets}, POINTS, NAMES
+            analysis_of({**ANALYSIS, "triggers": triggers, "jets": jets}), POINTS, NAMES
         )
         more = {**filesets["t"].metadata, "year": year}
         return process_task(processor, chunks_of(filesets["t"], WHOLE), more)[0]
@@ -250,7 +258,7 @@ def test_triggers_and_thresholds_are_those_of_the_year(filesets: dict[str, Files
     assert expected["2017"]["ht"] != expected["2018"]["ht"]
     # nor is a path of another year asked of the files
     dataset = {**DATASETS["t"], "year": "2018"}
-    columns = analysis_columns({**ANALYSIS, "triggers": by_year}, dataset, POINTS)
+    columns = columns_of({**ANALYSIS, "triggers": by_year}, dataset, POINTS)
     assert {name for name in columns if name.startswith("HLT")} == {"HLT_Ele32_WPTight_Gsf"}
 
 
@@ -259,7 +267,7 @@ def test_what_is_no_number_in_a_channel(filesets: dict[str, Fileset]) -> None:
 
     def found(allow: list[str], **changes: Any) -> dict[str, Any]:
         analysis = {**ANALYSIS, "allow": {"not_finite": allow}, **changes}
-        processor = TopCoffeaProcessor(analysis, POINTS, [])
+        processor = TopCoffeaProcessor(analysis_of(analysis), POINTS, [])
         return process_task(processor, chunks_of(filesets["t"], 1700), filesets["t"].metadata)[0]
 
     plain = found(["x"])
@@ -297,15 +305,18 @@ def refusal(folder: Path, **declared: Any) -> str:
     files = DatasetFiles(str(folder / "e.manifest.json"), "e.h5", "e.ledger.json")
     # no cluster has this site
     running = Running(
-        {}, 1, Limits(1700, 3400), str(folder / "tasks.csv"), str(folder / "report.html")
+        partial(client_for, {}, 1),
+        Limits(1700, 3400),
+        str(folder / "tasks.csv"),
+        str(folder / "report.html"),
     )
     with pytest.raises(DataFileError) as problem:
-        stage.process(ANALYSIS, POINTS.to_json(), declarations, {"e": files}, running)
+        stage.process(analysis_of(ANALYSIS), POINTS.to_json(), declarations, {"e": files}, running)
     return str(problem.value)
 
 
 def test_declared_coefficients_that_are_not_those_of_the_files(tmp_path: Path) -> None:
-    columns = sorted(analysis_columns(ANALYSIS, DATASETS["e"], POINTS))
+    columns = sorted(columns_of(ANALYSIS, DATASETS["e"], POINTS))
     manifest = skimmed(tmp_path, "e", {"e": DATASETS["e"]}, columns)
     manifest.rename(tmp_path / "e.manifest.json")
     assert refusal(tmp_path, wc_names=["ctG"]) == (
@@ -327,7 +338,7 @@ def test_declared_coefficients_that_are_not_those_of_the_files(tmp_path: Path) -
 def test_what_normalises_is_held_against_what_is_declared_before_processing(
     tmp_path: Path,
 ) -> None:
-    columns = sorted(analysis_columns(ANALYSIS, DATASETS["e"], POINTS))
+    columns = sorted(columns_of(ANALYSIS, DATASETS["e"], POINTS))
     manifest = skimmed(tmp_path, "e", {"e": DATASETS["e"]}, columns)
     manifest.rename(tmp_path / "e.manifest.json")
     listed = {"events": 5999, "sum_of_weights": 1.0}
@@ -344,7 +355,7 @@ def test_what_normalises_is_held_against_what_is_declared_before_processing(
 
 
 def test_files_of_one_sample_with_other_coefficients(tmp_path: Path) -> None:
-    columns = sorted(analysis_columns(ANALYSIS, DATASETS["e"], POINTS))
+    columns = sorted(columns_of(ANALYSIS, DATASETS["e"], POINTS))
     path = skimmed(tmp_path, "e", {"e": DATASETS["e"]}, columns)
     value = read_json(path)
     value["files"][1]["eft_sums_in"] = [1.0, 2.0, 3.0]
@@ -367,7 +378,13 @@ def combined(filesets: dict[str, Fileset], folder: Path, **original: Any) -> dic
         write_ledger(Path(ledgers[name]), {**fileset.original, **original})
     analysis = {**ANALYSIS, "lumi_ifb": 3.0, "points": {"SM": {}, "p": POINT}}
     combine(
-        analysis, DATASETS, processed, ledgers, folder / "h.h5", folder / "y.json", folder / "y.txt"
+        analysis_of(analysis),
+        DATASETS,
+        processed,
+        ledgers,
+        folder / "h.h5",
+        folder / "y.json",
+        folder / "y.txt",
     )
     table = read_json(folder / "y.json")
     assert table["card_channels"] == {name: f"ch_{name}" for name in ANALYSIS["channels"]}

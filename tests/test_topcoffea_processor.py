@@ -9,15 +9,16 @@ import awkward as ak
 import numpy as np
 import pytest
 import uproot
+from analyses import analysis_of
 from coffea.nanoevents import NanoEventsFactory
 
+from looseleaf.efthist import EFTHist
 from looseleaf.errors import DataFileError
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.rates import RateMap
 from looseleaf.processing.runner import SkimmedNanoAOD
-from looseleaf.topcoffea.efthist import EFTHist
-from looseleaf.topcoffea.flips import FlipMap
+from looseleaf.topcoffea.flip_map import FlipMap
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
 
 POINTS = WorkingPoints(
@@ -160,7 +161,12 @@ def events_of(path: Path, written: list[dict[str, Any]], **metadata: Any) -> Any
 
 def processed(events: Any, flips: bool = True, **changes: Any) -> dict[str, Any]:
     processor = TopCoffeaProcessor(
-        {**ANALYSIS, **changes}, POINTS, ["c"], True, MAPS, flip_map() if flips else None
+        analysis_of({**ANALYSIS, **changes}),
+        POINTS,
+        ["c"],
+        True,
+        MAPS,
+        flip_map() if flips else None,
     )
     return processor.process(events)
 
@@ -466,7 +472,7 @@ def test_corrections_multiply_and_vary_one_at_a_time(tmp_path: Path) -> None:
         "pu": correction("pu", {"nominal": "2+x", "up": "3+x", "down": "1+x"}, "n"),
     }
     processor = TopCoffeaProcessor(
-        {**ANALYSIS, "corrections": declared},
+        analysis_of({**ANALYSIS, "corrections": declared}),
         WorkingPoints({"Muon": points, "Electron": points}),
         ["c"],
         maps=MAPS,

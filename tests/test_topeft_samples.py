@@ -47,7 +47,7 @@ def test_an_eft_analysis_of_all_samples_of_2022(
     assert len(listed) == 40
     run = snakemake("-n", "topcoffea", override=configured(tmp_path, repo, listed))
     assert run.status == 0, run.text
-    assert run.jobs["topcoffea_samples"] == run.jobs["servicex_transform"] == 40
+    assert run.jobs["samples_listed"] == run.jobs["servicex_transform"] == 40
     assert run.jobs["topcoffea_process_run3"] == run.jobs["topcoffea_datacards_run3"] == 1
     # what is wrong with samples that nothing uses is said, once
     for name in GONE:

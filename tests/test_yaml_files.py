@@ -10,8 +10,9 @@ import pytest
 import yaml
 from conftest import TEST_DATA, Snakemake
 
-from looseleaf.config import Settings, eft_analysis, load
+from looseleaf.config.settings import Settings, load
 from looseleaf.errors import ConfigError, LooseleafError
+from looseleaf.topcoffea.notebook import eft_analysis
 from looseleaf.yaml_files import check_plain, read_yaml
 
 Read = Callable[[str], dict[str, Any]]

@@ -3,19 +3,19 @@
 import json
 from typing import Any
 
-from looseleaf.das.problems import CutOff, ServiceFailed
+from looseleaf.das.problems import BackendFailed, CutOff
 
 
 def rows_of(text: str, source: str) -> list[dict[str, Any]]:
     """The objects of an answer: a JSON list, one JSON object, or an object on each line.
 
-    Raises `CutOff` if the answer breaks off, `ServiceFailed` if it is of another kind.
+    Raises `CutOff` if the answer breaks off, `BackendFailed` if it is something else.
     """
     text = text.strip()
     if not text:
         return []
     if text[0] not in "[{":
-        raise ServiceFailed(f"{source} answered with something else than JSON: {text[:120]!r}")
+        raise BackendFailed(f"{source} answered with something other than JSON: {text[:120]!r}")
     try:
         value = json.loads(text)
         rows = value if isinstance(value, list) else [value]
@@ -28,5 +28,5 @@ def rows_of(text: str, source: str) -> list[dict[str, Any]]:
                 f"{text[-60:]!r}"
             ) from None
     if not all(isinstance(row, dict) for row in rows):
-        raise ServiceFailed(f"{source}: the answer is no list of records: {text[:120]!r}")
+        raise BackendFailed(f"{source}: the answer isn't a list of records: {text[:120]!r}")
     return rows

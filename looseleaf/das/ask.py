@@ -10,13 +10,13 @@ from looseleaf.das.dasgoclient import Dasgoclient
 from looseleaf.das.dbs import Dbs
 from looseleaf.das.problems import NoCredential, QueryWrong
 from looseleaf.das.query import INSTANCE, Query, Runs
-from looseleaf.das.records import LumiRecord, Record
+from looseleaf.das.records import BlockRecord, DatasetRecord, LumiRecord, Record
 from looseleaf.das.rucio import Rucio
 from looseleaf.errors import LookupFailed
 
 BACKENDS = ("dasgoclient", "dbs", "rucio", "catalogue")
-# what a condition on files takes to know, and who does
-TOLD_BY = {
+# what a backend has to know for a condition on files, and which ones do
+NEEDED_FOR = {
     "run": "which runs are in a file; dasgoclient and dbs do",
     "site": "at which sites a file is; dasgoclient and rucio do",
 }
@@ -94,7 +94,7 @@ class Answer:
 
 
 def backend_of(name: str, asking: Asking) -> Backend:
-    """The backend of a name."""
+    """The backend of a name among `BACKENDS`, set up as `asking` says."""
     match name:
         case "dasgoclient":
             return Dasgoclient(asking.instance, asking.timeout, asking.tries)
@@ -107,7 +107,7 @@ def backend_of(name: str, asking: Asking) -> Backend:
 
 
 def choose(
-    asking: Asking, wanted: str, narrowed: frozenset[str] = frozenset()
+    asking: Asking, field: str, narrowed: frozenset[str] = frozenset()
 ) -> tuple[Backend, dict[str, str]]:
     """The backend to ask for a field on these conditions, and why those that `auto` passed over
     can't work.
@@ -119,11 +119,11 @@ def choose(
     for name in names:
         backend = backend_of(name, asking)
         try:
-            if wanted not in backend.answers:
+            if field not in backend.answers:
                 known = "; ".join(sorted(backend.answers))
-                raise LookupFailed(f"does not know {wanted}; it knows {known}")
+                raise LookupFailed(f"doesn't know {field}; it knows {known}")
             for condition in sorted(narrowed - backend.narrows):
-                raise LookupFailed(f"does not know {TOLD_BY[condition]}")
+                raise LookupFailed(f"doesn't know {NEEDED_FOR[condition]}")
             backend.check()
         except LookupFailed as problem:
             problems[name] = problem
@@ -157,17 +157,17 @@ def ask(query: Query, asking: Asking) -> Answer:
                 f"{backend.name} ({instance}) knows no dataset {query.dataset} with status "
                 f"{query.status}; is a part misspelt, or another instance or status meant?"
             )
-        names = [record.name for record in matching]
+        names = [record.name for record in matching if isinstance(record, DatasetRecord)]
     else:
         names = [query.dataset]
     if query.field == "dataset":
         return Answer(query, backend.name, instance, {query.dataset: matching}, passed_over)
     if query.block is not None and query.field == "file":
-        found = records_of(backend, query, [query.block], asking.parallel)
-        narrowed = {query.dataset: found[query.block]}
+        by_name = records_of(backend, query, [query.block], asking.parallel)
+        narrowed = {query.dataset: by_name[query.block]}
     else:
-        found = records_of(backend, query, names, asking.parallel)
-        narrowed = {name: _narrowed(query, records) for name, records in found.items()}
+        by_name = records_of(backend, query, names, asking.parallel)
+        narrowed = {name: _narrowed(query, records) for name, records in by_name.items()}
     for name, records in narrowed.items():
         if not records:
             raise LookupFailed(
@@ -202,12 +202,10 @@ def _narrowed(query: Query, records: Sequence[Record]) -> list[Record]:
     """The records of the block and the runs asked for."""
     kept = list(records)
     if query.block is not None:
-        kept = [r for r in kept if r.name == query.block]
+        kept = [r for r in kept if isinstance(r, BlockRecord) and r.name == query.block]
     if query.runs is not None and query.field != "file":
-        wanted = query.runs
-        kept = [
-            r for r in kept if isinstance(r, LumiRecord) and any(run in wanted for run in r.runs)
-        ]
+        runs = query.runs
+        kept = [r for r in kept if isinstance(r, LumiRecord) and any(run in runs for run in r.runs)]
     return kept
 
 

@@ -3,7 +3,7 @@
 import difflib
 import glob
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -25,15 +25,16 @@ class Catalogue:
 
     name = "catalogue"
     answers = frozenset({"file", "dataset", "block", "summary"})
-    narrows = frozenset()
+    narrows: frozenset[str] = frozenset()
 
     def __init__(self, paths: Iterable[str | Path]) -> None:
         self.paths = [str(path) for path in paths]
 
     def check(self) -> None:
+        """Raise `LookupFailed` if there is no catalogue to look in."""
         if not self.paths:
             raise LookupFailed(
-                "no catalogue at all: das.catalogues is empty (the command takes --catalogue)"
+                "no catalogue is given: das.catalogues is empty (the command takes --catalogue)"
             )
 
     @cached_property
@@ -62,36 +63,48 @@ class Catalogue:
         if field == "dataset":
             return [DatasetRecord(name, "VALID") for name in known if fnmatchcase(name, dataset)]
         if dataset not in known:
-            near = difflib.get_close_matches(dataset, known, n=3, cutoff=0.5)
-            hint = "; the nearest that it knows: " + ", ".join(near) if near else ""
-            where = ", ".join(self.paths)
-            raise LookupFailed(f"dataset {dataset} is not in the catalogue ({where}){hint}")
+            raise self._unknown(dataset)
         files = known[dataset]
         if field == "file":
             return [file for file in files if not block or file.block == f"{dataset}#{block}"]
         valid = [file for file in files if file.valid]
-        blocks = {file.block for file in valid if file.block is not None}
-        if field == "summary":
-            return [
-                SummaryRecord(
-                    files=len(valid),
-                    events=total(file.events for file in valid),
-                    blocks=len(blocks),
-                    lumis=None,
-                    bytes=total(file.bytes for file in valid),
-                )
-            ]
-        return [
-            BlockRecord(block, total(file.bytes for file in mine), len(mine))
-            for block in sorted(blocks)
-            for mine in [[file for file in valid if file.block == block]]
-        ]
+        return [_summary(valid)] if field == "summary" else list(_blocks(valid))
+
+    def _unknown(self, dataset: str) -> LookupFailed:
+        near = difflib.get_close_matches(dataset, self._known, n=3, cutoff=0.5)
+        hint = "; the nearest that it knows: " + ", ".join(near) if near else ""
+        where = ", ".join(self.paths)
+        return LookupFailed(f"dataset {dataset} is not in the catalogue ({where}){hint}")
+
+
+def _summary(files: Sequence[FileRecord]) -> SummaryRecord:
+    return SummaryRecord(
+        files=len(files),
+        events=total(file.events for file in files),
+        blocks=len({file.block for file in files if file.block is not None}),
+        lumis=None,
+        bytes=total(file.bytes for file in files),
+    )
+
+
+def _blocks(files: Sequence[FileRecord]) -> Iterator[BlockRecord]:
+    """The blocks of files, by name."""
+    by_block: dict[str, list[FileRecord]] = {}
+    for file in files:
+        if file.block is not None:
+            by_block.setdefault(file.block, []).append(file)
+    for name, members in sorted(by_block.items()):
+        yield BlockRecord(name, total(file.bytes for file in members), len(members))
 
 
 def total(numbers: Iterable[int | None]) -> int | None:
     """The sum, or None where one of the numbers is unknown."""
-    known = list(numbers)
-    return None if None in known else sum(known)
+    summed = 0
+    for number in numbers:
+        if number is None:
+            return None
+        summed += number
+    return summed
 
 
 def from_files(
@@ -106,12 +119,12 @@ def from_files(
     paths: list[Path] = []
     for pattern in patterns:
         place = Path(root) / pattern
-        found = [place] if os.path.isfile(place) else _matching(Path(root), pattern)
-        if not found:
+        matching = [place] if os.path.isfile(place) else _matching(Path(root), pattern)
+        if not matching:
             raise LookupFailed(
                 f"dataset {dataset}: no file matches {place}; paths are relative to das.files_root"
             )
-        paths += [path for path in found if path not in paths]
+        paths += [path for path in matching if path not in paths]
     block = block_name(dataset)
     named = {os.path.relpath(path, root): path for path in paths}
     return [

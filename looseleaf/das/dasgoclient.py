@@ -7,14 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
-
 from looseleaf.das.answers import rows_of
-from looseleaf.das.problems import NoCredential, RucioFailed, ServiceFailed, Transient
+from looseleaf.das.problems import BackendFailed, NoCredential, RucioFailed, Transient
 from looseleaf.das.proxy import MAKE_ONE, Credential, credential
 from looseleaf.das.query import FIELDS, Runs
 from looseleaf.das.records import (
@@ -30,6 +29,7 @@ from looseleaf.das.records import (
     whole_number,
 )
 from looseleaf.errors import LookupFailed
+from looseleaf.retries import Retries
 
 ON_CVMFS = "/cvmfs/cms.cern.ch/common/dasgoclient"
 FILE_KEYS = {"name": "name", "bytes": "size", "events": "nevents"}
@@ -37,7 +37,9 @@ TRANSIENT = re.compile(
     r"\b(429|502|503|504)\b|time-?d? ?out|deadline exceeded|connection (refused|reset)|\bEOF\b",
     re.IGNORECASE,
 )
+# seconds before the second try
 BACKOFF = 0.5
+SUMMARY_KEYS = {"files": "nfiles", "events": "nevents", "blocks": "nblocks", "lumis": "nlumis"}
 
 
 class Dasgoclient:
@@ -65,8 +67,9 @@ class Dasgoclient:
         return shutil.which("dasgoclient") or (ON_CVMFS if Path(ON_CVMFS).is_file() else None)
 
     def check(self) -> None:
+        """Raise `LookupFailed` if there is no program, `NoCredential` if it would be refused."""
         if self._program is None:
-            raise LookupFailed(f"there is no dasgoclient on the PATH nor {ON_CVMFS}")
+            raise LookupFailed(f"there is no dasgoclient on the PATH, nor {ON_CVMFS}")
         _ = self._credential
 
     def records(
@@ -87,13 +90,8 @@ class Dasgoclient:
         query += f" site={site}" if site is not None else ""
         if field == "dataset":
             query += f" status={status}"
-        patiently = Retrying(
-            retry=retry_if_exception_type(Transient),
-            stop=stop_after_attempt(self.tries),
-            wait=wait_exponential(BACKOFF),
-            reraise=True,
-        )
-        return records_in(field, patiently(self._run, query), status)
+        retries = Retries(Transient, tries=self.tries, pause=BACKOFF)
+        return records_in(field, retries.call(lambda: self._run(query)), status)
 
     def _run(self, query: str) -> list[dict[str, Any]]:
         asked = f"dasgoclient {query!r}"
@@ -115,7 +113,7 @@ class Dasgoclient:
                 start_new_session=True,
             )
         except OSError as problem:
-            raise ServiceFailed(f"{asked}: can't be run: {problem.strerror}") from None
+            raise BackendFailed(f"{asked} can't be run: {problem.strerror}") from None
         with run:
             try:
                 output, errors = run.communicate(timeout=self.timeout)
@@ -137,11 +135,26 @@ def answer_of(
     It may say that it failed by its status, by a line `ERROR: ...` after whole JSON, or by an
     `error` in a record; an empty answer is for the caller to judge.
 
-    Raises `NoCredential`, `ServiceFailed` or `Transient`.
+    Raises `NoCredential`, `BackendFailed` or `Transient`.
     """
     output, errors = used.without_secrets(output), used.without_secrets(errors)
     lines = output.splitlines()
+    _check_status(lines, errors, status, asked)
+    for line in lines:
+        if line.startswith("WARNING"):
+            print(f"dasgoclient: {line}", file=sys.stderr)
     json_lines = [line for line in lines if not line.startswith(("ERROR", "WARNING"))]
+    rows = _unwrapped(rows_of("\n".join(json_lines), asked), asked)
+    for value in (value for row in rows for value in row.values()):
+        part = value[0] if isinstance(value, list) and value else value
+        if isinstance(part, dict) and part.get("error"):
+            reason = str(part["error"])[:300]
+            raise _failure(1, f"{asked}: {reason}", reason)
+    return rows
+
+
+def _check_status(lines: Sequence[str], errors: str, status: int, asked: str) -> None:
+    """Raise the failure that a run reports by its status or by a line `ERROR: ...`."""
     complaint = next((line for line in lines if line.startswith("ERROR")), "")
     if complaint and status == 0:
         code = re.search(r"exit with code: (\d{1,3})\b", complaint)
@@ -151,22 +164,16 @@ def answer_of(
         said = complaint or next((s for s in [*errors.splitlines(), *lines] if s.strip()), "")
         reason = said.strip()[:300] or "no reason given"
         raise _failure(status, f"{asked} ended with {status}: {reason}", complaint + errors)
-    for line in lines:
-        if line.startswith("WARNING"):
-            print(f"dasgoclient: {line}", file=sys.stderr)
-    rows = rows_of("\n".join(json_lines), asked)
-    # as -format json has it
-    if len(rows) == 1 and "data" in rows[0]:
-        rows = rows[0]["data"]
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise ServiceFailed(f"{asked}: its `data` is no list of records")
-    for row in rows:
-        for value in row.values():
-            part = value[0] if isinstance(value, list) and value else value
-            if isinstance(part, dict) and part.get("error"):
-                reason = str(part["error"])[:300]
-                raise _failure(1, f"{asked}: {reason}", reason)
-    return rows
+
+
+def _unwrapped(rows: list[dict[str, Any]], asked: str) -> list[dict[str, Any]]:
+    """The records alone, of an answer as -format json has it."""
+    if len(rows) != 1 or "data" not in rows[0]:
+        return rows
+    data = rows[0]["data"]
+    if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
+        raise BackendFailed(f"{asked}: its `data` isn't a list of records")
+    return data
 
 
 def _failure(status: int, message: str, said: str) -> Exception:
@@ -174,11 +181,11 @@ def _failure(status: int, message: str, said: str) -> Exception:
         return NoCredential(f"{message}; type: {MAKE_ONE}")
     if status in (1, 2, 4) and TRANSIENT.search(said):
         return Transient(message)
-    return RucioFailed(message) if status == 4 else ServiceFailed(message)
+    return RucioFailed(message) if status == 4 else BackendFailed(message)
 
 
 def records_in(field: str, rows: list[dict[str, Any]], status: str) -> list[Record]:
-    """The records in rows that `answer_of` gave; `ServiceFailed` if a row is none."""
+    """The records in rows that `answer_of` gave; `BackendFailed` if a row is none."""
     source = "dasgoclient"
     parts = [_part(row, field.partition(",")[0]) for row in rows]
     match field:
@@ -202,11 +209,12 @@ def records_in(field: str, rows: list[dict[str, Any]], status: str) -> list[Reco
                 for part in parts
             ]
         case "summary":
-            keys = ("nfiles", "nevents", "nblocks", "nlumis")
             return [
                 SummaryRecord(
-                    *(whole_number(part, k, source) for k in keys),
-                    whole_number(part, "file_size" if "file_size" in part else "size", source),
+                    **{name: whole_number(part, key, source) for name, key in SUMMARY_KEYS.items()},
+                    bytes=whole_number(
+                        part, "file_size" if "file_size" in part else "size", source
+                    ),
                 )
                 for part in parts
             ]
@@ -225,7 +233,7 @@ def _part(row: dict[str, Any], key: str) -> dict[str, Any]:
     """What a record says of a file, a run, ...: the first of a list."""
     values = row.get(key)
     if not isinstance(values, list) or not values or not isinstance(values[0], dict):
-        raise ServiceFailed(f"dasgoclient: a record without {key}")
+        raise BackendFailed(f"dasgoclient: a record without {key}")
     return values[0]
 
 

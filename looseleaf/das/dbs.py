@@ -8,10 +8,9 @@ from functools import cached_property
 from typing import Any
 
 import urllib3
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from looseleaf.das.answers import rows_of
-from looseleaf.das.problems import CutOff, NoCredential, ServiceFailed, Transient
+from looseleaf.das.problems import BackendFailed, CutOff, NoCredential, Transient
 from looseleaf.das.proxy import MAKE_ONE, Credential, certificates, credential
 from looseleaf.das.query import Runs
 from looseleaf.das.records import (
@@ -25,12 +24,22 @@ from looseleaf.das.records import (
     text,
     whole_number,
 )
+from looseleaf.retries import Retries
 
 FILE_KEYS = {"name": "logical_file_name", "bytes": "file_size", "events": "event_count"}
 # overloaded, or a part behind the front end is restarting
 TRANSIENT = (429, 502, 503, 504)
+# seconds before the second try
 BACKOFF = 0.5
+# bytes of an answer that are read at a time
 READ = 1 << 20
+SUMMARY_KEYS = {
+    "files": "num_file",
+    "events": "num_event",
+    "blocks": "num_block",
+    "lumis": "num_lumi",
+    "bytes": "file_size",
+}
 
 
 class Dbs:
@@ -57,6 +66,7 @@ class Dbs:
         return credential()
 
     def check(self) -> None:
+        """Raise `NoCredential` if there is neither a proxy nor a token that DBS would accept."""
         # threads are to find it made
         _ = self._pool
 
@@ -90,13 +100,8 @@ class Dbs:
 
     def _get(self, api: str, **parameters: str) -> list[dict[str, Any]]:
         """The rows of an answer; one that comes whole but is cut off is asked for again."""
-        patiently = Retrying(
-            retry=retry_if_exception_type(CutOff),
-            stop=stop_after_attempt(self.tries),
-            wait=wait_exponential(BACKOFF),
-            reraise=True,
-        )
-        return patiently(self._get_once, api, **parameters)
+        retries = Retries(CutOff, tries=self.tries, pause=BACKOFF)
+        return retries.call(lambda: self._get_once(api, **parameters))
 
     def _get_once(self, api: str, **parameters: str) -> list[dict[str, Any]]:
         asked = f"DBS {api} of {next(iter(parameters.values()))}"
@@ -104,7 +109,7 @@ class Dbs:
         try:
             answer = self._pool.request("GET", url, fields=parameters, preload_content=False)
         except urllib3.exceptions.HTTPError as problem:
-            raise self._told(problem, asked) from None
+            raise self._unanswered(problem, asked) from None
         content = self._content(answer, asked).decode(errors="replace")
         body = self._credential.without_secrets(content)
         if answer.status != 200:
@@ -140,32 +145,32 @@ class Dbs:
     def _refused(self, status: int, body: str, asked: str) -> Exception:
         """The exception for an answer that isn't the one asked for, in DBS's own words."""
         try:
-            told = rows_of(body, asked)[0]
-            error = told.get("error")
+            row = rows_of(body, asked)[0]
+            error = row.get("error")
             words = error.get("reason") if isinstance(error, dict) else error
-            reason = str(told.get("message") or words or "")
-        except (ServiceFailed, IndexError):
+            reason = str(row.get("message") or words or "")
+        except (BackendFailed, IndexError):
             reason = body.strip()[:200]
         if status in (401, 403):
             return NoCredential(
-                f"{asked}: {self.base} does not accept who asks ({status}: {reason}); is the "
+                f"{asked}: {self.base} doesn't accept the credential ({status}: {reason}); is the "
                 f"proxy or token of the VO cms? type: {MAKE_ONE}"
             )
         if 300 <= status < 400:
-            return ServiceFailed(
-                f"{asked}: {self.base} sends elsewhere ({status}), as it does for a login page; "
+            return BackendFailed(
+                f"{asked}: {self.base} redirects ({status}), as it does to a login page; "
                 "das.host should be the address for X.509, https://cmsweb.cern.ch:8443"
             )
-        kind = Transient if status in TRANSIENT else ServiceFailed
+        kind = Transient if status in TRANSIENT else BackendFailed
         tried = f" after {self.tries} tries" if kind is Transient else ""
         return kind(f"{asked}: {self.base} answered {status}{tried}: {reason or 'no reason given'}")
 
-    def _told(self, problem: Exception, asked: str) -> Exception:
+    def _unanswered(self, problem: Exception, asked: str) -> Exception:
         """The exception for an answer that never came."""
         cause = getattr(problem, "reason", None) or problem
         words = self._credential.without_secrets(str(cause))
         if "CERTIFICATE_VERIFY_FAILED" in words:
-            return ServiceFailed(
+            return BackendFailed(
                 f"{asked}: the certificate of {self.base} can't be trusted: its authority is not "
                 "among those in X509_CERT_DIR, /etc/grid-security/certificates or the system's; "
                 f"name the folder with CERN's in X509_CERT_DIR ({words})"
@@ -211,17 +216,23 @@ class Dbs:
                 ]
             case "summary":
                 rows = self._get("filesummaries", dataset=dataset, validFileOnly="1")
-                keys = ("num_file", "num_event", "num_block", "num_lumi", "file_size")
-                found = [
-                    SummaryRecord(*(whole_number(row, key, source) for key in keys)) for row in rows
+                summaries = [
+                    SummaryRecord(
+                        **{
+                            name: whole_number(row, key, source)
+                            for name, key in SUMMARY_KEYS.items()
+                        }
+                    )
+                    for row in rows
                 ]
                 # DBS sums up what it doesn't know to nothing
-                return [record for record in found if record.files]
+                return [record for record in summaries if record.files]
             case _:
                 return self._lumis(dataset, source)
 
     def _lumis(self, dataset: str, source: str) -> list[Record]:
-        blocks = [record.name for record in self.records("block", dataset, "")]
+        records = self.records("block", dataset, "")
+        blocks = [record.name for record in records if isinstance(record, BlockRecord)]
         with ThreadPoolExecutor(self.parallel) as threads:
             answers = threads.map(lambda name: self._get("filelumis", block_name=name), blocks)
             rows = [row for answer in answers for row in answer]

@@ -1,4 +1,4 @@
-"""The stage's work: looking a dataset up, and writing down what was found as a snapshot."""
+"""The stage's work: looking a dataset up, and writing its files down as a snapshot."""
 
 import difflib
 import re
@@ -19,8 +19,6 @@ from looseleaf.files import write_json
 from looseleaf.records import SNAPSHOT_FORMAT, FileRecord, read_snapshot
 
 CHANGES = ("added", "removed", "invalidated", "left_out", "altered")
-# what a file is marked with that is read
-USED = {"valid": True, "left_out": False}
 
 
 def check(dataset: str, records: Sequence[FileRecord], source: str) -> None:
@@ -47,7 +45,9 @@ def check_copies(dataset: str, records: Sequence[FileRecord]) -> None:
     """Refuse a file that is there under two names: size, checksum and events are the same."""
     seen: dict[tuple[int, str, int], str] = {}
     for record in records:
-        if not record.used or not record.events or None in (record.bytes, record.adler32):
+        if not record.used or not record.events:
+            continue
+        if record.bytes is None or record.adler32 is None:
             continue
         key = (record.bytes, record.adler32, record.events)
         if key in seen:
@@ -81,7 +81,7 @@ def check_kindred(pattern: str, datasets: Sequence[str]) -> None:
     odd = [name for name in datasets if name.strip("/").count("/") != 2]
     if odd:
         raise LookupFailed(
-            f"dataset {pattern} matches {odd[0]!r}, which is no /primary/process/tier"
+            f"dataset {pattern} matches {odd[0]!r}, which isn't /primary/process/tier"
         )
     parts = [parts_of(name) for name in datasets]
     # Run2018A of data is of the year 2018; the era of simulation is its campaign
@@ -93,7 +93,7 @@ def check_kindred(pattern: str, datasets: Sequence[str]) -> None:
         # what was done to the same events, without the number of an extension
         "processings": {unextended(part[1]).partition("-")[2] for part in parts},
     }
-    problem = next((what for what, found in differing.items() if len(found) > 1), None)
+    problem = next((what for what, names in differing.items() if len(names) > 1), None)
     if problem is None and len({unversioned(part[1]) for part in parts}) < len(parts):
         problem = "versions of the same dataset"
     if problem is not None:
@@ -114,7 +114,9 @@ def difference(before: Sequence[FileRecord], after: Sequence[FileRecord]) -> dic
         "removed": [name for name in old if name not in new],
         "invalidated": [n for n in both if old[n].valid and not new[n].valid],
         "left_out": [n for n in both if new[n].left_out and not old[n].left_out],
-        "altered": [n for n in both if new[n].used and new[n] != replace(old[n], **USED)],
+        "altered": [
+            n for n in both if new[n].used and new[n] != replace(old[n], valid=True, left_out=False)
+        ],
     }
 
 
@@ -144,12 +146,12 @@ def lookup(
     if files:
         records = from_files(dataset, files, files_root, leave_out)
         source = f"the folder {files_root}"
-        told: dict[str, Any] = {"instance": "local", "backend": "files", "datasets": [dataset]}
+        source_of: dict[str, Any] = {"instance": "local", "backend": "files", "datasets": [dataset]}
     else:
         answer = ask(parse(query), asking)
         records = _files_of(dataset, answer)
         source = f"the backend {answer.backend}"
-        told = {
+        source_of = {
             "instance": answer.instance,
             "backend": answer.backend,
             "datasets": list(answer.records),
@@ -162,7 +164,7 @@ def lookup(
         "format": SNAPSHOT_FORMAT,
         "dataset": dataset,
         "query": query,
-        **told,
+        **source_of,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "summary": {
             "files": len(used),
@@ -180,8 +182,8 @@ def _files_of(dataset: str, answer: Answer) -> list[FileRecord]:
     check_kindred(dataset, list(answer.records))
     return [
         record
-        for found in answer.records.values()
-        for record in found
+        for records in answer.records.values()
+        for record in records
         if isinstance(record, FileRecord)
     ]
 
@@ -204,6 +206,6 @@ def _since(
     }:
         return before
     counts = ", ".join(f"{len(changes[kind])} {kind}" for kind in CHANGES if changes[kind])
-    told = f"{snapshot['dataset']} since {before['time']}: {counts or 'the same files'}"
-    print(f"das: {told}; see {output}", file=sys.stderr)
+    change = f"{snapshot['dataset']} since {before['time']}: {counts or 'the same files'}"
+    print(f"das: {change}; see {output}", file=sys.stderr)
     return {**snapshot, "changes": {"since": before["time"], **changes}}

@@ -31,11 +31,11 @@ CERTIFICATES = (
 )
 
 
-class _Attributes(core.SequenceOf):
+class _Attributes(core.SequenceOf):  # type: ignore[misc]  # asn1crypto has no types
     _child_spec = cms.AttributeCertificateV2
 
 
-class _AttributeSets(core.SequenceOf):
+class _AttributeSets(core.SequenceOf):  # type: ignore[misc]  # asn1crypto has no types
     _child_spec = _Attributes
 
 
@@ -62,6 +62,7 @@ class Proxy:
     groups: tuple[str, ...]
 
     def belongs_to(self, vo: str) -> bool:
+        """Whether one of the groups is of a VO."""
         return any(group.strip("/").split("/")[0] == vo for group in self.groups)
 
 
@@ -74,20 +75,26 @@ def read_proxy(pem: bytes) -> Proxy:
     groups: list[str] = []
     ends: list[datetime] = []
     for certificate in chain:
-        try:
-            extension = certificate.extensions.get_extension_for_oid(VOMS_EXTENSION).value
-        except x509.ExtensionNotFound:
-            continue
-        for attributes in _AttributeSets.load(extension.value):
-            for attribute in attributes:
-                info = attribute["ac_info"]
-                ends.append(info["att_cert_validity_period"]["not_after_time"].native)
-                groups += _groups(info["attributes"])
+        for attribute in _voms_attributes(certificate):
+            info = attribute["ac_info"]
+            ends.append(info["att_cert_validity_period"]["not_after_time"].native)
+            groups += _groups(info["attributes"])
     return Proxy(
         expires=min(certificate.not_valid_after_utc for certificate in chain),
         attributes_expire=min(ends, default=None),
         groups=tuple(groups),
     )
+
+
+def _voms_attributes(certificate: x509.Certificate) -> list[cms.AttributeCertificateV2]:
+    return [
+        attribute
+        for extension in certificate.extensions
+        if extension.oid == VOMS_EXTENSION
+        and isinstance(extension.value, x509.UnrecognizedExtension)
+        for attributes in _AttributeSets.load(extension.value.value)
+        for attribute in attributes
+    ]
 
 
 def _groups(attributes: cms.AttCertAttributes) -> list[str]:
@@ -138,7 +145,7 @@ def credential(
         # the private key too has to be there and to belong to the first certificate
         ssl.create_default_context().load_cert_chain(path, password="")
     except (ValueError, TypeError, ssl.SSLError):
-        raise NoCredential(f"{where} is damaged or no proxy at all; type: {MAKE_ONE}") from None
+        raise NoCredential(f"{where} is damaged, or not a proxy at all; type: {MAKE_ONE}") from None
     _check_proxy(proxy, where, needed)
     return Credential(proxy=str(path))
 
@@ -146,16 +153,16 @@ def credential(
 def _check_proxy(proxy: Proxy, where: str, needed: timedelta) -> None:
     now = datetime.now(UTC)
     if not proxy.belongs_to(VO):
-        has = ", ".join(proxy.groups) or "no VO at all"
-        raise NoCredential(f"{where} is not of the VO {VO} but of {has}; type: {MAKE_ONE}")
+        has = ", ".join(proxy.groups) or "no VO"
+        raise NoCredential(f"{where} belongs to {has}, not to the VO {VO}; type: {MAKE_ONE}")
     attributes = f"the VOMS attributes of {where}"
     for what, end in ((where, proxy.expires), (attributes, proxy.attributes_expire)):
         if end is None or end - now >= needed:
             continue
         if end <= now:
-            ended = f"ran out {_hours(now - end)} ago"
+            ended = f"expired {_hours(now - end)} ago"
         else:
-            ended = f"will run out in {_hours(end - now)}, {_hours(needed)} are needed"
+            ended = f"will expire in {_hours(end - now)}, {_hours(needed)} are needed"
         raise NoCredential(f"{what} {ended}; type: {MAKE_ONE}")
 
 
@@ -181,14 +188,14 @@ def _token(environment: Mapping[str, str]) -> str | None:
     # whatever else the file is, it must not go out as a header, nor into a message
     if not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", token):
         raise NoCredential(
-            f"what {named} gives is no token (one word of letters, digits and -._~+/=); get a new "
+            f"{named} doesn't give a token (one word of letters, digits and -._~+/=); get a new "
             f"one, or unset {named} to use a proxy"
         )
     return token
 
 
 def _check_token(token: str) -> None:
-    """Refuse a token that says itself that it has run out; the rest is for the service to judge."""
+    """Refuse a token that says that it has expired; the rest is for the service to judge."""
     try:
         body = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
@@ -197,7 +204,7 @@ def _check_token(token: str) -> None:
         return
     if end <= datetime.now(UTC):
         raise NoCredential(
-            f"the token ran out {_hours(datetime.now(UTC) - end)} ago; get a new one, or unset "
+            f"the token expired {_hours(datetime.now(UTC) - end)} ago; get a new one, or unset "
             "BEARER_TOKEN and BEARER_TOKEN_FILE to use a proxy"
         )
 

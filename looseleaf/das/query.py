@@ -25,9 +25,17 @@ BLOCK = re.compile(r"(/[\w.-]+/[\w.-]+/[\w.-]+)#[\w-]+", re.ASCII)
 SITE = re.compile(r"\w+", re.ASCII)
 STATUS = re.compile(r"[A-Z]+|\*")
 RUN = re.compile(r"[0-9]{1,10}")
+INSTANCE = re.compile(r"[a-z]+[0-9]*/[a-z0-9]+")
+# what a condition's value looks like
+VALUES = {
+    "block": (BLOCK, "a block is /primary/processed/tier#id"),
+    "dataset": (DATASET, "a dataset is /primary/processed/tier, * for any characters"),
+    "instance": (INSTANCE, "an instance is like prod/global or prod/phys03"),
+    "site": (SITE, "a site is like T2_CH_CERN"),
+    "status": (STATUS, "a status is like VALID or PRODUCTION, * for any"),
+}
 # characters of a query that a message shows
 SHOWN = 300
-INSTANCE = re.compile(r"[a-z]+[0-9]*/[a-z0-9]+")
 _CONDITION = re.compile(r"(\w+)\s*(=|\bin\b|\bbetween\b)\s*(\[[^\]]*\]|[^\s\[\]|]+)\s*")
 _SELECTION = re.compile(r"([a-z]+(?:\.\w+)?)\s*(?:(>=|<=|!=|=|>|<)\s*(\S+))?")
 _FUNCTION = re.compile(r"(\w+)\s*\(\s*([a-z]+(?:\.\w+)?)\s*\)")
@@ -107,63 +115,63 @@ def parse(text: str) -> Query:
         else:
             functions += [_function(item.strip(), text) for item in pipe.split(",")]
     block = conditions.get("block")
-    if block is not None and not BLOCK.fullmatch(block):
-        raise _wrong(text, f"block={block}", "a block is /primary/processed/tier#id")
-    dataset = conditions.get("dataset") or (block or "").partition("#")[0]
-    if not DATASET.fullmatch(dataset):
-        raise _wrong(
-            text, f"dataset={dataset}", "a dataset is /primary/processed/tier, * for any characters"
-        )
-    if block is not None and field not in ("file", "block"):
-        raise _wrong(text, f"block={block}", f"a {field} is asked for by dataset=")
-    if block is not None and block.partition("#")[0] != dataset:
-        raise _wrong(text, f"block={block}", "it is no block of the dataset asked for")
-    instance = conditions.get("instance")
-    if instance is not None and not INSTANCE.fullmatch(instance):
-        raise _wrong(text, f"instance={instance}", "an instance is like prod/global or prod/phys03")
-    runs = conditions.get("run")
-    if runs is not None and field not in ("file", "file,run,lumi"):
-        raise _wrong(text, "run", "only file and file,run,lumi can be narrowed to runs")
-    site = conditions.get("site")
-    if site is not None and field != "file":
-        raise _wrong(text, f"site={site}", "only file can be narrowed to a site")
-    if site is not None and not SITE.fullmatch(site):
-        raise _wrong(text, f"site={site}", "a site is like T2_CH_CERN")
-    status = conditions.get("status", "VALID")
-    if not STATUS.fullmatch(status):
-        raise _wrong(text, f"status={status}", "a status is like VALID or PRODUCTION, * for any")
-    return Query(
+    query = Query(
         text=text,
         field=field,
-        dataset=dataset,
+        dataset=conditions.get("dataset") or (block or "").partition("#")[0],
         block=block,
-        runs=runs,
-        site=site,
-        status=status,
-        instance=instance,
+        runs=conditions.get("run"),
+        site=conditions.get("site"),
+        status=conditions.get("status", "VALID"),
+        instance=conditions.get("instance"),
         grep=tuple(grep),
         functions=tuple(functions),
     )
+    _check_values(query)
+    _check_conditions(query)
+    return query
+
+
+def _check_values(query: Query) -> None:
+    """Refuse names that can't be of what they should name."""
+    for condition, (pattern, hint) in VALUES.items():
+        value = getattr(query, condition)
+        if value is not None and not pattern.fullmatch(value):
+            raise _wrong(query.text, f"{condition}={value}", hint)
+
+
+def _check_conditions(query: Query) -> None:
+    """Refuse conditions that don't go with each other or with the field asked for."""
+    if query.block is not None:
+        given = f"block={query.block}"
+        if query.field not in ("file", "block"):
+            raise _wrong(query.text, given, f"a {query.field} is asked for by dataset=")
+        if query.block.partition("#")[0] != query.dataset:
+            raise _wrong(query.text, given, "this block isn't of the dataset asked for")
+    if query.runs is not None and query.field not in ("file", "file,run,lumi"):
+        raise _wrong(query.text, "run", "only file and file,run,lumi can be narrowed to runs")
+    if query.site is not None and query.field != "file":
+        raise _wrong(query.text, f"site={query.site}", "only file can be narrowed to a site")
 
 
 def _head(head: str, text: str) -> tuple[str, dict[str, Any]]:
     first = re.match(r"[a-z]+(?:\s*,\s*[a-z]+)*(?=\s+\w|$)", head)
     # "dataset=/A/B/C" alone asks for what it names
-    found = _CONDITION.match(head)
-    if found is not None:
-        field, rest = found[1], head
+    condition = _CONDITION.match(head)
+    if condition is not None:
+        field, rest = condition[1], head
     elif first is not None:
         field, rest = re.sub(r"\s", "", first[0]), head[first.end() :].strip()
     else:
         field, rest = head.split(" ", maxsplit=1)[0], ""
     if field not in FIELDS:
-        raise _wrong(text, field, f"what can be asked for is {'; '.join(FIELDS)}")
+        raise _wrong(text, field, f"known fields are {'; '.join(FIELDS)}")
     conditions: dict[str, Any] = {}
     while rest:
-        found = _CONDITION.match(rest)
-        if found is None:
+        condition = _CONDITION.match(rest)
+        if condition is None:
             raise _wrong(text, rest, "conditions are key=value, run in [1,2], run between [1,9]")
-        key, relation, value = found.groups()
+        key, relation, value = condition.groups()
         if key not in CONDITIONS:
             raise _wrong(text, key, f"known conditions are {', '.join(CONDITIONS)}")
         if key in conditions:
@@ -171,7 +179,7 @@ def _head(head: str, text: str) -> tuple[str, dict[str, Any]]:
         conditions[key] = _runs(relation, value, text) if key == "run" else value
         if key != "run" and relation != "=":
             raise _wrong(text, f"{key} {relation}", "lists and ranges are for run")
-        rest = rest[found.end() :]
+        rest = rest[condition.end() :]
     return field, conditions
 
 
@@ -188,17 +196,17 @@ def _runs(relation: str, value: str, text: str) -> Runs:
 
 
 def _selection(item: str, text: str) -> Selection:
-    found = _SELECTION.fullmatch(item)
-    if found is None:
+    selection = _SELECTION.fullmatch(item)
+    if selection is None:
         raise _wrong(text, item, "grep takes keys such as file.name and conditions on them")
-    return Selection(*found.groups())
+    return Selection(*selection.groups())
 
 
 def _function(item: str, text: str) -> Function:
-    found = _FUNCTION.fullmatch(item)
-    if found is None or found[1] not in FUNCTIONS:
+    function = _FUNCTION.fullmatch(item)
+    if function is None or function[1] not in FUNCTIONS:
         raise _wrong(text, item, f"after | comes grep, or one of {', '.join(FUNCTIONS)} of (a key)")
-    return Function(found[1], found[2])
+    return Function(function[1], function[2])
 
 
 def _wrong(text: str, part: str, hint: str) -> QueryWrong:

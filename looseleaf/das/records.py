@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from looseleaf.das.problems import QueryWrong, ServiceFailed
+from looseleaf.das.problems import BackendFailed, QueryWrong
 from looseleaf.records import FileRecord
 
 HEX = re.compile("[0-9a-f]{1,8}")
@@ -71,23 +71,23 @@ def only_valid(status: str, backend: str) -> None:
 
 
 def whole_number(row: Mapping[str, Any], key: str, source: str) -> int | None:
-    """A count in an answer, None where it is null or absent; `ServiceFailed` if it is no count."""
+    """A count in an answer, None where it is null or absent; `BackendFailed` otherwise."""
     value = row.get(key)
     if value is None:
         return None
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole:
-        raise ServiceFailed(f"{source}: {key} is {value!r}, not a whole number")
+        raise BackendFailed(f"{source}: {key} is {value!r}, not a whole number")
     if not 0 <= value < MOST:
-        raise ServiceFailed(f"{source}: {key} is {value!r}")
+        raise BackendFailed(f"{source}: {key} is {value!r}")
     return int(value)
 
 
 def text(row: Mapping[str, Any], key: str, source: str) -> str:
-    """A name in an answer; `ServiceFailed` if it is missing."""
+    """A name in an answer; `BackendFailed` if it is missing."""
     value = row.get(key)
     if not isinstance(value, str) or not value:
-        raise ServiceFailed(f"{source}: a record without {key}: {str(dict(row))[:200]}")
+        raise BackendFailed(f"{source}: a record without {key}: {str(dict(row))[:200]}")
     return value
 
 
@@ -100,9 +100,9 @@ def file_record(row: Mapping[str, Any], keys: Mapping[str, str], source: str) ->
     known = HEX.fullmatch(checksum) is not None and int(checksum, 16) > 0
     valid, block = row.get("is_file_valid", 1), row.get("block_name")
     if valid not in (0, 1):
-        raise ServiceFailed(f"{where}: is_file_valid is {valid!r}, neither 0 nor 1")
+        raise BackendFailed(f"{where}: is_file_valid is {valid!r}, neither 0 nor 1")
     if block is not None and not isinstance(block, str):
-        raise ServiceFailed(f"{where}: block_name is {block!r}, no name")
+        raise BackendFailed(f"{where}: block_name is {block!r}, not a name")
     return FileRecord(
         name=name,
         bytes=whole_number(row, keys["bytes"], where),
@@ -116,7 +116,7 @@ def file_record(row: Mapping[str, Any], keys: Mapping[str, str], source: str) ->
 def numbers(row: Mapping[str, Any], key: str, source: str) -> tuple[int, ...]:
     """Runs or luminosity sections, which answers give as a number or as a list of them."""
     value = row.get(key)
-    found = value if isinstance(value, list) else [value]
-    if not all(isinstance(number, int) and not isinstance(number, bool) for number in found):
-        raise ServiceFailed(f"{source}: {key} is {value!r}, not a number or a list of them")
-    return tuple(found)
+    listed = value if isinstance(value, list) else [value]
+    if not all(isinstance(number, int) and not isinstance(number, bool) for number in listed):
+        raise BackendFailed(f"{source}: {key} is {value!r}, not a number or a list of them")
+    return tuple(listed)

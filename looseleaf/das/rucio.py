@@ -48,6 +48,7 @@ class Rucio:
         return credential(needed=NEEDED, tokens=False)
 
     def check(self) -> None:
+        """Raise `LookupFailed` if the client, its configuration or the proxy is missing."""
         if importlib.util.find_spec("rucio") is None:
             raise LookupFailed("rucio-clients is not installed; type: pip install rucio-clients")
         if not os.path.isfile(f"{os.environ.get('RUCIO_HOME', ON_CVMFS)}/etc/rucio.cfg"):
@@ -58,7 +59,7 @@ class Rucio:
     def _client(self) -> Any:
         from coffea.dataset_tools.rucio_utils import get_rucio_client  # noqa: PLC0415 - optional
 
-        with _told("Rucio", self._credential):
+        with _failing_as_rucio("Rucio", self._credential):
             client = get_rucio_client(proxy=self._credential.proxy)
         client.timeout = self.timeout
         return client
@@ -81,7 +82,7 @@ class Rucio:
         from coffea.dataset_tools.rucio_utils import query_dataset  # noqa: PLC0415 - optional
 
         client = self._client
-        with _told(f"Rucio: {field} of {dataset}", self._credential):
+        with _failing_as_rucio(f"Rucio: {field} of {dataset}", self._credential):
             match field:
                 case "file":
                     rows = list(client.list_files(SCOPE, dataset))
@@ -119,7 +120,7 @@ class Rucio:
 
 
 @contextmanager
-def _told(asked: str, used: Credential) -> Iterator[None]:
+def _failing_as_rucio(asked: str, used: Credential) -> Iterator[None]:
     """Turn whatever the client raises into a `RucioFailed` saying what was asked."""
     try:
         yield

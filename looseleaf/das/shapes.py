@@ -4,7 +4,7 @@ import hashlib
 import json
 import operator
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 COUNTS = {"file.size", "file.nevents", "block.size", "block.nfiles"} | {
     f"summary.{key}" for key in ("nfiles", "nevents", "nblocks", "nlumis", "file_size")
 }
-RELATIONS = {
+RELATIONS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
     "!=": operator.ne,
     ">": operator.gt,
@@ -38,7 +38,7 @@ RELATIONS = {
     ">=": operator.ge,
     "<=": operator.le,
 }
-FUNCTIONS = {
+FUNCTIONS: dict[str, Callable[[list[Any]], float]] = {
     "sum": sum,
     "min": min,
     "max": max,
@@ -100,7 +100,7 @@ def rows_of(answer: Answer) -> list[Row]:
     Raises `QueryWrong` for a key that the records don't have.
     """
     query = answer.query
-    rows = [row_of(record, name) for name, found in answer.records.items() for record in found]
+    rows = [row_of(record, name) for name, records in answer.records.items() for record in records]
     known = rows[0]
     for key in [item.key for item in query.grep] + [f.key for f in query.functions]:
         if key not in known and not _keys_below(key, known):
@@ -115,19 +115,19 @@ def _keys_below(key: str, keys: Iterable[str]) -> list[str]:
 
 
 def _holds(condition: Selection, row: Row) -> bool:
-    value, wanted = row.get(condition.key), str(condition.value)
+    value, bound = row.get(condition.key), str(condition.value)
     if value is None:
         return False
     if condition.key == "site.dataset_fraction":
-        value, wanted = float(value[:-1]), wanted.removesuffix("%")
+        value, bound = float(value[:-1]), bound.removesuffix("%")
     if isinstance(value, int | float):
         try:
-            return RELATIONS[str(condition.relation)](value, float(wanted))
+            return RELATIONS[str(condition.relation)](value, float(bound))
         except ValueError:
-            raise QueryWrong(f"{condition.key}: {wanted!r} is no number") from None
+            raise QueryWrong(f"{condition.key}: {bound!r} is not a number") from None
     if condition.relation in ("=", "!="):
-        return fnmatchcase(str(value), wanted) is (condition.relation == "=")
-    return RELATIONS[str(condition.relation)](str(value), wanted)
+        return fnmatchcase(str(value), bound) is (condition.relation == "=")
+    return RELATIONS[str(condition.relation)](str(value), bound)
 
 
 def _shown(query: Query, row: Row) -> list[str]:
@@ -139,8 +139,8 @@ def _shown(query: Query, row: Row) -> list[str]:
     return keys
 
 
-def aggregate(function: Function, rows: list[Row]) -> Any:
-    """The value of an aggregation; `QueryWrong` if a value is unknown or is no number."""
+def aggregate(function: Function, rows: list[Row]) -> float:
+    """The value of an aggregation; `QueryWrong` if a value is unknown or not a number."""
     values = [row.get(function.key) for row in rows]
     if function.name == "count":
         return sum(value is not None for value in values)
@@ -148,7 +148,7 @@ def aggregate(function: Function, rows: list[Row]) -> Any:
         raise QueryWrong(f"{function.name}({function.key}): no record is left by grep")
     if not all(isinstance(value, int | float) for value in values):
         unknown = sum(value is None for value in values)
-        why = f"it is unknown in {unknown} of {len(values)} records" if unknown else "no numbers"
+        why = f"it is unknown in {unknown} of {len(values)} records" if unknown else "not numbers"
         raise QueryWrong(f"{function.name}({function.key}): {why}")
     return FUNCTIONS[function.name](values)
 

@@ -1,7 +1,6 @@
 """Measuring a fake-rate map from processed datasets, and holding it against a known truth."""
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,12 @@ import numpy as np
 from scipy.stats import chi2 as chi2_distribution
 
 from looseleaf.errors import DataFileError
+from looseleaf.fakerate.analysis import FakeRateAnalysis
 from looseleaf.fakerate.processor import beyond_axes, edges_of, variations
 from looseleaf.fakerate.prompt import PromptFit, fit_prompt
 from looseleaf.files import write_json
 from looseleaf.histograms.coverage import (
     NUMBER,
-    allowed_beyond,
     losses_dominated,
     named_bin,
     refuse_most_beyond,
@@ -25,7 +24,7 @@ from looseleaf.histograms.coverage import (
 )
 from looseleaf.histograms.ratio import Ratio, divide
 from looseleaf.histograms.store import read_uhi, write_correction, write_root, write_uhi
-from looseleaf.losses import Loss
+from looseleaf.losses import Loss, say
 from looseleaf.objects.names import COVERAGE, ENTRIES, MAP_ENTRIES, NOMINAL, POINT, POINTS
 from looseleaf.objects.weights import scale_to_luminosity
 from looseleaf.records import original_of, read_ledger
@@ -39,7 +38,7 @@ SHOWN = 5
 
 def summed(
     names: Sequence[str],
-    analysis: Mapping[str, Any],
+    analysis: FakeRateAnalysis,
     datasets: Mapping[str, Mapping[str, Any]],
     processed: Mapping[str, str],
     ledgers: Mapping[str, str],
@@ -52,9 +51,9 @@ def summed(
     for name in names:
         histograms, _ = read_uhi(processed[name])
         scale = 1.0
-        if analysis["weights"] == "xsec":
+        if analysis.weights == "xsec":
             total_weight = original_of(ledgers[name])["sum_of_weights"]
-            scale = scale_to_luminosity(name, datasets[name], analysis["lumi_ifb"], total_weight)
+            scale = scale_to_luminosity(name, datasets[name], analysis.lumi_ifb, total_weight)
         for key, histogram in histograms.items():
             mine = scaled(key, histogram, scale)
             total[key] = total[key] + mine if key in total else mine
@@ -94,7 +93,7 @@ class Numbers:
 
 
 def numbers(
-    analysis: Mapping[str, Any],
+    analysis: FakeRateAnalysis,
     datasets: Mapping[str, Mapping[str, Any]],
     processed: Mapping[str, str],
     ledgers: Mapping[str, str],
@@ -109,10 +108,10 @@ def numbers(
     """
     groups = {
         group: summed(names, analysis, datasets, processed, ledgers)
-        for group, names in analysis["datasets"].items()
+        for group, names in analysis.datasets.items()
     }
     fit = None
-    if "prompt_fit" in analysis:
+    if analysis.prompt_fit is not None:
         fit = fit_prompt(*(groups[g]["prompt_fit"] for g in ("measure", "subtract", "non_prompt")))
         groups["subtract"] = times(groups["subtract"], fit.factor)
     if "non_prompt" in groups:
@@ -124,14 +123,14 @@ def numbers(
             prompt = groups["subtract"]
             tight = subtracted(tight, prompt["tight"][variation, ...] * factor)
             loose = subtracted(loose, prompt["loose"][variation, ...] * factor)
-        if analysis["weights"] == "counts":
+        if analysis.weights == "counts":
             tight, loose = (_plain(h.values(flow=True), h, flow=True) for h in (tight, loose))
         return tight, loose
 
     pairs = {variation: pair(variation) for variation in variations(analysis)}
     if "subtract" in groups:
         pairs["prompt_off"] = pair(NOMINAL, 0)
-    sides = analysis.get("systematics", {}).get("prompt", {})
+    sides = analysis.systematics.prompt or {}
     if fit is not None and sides == "fit":
         relative = fit.error / fit.factor
         sides = {"up": 1 + relative, "down": max(1 - relative, 0.0)}
@@ -171,7 +170,7 @@ def scaled(key: str, histogram: hist.Hist, factor: float) -> hist.Hist:
 
 
 def measure(
-    analysis: Mapping[str, Any],
+    analysis: FakeRateAnalysis,
     datasets: Mapping[str, Mapping[str, Any]],
     processed: Mapping[str, str],
     ledgers: Mapping[str, str],
@@ -194,23 +193,22 @@ def measure(
     tight, loose = found.nominal
     refuse_most_beyond(analysis, found.groups["measure"][COVERAGE], edges_of(analysis), "leptons")
     _refuse_rates_above_one(analysis, found)
-    ratio = divide(tight, loose, analysis["interval"])
-    measured = {name: ledgers[name] for name in analysis["datasets"]["measure"]}
+    ratio = divide(tight, loose, analysis.interval)
+    measured = {name: ledgers[name] for name in analysis.datasets["measure"]}
     _refuse_empty_bins(analysis, ratio, found.groups["measure"], measured)
     losses = _losses(analysis, ratio, found.groups["measure"])
     losses += losses_of_variations(analysis, ratio, found.pairs)
-    for loss in losses:
-        print(f"fakerate {analysis['name']}: {loss.message}", file=sys.stderr)
+    say(f"fakerate {analysis.name}", (loss.message for loss in losses))
     metadata = {
-        "analysis": analysis["name"],
-        "title": analysis["title"],
-        "weights": analysis["weights"],
-        "lumi_ifb": analysis.get("lumi_ifb"),
-        "is_data": any(datasets[name]["data"] for name in analysis["datasets"]["measure"]),
+        "analysis": analysis.name,
+        "title": analysis.title,
+        "weights": analysis.weights,
+        "lumi_ifb": analysis.lumi_ifb,
+        "is_data": any(datasets[name]["data"] for name in analysis.datasets["measure"]),
         "interval": ratio.interval,
         "empty_bins": np.argwhere(ratio.empty).tolist(),
         "groups": list(found.groups),
-        "observables": list(analysis.get("observables", {})),
+        "observables": list(analysis.observables),
         "prompt_fit": found.fit.to_json() if found.fit is not None else None,
         "cutflow": cutflow_table(analysis, datasets, processed, ledgers),
         "losses": [loss.to_json() for loss in losses],
@@ -224,7 +222,7 @@ def measure(
         "ratio_upper": _plain(np.where(ratio.empty, 0.0, ratio.upper), loose),
         **{f"ratio_{name}": _plain(values, loose) for name, values in varied_rates.items()},
     }
-    for name in analysis.get("observables", {}):
+    for name in analysis.observables:
         for point in POINTS:
             maps[f"{name}_{point}"] = found.less_prompt(name, point)
     spectra = {
@@ -234,18 +232,18 @@ def measure(
     }
     write_uhi(uhi, {**maps, **spectra, "cutflow": found.groups["measure"]["cutflow"]}, metadata)
     write_root(root, maps)
-    flavour = analysis["lepton"]["collection"].lower()
+    flavour = analysis.lepton["collection"].lower()
     write_correction(
         correction,
         f"{flavour}_fake_rate",
-        f"{analysis['title']}: N(tight) / N(loose), {ratio.interval} interval at 68.27%.",
+        f"{analysis.title}: N(tight) / N(loose), {ratio.interval} interval at 68.27%.",
         ratio,
         loose,
         varied_rates,
     )
 
 
-def _refuse_rates_above_one(analysis: Mapping[str, Any], found: Numbers) -> None:
+def _refuse_rates_above_one(analysis: FakeRateAnalysis, found: Numbers) -> None:
     """Tight leptons are some of the loose ones; a subtraction that fluctuates can leave more."""
     for variation, (tight, loose) in found.pairs.items():
         if "subtract" in found.groups and variation != "prompt_off":
@@ -255,7 +253,7 @@ def _refuse_rates_above_one(analysis: Mapping[str, Any], found: Numbers) -> None
         for index in np.argwhere(above):
             one = tuple(int(i) for i in index)
             raise DataFileError(
-                f"analysis {analysis['name']}: the tight leptons of {_bin(loose, one)} weigh "
+                f"analysis {analysis.name}: the tight leptons of {_bin(loose, one)} weigh "
                 f"{tight.values()[one]:g}, the loose ones {loose.values()[one]:g} (variation "
                 f"{variation}): a rate can't be above one. Either weights are negative and the bin "
                 "has too few leptons (widen it), or a correction of tight leptons is too large, or "
@@ -264,7 +262,7 @@ def _refuse_rates_above_one(analysis: Mapping[str, Any], found: Numbers) -> None
 
 
 def _refuse_empty_bins(
-    analysis: Mapping[str, Any],
+    analysis: FakeRateAnalysis,
     ratio: Ratio,
     group: Mapping[str, hist.Hist],
     ledgers: Mapping[str, str],
@@ -272,17 +270,17 @@ def _refuse_empty_bins(
     """Raise `DataFileError` for bins without leptons, with what `ledgers` say that is left out."""
     if ratio.empty.all():
         raise DataFileError(
-            f"analysis {analysis['name']}: no loose lepton was counted in any bin; its cutflow, in "
+            f"analysis {analysis.name}: no loose lepton was counted in any bin; its cutflow, in "
             "the files of its datasets, says where they went"
         )
-    if not ratio.empty.any() or analysis.get("allow", {}).get("empty_bins"):
+    if not ratio.empty.any() or analysis.allow.empty_bins:
         return
     bins = [_bin(group["loose"][NOMINAL, ...], tuple(index)) for index in np.argwhere(ratio.empty)]
     number = int(group[MAP_ENTRIES][NUMBER, ...].values().sum())
     more = f" and {len(bins) - SHOWN} more" if len(bins) > SHOWN else ""
-    left = " or the subtraction leaves none" if "subtract" in analysis["datasets"] else ""
+    left = " or the subtraction leaves none" if "subtract" in analysis.datasets else ""
     raise DataFileError(
-        f"analysis {analysis['name']}: {len(bins)} of {ratio.empty.size} bins have no loose "
+        f"analysis {analysis.name}: {len(bins)} of {ratio.empty.size} bins have no loose "
         f"lepton{left}, of {number:,} that were counted: {'; '.join(bins[:SHOWN])}{more}. Make its "
         "bins wider (are the edges in GeV?), or allow it with allow: {empty_bins: true}: then "
         f"nothing is predicted for leptons in these bins{_left_out(ledgers)}"
@@ -300,11 +298,9 @@ def _left_out(ledgers: Mapping[str, str]) -> str:
     return "".join(parts)
 
 
-def _losses(
-    analysis: Mapping[str, Any], ratio: Ratio, group: Mapping[str, hist.Hist]
-) -> list[Loss]:
+def _losses(analysis: FakeRateAnalysis, ratio: Ratio, group: Mapping[str, hist.Hist]) -> list[Loss]:
     """What the map lacks, and rates in it that are doubtful."""
-    out = beyond_axes(analysis, group, allowed_beyond(analysis))
+    out = beyond_axes(analysis, group, analysis.allow.beyond)
     out += losses_dominated(group[MAP_ENTRIES], "loose leptons")
     loose = group["loose"][NOMINAL, ...]
     for index in np.argwhere(ratio.value > 1 + 1e-9):
@@ -322,12 +318,12 @@ def _losses(
 
 
 def losses_of_variations(
-    analysis: Mapping[str, Any], nominal: Ratio, pairs: Mapping[str, tuple[hist.Hist, hist.Hist]]
+    analysis: FakeRateAnalysis, nominal: Ratio, pairs: Mapping[str, tuple[hist.Hist, hist.Hist]]
 ) -> list[Loss]:
     """Bins that a variation leaves empty, which keep the nominal rate."""
     out = []
     for name, (tight, loose) in pairs.items():
-        emptied = divide(tight, loose, analysis["interval"]).empty & ~nominal.empty
+        emptied = divide(tight, loose, analysis.interval).empty & ~nominal.empty
         bins = [_bin(loose, tuple(index)) for index in np.argwhere(emptied)]
         if bins:
             message = (
@@ -359,14 +355,14 @@ def distributions(histograms: Mapping[str, hist.Hist]) -> dict[str, hist.Hist]:
 
 
 def cutflow_table(
-    analysis: Mapping[str, Any],
+    analysis: FakeRateAnalysis,
     datasets: Mapping[str, Mapping[str, Any]],
     processed: Mapping[str, str],
     ledgers: Mapping[str, str],
 ) -> dict[str, Any]:
     """Events that pass each step, and their weights scaled to the luminosity, by dataset."""
     table: dict[str, Any] = {"datasets": {}}
-    for group, names in analysis["datasets"].items():
+    for group, names in analysis.datasets.items():
         for name in names:
             added = summed([name], analysis, datasets, processed, ledgers)
             table["steps"] = list(added["cutflow"].axes[0])
@@ -379,7 +375,7 @@ def cutflow_table(
 
 
 def varied(
-    analysis: Mapping[str, Any],
+    analysis: FakeRateAnalysis,
     nominal: Ratio,
     pairs: Mapping[str, tuple[hist.Hist, hist.Hist]],
 ) -> dict[str, Any]:
@@ -394,24 +390,23 @@ def varied(
     out = {}
     for name, (tight, loose) in pairs.items():
         if name != NOMINAL:
-            ratio = divide(tight, loose, analysis["interval"])
+            ratio = divide(tight, loose, analysis.interval)
             out[name] = np.where(ratio.empty, base, ratio.value)
-    systematics = analysis.get("systematics", {})
-    tilt = systematics.get("tilt", {})
+    systematics = analysis.systematics
     for axis, (name, label) in enumerate((("pt", "pt"), ("abs_eta", "be"))):
-        if name in tilt:
+        if name in systematics.tilt:
             # the same step from bin to bin, since bins of a spectrum widen as it falls
             along = np.linspace(-1, 1, base.shape[axis]) if base.shape[axis] > 1 else np.zeros(1)
-            slope = tilt[name] * np.expand_dims(along, 1 - axis)
+            slope = systematics.tilt[name] * np.expand_dims(along, 1 - axis)
             out[f"{label}1"], out[f"{label}2"] = base * (1 + slope), base * (1 - slope)
-    closure = systematics.get("closure")
+    closure = systematics.closure
     if closure is not None:
         out["closure_up"], out["closure_down"] = base * (1 + closure), base * (1 - closure)
     return out
 
 
 def compare_with_truth(
-    analysis: Mapping[str, Any],
+    analysis: FakeRateAnalysis,
     datasets: Mapping[str, Mapping[str, Any]],
     processed: Mapping[str, str],
     ledgers: Mapping[str, str],
@@ -420,7 +415,7 @@ def compare_with_truth(
     """Write how a measured map agrees with the injected probability: chi2, p-value, each bin."""
     found = numbers(analysis, datasets, processed, ledgers)
     tight, loose = found.nominal
-    ratio = divide(tight, loose, analysis["interval"])
+    ratio = divide(tight, loose, analysis.interval)
     expected, variance = (h.values() for h in expectation(found.groups))
     write_json(output, compare(ratio, loose.values(), expected, variance))
 

@@ -8,6 +8,7 @@ from typing import Any
 import hist
 import numpy as np
 
+from looseleaf.fakerate.analysis import FakeRateAnalysis
 from looseleaf.files import read_json
 from looseleaf.histograms import plots
 from looseleaf.histograms.ratio import Ratio, divide
@@ -24,11 +25,12 @@ def stored_ratio(maps: Mapping[str, hist.Hist], metadata: Mapping[str, Any]) -> 
 
 
 def pictures(
+    analysis: FakeRateAnalysis,
     uhi: str | Path,
     folder: str | Path,
     label: str,
-    truth: str | Path | None = None,
     energies: str = "13",
+    truth: str | Path | None = None,
 ) -> None:
     """All pictures of a measured map: 2D maps, projections, rates, data and simulation, cutflow."""
     maps, metadata = read_uhi(uhi)
@@ -71,30 +73,6 @@ def pictures(
     if "non_prompt" in metadata["groups"]:
         _data_and_simulation(maps, metadata, Path(folder), label, beams)
     cutflow(metadata, Path(folder))
-
-
-def flips_picture(
-    summary: str | Path,
-    folder: str | Path,
-    title: str,
-    label: str,
-    is_data: bool,
-    energies: str = "13",
-) -> None:
-    """The map of charge flips, of the summary that its measurement wrote."""
-    found = read_json(summary)
-    value, sigma = (np.array(found[name]) for name in ("probability", "sigma"))
-    axes = [
-        hist.axis.Variable(found["pt"], label="Electron $p_T$ [GeV]"),
-        hist.axis.Variable(found["abs_eta"], label="Electron $|\\eta|$"),
-    ]
-    texts = np.empty(value.shape, object)
-    for index in np.ndindex(value.shape):
-        texts[index] = f"{value[index]:.4f}\n±{sigma[index]:.4f}"
-    name = "Probability that the charge is wrong"
-    fig, ax = plots.map2d(value, axes, title, name, texts)
-    plots.label(ax, label, is_data, None, energies)
-    plots.save(fig, Path(folder) / "flips")
 
 
 def _data_and_simulation(
@@ -148,22 +126,3 @@ def cutflow(metadata: Mapping[str, Any], folder: Path) -> None:
     steps = [textwrap.fill(step, 10) for step in found["steps"]]
     fig, _ = plots.table(list(found["datasets"]), steps, cells, metadata["title"])
     plots.save(fig, folder / "cutflow")
-
-
-def closure_pictures(
-    analysis: Mapping[str, Any],
-    closure: str | Path,
-    folder: str | Path,
-    label: str,
-    energies: str = "13",
-) -> None:
-    """Observed against predicted, a picture for each channel and observable."""
-    found = read_json(closure)
-    channels = found["channels"]
-    for channel, results in channels.items():
-        for name, table in results["observables"].items():
-            fig, ax = plots.closure(
-                table, analysis["observables"][name]["label"], f"{analysis['title']}, {channel}"
-            )
-            plots.label(ax, label, found["is_data"], analysis["lumi_ifb"], energies)
-            plots.save(fig, Path(folder) / f"closure_{channel}_{name}")

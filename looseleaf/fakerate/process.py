@@ -4,22 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from looseleaf.fakerate.analysis import FakeRateAnalysis
 from looseleaf.fakerate.processor import FakeRateProcessor, beyond_axes
 from looseleaf.histograms.coverage import losses_dominated
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.names import ENTRIES, MAP_ENTRIES
-from looseleaf.processing.stage import (
-    DatasetFiles,
-    Running,
-    columns_read,
-    event_metadata,
-    process_datasets,
-)
+from looseleaf.processing.stage import DatasetFiles, Reading, Running, process_datasets
 
 
 def process(
-    analysis: Mapping[str, Any],
+    analysis: FakeRateAnalysis,
     points: Mapping[str, Any],
     declared: Mapping[str, Mapping[str, Any]],
     datasets: Mapping[str, DatasetFiles],
@@ -32,27 +27,20 @@ def process(
     `truth` is the path of a correctionlib file to compare with.
     """
     working_points = WorkingPoints(points)
-    processor = FakeRateProcessor(
-        analysis,
-        working_points,
-        Corrections.from_files(analysis.get("corrections", {})),
-        Path(truth).read_text() if truth is not None else None,
-    )
-    metadata = {name: event_metadata(analysis, value) for name, value in declared.items()}
-    # the rule gives pairs, in their order
-    named = {**analysis, "cuts": dict(analysis.get("cuts", {}))}
     process_datasets(
-        processor,
+        FakeRateProcessor(
+            analysis,
+            working_points,
+            Corrections.from_files(analysis.corrections),
+            Path(truth).read_text() if truth is not None else None,
+        ),
         datasets,
         running,
-        f"fakerate {analysis['name']}",
-        metadata,
-        losses=lambda _, found: [
-            *beyond_axes(analysis, found),
-            *losses_dominated(found[ENTRIES], "events or leptons"),
-            *losses_dominated(found[MAP_ENTRIES], "loose leptons"),
+        f"fakerate {analysis.name}",
+        Reading.of(analysis, declared, working_points),
+        losses=lambda _, accumulator: [
+            *beyond_axes(analysis, accumulator),
+            *losses_dominated(accumulator[ENTRIES], "events or leptons"),
+            *losses_dominated(accumulator[MAP_ENTRIES], "loose leptons"),
         ],
-        columns=columns_read(named, declared, working_points),
-        allow=analysis.get("allow"),
-        skim=analysis.get("skim"),
     )

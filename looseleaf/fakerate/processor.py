@@ -11,6 +11,7 @@ import numpy as np
 from coffea.processor import ProcessorABC
 from numpy.typing import NDArray
 
+from looseleaf.fakerate.analysis import FakeRateAnalysis
 from looseleaf.histograms.coverage import (
     cover,
     coverage,
@@ -21,7 +22,7 @@ from looseleaf.histograms.coverage import (
 )
 from looseleaf.losses import Loss
 from looseleaf.objects.corrections import Corrections, correction_variations
-from looseleaf.objects.evaluation import Undecided, undecided_of
+from looseleaf.objects.evaluation import Undecided
 from looseleaf.objects.events import (
     Branches,
     Selection,
@@ -51,35 +52,35 @@ SPECTRUM = (30, 0, 150)
 SPECTRA_EDGES: dict[str, Sequence[float]] = {"met": SPECTRUM[1:], "mt": SPECTRUM[1:]}
 
 
-def away_jet_thresholds(analysis: Mapping[str, Any]) -> dict[str, float]:
+def away_jet_thresholds(analysis: FakeRateAnalysis) -> dict[str, float]:
     """The away jet's smallest pT [GeV] by variation, the nominal one first."""
-    varied = analysis.get("systematics", {}).get("away_jet_pt", {})
+    varied = analysis.systematics.away_jet_pt
     return {
-        NOMINAL: analysis["away_jet"]["pt_min"],
+        NOMINAL: analysis.away_jet["pt_min"],
         **{f"away_jet_pt_{side}": varied[side] for side in ("up", "down") if varied},
     }
 
 
-def variations(analysis: Mapping[str, Any]) -> dict[str, float]:
+def variations(analysis: FakeRateAnalysis) -> dict[str, float]:
     """All variations that need events, the nominal one first, with the away jet's threshold."""
     thresholds = away_jet_thresholds(analysis)
-    corrected = correction_variations(analysis.get("corrections", {}))
+    corrected = correction_variations(analysis.corrections)
     return thresholds | dict.fromkeys(corrected, thresholds[NOMINAL])
 
 
-def edges_of(analysis: Mapping[str, Any]) -> dict[str, Sequence[float]]:
+def edges_of(analysis: FakeRateAnalysis) -> dict[str, Sequence[float]]:
     """The edges of the axes that an analysis declares, by name."""
-    out = {**analysis["binning"], **observable_edges(analysis)}
-    return out | ({"prompt_fit": fit["edges"]} if (fit := analysis.get("prompt_fit")) else {})
+    out = {**analysis.binning, **observable_edges(analysis)}
+    return out | ({"prompt_fit": analysis.prompt_fit["edges"]} if analysis.prompt_fit else {})
 
 
 def beyond_axes(
-    analysis: Mapping[str, Any], found: Mapping[str, Any], allowed: Collection[str] = ()
+    analysis: FakeRateAnalysis, found: Mapping[str, Any], allowed: Collection[str] = ()
 ) -> list[Loss]:
     """What lies beyond each axis that is filled, and what became of it."""
     out = []
     for axis, edges in {**edges_of(analysis), **SPECTRA_EDGES}.items():
-        kept = axis in analysis["binning"] and analysis["overflow"] == "clamp"
+        kept = axis in analysis.binning and analysis.overflow == "clamp"
         where = "the outermost bins hold them" if kept else "no bin holds them"
         unit = "tight leptons" if axis == "prompt_fit" else "loose leptons"
         out += losses_beyond(found[COVERAGE], {axis: edges}, unit, where, allowed)
@@ -107,8 +108,8 @@ class _Counted:
 class FakeRateProcessor(ProcessorABC):
     """Loose and tight leptons by pT [GeV] and |eta|, where leptons are non-prompt.
 
-    `analysis` is a fake-rate analysis of the configuration, whose `cuts` may be pairs, `points` the
-    declared working points, `corrections` its weights of simulated events. The measurement region
+    `analysis` is a fake-rate analysis of the configuration, `points` the declared working points,
+    `corrections` its weights of simulated events. The measurement region
     is: a certified section, exactly one lepton of the point `loose`, none of those in `veto`, an
     away jet, small missing
     momentum and transverse mass, and the analysis' own cuts. In such an event the leptons of
@@ -129,21 +130,21 @@ class FakeRateProcessor(ProcessorABC):
 
     def __init__(
         self,
-        analysis: Mapping[str, Any],
+        analysis: FakeRateAnalysis,
         points: WorkingPoints,
         corrections: Corrections,
         truth: str | None = None,
     ) -> None:
         self._analysis, self._points, self._truth = analysis, points, truth
         self._corrections = corrections
-        self._cuts = dict(analysis.get("cuts", {}))
-        self._collection = analysis["lepton"]["collection"]
+        self._cuts = analysis.cuts
+        self._collection = analysis.collection
 
     def _axes(self) -> list[hist.axis.AxesMixin]:
-        binning = self._analysis["binning"]
+        binning = self._analysis.binning
         flavour = "\\mu" if self._collection == "Muon" else "e"
         eta = f"\\eta^{{{flavour}}}"
-        label = f"$|{eta}|$" if self._analysis["eta"] == "absolute" else f"${eta}$"
+        label = f"$|{eta}|$" if self._analysis.eta == "absolute" else f"${eta}$"
         return [
             hist.axis.Variable(binning["pt"], name="pt", label=f"$p_T^{{{flavour}}}$ [GeV]"),
             hist.axis.Variable(binning["abs_eta"], name="abs_eta", label=label),
@@ -155,14 +156,20 @@ class FakeRateProcessor(ProcessorABC):
         return hist.Hist(variation, *self._axes(), storage=hist.storage.Weight())
 
     def process(self, events: Any) -> dict[str, Any]:
-        analysis, undecided = self._analysis, undecided_of(self._analysis)
+        analysis, undecided = self._analysis, Undecided(self._analysis.allow.not_finite)
         leptons = events[self._collection]
         loose, denominator, tight = (
-            self._points.passes(self._collection, analysis[role], leptons, undecided)
-            for role in ("loose", "denominator", "tight")
+            self._points.passes(self._collection, point, leptons, undecided)
+            for point in (analysis.loose, analysis.denominator, analysis.tight)
         )
         momentum = counted_momentum(
-            self._points, self._collection, analysis, leptons, denominator, tight, undecided
+            self._points,
+            self._collection,
+            analysis.measured_leptons().roles,
+            leptons,
+            denominator,
+            tight,
+            undecided,
         )
         met_pt, met_phi = met(events)
         mt = transverse_mass(leptons.pt, leptons.phi, met_pt, met_phi)
@@ -171,12 +178,12 @@ class FakeRateProcessor(ProcessorABC):
             "certified": certified(events),
             "one loose lepton": ak.to_numpy(ak.sum(loose, axis=1) == 1),
             "no other lepton": self._no_other(events, undecided),
-            "away jet": away_pt > analysis["away_jet"]["pt_min"],
-            "met": self._below(met_pt, analysis["region"]["met_max"]),
-            "mt": self._below(mt[denominator], analysis["region"]["mt_max"]),
+            "away jet": away_pt > analysis.away_jet["pt_min"],
+            "met": self._below(met_pt, analysis.region["met_max"]),
+            "mt": self._below(mt[denominator], analysis.region["mt_max"]),
             **self._own_cuts(events, ak.to_numpy(ak.sum(loose, axis=1) == 1), undecided),
         }
-        recorded = [fired(events, trigger["paths"]) for trigger in analysis["triggers"]]
+        recorded = [fired(events, trigger["paths"]) for trigger in analysis.triggers]
 
         def counted(**replaced: Any) -> _Counted:
             region = np.logical_and.reduce(list({**cuts, **replaced}.values()))
@@ -186,7 +193,7 @@ class FakeRateProcessor(ProcessorABC):
                 [path[selection.event] for path in recorded], pt, events.metadata["data"]
             )
             x = selection.take(momentum)
-            y = np.abs(eta) if analysis["eta"] == "absolute" else eta
+            y = np.abs(eta) if analysis.eta == "absolute" else eta
             place = self._place(x, y)
             return _Counted(selection, pt, eta, x, y, place, selection.take(tight), trigger)
 
@@ -196,7 +203,7 @@ class FakeRateProcessor(ProcessorABC):
 
         def weigh(found: _Counted, variation: str = NOMINAL) -> tuple[Any, Any]:
             """The weights of loose leptons, and of the tight ones of them."""
-            if analysis["weights"] == "counts":
+            if analysis.weights == "counts":
                 weight = (found.trigger > 0).astype(np.float64)
                 return weight, weight[found.tight]
             weight = event_weight[variation][found.selection.event] * found.trigger
@@ -210,7 +217,7 @@ class FakeRateProcessor(ProcessorABC):
         out: dict[str, Any] = {"loose": loose_map, "tight": tight_map}
         nominal = counted()
         for variation, threshold in variations(analysis).items():
-            same = threshold == analysis["away_jet"]["pt_min"]
+            same = threshold == analysis.away_jet["pt_min"]
             found = nominal if same else counted(**{"away jet": away_pt > threshold})
             of_loose, of_tight = weigh(found, variation)
             x, y = found.place
@@ -248,15 +255,15 @@ class FakeRateProcessor(ProcessorABC):
             of_leptons = found.selection.take(values)
             out[axis.name] = self._by_point(axis, found, of_leptons, weigh)
             seen[axis.name] = of_leptons, weigh(found)[0]
-        for name, observable in analysis.get("observables", {}).items():
+        for name, observable in analysis.observables.items():
             axis = hist.axis.Variable(observable["edges"], name=name, label=observable["label"])
             values = nominal.selection.observable(
                 name, observable["expression"], undecided, nominal.trigger > 0
             )
             out[name] = self._by_point(axis, nominal, values, weigh)
             seen[name] = values, of_loose
-        if "prompt_fit" in analysis:
-            wanted = analysis["prompt_fit"]
+        if analysis.prompt_fit is not None:
+            wanted = analysis.prompt_fit
             found = counted(met=met_pt > wanted["met_min"], mt=everywhere)
             out["prompt_fit"] = hist.Hist(
                 hist.axis.Variable(wanted["edges"], name="mt", label="Transverse mass [GeV]"),
@@ -275,7 +282,7 @@ class FakeRateProcessor(ProcessorABC):
         """How weights are spread over all events, over loose leptons and over a bin's."""
         steps = hist.axis.StrCategory(["all", "loose"], name="step", overflow=False)
         out = {ENTRIES: entries(steps), MAP_ENTRIES: entries(*self._axes())}
-        if self._analysis["weights"] != "counts":
+        if self._analysis.weights != "counts":
             enter(out[ENTRIES], "all", weight=event_weight)
         enter(out[ENTRIES], "loose", weight=of_loose)
         enter(out[MAP_ENTRIES], *found.place, weight=of_loose)
@@ -307,14 +314,14 @@ class FakeRateProcessor(ProcessorABC):
 
     def _no_other(self, events: Any, undecided: Undecided) -> Any:
         clear = np.ones(len(events), bool)
-        for collection, point in self._analysis["veto"].items():
+        for collection, point in self._analysis.veto.items():
             found = self._points.passes(collection, point, events[collection], undecided)
             clear &= ~ak.to_numpy(ak.any(found, axis=1))
         return clear
 
     def _away_jet_pt(self, events: Any, leptons: Any) -> Any:
         """The pT [GeV] of the hardest jet away from all of an event's leptons, 0 without one."""
-        wanted = self._analysis["away_jet"]
+        wanted = self._analysis.away_jet
         jets = events.Jet[abs(events.Jet.eta) < wanted["abs_eta_max"]]
         away = ak.all(jets.metric_table(leptons) > wanted["dr_min"], axis=2)
         return ak.to_numpy(ak.fill_none(ak.max(jets.pt[away], axis=1), 0.0))
@@ -332,7 +339,7 @@ class FakeRateProcessor(ProcessorABC):
 
         `recorded` tells for each trigger of the analysis which leptons' events it recorded.
         """
-        triggers: Sequence[Mapping[str, Any]] = self._analysis["triggers"]
+        triggers: Sequence[Mapping[str, Any]] = self._analysis.triggers
         if not triggers:
             return np.ones(len(pt))
         weight = np.zeros(len(pt))
@@ -344,8 +351,8 @@ class FakeRateProcessor(ProcessorABC):
     def _place(self, x: Any, y: Any) -> tuple[Any, Any]:
         """Where leptons are filled: pT and |eta|, clamped to the axes if the analysis says so."""
         analysis = self._analysis
-        if analysis["overflow"] == "clamp":
-            x, y = (_clamped(v, analysis["binning"][n]) for v, n in ((x, "pt"), (y, "abs_eta")))
+        if analysis.overflow == "clamp":
+            x, y = (_clamped(v, analysis.binning[n]) for v, n in ((x, "pt"), (y, "abs_eta")))
         return x, y
 
     def _expectation(self, found: _Counted, weight: Any) -> dict[str, hist.Hist]:
@@ -353,7 +360,7 @@ class FakeRateProcessor(ProcessorABC):
         if self._truth is None:
             return {}
         correction = correctionlib.CorrectionSet.from_string(self._truth)
-        f = correction[self._analysis["truth"]["correction"]].evaluate(
+        f = correction[self._analysis.truth["correction"]].evaluate(
             found.pt.astype(np.float64), np.abs(found.eta).astype(np.float64)
         )
         out = {}

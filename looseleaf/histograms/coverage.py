@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from looseleaf.errors import DataFileError
 from looseleaf.losses import Loss
+from looseleaf.objects.analysis import Analysis
 
 NUMBER, WEIGHT = "number", "weight"
 SIDES = ("below", "within", "above")
@@ -117,7 +118,7 @@ def losses_beyond(
 
 
 def refuse_most_beyond(
-    analysis: Mapping[str, Any],
+    analysis: Analysis,
     histogram: hist.Hist,
     edges: Mapping[str, Sequence[float]],
     unit: str,
@@ -126,11 +127,11 @@ def refuse_most_beyond(
     analysis doesn't allow it."""
     for axis, its in edges.items():
         found = beyond(histogram, axis)
-        if found.share > 0.5 and axis not in allowed_beyond(analysis):
+        if found.share > 0.5 and axis not in analysis.allow.beyond:
             signed = axis == "abs_eta" and found.smallest < 0
             why = "is eta meant to be absolute?" if signed else "are the edges in GeV?"
             raise DataFileError(
-                f"analysis {analysis['name']}: {found.number:,} of {found.all:,} {unit}, "
+                f"analysis {analysis.name}: {found.number:,} of {found.all:,} {unit}, "
                 f"{found.share:.1%} of their weights, lie beyond the edges of {axis}, {its[0]:g} "
                 f"to {its[-1]:g}, at values between {found.smallest:g} and {found.largest:g}: "
                 f"{why} If these are meant to be outside, add allow: {{beyond: [{axis}]}} to the "
@@ -138,13 +139,9 @@ def refuse_most_beyond(
             )
 
 
-def observable_edges(analysis: Mapping[str, Any]) -> dict[str, Sequence[float]]:
+def observable_edges(analysis: Analysis) -> dict[str, Sequence[float]]:
     """The edges of an analysis' observables, by name."""
-    return {name: one["edges"] for name, one in analysis.get("observables", {}).items()}
-
-
-def allowed_beyond(analysis: Mapping[str, Any]) -> Collection[str]:
-    return analysis.get("allow", {}).get("beyond", ())
+    return {name: one["edges"] for name, one in analysis.observables.items()}
 
 
 def entries(*axes: Any) -> hist.Hist:

@@ -8,8 +8,6 @@ from typing import Any
 import hist
 import numpy as np
 import uhi.io.json
-import uproot
-from correctionlib import schemav2
 from numpy.typing import NDArray
 
 from looseleaf.errors import DataFileError, brief
@@ -71,6 +69,8 @@ def empty_bins(metadata: Mapping[str, Any], shape: tuple[int, ...]) -> NDArray[n
 
 def write_root(path: str | Path, histograms: Mapping[str, hist.Hist]) -> None:
     """Write histograms as TH1/TH2 with their variances."""
+    import uproot  # noqa: PLC0415 - ratios alone need neither it nor correctionlib
+
     with whole(path) as part, uproot.recreate(part) as root:
         for name, histogram in histograms.items():
             root[name] = histogram
@@ -93,6 +93,8 @@ def write_correction(
 
     Source of the format: correctionlib's schema v2.
     """
+    from correctionlib import schemav2  # noqa: PLC0415 - as above
+
     contents = {
         "nominal": ratio.value,
         "stat_up": ratio.upper,

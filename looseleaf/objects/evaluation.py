@@ -610,11 +610,6 @@ class Undecided:
 REFUSING = Undecided()
 
 
-def undecided_of(analysis: Mapping[str, Any]) -> Undecided:
-    """The counter for an analysis, which may allow some by name."""
-    return Undecided(analysis.get("allow", {}).get("not_finite", ()))
-
-
 def losses_of(accumulator: Mapping[str, Any]) -> list[Loss]:
     """The losses that an accumulator has counted with `Undecided`."""
     return [

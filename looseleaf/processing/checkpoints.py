@@ -16,10 +16,10 @@ import cloudpickle
 import lz4.frame
 from coffea.processor import ProcessorABC
 
-from looseleaf.cluster.code import PACKAGE, versions
 from looseleaf.codehash import code_hash
 from looseleaf.files import digest
 from looseleaf.processing.fileset import Chunk
+from looseleaf.shipping import PACKAGE, versions
 
 ENDING = ".result"
 
@@ -49,7 +49,9 @@ def key_of(
 def packed(value: Any) -> bytes:
     """A result as bytes that carry a checksum."""
     # LZ4: histograms of many terms are large, and zlib would take longer than filling them
-    return lz4.frame.compress(pickle.dumps(value, pickle.HIGHEST_PROTOCOL), content_checksum=True)
+    content = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    result: bytes = lz4.frame.compress(content, content_checksum=True)
+    return result
 
 
 def is_whole(content: bytes) -> bool:

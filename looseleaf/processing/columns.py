@@ -3,7 +3,7 @@
 The manifest says what the transform found; here it is held against what an analysis asks for.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from looseleaf.errors import DataFileError
@@ -35,8 +35,8 @@ def _not_finite(
         # the sums of theory weights tell, by place
         if name not in used or is_theory_weight(name):
             continue
-        count = sum(found["count"] for found in by_file.values())
-        of = sum(found["of"] for found in by_file.values())
+        count = sum(entry["count"] for entry in by_file.values())
+        of = sum(entry["of"] for entry in by_file.values())
         unit = next(iter(by_file.values()))["unit"]
         message = (
             f"{name} is NaN or infinite in {count} of the {of} {unit} of {_files(by_file)}, which "
@@ -54,19 +54,10 @@ def _not_finite(
 def _missing(fileset: Fileset, columns: Iterable[str]) -> Iterator[Loss]:
     held = {file: events for file, events in fileset.held.items() if events}
     whole = sum(held.values())
-    asked = [column.split("|") for column in columns if is_trigger(column)]
-    for paths in asked:
-        lacking = [fileset.missing.get(path, {}) for path in paths]
-        if held and all(file in lacks for file in held for lacks in lacking):
-            near = dict.fromkeys(n for lacks in lacking for found in lacks.values() for n in found)
-            hint = f"; they have {', '.join(near)}" if near else ""
-            raise DataFileError(
-                f"dataset {fileset.dataset}: none of its files ({len(held)}) has the trigger "
-                f"{' or '.join(paths)}{hint}: mend the paths in the analysis' triggers, put "
-                f"{paths[0]} into the paths of another trigger, or give the trigger the years "
-                "that have it"
-            )
-    for path in dict.fromkeys(path for paths in asked for path in paths):
+    triggers = [column.split("|") for column in columns if is_trigger(column)]
+    for paths in triggers:
+        _check_trigger(fileset, paths, held)
+    for path in dict.fromkeys(path for paths in triggers for path in paths):
         lacks = [file for file in fileset.missing.get(path, {}) if file in held]
         if lacks:
             events = sum(held[file] for file in lacks)
@@ -75,6 +66,21 @@ def _missing(fileset: Fileset, columns: Iterable[str]) -> Iterator[Loss]:
                 f"events: it counts as not fired there ({_files(lacks)})"
             )
             yield Loss("trigger missing", path, events, whole, "events", message)
+
+
+def _check_trigger(fileset: Fileset, paths: Sequence[str], files: Collection[str]) -> None:
+    """Raise `DataFileError` for a trigger of which none of the files has any path."""
+    lacking = [fileset.missing.get(path, {}) for path in paths]
+    if not files or any(file not in lacks for file in files for lacks in lacking):
+        return
+    near = dict.fromkeys(name for lacks in lacking for names in lacks.values() for name in names)
+    hint = f"; they have {', '.join(near)}" if near else ""
+    raise DataFileError(
+        f"dataset {fileset.dataset}: none of its files ({len(files)}) has the trigger "
+        f"{' or '.join(paths)}{hint}: mend the paths in the analysis' triggers, put "
+        f"{paths[0]} into the paths of another trigger, or give the trigger the years "
+        "that have it"
+    )
 
 
 def losses_of_skim(fileset: Fileset, cut: str | None, allow: Mapping[str, Any]) -> list[Loss]:

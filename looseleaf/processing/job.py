@@ -14,11 +14,10 @@ from uuid import uuid4
 import cloudpickle
 import distributed
 from coffea.processor import ProcessorABC
-from distributed.comm import CommClosedError
+from dask.typing import Key
+from distributed.comm.core import CommClosedError
 from distributed.scheduler import NoWorkerError
 
-from looseleaf.cluster import Site, WorkersGone
-from looseleaf.cluster.code import Parcel
 from looseleaf.errors import Shortfall
 from looseleaf.files import digest
 from looseleaf.processing.checkpoints import (
@@ -31,17 +30,20 @@ from looseleaf.processing.checkpoints import (
 from looseleaf.processing.fileset import Chunk, Fileset, chunks_of, tasks_of
 from looseleaf.processing.ledger import ledger_of
 from looseleaf.processing.runner import (
+    ChunkReadFailed,
     Limits,
     Partial,
     ProcessingFailed,
-    ReadingFailed,
     Work,
     added,
     combine,
     worker_task,
 )
+from looseleaf.processing.site import Site, WorkersGone
 from looseleaf.processing.tree import bundles, groups_of, halves, parents, tree_sum
 from looseleaf.progress import Progress
+from looseleaf.retries import Retries
+from looseleaf.shipping import Parcel
 
 # tasks of few events are given to a worker together: Dask takes some milliseconds for each call
 BUNDLE_EVENTS = 32_000
@@ -49,9 +51,14 @@ BUNDLE_EVENTS = 32_000
 CALLS_EACH = 8
 # a packed result of more bytes is summed with its neighbours before it leaves the workers
 LARGE_BYTES = 1 << 20
+# what couldn't be read may be readable some seconds later
+FIRST_PAUSE_S = 4.0
 # how often finished calls are looked for, and workers
 LOOK_S = 0.01
 PATIENCE_S = 1.0
+
+
+Future = distributed.Future[Any]
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Processed:
 class Group:
     """Neighbouring tasks of a dataset, whose results are summed as a tree.
 
-    `there` are the nodes of the tree whose results are kept: single tasks', or sums.
+    `kept` are the nodes of the tree whose results are on disk: single tasks', or sums.
     """
 
     def __init__(
@@ -78,19 +85,21 @@ class Group:
             node: keys[node.start] if len(node) == 1 else digest(list(keys[node.start : node.stop]))
             for node in (self.root, *self.parents)
         }
-        self.there: set[range] = set()
+        self.kept: set[range] = set()
         self._counted: set[int] = set()
 
     @property
     def done(self) -> set[int]:
-        return {place for node in self.there for place in node}
+        """The places whose results are kept, alone or in a sum."""
+        return {place for node in self.kept for place in node}
 
     @property
     def complete(self) -> bool:
+        """Whether the results of all places are kept."""
         return len(self.done) == len(self.tasks)
 
     @property
-    def wanted(self) -> dict[int, int]:
+    def missing(self) -> dict[int, int]:
         """The places that aren't done, with their numbers of events."""
         return {place: self._events(place) for place in self.root if place not in self.done}
 
@@ -103,15 +112,16 @@ class Group:
         self._counted |= new
         return sum(map(self._events, new))
 
-    def sum(self, kept: Checkpoints) -> Partial:
-        """The group's sum, from what is kept."""
+    def sum(self, checkpoints: Checkpoints) -> Partial:
+        """The group's sum, from the results that are kept."""
 
         def known(node: range) -> Partial | None:
-            return unpacked(kept.read(self.keys[node])) if node in self.there else None
+            return unpacked(checkpoints.read(self.keys[node])) if node in self.kept else None
 
         return tree_sum(self.root, known, added)
 
     def where(self, places: Sequence[int]) -> str:
+        """The entries at some places, for a message."""
         first, last = self.tasks[places[0]][0], self.tasks[places[-1]][-1]
         return (
             f"dataset {first.dataset}, {first.file.name} entries {first.start}- to "
@@ -150,13 +160,14 @@ class Arrival:
     places: Sequence[int]
     results: Mapping[range, bytes]
 
-    def keep(self, kept: Checkpoints) -> None:
+    def keep(self, checkpoints: Checkpoints) -> None:
+        """Write the results down; `ProcessingFailed` if one was damaged on its way."""
         for node, result in self.results.items():
             if not is_whole(result):
                 where = self.group.where(node)
                 raise ProcessingFailed(f"{where}: the result was damaged on its way")
-            kept.keep(self.group.keys[node], result)
-            self.group.there.add(node)
+            checkpoints.keep(self.group.keys[node], result)
+            self.group.kept.add(node)
 
 
 class Computation:
@@ -168,24 +179,25 @@ class Computation:
     """
 
     def __init__(self, work: Work, groups: Sequence[Group], site: Site) -> None:
-        self._limits, self._site = work.limits, site
+        self._site = site
         self._parcel = Parcel(cloudpickle.dumps(work))
-        self._fixed = {"parcel": self._parcel.name, "code": site.code}
-        most = max(1, sum(len(g.wanted) for g in groups) // (CALLS_EACH * site.workers))
+        self._fixed: dict[str, Any] = {"parcel": self._parcel.name, "code": site.code}
+        most = max(1, sum(len(g.missing) for g in groups) // (CALLS_EACH * site.workers))
         self._calls = [
             Call(group, places)
             for group in groups
-            for places in bundles(group.wanted, group.root, BUNDLE_EVENTS, most)
+            for places in bundles(group.missing, group.root, BUNDLE_EVENTS, most)
         ]
         # those of which nothing has come to the client before: they can be summed elsewhere
-        self._whole = {group.keys[group.root] for group in groups if not group.there}
+        self._whole = {group.keys[group.root] for group in groups if not group.kept}
         self._large: dict[str, bool] = {}
         # by key: a future that were held here would keep its result on the workers
-        self._running: dict[str, Call] = {}
+        self._running: dict[Key, Call] = {}
+        self._retries = Retries(ChunkReadFailed, tries=work.limits.tries, pause=FIRST_PAUSE_S)
         # calls that failed, and the times at which they are made again
         self._later: list[tuple[float, Call]] = []
         # which is what those are for whose sibling in the tree isn't there yet
-        self._waiting: dict[tuple[str, range], tuple[distributed.Future, Call]] = {}
+        self._waiting: dict[tuple[str, range], tuple[Future, Call]] = {}
 
     def arrivals(self) -> Iterator[Arrival]:
         """What workers finish, as they do. Raises `ProcessingFailed` if it can't be."""
@@ -203,7 +215,7 @@ class Computation:
             pure=False,
             **self._fixed,
         )
-        self._running = dict(zip(keys, self._calls, strict=True))
+        self._running.update(zip(keys, self._calls, strict=True))
         self._finished = distributed.as_completed(futures, raise_errors=False)
         del futures
         try:
@@ -232,7 +244,7 @@ class Computation:
     def _in_tree(self, call: Call) -> bool:
         return call.group.keys[call.group.root] in self._whole
 
-    def _arrived(self, batch: Sequence[distributed.Future]) -> Iterator[Arrival]:
+    def _arrived(self, batch: Sequence[Future]) -> Iterator[Arrival]:
         come = []
         for future in batch:
             call = self._running[future.key]
@@ -244,18 +256,18 @@ class Computation:
                 self._stay(call, future)
         yield from self._come(come)
 
-    def _come(self, futures: Sequence[distributed.Future]) -> Iterator[Arrival]:
+    def _come(self, futures: Sequence[Future]) -> Iterator[Arrival]:
         """Fetch the results of finished calls."""
         failures: list[BaseException] = []
         for future, outcome in zip(futures, self._outcomes(futures), strict=True):
             call = self._running.pop(future.key)
             future.release()
             match outcome:
-                case ReadingFailed():
+                case ChunkReadFailed():
                     # in a sum, of parts that were lost with a worker and can't be read any more
                     yield from self._read(call, [outcome] * len(call.places), failures)
                 case BaseException():
-                    failures.append(self._told(call, outcome))
+                    failures.append(self._explained(call, outcome))
                 case [result] if len(call.places) > 1:
                     yield Arrival(call.group, call.places, {call.node: result})
                 case _:
@@ -265,22 +277,22 @@ class Computation:
             raise failures[0]
 
     def _read(
-        self, call: Call, outcome: Sequence[bytes | ReadingFailed], failures: list[BaseException]
+        self, call: Call, outcome: Sequence[bytes | ChunkReadFailed], failures: list[BaseException]
     ) -> Iterator[Arrival]:
         """The results of a call; what couldn't be read is tried once more, or a failure."""
-        there = {}
+        results = {}
         for place, result in zip(call.places, outcome, strict=True):
-            if not isinstance(result, ReadingFailed):
-                there[place] = result
-            elif call.tries < self._limits.tries:
-                self._once_more(call, place, result)
+            if not isinstance(result, ChunkReadFailed):
+                results[place] = result
+            elif (pause := self._retries.pause_after(result, call.tries)) is not None:
+                self._once_more(call, place, result, pause)
             else:
                 often = f" (tried {call.tries} times)" if call.tries > 1 else ""
-                failures.append(ReadingFailed(f"{result}{often}"))
-        nodes = {range(place, place + 1): result for place, result in there.items()}
-        yield Arrival(call.group, list(there), nodes)
+                failures.append(ChunkReadFailed(f"{result}{often}"))
+        nodes = {range(place, place + 1): result for place, result in results.items()}
+        yield Arrival(call.group, list(results), nodes)
 
-    def _comes(self, call: Call, future: distributed.Future) -> bool:
+    def _comes(self, call: Call, future: Future) -> bool:
         """Whether the result of a finished call is to come to the client."""
         group, name = call.group, call.group.fileset.dataset
         if future.status != "finished" or call.node == group.root or not self._in_tree(call):
@@ -294,7 +306,7 @@ class Computation:
             self._large[name] = any(len(result) > LARGE_BYTES for result in results)
         return not self._large[name]
 
-    def _stay(self, call: Call, future: distributed.Future) -> None:
+    def _stay(self, call: Call, future: Future) -> None:
         """Leave a result where it is until its sibling is there as well; then have them added."""
         key, node = call.group.keys[call.group.root], call.node
         parent = call.group.parents[node]
@@ -310,11 +322,10 @@ class Computation:
         tries = max(call.tries, others.tries)
         self._follow(both, Call(call.group, parent, sums=True, tries=tries))
 
-    def _once_more(self, call: Call, place: int, problem: ReadingFailed) -> None:
+    def _once_more(self, call: Call, place: int, problem: ChunkReadFailed, pause: float) -> None:
         print(f"once more: {problem}", file=sys.stderr, flush=True)
         again = Call(call.group, (place,), tries=call.tries + 1)
-        # what hindered the reading may pass
-        self._later.append((time.monotonic() + 2**again.tries, again))
+        self._later.append((time.monotonic() + pause, again))
 
     def _start_again(self) -> None:
         now = time.monotonic()
@@ -326,11 +337,11 @@ class Computation:
             )
             self._follow(future, call)
 
-    def _follow(self, future: distributed.Future, call: Call) -> None:
+    def _follow(self, future: Future, call: Call) -> None:
         self._running[future.key] = call
         self._finished.add(future)
 
-    def _outcomes(self, futures: Sequence[distributed.Future]) -> list[Any]:
+    def _outcomes(self, futures: Sequence[Future]) -> list[Any]:
         """The results of finished calls, or what they raised."""
         try:
             return self._fetched(futures)
@@ -339,7 +350,7 @@ class Computation:
         except (Exception, distributed.CancelledError):
             return [self._outcome(future) for future in futures]
 
-    def _outcome(self, future: distributed.Future) -> Any:
+    def _outcome(self, future: Future) -> Any:
         try:
             return self._fetched([future])[0]
         except WorkersGone:
@@ -347,7 +358,7 @@ class Computation:
         except (Exception, distributed.CancelledError) as problem:
             return problem
 
-    def _told(self, call: Call, problem: BaseException) -> BaseException:
+    def _explained(self, call: Call, problem: BaseException) -> BaseException:
         """What went wrong with a call, in words for the user."""
         where = call.group.where(call.places)
         match problem:
@@ -364,14 +375,17 @@ class Computation:
             case _:
                 return problem
 
-    def _fetched(self, futures: Sequence[distributed.Future]) -> list[Any]:
+    def _fetched(self, futures: Sequence[Future]) -> list[Any]:
         """The results of finished calls, in one go; a worker may be lost meanwhile."""
         client = self._site.client
 
         async def gathered() -> list[Any]:
-            return await client.gather(list(futures), asynchronous=True)
+            results: list[Any] = await client.gather(list(futures), asynchronous=True)
+            return results
 
-        pending = asyncio.run_coroutine_threadsafe(gathered(), client.loop.asyncio_loop)
+        # tornado's loop, which is asyncio's
+        loop: Any = client.loop
+        pending = asyncio.run_coroutine_threadsafe(gathered(), loop.asyncio_loop)
         while True:
             try:
                 return pending.result(timeout=PATIENCE_S)
@@ -400,31 +414,15 @@ def run(
     Raises `ProcessingFailed` for the first chunk that fails and `Shortfall` if less was processed
     than expected.
     """
-    kept, identity = Checkpoints(folder), processor_identity(processor)
+    checkpoints, identity = Checkpoints(folder), processor_identity(processor)
     groups = [group for fileset in filesets for group in _grouped(fileset, identity, limits)]
-    whole = kept.whole()
-    for group in groups:
-        group.there = {node for node, key in group.keys.items() if key in whole}
+    _take_up(groups, checkpoints, label)
     work = Work(
         processor, limits, {fileset.dataset: fileset.metadata for fileset in filesets}, LARGE_BYTES
     )
-    before = sum(len(group.done) for group in groups)
-    if before:
-        of = sum(len(group.tasks) for group in groups)
-        print(f"{label}: {before} of {of} tasks were done before", file=sys.stderr)
-    sums: dict[str, Partial] = {}
-    upcoming = 0
     with Progress(label, sum(f.events for fileset in filesets for f in fileset.files)) as progress:
-        progress.add(sum(group.newly(group.done) for group in groups))
-        for arrived in chain([None], Computation(work, groups, site).arrivals()):
-            if arrived is not None:
-                progress.add(arrived.group.newly(arrived.places))
-                arrived.keep(kept)
-            while upcoming < len(groups) and groups[upcoming].complete:
-                partial = groups[upcoming].sum(kept)
-                name = groups[upcoming].fileset.dataset
-                sums[name] = added(sums[name], partial) if name in sums else partial
-                upcoming += 1
+        arrivals = Computation(work, groups, site).arrivals()
+        sums = _summed(groups, arrivals, checkpoints, progress)
     results = {}
     for fileset in filesets:
         total = sums.pop(fileset.dataset)
@@ -432,9 +430,43 @@ def run(
             ledger = ledger_of(fileset, total.records, total.peaks)
         except Shortfall:
             # what was read may have been wrong: the next run reads it again
-            kept.prune({k for g in groups if g.fileset is not fileset for k in g.keys.values()})
+            others = [group for group in groups if group.fileset is not fileset]
+            checkpoints.prune({key for group in others for key in group.keys.values()})
             raise
         accumulator = processor.postprocess(total.accumulator)
         results[fileset.dataset] = Processed(accumulator, ledger)
-    kept.prune({key for group in groups for key in group.keys.values()})
+    checkpoints.prune({key for group in groups for key in group.keys.values()})
     return results
+
+
+def _take_up(groups: Sequence[Group], checkpoints: Checkpoints, label: str) -> None:
+    """Note what an earlier run has left of the groups."""
+    whole = checkpoints.whole()
+    for group in groups:
+        group.kept = {node for node, key in group.keys.items() if key in whole}
+    before = sum(len(group.done) for group in groups)
+    if before:
+        of = sum(len(group.tasks) for group in groups)
+        print(f"{label}: {before} of {of} tasks were done before", file=sys.stderr)
+
+
+def _summed(
+    groups: Sequence[Group],
+    arrivals: Iterable[Arrival],
+    checkpoints: Checkpoints,
+    progress: Progress,
+) -> dict[str, Partial]:
+    """The sums by dataset: groups are added in their order, each as soon as it is complete."""
+    sums: dict[str, Partial] = {}
+    upcoming = 0
+    progress.add(sum(group.newly(group.done) for group in groups))
+    for arrival in chain([None], arrivals):
+        if arrival is not None:
+            progress.add(arrival.group.newly(arrival.places))
+            arrival.keep(checkpoints)
+        while upcoming < len(groups) and groups[upcoming].complete:
+            group_sum = groups[upcoming].sum(checkpoints)
+            name = groups[upcoming].fileset.dataset
+            sums[name] = added(sums[name], group_sum) if name in sums else group_sum
+            upcoming += 1
+    return sums

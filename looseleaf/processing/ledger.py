@@ -16,7 +16,7 @@ RELATIVE_TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class ChunkRecord:
-    """What was done with one chunk: where, from which URL, at the how-manieth try, at what cost.
+    """What was done with one chunk: where, from which URL, in which try, at what cost.
 
     `read_s` are the seconds of its wall time that went into reading columns.
     """
@@ -46,16 +46,18 @@ def ledger_of(
     by_file: dict[str, list[ChunkRecord]] = {file.name: [] for file in fileset.files}
     for record in records:
         by_file[record.file].append(record)
-    ordered, problems = [], []
+    ordered: list[ChunkRecord] = []
+    problems: list[str] = []
     for file in fileset.files:
-        mine = sorted(by_file[file.name], key=lambda record: (record.start, record.stop))
-        ordered += mine
-        problems += _gaps(file, mine)
-        found = math.fsum(record.sum_of_weights for record in mine)
-        scale = max(abs(file.sum_of_weights), abs(found), 1e-300)
-        if mine and abs(found - file.sum_of_weights) > RELATIVE_TOLERANCE * scale:
+        of_file = sorted(by_file[file.name], key=lambda record: (record.start, record.stop))
+        ordered += of_file
+        problems += _gaps(file, of_file)
+        weights = math.fsum(record.sum_of_weights for record in of_file)
+        scale = max(abs(file.sum_of_weights), abs(weights), 1e-300)
+        if of_file and abs(weights - file.sum_of_weights) > RELATIVE_TOLERANCE * scale:
             problems.append(
-                f"{file.name}: sum of weights {found!r}, the manifest says {file.sum_of_weights!r}"
+                f"{file.name}: sum of weights {weights!r}, the manifest says "
+                f"{file.sum_of_weights!r}"
             )
     if problems:
         shown = problems[:10] + ([f"and {len(problems) - 10} more"] if len(problems) > 10 else [])

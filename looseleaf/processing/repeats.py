@@ -94,13 +94,19 @@ def _refuse_rewritten(parts: Sequence[_Part]) -> None:
     for group in _grouped((p for p in parts if p.entry["events_out"]), *counts):
         alike = (twins for of in _alike(group, EVENT) for twins in _alike(of))
         for one, other in (pair for twins in alike for pair in combinations(twins, 2)):
-            # an event may well be in two primary datasets
-            if None not in (one.primary, other.primary) and not one.primary & other.primary:
+            if _of_other_primaries(one, other):
                 continue
             raise DataFileError(
                 f"{one} and {other} hold the same {one.entry['events_in']} events, which would "
                 f"count twice; {CURE}"
             )
+
+
+def _of_other_primaries(one: _Part, other: _Part) -> bool:
+    """Whether both are data, of different primary datasets: an event may well be in two."""
+    if one.primary is None or other.primary is None:
+        return False
+    return one.primary.isdisjoint(other.primary)
 
 
 def _alike(parts: Sequence[_Part], columns: Sequence[str] | None = None) -> Iterator[list[_Part]]:

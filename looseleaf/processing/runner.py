@@ -5,7 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,7 +16,6 @@ import numpy as np
 from coffea.nanoevents import NanoAODSchema, NanoEventsFactory
 from coffea.processor import ProcessorABC, accumulate
 
-from looseleaf.cluster.code import mismatch
 from looseleaf.cost import Stopwatch, peak_rss_bytes
 from looseleaf.errors import DataFileError, LooseleafError, reading
 from looseleaf.files import adler32
@@ -27,13 +26,14 @@ from looseleaf.processing.checkpoints import packed, unpacked
 from looseleaf.processing.fileset import Chunk, EventsSource, cut
 from looseleaf.processing.ledger import ChunkRecord
 from looseleaf.processing.tree import tree_sum
+from looseleaf.shipping import mismatch
 
 
 class ProcessingFailed(LooseleafError):
     """A processor raised; the message names dataset, file, entries and the line at fault."""
 
 
-class ReadingFailed(ProcessingFailed):
+class ChunkReadFailed(ProcessingFailed):
     """A file could not be read, or not in time; another try may succeed."""
 
 
@@ -52,7 +52,7 @@ class Limits:
     chunk_s: float = 1800.0
 
 
-class SkimmedNanoAOD(NanoAODSchema):
+class SkimmedNanoAOD(NanoAODSchema):  # type: ignore[misc]  # coffea has no types
     """NanoAOD of which a transform kept some columns.
 
     Missing cross-references are meant, and the primary vertex may come without its position, what
@@ -71,9 +71,9 @@ class SkimmedNanoAOD(NanoAODSchema):
         """The branches, those that stand in for others also under the others' names."""
         forms = dict(zip(base_form["fields"], base_form["contents"], strict=True))
         for name, others in self.aliases.items():
-            found = first_present("|".join([name, *others]), forms)
-            if found is not None:
-                forms[name] = forms[found]
+            present = first_present("|".join([name, *others]), forms)
+            if present is not None:
+                forms[name] = forms[present]
         super().__init__(
             {**base_form, "fields": list(forms), "contents": list(forms.values())}, version
         )
@@ -108,10 +108,10 @@ def _hold(file: Events, source: EventsSource) -> None:
     # finds there for numbers; Parquet has a checksum in every page, and need not be read whole
     if source.adler32 is not None and not is_parquet(url) and "://" not in url:
         with reading(url):
-            found = adler32(url)
-        if found != source.adler32:
+            checksum = adler32(url)
+        if checksum != source.adler32:
             raise DataFileError(
-                f"{url}: its content has changed since it was written (adler32 {found}, the "
+                f"{url}: its content has changed since it was written (adler32 {checksum}, the "
                 f"manifest says {source.adler32}); make it again "
                 "(snakemake --forcerun servicex_transform)"
             )
@@ -192,19 +192,18 @@ def process_task(
 ) -> tuple[dict[str, Any], list[ChunkRecord]]:
     """Process neighbouring chunks and sum them up.
 
-    Raises `ProcessingFailed` saying where, and `ReadingFailed` if it is the file that is at fault.
+    Raises `ProcessingFailed` saying where, and `ChunkReadFailed` if it is the file that's at fault.
     """
     total: dict[str, Any] | None = None
     records = []
     for chunk in chunks:
         try:
-            result, record = _within(
-                chunk_s, lambda chunk=chunk: _process(processor, chunk, metadata, worker, tries)
-            )
+            work = partial(_process, processor, chunk, metadata, worker, tries)
+            result, record = _within(chunk_s, work)
         except Exception as problem:
             # a file in an unknown state is opened anew
             _opened.cache_clear()
-            raise _told(chunk, problem) from None
+            raise _failure_of(chunk, problem) from None
         total = result if total is None else accumulate([total, result])
         records.append(record)
     assert total is not None
@@ -271,23 +270,26 @@ class Work:
 
 @lru_cache(maxsize=4)
 def _work(content: bytes) -> Work:
-    return cloudpickle.loads(content)
+    work: Work = cloudpickle.loads(content)
+    return work
 
 
 def worker_task(
     tasks: Sequence[Sequence[Chunk]], node: bool, parcel: str, code: str, tries: int = 1
-) -> list[bytes | ReadingFailed]:
+) -> list[bytes | ChunkReadFailed]:
     """What a worker does: each task's packed result, or why it can't be read.
 
     If the tasks are a `node` of a tree and their results are large, it is their sum alone. Raises
-    `ReadingFailed` if one result was to come, and `ProcessingFailed` for all else.
+    `ChunkReadFailed` if one result was to come, and `ProcessingFailed` for all else.
     """
     worker = distributed.get_worker()
     problem = mismatch(worker, code)
     if problem is not None:
         raise ProcessingFailed(problem)
+    # its class was sent by value and is another one here
+    plugin: Any = worker.plugins[parcel]
     try:
-        work = _work(worker.plugins[parcel].content)
+        work = _work(plugin.content)
     except ImportError as problem:
         raise ProcessingFailed(
             f"worker {worker.name} can't load the processor: {problem}; give its package to the "
@@ -303,26 +305,28 @@ def worker_task(
 
     if len(tasks) == 1:
         return [packed(done(0))]
-    outcomes: list[bytes | ReadingFailed] = []
+    outcomes: list[bytes | ChunkReadFailed] = []
     for place in range(len(tasks)):
         try:
             result = done(place)
-        except ReadingFailed as problem:
+        except ChunkReadFailed as problem:
             outcomes.append(problem)
             continue
-        outcomes.append(packed(result))
-        if node and place == 0 and len(outcomes[0]) > work.large_bytes:
-            return [_packed_sum(_sum(len(tasks), lambda n, first=result: done(n) if n else first))]
+        content = packed(result)
+        outcomes.append(content)
+        if node and place == 0 and len(content) > work.large_bytes:
+            later = [partial(done, number) for number in range(1, len(tasks))]
+            return [_packed_sum(_sum([partial(Partial._make, result), *later]))]
     return outcomes
 
 
-def _sum(number: int, leaf: Callable[[int], Partial]) -> Partial:
-    """The sum of a node, given what stands at each of its places."""
+def _sum(leaves: Sequence[Callable[[], Partial]]) -> Partial:
+    """The sum of a node, given how to get what stands at each of its places."""
 
     def known(node: range) -> Partial | None:
-        return leaf(node.start) if len(node) == 1 else None
+        return leaves[node.start]() if len(node) == 1 else None
 
-    return tree_sum(range(number), known, added)
+    return tree_sum(range(len(leaves)), known, added)
 
 
 def _packed_sum(total: Partial) -> bytes:
@@ -331,20 +335,28 @@ def _packed_sum(total: Partial) -> bytes:
 
 
 def combine(
-    left: Sequence[bytes | ReadingFailed], right: Sequence[bytes | ReadingFailed]
+    left: Sequence[bytes | ChunkReadFailed], right: Sequence[bytes | ChunkReadFailed]
 ) -> list[bytes]:
     """On a worker, the packed sum of two nodes, both as `worker_task` returns them."""
-    for outcome in (*left, *right):
-        if isinstance(outcome, ReadingFailed):
-            raise outcome
-    sums = [_sum(len(side), lambda n, side=side: unpacked(side[n])) for side in (left, right)]
+    sums = [_sum([partial(unpacked, content) for content in _read(side)]) for side in (left, right)]
     return [_packed_sum(added(*sums))]
 
 
-def _told(chunk: Chunk, problem: Exception) -> ProcessingFailed:
+def _read(outcomes: Sequence[bytes | ChunkReadFailed]) -> list[bytes]:
+    """The results of tasks; raises the first failure among them."""
+    results = []
+    for outcome in outcomes:
+        if isinstance(outcome, ChunkReadFailed):
+            raise outcome
+        results.append(outcome)
+    return results
+
+
+def _failure_of(chunk: Chunk, problem: Exception) -> ProcessingFailed:
+    """The failure of a chunk, saying where, and for a defect in code at which line."""
     where = f"dataset {chunk.dataset}, {chunk.file.name} entries {chunk.start}-{chunk.stop}"
     if isinstance(problem, DataFileError):
-        return ReadingFailed(f"{where}: {problem}")
+        return ChunkReadFailed(f"{where}: {problem}")
     if isinstance(problem, LooseleafError):
         return ProcessingFailed(f"{where}: {problem}")
     frames = traceback.extract_tb(problem.__traceback__)
@@ -355,5 +367,5 @@ def _told(chunk: Chunk, problem: Exception) -> ProcessingFailed:
     line = f"{Path(last.filename).name}, line {last.lineno}: {last.line}"
     what = f"{type(problem).__name__}: {text}\n  at {line}"
     if any("/uproot/" in frame.filename for frame in frames):
-        return ReadingFailed(f"{where}: {chunk.file.url} can't be read: {what}")
+        return ChunkReadFailed(f"{where}: {chunk.file.url} can't be read: {what}")
     return ProcessingFailed(f"{where}: {what}")

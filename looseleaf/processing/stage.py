@@ -1,20 +1,19 @@
 """A stage's processing job: datasets in, histograms and ledgers by dataset out."""
 
 import csv
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from coffea.processor import ProcessorABC
 from distributed import performance_report
 
-from looseleaf.cluster import client_for
 from looseleaf.files import whole, write_json
 from looseleaf.histograms.store import write_uhi
-from looseleaf.losses import Loss
-from looseleaf.objects.columns import analysis_columns
+from looseleaf.losses import Loss, say
+from looseleaf.objects.analysis import Allow, Analysis
 from looseleaf.objects.evaluation import NOT_FINITE, losses_of
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import read_golden
@@ -23,6 +22,7 @@ from looseleaf.processing.fileset import Fileset, fileset_of
 from looseleaf.processing.job import run
 from looseleaf.processing.repeats import refuse_repeats
 from looseleaf.processing.runner import Limits
+from looseleaf.processing.site import Site
 from looseleaf.records import primaries_of, read_manifest
 
 TASK_COLUMNS = (
@@ -35,13 +35,13 @@ TASK_COLUMNS = (
 class Running:
     """Where and how processors run; none of it changes what comes out.
 
-    `site` is a file of config/sites. `tasks` and `performance` are paths to be written: a table
-    of what each chunk cost where, and Dask's own report. Beside them stand the folders
-    `checkpoints`, the results of finished tasks, and `workers`, the output of workers' jobs.
+    `connect` gives a site for the length of a block; it takes the folder for its workers' output.
+    `tasks` and `performance` are paths to be written: a table of what each chunk cost where, and
+    Dask's own report. Beside them stand the folders `checkpoints`, the results of finished tasks,
+    and `workers`, the output of workers' jobs.
     """
 
-    site: Mapping[str, Any]
-    workers: int
+    connect: Callable[[Path], AbstractContextManager[Site]]
     limits: Limits
     tasks: str
     performance: str
@@ -56,16 +56,16 @@ class DatasetFiles:
     ledger: str
 
 
-def event_metadata(analysis: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any]:
+def event_metadata(analysis: Analysis, dataset: Mapping[str, Any]) -> dict[str, Any]:
     """What a processor is told of each chunk: whether it is data, words for its primary dataset,
     its mask, its branches' names.
 
     All is as declared in the configuration. Raises `DataFileError` if the mask is none.
     """
-    out = {"data": dataset.get("data", False), "aliases": analysis.get("branches", {})}
+    out = {"data": dataset.get("data", False), "aliases": analysis.branches}
     if out["data"] and "das" in dataset:
         words = primaries_of(dataset["das"])
-        named = {p for trigger in analysis.get("triggers", []) for p in trigger.get("primary", [])}
+        named = {p for trigger in analysis.triggers for p in trigger.get("primary", [])}
         # words of a sample's name that no trigger knows say nothing
         out["primary"] = [word for word in words if word in named] or words
     if "lumi_mask" in dataset:
@@ -73,18 +73,64 @@ def event_metadata(analysis: Mapping[str, Any], dataset: Mapping[str, Any]) -> d
     return out
 
 
+NO_LOSS = Allow()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What follows from an analysis for the events of its datasets, by name.
+
+    `metadata` goes to the processor with every chunk. `columns` are those that are read: what isn't
+    right with them is a loss, or `DataFileError` unless `allow` names it. `skim` is the transform's
+    cut where it leaves out events that the analysis might count.
+    """
+
+    metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    columns: Mapping[str, Iterable[str]] = field(default_factory=dict)
+    allow: Allow = NO_LOSS
+    skim: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        analysis: Analysis,
+        declared: Mapping[str, Mapping[str, Any]],
+        points: WorkingPoints,
+    ) -> Self:
+        """That of an analysis, from the declarations of its datasets.
+
+        Raises `DataFileError` as `event_metadata` does.
+        """
+        metadata = {
+            name: {**event_metadata(analysis, dataset), **analysis.metadata(name, dataset)}
+            for name, dataset in declared.items()
+        }
+        columns = columns_read(analysis, declared, points)
+        return cls(metadata, columns, analysis.allow, analysis.skim)
+
+    def losses(self, fileset: Fileset) -> list[Loss]:
+        """What is lost of a fileset before any event is processed."""
+        columns = self.columns.get(fileset.dataset, ())
+        return [
+            *losses_of_columns(fileset, columns, self.allow.not_finite),
+            *losses_of_skim(fileset, self.skim, self.allow.to_json()),
+        ]
+
+
 def columns_read(
-    analysis: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]], points: WorkingPoints
+    analysis: Analysis, declared: Mapping[str, Mapping[str, Any]], points: WorkingPoints
 ) -> dict[str, set[str]]:
     """The branches that an analysis reads of each dataset, with those that stand in for others."""
-    others = analysis.get("branches", {})
     return {
         name: {
-            "|".join([column, *others.get(column, [])])
-            for column in analysis_columns(analysis, dataset, points)
+            "|".join([column, *analysis.branches.get(column, [])])
+            for column in analysis.columns(dataset, points)
         }
         for name, dataset in declared.items()
     }
+
+
+NOTHING_KNOWN = Reading()
 
 
 def process_datasets(
@@ -92,46 +138,32 @@ def process_datasets(
     datasets: Mapping[str, DatasetFiles],
     running: Running,
     label: str,
-    metadata: Mapping[str, Mapping[str, Any]] | None = None,
+    reading: Reading = NOTHING_KNOWN,
     write: Callable[[str, Mapping[str, Any], Mapping[str, Any]], None] = write_uhi,
     refuse: Callable[[Fileset], None] | None = None,
     losses: Callable[[str, Mapping[str, Any]], Sequence[Loss]] | None = None,
-    columns: Mapping[str, Iterable[str]] | None = None,
-    allow: Mapping[str, Any] | None = None,
-    skim: str | None = None,
 ) -> None:
     """Process datasets on one cluster, and write each one's histograms and ledger.
 
-    `metadata` by dataset goes to the processor with every chunk; `write` puts an
-    accumulator and metadata into a file. It is written unnormalised, so that another cross
-    section or luminosity doesn't need another pass over the events. Files that hold the same events
-    are a `DataFileError`, whichever of the datasets they are of. `refuse` raises for a fileset
-    that isn't worth starting a cluster for. `losses` finds those of a dataset in its accumulator;
-    they stand in its ledger, after those of its files, and in the log, as do the events that cuts
-    could not decide on. `columns` are those that are read of each dataset: what isn't right with
-    them is such a loss, or `DataFileError` unless `allow`, the analysis' own, names it. `skim` is
-    the transform's cut where it leaves out events that the analysis might count.
+    `write` puts an accumulator and metadata into a file. It is written unnormalised, so that
+    another cross section or luminosity doesn't need another pass over the events. Files that hold
+    the same events are a `DataFileError`, whichever of the datasets they are of. `refuse` raises
+    for a fileset that isn't worth starting a cluster for. `losses` finds those of a dataset in its
+    accumulator; they stand in its ledger, after those of its files, and in the log, as do the
+    events that cuts could not decide on.
     """
     manifests = {name: read_manifest(files.manifest) for name, files in datasets.items()}
     filesets = [
-        fileset_of(name, manifest, (metadata or {}).get(name, {}))
+        fileset_of(name, manifest, reading.metadata.get(name, {}))
         for name, manifest in manifests.items()
     ]
-    refuse_repeats(manifests, metadata or {})
-    if columns is not None:
-        known = (allow or {}).get("not_finite", [])
-        filesets = [
-            replace(f, losses=(*f.losses, *losses_of_columns(f, columns[f.dataset], known)))
-            for f in filesets
-        ]
-    filesets = [
-        replace(f, losses=(*f.losses, *losses_of_skim(f, skim, allow or {}))) for f in filesets
-    ]
+    refuse_repeats(manifests, reading.metadata)
+    filesets = [replace(f, losses=(*f.losses, *reading.losses(f))) for f in filesets]
     for fileset in filesets if refuse is not None else ():
         refuse(fileset)
     folder = Path(running.tasks).parent
     with (
-        client_for(running.site, running.workers, folder / "workers") as site,
+        running.connect(folder / "workers") as site,
         whole(running.performance) as part,
         performance_report(filename=str(part)),
     ):
@@ -141,11 +173,12 @@ def process_datasets(
         undecided = losses_of(accumulator)
         accumulator.pop(NOT_FINITE, None)
         write(datasets[name].histograms, accumulator, {"dataset": name})
-        found = [*undecided, *(losses(name, accumulator) if losses else ())]
-        more = [loss.to_json() for loss in found]
-        ledger = {**result.ledger, "losses": [*result.ledger["losses"], *more]}
-        for loss in ledger["losses"]:
-            print(f"dataset {name}: {loss['message']}", file=sys.stderr)
+        more = [*undecided, *(losses(name, accumulator) if losses else ())]
+        ledger = {
+            **result.ledger,
+            "losses": [*result.ledger["losses"], *(loss.to_json() for loss in more)],
+        }
+        say(f"dataset {name}", (loss["message"] for loss in ledger["losses"]))
         write_json(datasets[name].ledger, ledger)
     _write_tasks(running.tasks, (result.ledger for result in results.values()))
 

@@ -49,11 +49,11 @@ def tree_sum(node: range, known: Callable[[range], T | None], add: Callable[[T, 
 
 def parents(root: range) -> dict[range, range]:
     """Every node below a root, and the node that it is a half of."""
-    found = {}
+    above: dict[range, range] = {}
     if len(root) > 1:
         for half in halves(root):
-            found |= {half: root, **parents(half)}
-    return found
+            above |= {half: root, **parents(half)}
+    return above
 
 
 def bundles(

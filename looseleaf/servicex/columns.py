@@ -77,14 +77,14 @@ def check_lists(arrays: ak.Array, groups: Mapping[str, list[str]], url: str) -> 
             lengths[branch] = ak.to_numpy(ak.num(arrays[branch], axis=1))
         if lists and branches != [name] and f"n{name}" in arrays.fields:
             lengths[f"n{name}"] = ak.to_numpy(arrays[f"n{name}"]).astype(np.int64)
-        for branch, found in lengths.items():
+        for branch, counts in lengths.items():
             expected = lengths[lists[0]]
-            if not np.array_equal(found, expected):
-                place = int(np.flatnonzero(found != expected)[0])
+            if not np.array_equal(counts, expected):
+                place = int(np.flatnonzero(counts != expected)[0])
                 verb = "says" if branch == f"n{name}" else "has"
                 raise DataFileError(
                     f"{url}: {lists[0]} has {expected[place]} values in {_event(arrays, place)}, "
-                    f"{branch} {verb} {found[place]}: the branches of {name} have to have as many "
+                    f"{branch} {verb} {counts[place]}: the branches of {name} have to have as many "
                     "in each event. The file is damaged, or was put together wrongly"
                 )
 
@@ -130,9 +130,11 @@ def _values(content: Content) -> NDArray[Any]:
     """All values of a column, without the lists that they are in."""
     if is_lists(content):
         offsets = content.offsets.data
-        return content.content.data[offsets[0] : offsets[-1]]
+        values: NDArray[Any] = content.content.data[offsets[0] : offsets[-1]]
+        return values
     if isinstance(content, NumpyArray):
-        return content.data
+        values = content.data
+        return values
     flat = ak.flatten(ak.Array(content), axis=None)
     # text, say
     return ak.to_numpy(flat) if isinstance(flat.layout, NumpyArray) else np.empty(0, object)

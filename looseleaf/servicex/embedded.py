@@ -20,7 +20,7 @@ from servicex.servicex_adapter import ServiceXAdapter
 from looseleaf.servicex.request import Request
 from looseleaf.servicex.service.app import make_app
 from looseleaf.servicex.service.auth import Keys
-from looseleaf.servicex.service.engine import Engine, Limits
+from looseleaf.servicex.service.engine import Engine, TransformLimits
 from looseleaf.servicex.service.state import State
 from looseleaf.servicex.service.workers import Processes
 from looseleaf.servicex.submission import Endpoint, addresses
@@ -31,7 +31,7 @@ HERE = "127.0.0.1"
 INCOMING = "incoming"
 
 
-class _Adapter(ServiceXAdapter):
+class _Adapter(ServiceXAdapter):  # type: ignore[misc]  # servicex has no types
     @staticmethod
     def _get_bearer_token_file() -> None:
         """A token that a batch system gives its jobs is for other services than this one."""
@@ -60,7 +60,7 @@ class Embedded:
                 folder,
                 INCOMING,
                 Processes(min(self.workers, len(request.sources))),
-                Limits(),
+                TransformLimits(),
                 {addresses(s)[0]: s.record for s in request.sources if s.urls},
             )
             app = make_app(engine, keys, {}, "this service is for one transform")

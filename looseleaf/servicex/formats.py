@@ -18,6 +18,7 @@ import awkward as ak
 import numpy as np
 import pyarrow.parquet as pq
 import uproot
+from numpy.typing import NDArray
 
 from looseleaf.errors import DataFileError
 from looseleaf.nanoaod import TREE
@@ -77,7 +78,8 @@ def read_original(path: str | Path) -> dict[str, Any]:
             said = json.loads(str(directory[ORIGINAL])) if ORIGINAL in directory else None
     if said is None:
         raise DataFileError(f"{path}: doesn't say what was in the original file")
-    return said
+    original: dict[str, Any] = said
+    return original
 
 
 def _zipped(arrays: ak.Array, groups: Groups) -> dict[str, ak.Array]:
@@ -135,7 +137,7 @@ class _Root:
         self._file[ORIGINAL] = json.dumps(original)
         if self._weighted and RUNS not in self._trees:
             # other tools keep this tree, and know nothing of ours
-            sums = {
+            sums: dict[str, NDArray[Any]] = {
                 "run": np.ones(1, np.uint32),
                 COUNT: np.array([original["events"]], np.int64),
                 SUM: np.array([original["sum_of_weights"]], np.float64),

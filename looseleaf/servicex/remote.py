@@ -26,16 +26,17 @@ class Remote:
     def service(self, request: Request, folder: Path) -> Iterator[Endpoint]:
         """The service; `ConfigError` if it isn't in servicex.yaml."""
         try:
-            found = Configuration.read()
+            configuration = Configuration.read()
         except (NameError, ValueError, OSError) as problem:
             raise ConfigError(
                 f"servicex.backend: remote: no usable servicex.yaml: {problem}"
             ) from None
-        known = found.endpoint_dict()
-        name = self.endpoint or found.default_endpoint or next(iter(known))
+        known = configuration.endpoint_dict()
+        name = self.endpoint or configuration.default_endpoint or next(iter(known))
         if name not in known:
             raise ConfigError(
-                f"servicex.endpoint: {name!r} is not in {found.config_file}: {', '.join(known)}"
+                f"servicex.endpoint: {name!r} is not in {configuration.config_file}: "
+                f"{', '.join(known)}"
             )
         url = known[name].endpoint
         yield Endpoint(ServiceXAdapter(url, refresh_token=known[name].token), url, self.mount)

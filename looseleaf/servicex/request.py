@@ -104,10 +104,12 @@ def request_from_das(
 
     Raises `LookupFailed` if there are none, or if those to `verify` have no checksums.
     """
-    found, records = read_snapshot(das)
+    snapshot, records = read_snapshot(das)
     used = [record for record in records if record.used]
     if not used:
-        raise LookupFailed(f"{das}: every file of {found['dataset']} is marked invalid or left out")
+        raise LookupFailed(
+            f"{das}: every file of {snapshot['dataset']} is marked invalid or left out"
+        )
     unknown = [record.name for record in used if record.adler32 is None]
     if verify and unknown:
         raise LookupFailed(
@@ -115,7 +117,7 @@ def request_from_das(
             "that das.verify can't hold them to one; of the backends, dbs and dasgoclient tell them"
         )
     return Request(
-        dataset=found["dataset"],
+        dataset=snapshot["dataset"],
         sources=tuple(Source(record, urls_of(record, redirectors)) for record in used),
         columns=tuple(columns),
         cut=cut,

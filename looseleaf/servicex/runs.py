@@ -5,6 +5,7 @@ generated events and the sums of their weights, by run and, in merged files, by 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import awkward as ak
 import numpy as np
@@ -37,31 +38,33 @@ def read_runs(file: Events, url: str) -> Runs | None:
     """
     if RUNS not in file.directory:
         return None
-    tree = file.directory[RUNS]
+    tree: Any = file.directory[RUNS]
     present = tree.keys(recursive=False)
     # older NanoAOD ends these names in an underscore
     count, total = (first_present(f"{name}|{name}_", present) for name in (COUNT, SUM))
     if count is None or total is None:
         return None
     # what ends in an underscore adds up means where files were merged
-    theory = [n for n in present if n.endswith(SUM_ENDING) and not n.startswith(("n", "gen"))]
+    names = [n for n in present if n.endswith(SUM_ENDING) and not n.startswith(("n", "gen"))]
     with reading(url):
-        arrays = tree.arrays([count, total, *theory], library="ak")
+        arrays = tree.arrays([count, total, *names], library="ak")
     sums = ak.to_numpy(arrays[total]).astype(np.float64)
     if not np.isfinite(sums).all():
         raise DataFileError(f"{url}: {total} in its tree {RUNS} is not a number")
-    found = {}
-    for name in theory:
+    theory_sums = {}
+    for name in names:
         added = _theory(arrays[name], sums)
         if added is not None:
-            found[name.removesuffix(SUM_ENDING) + WEIGHT_ENDING] = added
-    return Runs(int(ak.sum(arrays[count])), float(sums.sum()), found)
+            theory_sums[name.removesuffix(SUM_ENDING) + WEIGHT_ENDING] = added
+    return Runs(int(ak.sum(arrays[count])), float(sums.sum()), theory_sums)
 
 
 def _theory(means: ak.Array, sums: np.ndarray) -> list[float] | None:
     """Sums by place from the means of a branch and the entries' sums of weights; None where they
     can't be right, or entries differ in their places."""
-    counts = np.unique(ak.num(means, axis=1)) if means.ndim == 2 else []
+    if means.ndim != 2:
+        return None
+    counts = np.unique(ak.num(means, axis=1))
     if len(counts) != 1 or counts[0] == 0:
         return None
     added = sums @ ak.to_numpy(means).astype(np.float64)

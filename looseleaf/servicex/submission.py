@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha1
@@ -32,11 +32,12 @@ from servicex.models import (
 )
 from servicex.servicex_adapter import AuthorizationError, ServiceXAdapter
 
-from looseleaf.errors import ConfigError, DataFileError, ServiceFailed, Shortfall
+from looseleaf.errors import ConfigError, DataFileError, ServiceXFailed, Shortfall
 from looseleaf.files import read_json, write_json
 from looseleaf.nanoaod import TREE
 from looseleaf.objects.branches import EFT_COEFFICIENTS, WEIGHT, is_theory_weight
 from looseleaf.progress import Progress
+from looseleaf.retries import Retries
 from looseleaf.servicex.formats import RUNS, SUFFIXES
 from looseleaf.servicex.request import MANIFEST, OWN, Request, Source
 from looseleaf.servicex.transform import (
@@ -49,6 +50,7 @@ from looseleaf.servicex.transform import (
     transform_file,
 )
 from looseleaf.servicex.volume import (
+    account_name,
     link,
     made_before,
     manifest_of,
@@ -56,7 +58,6 @@ from looseleaf.servicex.volume import (
     prepared,
     remember,
     result_name,
-    told_of,
 )
 
 ORIGINAL_TREE = "Original"
@@ -109,7 +110,7 @@ def transform(
     costs one file. A request that a killed run had submitted is taken up; Ctrl-C cancels it. The
     manifest is written last: where one stands, every result stands.
 
-    Raises `ServiceFailed` if the service refuses or is away, `Shortfall` for files that it has no
+    Raises `ServiceXFailed` if the service refuses or is away, `Shortfall` for files that it has no
     result of, `DataFileError` for a result that can't be right.
     """
     folder, manifest = prepared(request, volume, subdir)
@@ -118,12 +119,12 @@ def transform(
         left = tuple(s for s in request.sources if s.record.name not in results)
         total = sum(source.record.events or 0 for source in request.sources)
         with Progress(f"servicex {label}", total) as progress:
-            progress.add(sum(result.cost["events"] for result in results.values()))
+            progress.add(sum(result.events_read for result in results.values()))
             if left:
                 _checked(left)
                 with backend.service(request, folder) as endpoint:
-                    asked = _Submission(request, left, folder, endpoint, progress)
-                    results |= asyncio.run(asked.carried_out())
+                    submission = _Submission(request, left, folder, endpoint, progress)
+                    results |= asyncio.run(submission.carried_out())
         ordered = [results[source.record.name] for source in request.sources]
         manifest = manifest_of(request, folder, ordered, backend.name)
     write_json(output, manifest)
@@ -164,7 +165,7 @@ class _Submission:
         own = OWN in await self._answer(self.adapter.get_code_generators_async)
         if self.request.verify and not own:
             raise ConfigError(
-                f"das.verify: {self.endpoint.title} is no ServiceX of looseleaf's, and doesn't "
+                f"das.verify: {self.endpoint.title} isn't one of looseleaf's own, and doesn't "
                 "hold files to checksums; say das.verify: false, or servicex.backend: embedded"
             )
         try:
@@ -180,7 +181,7 @@ class _Submission:
             raise
         missing = [s for s in self.left if s.record.name not in self.results]
         if status.status != Status.complete:
-            raise ServiceFailed(
+            raise ServiceXFailed(
                 f"{self.endpoint.title}: request {request_id} ended as {status.status.value}"
             )
         if missing:
@@ -204,7 +205,7 @@ class _Submission:
         was killed before it heard the answer.
         """
         titles, given_up = self._titles(), _given_up(self.folder)
-        asked = TransformRequest(
+        new = TransformRequest(
             title=titles[0],
             file_list=[_paths(source) for source in self.left],
             selection=_skim(self.request, self.left) if own else _query(self.request),
@@ -213,17 +214,17 @@ class _Submission:
             result_format=ResultFormat(self.request.format if own else "root-file"),
         )
 
-        async def found_or_submitted() -> str:
+        async def taken_up_or_submitted() -> str:
             for status in await self.adapter.get_transforms():
                 good = status.status not in ENDED or (
                     status.status == Status.complete and not status.files_failed
                 )
                 if status.title in titles and good and status.request_id not in given_up:
-                    return status.request_id
-            return await self.adapter.submit_transform(asked)
+                    return str(status.request_id)
+            return str(await self.adapter.submit_transform(new))
 
         # where no answer came, the service may have taken the request in
-        return await self._answer(found_or_submitted)
+        return await self._answer(taken_up_or_submitted)
 
     async def _canceled(self) -> None:
         titles = self._titles()
@@ -244,27 +245,29 @@ class _Submission:
             wait = min(wait * 1.5, LONGEST_WAIT_HERE if here else LONGEST_WAIT)
 
     async def _answer(self, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """An answer of the service, which may be away for a while; `ServiceFailed` says why not."""
-        started, title = time.monotonic(), self.endpoint.title
-        while True:
-            try:
-                answer = await question()
-                # the adapter takes a cancellation for one more reason to try again
-                if (task := asyncio.current_task()) is not None and task.cancelling():
-                    raise asyncio.CancelledError
-                return answer
-            except httpx.TransportError as problem:
-                if time.monotonic() - started > PATIENCE:
-                    raise ServiceFailed(
-                        f"{title}: no answer for {PATIENCE:.0f} s ({type(problem).__name__})"
-                    ) from None
-                await asyncio.sleep(1)
-            except AuthorizationError:
-                raise ServiceFailed(
-                    f"{title}: the token was refused; renew the one in servicex.yaml"
-                ) from None
-            except (RuntimeError, ValueError) as problem:
-                raise ServiceFailed(f"{title}: {problem}") from None
+        """An answer of the service, asked for again while it is away; else `ServiceXFailed`."""
+        title = self.endpoint.title
+
+        async def asked() -> T:
+            answer = await question()
+            # the adapter takes a cancellation for one more reason to try again
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError
+            return answer
+
+        try:
+            retries = Retries(httpx.TransportError, seconds=PATIENCE, longest=1.0)
+            return await retries.await_call(asked)
+        except httpx.TransportError as problem:
+            raise ServiceXFailed(
+                f"{title}: no answer for {PATIENCE:.0f} s ({type(problem).__name__})"
+            ) from None
+        except AuthorizationError:
+            raise ServiceXFailed(
+                f"{title}: the token was refused; renew the one in servicex.yaml"
+            ) from None
+        except (RuntimeError, ValueError) as problem:
+            raise ServiceXFailed(f"{title}: {problem}") from None
 
     async def _collected(self, request_id: str, status: TransformStatus, own: bool) -> None:
         """Take over the results that have come, each as soon as it is there: a run that is killed
@@ -278,32 +281,35 @@ class _Submission:
             [s for s in self.left if s.record.name not in self.results], sizes, status, suffix
         )
         incoming = self.folder / "downloads"
-        mount, store = self.endpoint.mount, None
+        mount: Path | None = self.endpoint.mount
+        store: Any = None
         if mount is None:
             incoming.mkdir(exist_ok=True)
             store = MinioAdapter.for_transform(status)
 
         async def fetched(name: str, size: int | None) -> Path | None:
-            if store is not None:
-                return await store.download_file(name, str(incoming), expected_size=size)
-            return await _on_volume(mount, request_id, name, size, patience)
+            if mount is not None:
+                return await _on_volume(mount, request_id, name, size, patience)
+            path: Path = await store.download_file(name, str(incoming), expected_size=size)
+            return path
 
-        wanted = [(name, sizes.get(name)) for name in named.values()]
-        paths = await asyncio.gather(*(fetched(*file) for file in wanted))
-        told = [None] * len(paths)
+        paths = await asyncio.gather(*(fetched(name, sizes.get(name)) for name in named.values()))
+        accounts: Sequence[Path | None] = [None] * len(paths)
         if own:
-            told = await asyncio.gather(*(fetched(told_of(name), None) for name, _ in wanted))
-        for source, path, about in zip(named, paths, told, strict=True):
-            if path is None or (own and about is None):
+            accounts = await asyncio.gather(
+                *(fetched(account_name(name), None) for name in named.values())
+            )
+        for source, path, account in zip(named, paths, accounts, strict=True):
+            if path is None or (own and account is None):
                 continue
             result = (
-                _taken_over(self.request, source, path, about, self.folder)
-                if own
-                else _gone_through(self.request, source, path, self.folder)
+                _gone_through(self.request, source, path, self.folder)
+                if account is None
+                else _taken_over(self.request, source, path, account, self.folder)
             )
             remember(self.request, self.folder, result)
             self.results[result.source] = result
-            self.progress.add(result.cost["events"])
+            self.progress.add(result.events_read)
         shutil.rmtree(incoming, ignore_errors=True)
 
     async def _shortfall(
@@ -314,18 +320,17 @@ class _Submission:
         if own and mount is None:
             store = MinioAdapter.for_transform(status)
             with TemporaryDirectory() as name:
-                path = await store.download_file(MANIFEST, name)
-                reasons = _reasons(path)
-        elif own and (path := mount / request_id / MANIFEST).is_file():
+                reasons = _reasons(await store.download_file(MANIFEST, name))
+        elif own and mount is not None and (path := mount / request_id / MANIFEST).is_file():
             reasons = _reasons(path)
         where = "" if mount is None or reasons else f" in {mount} (servicex.mount)"
-        told = [
+        missing_files = [
             ": ".join(filter(None, (source.record.name, reasons.get(_paths(source)))))
             for source in missing
         ]
         return (
             f"{self.endpoint.title}: request {request_id} has no result for {len(missing)} of "
-            f"{len(self.left)} files{where}: {'; '.join(told)}"
+            f"{len(self.left)} files{where}: {'; '.join(missing_files)}"
         )
 
 
@@ -408,11 +413,11 @@ def _named(
     nameless = set(sizes) <= {"none"} and status.files_completed == status.files
     named = {}
     for source in left:
-        ours = result_name(_paths(source), suffix)
-        candidates = [ours, *map(_upstream_name, source.urls)]
-        there = [name for name in candidates if name in sizes]
-        if there or nameless:
-            named[source] = (there or candidates[1:])[0]
+        own = result_name(_paths(source), suffix)
+        candidates = [own, *map(_upstream_name, source.urls)]
+        present = [name for name in candidates if name in sizes]
+        if present or nameless:
+            named[source] = (present or candidates[1:])[0]
     return named
 
 
@@ -454,7 +459,7 @@ def _taken_over(
     """A result of our own code generator, which is as we want it."""
     result = FileResult.from_json(read_json(about), str(about))
     # of a skim, those it holds, and not its original's
-    agrees(result.source_url, "events", result.cost["events"], source.record.events)
+    agrees(result.source_url, "events", result.events_read, source.record.events)
     output = output_name(source, request.format)
     link(path, folder / output)
     return replace(result, source=source.record.name, output=output)

@@ -1,7 +1,7 @@
 """The work of a transform on one file: read columns, keep the selected events, write them."""
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from math import isfinite
@@ -13,7 +13,7 @@ import numpy as np
 from awkward.contents import RecordArray
 
 from looseleaf.cost import Stopwatch
-from looseleaf.errors import DataFileError, ReadFailed, reading
+from looseleaf.errors import DataFileError, RemoteReadFailed, reading
 from looseleaf.files import adler32, adler32_of, whole
 from looseleaf.nanoaod import TREE, Events, choose_branches, open_events
 from looseleaf.objects.branches import (
@@ -144,6 +144,11 @@ class FileResult:
     bare: bool
     cost: dict[str, float]
 
+    @property
+    def events_read(self) -> int:
+        """How many events were gone through: of a skim, those that it holds."""
+        return int(self.cost["events"])
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -168,10 +173,10 @@ def collections_of(branches: list[str], present: set[str]) -> dict[str, list[str
 def transform_file(task: FileTask) -> FileResult:
     """Carry out a request on one file; the result stands whole at `task.output` or not at all.
 
-    The URLs are tried in turn until one gives the whole file. Raises `DataFileError` if none
-    does, and `ReadFailed` if a later try may do: if the file lacks a branch, can't be read to its
-    end, or has another size, number of events or, on this machine and where it is to be verified,
-    checksum than the catalogue says.
+    The URLs are tried in turn until one gives the whole file. Raises `DataFileError` if none does
+    (the file lacks a branch, can't be read to its end, or has another size, number of events or, on
+    this machine and where it is to be verified, checksum than the catalogue says), and
+    `RemoteReadFailed` if a later try may do.
     """
     if not task.urls:
         raise DataFileError(f"{task.name}: nowhere to read it from: the site has no redirectors")
@@ -182,7 +187,7 @@ def transform_file(task: FileTask) -> FileResult:
             return _transform(task, url, problems)
         except DataFileError as problem:
             problems.append(str(problem))
-            failure = ReadFailed if isinstance(problem, ReadFailed) else failure
+            failure = RemoteReadFailed if isinstance(problem, RemoteReadFailed) else failure
     raise failure("; ".join(problems))
 
 
@@ -198,8 +203,8 @@ def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
         if task.expected_adler32 is not None and (task.verify or "://" not in url):
             with reading(url):
                 # what comes from elsewhere through the connection that its events come through
-                found = adler32_of(file.blocks()) if "://" in url else adler32(url)
-            agrees(url, "as its adler32", found, task.expected_adler32)
+                checksum = adler32_of(file.blocks()) if "://" in url else adler32(url)
+            agrees(url, "as its adler32", checksum, task.expected_adler32)
         original, sums, seen = _known(file, task, url), Sums(), Seen()
         identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{task.work}:{file.uuid}")
         with create(part, task.format, identity) as result:
@@ -254,16 +259,16 @@ def _known(file: Events, task: FileTask, url: str) -> dict[str, Any] | None:
     # of Parquet only these columns are read whole
     name, sums = task.original or task.queries[0].tree, Sums()
     tree = _tree(file, name, url)
-    there = tree.keys(recursive=False)
+    present = tree.keys(recursive=False)
     query = task.queries[0]
-    asked = there
+    asked = present
     if task.original is None:
         # what is missing is told when the query is carried out
         listed = {name for column in query.columns for name in column.split("|")}
-        asked = [name for name in there if name in listed] + _matching(query, tree)
-    wanted = [n for n in (WEIGHT, EFT_COEFFICIENTS) if n in there]
-    wanted += filter(is_theory_weight, dict.fromkeys(asked))
-    for arrays in steps(tree, url, wanted or there[:1]):
+        asked = [name for name in present if name in listed] + _matching(query, tree)
+    needed = [n for n in (WEIGHT, EFT_COEFFICIENTS) if n in present]
+    needed += filter(is_theory_weight, dict.fromkeys(asked))
+    for arrays in steps(tree, url, needed or present[:1]):
         _add(sums, arrays, None, url)
     return counted(sums, file, url, name)
 
@@ -344,8 +349,10 @@ def _of_events(sums: "Sums", file: Events, url: str, tree: str) -> dict[str, Any
     eft = sums.eft_in
     if eft is None and sums.events_in:
         # the skim may not have asked for them: that they are there is to be known
-        there = {name.removeprefix("n") for name in _tree(file, tree, url).keys(recursive=False)}
-        eft = [] if EFT_COEFFICIENTS in there else None
+        collections = {
+            name.removeprefix("n") for name in _tree(file, tree, url).keys(recursive=False)
+        }
+        eft = [] if EFT_COEFFICIENTS in collections else None
     return {
         "events": sums.events_in,
         "sum_of_weights": sums.weights_in,
@@ -441,10 +448,11 @@ def _planned(query: TreeQuery, tree: Any, url: str) -> _Plan:
     present = tree.keys(recursive=False)
     cut = Expression(query.cut) if query.cut is not None and tree.num_entries else None
     computed = {name: Expression(text) for name, text in query.computed}
-    names = {name for part in (cut, *computed.values()) if part is not None for name in part.names}
-    lacking = [c for c in (*query.columns, *sorted(names)) if first_present(c, present) is None]
-    never = [n for c in lacking if is_trigger(c) for n in c.split("|")] if query.may_lack else []
-    never = list(dict.fromkeys(never))
+    names = sorted(
+        {n for part in (cut, *computed.values()) if part is not None for n in part.names}
+    )
+    lacking = [c for c in (*query.columns, *names) if first_present(c, present) is None]
+    never = _never_fired(lacking) if query.may_lack else []
     forgiven = [c for c in lacking if not tree.num_entries or set(c.split("|")) <= set(never)]
     if not tree.num_entries:
         computed = {n: part for n, part in computed.items() if part.names.isdisjoint(lacking)}
@@ -452,16 +460,27 @@ def _planned(query: TreeQuery, tree: Any, url: str) -> _Plan:
     def chosen(columns: Iterable[str]) -> list[str]:
         return choose_branches(url, present, [c for c in columns if c not in forgiven])
 
-    branches = chosen(query.columns) + _matching(query, tree)
-    if query.to == TREE:
-        branches += [name for name in ALWAYS if name in present]
-    branches = list(dict.fromkeys(branches))
+    always = ALWAYS if query.to == TREE else ()
+    branches = _once(chosen(query.columns), _matching(query, tree), _among(always, present))
     groups = collections_of(branches, set(present))
-    beside = chosen(sorted(names)) + [n for n in (f"n{c}" for c in groups) if n in present]
-    # nothing is summed up without it
-    beside += [WEIGHT] if WEIGHT in present else []
-    read = list(dict.fromkeys([*branches, *beside]))
+    # nothing is summed up without the weight
+    beside = _among([*(f"n{c}" for c in groups), WEIGHT], present)
+    read = _once(branches, chosen(names), beside)
     return _Plan(present, branches, read, groups, lacking, never, cut, computed)
+
+
+def _never_fired(lacking: Iterable[str]) -> list[str]:
+    """The trigger paths among columns that a tree lacks."""
+    return _once(name for column in lacking if is_trigger(column) for name in column.split("|"))
+
+
+def _once(*names: Iterable[str]) -> list[str]:
+    """Names in their order, each once."""
+    return list(dict.fromkeys(name for part in names for name in part))
+
+
+def _among(names: Iterable[str], present: Sequence[str]) -> list[str]:
+    return [name for name in names if name in present]
 
 
 def _identified(
@@ -539,15 +558,15 @@ def _grouped(computed: list[str], collections: tuple[str, ...]) -> dict[str, lis
 def _matching(query: TreeQuery, tree: Any) -> list[str]:
     if not query.patterns and not query.typenames:
         return []
-    found = tree.keys(
+    branches: list[str] = tree.keys(
         recursive=False,
         filter_name=list(query.patterns) or None,
         filter_typename=list(query.typenames) or None,
     )
-    if not found and not query.columns and not query.computed and tree.num_entries:
+    if not branches and not query.columns and not query.computed and tree.num_entries:
         asked = ", ".join((*query.patterns, *query.typenames))
         raise DataFileError(f"{query.tree}: no branch matches {asked}")
-    return found
+    return branches
 
 
 def agrees(url: str, what: str, found: int | str, expected: int | str | None) -> None:
@@ -565,10 +584,10 @@ def _sections(file: Events, url: str, events: str) -> Sections | None:
     name = next((n for n in (LUMINOSITY_BLOCKS, events) if n in file.directory), None)
     if name is None or not {"run", "luminosityBlock"} <= set(file.directory[name].keys()):
         return None
-    found = [*steps(file.directory[name], url, ["run", "luminosityBlock"])]
+    parts = [*steps(file.directory[name], url, ["run", "luminosityBlock"])]
     return sections(
         *(
-            np.concatenate([ak.to_numpy(part[n]) for part in found])
+            np.concatenate([ak.to_numpy(part[n]) for part in parts])
             for n in ("run", "luminosityBlock")
         )
     )
@@ -597,7 +616,8 @@ def _step(tree: Any, branches: list[str]) -> int:
     basket, each a request to a storage elsewhere. An RNTuple states none.
     """
     sizes = [getattr(tree[name], "uncompressed_bytes", 0) for name in branches]
-    return max(1, min(STEP, STEP_BYTES * tree.num_entries // max(sum(sizes), 1)))
+    entries: int = tree.num_entries
+    return max(1, min(STEP, STEP_BYTES * entries // max(sum(sizes), 1)))
 
 
 def _add(sums: "Sums", arrays: ak.Array, mask: np.ndarray | None, url: str) -> None:

@@ -49,7 +49,7 @@ def result_name(path: str, suffix: str) -> str:
     return f"{tail}-{sha1(path.encode()).hexdigest()[:16]}{suffix}"
 
 
-def told_of(output: str) -> str:
+def account_name(output: str) -> str:
     """The name of the file beside a result that says what it is."""
     return f"{output}.json"
 
@@ -97,31 +97,31 @@ def remember(request: Request, folder: Path, result: FileResult) -> None:
     """Write down, beside the result of a file, what it is."""
     source = next(s for s in request.sources if s.record.name == result.source)
     value = {"key": _key(request, source), "result": result.to_json()}
-    write_json(folder / told_of(result.output), value)
+    write_json(folder / account_name(result.output), value)
 
 
 def made_before(request: Request, folder: Path) -> dict[str, FileResult]:
     """Results by source that this request or another left whole; another's are linked into
     `folder`."""
-    found = {}
+    results = {}
     folders = [folder, *(path for path in folder.parent.iterdir() if path != folder)]
     for source in request.sources:
         output, key = output_name(source, request.format), _key(request, source)
         for place in folders:
-            record = place / told_of(output)
+            record = place / account_name(output)
             made = place / output
-            result = _told(record, key) if record.is_file() else None
+            result = _recorded(record, key) if record.is_file() else None
             if result is None or not _stands(made, result):
                 continue
             if place != folder:
                 link(made, folder / output)
                 remember(request, folder, result)
-            found[result.source] = result
+            results[result.source] = result
             break
-    return found
+    return results
 
 
-def _told(record: Path, key: str) -> FileResult | None:
+def _recorded(record: Path, key: str) -> FileResult | None:
     """The result that a record is of; None if it is another's, or damaged."""
     try:
         value = read_json(record)

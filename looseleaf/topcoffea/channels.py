@@ -56,20 +56,22 @@ class Channel:
     regions: tuple[Region, ...]
 
 
-def channels_of(analysis: Mapping[str, Any]) -> dict[str, Channel]:
-    """The channels of an analysis by name, multiplied out: `2lss_p_ee_4j`.
+def channels_of(
+    declared: Mapping[str, Any], cuts: Mapping[str, str] | None = None
+) -> dict[str, Channel]:
+    """The declared channels by name, multiplied out: `2lss_p_ee_4j`. `cuts` are by name.
 
     Raises `ConfigError` naming the key for an undefined cut, a region, a flavour or a number of
     jets that can't be read, for a name that is no word, and for two channels of one name.
     """
     channels: dict[str, Channel] = {}
-    for name, declared in analysis["channels"].items():
-        if isinstance(declared, str):
+    for name, cut in declared.items():
+        if isinstance(cut, str):
             regions = (Region(SIGNAL, "", True), Region(NONPROMPT, "", False))
-            mine = {name: Channel((declared,), regions)}
+            multiplied = {name: Channel((cut,), regions)}
         else:
-            mine = _block(name, declared, analysis.get("cuts", {}))
-        for channel, value in mine.items():
+            multiplied = _block(name, cut, cuts or {})
+        for channel, value in multiplied.items():
             if channel in channels:
                 raise ConfigError(f"channels.{name}: the channel {channel!r} is there twice")
             channels[channel] = value

@@ -1,7 +1,6 @@
 """Normalising the processed datasets of a topcoffea analysis, and tabulating the yields."""
 
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,15 @@ from typing import Any
 import hist
 import numpy as np
 
+from looseleaf.efthist import EFTHist
 from looseleaf.errors import DataFileError
 from looseleaf.files import whole, write_json
 from looseleaf.histograms.coverage import observable_edges, refuse_most_beyond, weighed
-from looseleaf.objects.columns import varies
+from looseleaf.losses import say
 from looseleaf.objects.names import COVERAGE
 from looseleaf.records import original_of
+from looseleaf.topcoffea.analysis import Systematics, TopCoffeaAnalysis, varies
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, SIGNAL, weighed_alone
-from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.naming import card_channel
 from looseleaf.topcoffea.normalisation import factors_of
 from looseleaf.topcoffea.processor import (
@@ -39,7 +39,7 @@ Varied = dict[str, EFTHist]
 
 
 def combine(
-    analysis: Mapping[str, Any],
+    analysis: TopCoffeaAnalysis,
     datasets: Mapping[str, Mapping[str, Any]],
     processed: Mapping[str, str],
     ledgers: Mapping[str, str],
@@ -81,21 +81,20 @@ def combine(
     everything = sum(covered[1:], start=covered[0])
     refuse_most_beyond(analysis, everything, observable_edges(analysis), "events")
     losses = beyond_axes(analysis, everything)
-    about = {"analysis": analysis["name"], "lumi_ifb": analysis["lumi_ifb"]}
+    about = {"analysis": analysis.name, "lumi_ifb": analysis.lumi_ifb}
     write_histograms(histograms, total, about)
     channels = yields_of(analysis, next(iter(total.values())))
-    if "nonprompt" in analysis:
+    if analysis.nonprompt is not None:
         about["capped_leptons"] = failing[CAPPED]
         about["leptons_in_empty_bins"] = failing[UNMEASURED]
     if failing[UNMEASURED]:
-        print(
-            f"topcoffea {analysis['name']}: {failing[UNMEASURED]} failing leptons of data lie in "
-            "empty bins of the maps and predict nothing; wider bins would tell",
-            file=sys.stderr,
+        message = (
+            f"{failing[UNMEASURED]} failing leptons of data lie in empty bins of the maps and "
+            "predict nothing; wider bins would tell"
         )
+        say(f"topcoffea {analysis.name}", [message])
     about["card_channels"] = {channel: card_channel(channel) for channel in channels}
-    for loss in losses:
-        print(f"topcoffea {analysis['name']}: {loss.message}", file=sys.stderr)
+    say(f"topcoffea {analysis.name}", (loss.message for loss in losses))
     about["losses"] = [loss.to_json() for loss in losses]
     write_json(yields, {**about, "channels": channels})
     with whole(table) as part:
@@ -106,11 +105,11 @@ def _by_process(
     filled: EFTHist,
     dataset: Mapping[str, Any],
     factors: Mapping[str, float],
-    analysis: Mapping[str, Any],
+    analysis: TopCoffeaAnalysis,
 ) -> dict[str, Varied]:
     """The variations of one dataset by process: itself, or its part of a prediction."""
     out: dict[str, Varied] = {}
-    systematics = analysis.get("systematics", {})
+    systematics = analysis.systematics
     own = DATA if dataset["data"] else dataset["process"]
     for systematic in filled.categories(SYSTEMATIC):
         scaled = filled.select(**{SYSTEMATIC: systematic}).scaled(
@@ -121,16 +120,16 @@ def _by_process(
         only = weighed_alone(systematic)
         if only is None:
             out.setdefault(own, {})[label] = scaled.select(**{REGION: SIGNAL})
-        if "nonprompt" in analysis and only in (None, NONPROMPT):
+        if analysis.nonprompt is not None and only in (None, NONPROMPT):
             region = scaled.select(**{REGION: NONPROMPT})
             if not dataset["data"]:
                 # prompt leptons are taken out as the Standard Model has them
                 region = region.frozen().scaled(-1.0)
             out.setdefault(NONPROMPT, {})[label] = region
-        if "flips" in analysis and dataset["data"] and only in (None, FLIPS):
+        if analysis.flips is not None and dataset["data"] and only in (None, FLIPS):
             out.setdefault(FLIPS, {})[label] = scaled.select(**{REGION: FLIPS})
     nominal = out[own][NOMINAL]
-    for name, rate in systematics.get("rate", {}).items():
+    for name, rate in systematics.rate.items():
         applies = varies(rate, own) and not dataset["data"]
         if applies and not rate.get("correlated", True):
             # years that move by themselves make it a variation of the sum's shape
@@ -148,16 +147,14 @@ def up_and_down(value: Any) -> tuple[float, float]:
     return value, 1 / value
 
 
-def _decorrelated(
-    systematic: str, dataset: Mapping[str, Any], systematics: Mapping[str, Any]
-) -> str:
+def _decorrelated(systematic: str, dataset: Mapping[str, Any], systematics: Systematics) -> str:
     """A variation's name, with the year where each has a nuisance of its own."""
     for direction in ("Up", "Down"):
         name = systematic.removesuffix(direction)
         if name == systematic:
             continue
-        for kind in ("shape", "theory"):
-            if not systematics.get(kind, {}).get(name, {}).get("correlated", True):
+        for of_kind in (systematics.shape, systematics.theory):
+            if not of_kind.get(name, {}).get("correlated", True):
                 return f"{name}_{dataset['year']}{direction}"
     return systematic
 
@@ -177,16 +174,16 @@ def _added(by_process: Mapping[str, list[Varied]]) -> EFTHist:
     return total
 
 
-def yields_of(analysis: Mapping[str, Any], filled: EFTHist) -> dict[str, Any]:
+def yields_of(analysis: TopCoffeaAnalysis, filled: EFTHist) -> dict[str, Any]:
     """Events by channel, process and EFT point, what lies beyond the axis included.
 
     Data is shown where the analysis says `unblind`.
     """
     nominal = filled.select(**{SYSTEMATIC: NOMINAL}).project(PROCESS, CHANNEL)
     processes, channels = nominal.categories(PROCESS), nominal.categories(CHANNEL)
-    shown = [p for p in processes if p != DATA or analysis.get("unblind", False)]
+    shown = [p for p in processes if p != DATA or analysis.unblind]
     out: dict[str, Any] = {c: {p: {} for p in shown} for c in channels}
-    for label, point in analysis["points"].items():
+    for label, point in analysis.points.items():
         view = nominal.at(point).view()
         for process in shown:
             i = processes.index(process)

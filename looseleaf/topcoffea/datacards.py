@@ -1,6 +1,5 @@
 """The statistical model of a topcoffea analysis: Combine datacards, and a pyhf workspace."""
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +10,14 @@ import numpy as np
 import pyhf
 from numpy.typing import NDArray
 
+from looseleaf.efthist import EFTHist
 from looseleaf.errors import DataFileError
 from looseleaf.files import whole, write_json
 from looseleaf.histograms.store import write_root
+from looseleaf.losses import say
+from looseleaf.topcoffea.analysis import TopCoffeaAnalysis
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT
 from looseleaf.topcoffea.combine import up_and_down
-from looseleaf.topcoffea.efthist import EFTHist
 from looseleaf.topcoffea.naming import OBSERVED, card_channel
 from looseleaf.topcoffea.store import read_histograms
 from looseleaf.topcoffea.templates import (
@@ -45,41 +46,39 @@ class ChannelModel:
 
 
 def write_datacards(
-    analysis: Mapping[str, Any],
+    analysis: TopCoffeaAnalysis,
     histograms: str | Path,
-    cards: Sequence[str],
-    templates: Sequence[str],
+    cards: Mapping[str, str],
+    templates: Mapping[str, str],
     workspace: str | Path,
 ) -> None:
     """Write a card and a ROOT file of templates for each channel, and a workspace of them all.
 
-    `cards` and `templates` are named after their channels. Observed is the Standard Model's
+    `cards` and `templates` are paths by channel. Observed is the Standard Model's
     prediction (Asimov), unless the analysis says `unblind`. A channel that nothing is expected in
     is no part of the model: its file says so and is no card, and the workspace lacks it. Raises
     `DataFileError` if there is nothing in any channel.
     """
-    settings = analysis.get("datacards", {})
     found, _ = read_histograms(histograms)
-    observable = settings.get("observable", next(iter(analysis["observables"])))
+    observable = analysis.card_observable
     filled = found[observable]
-    wanted = settings.get("coefficients", filled.coefficients)
-    coefficients = kept_coefficients(filled, analysis["signal"], wanted)
-    channels = {
-        Path(card).stem: channel_model(analysis, filled, Path(card).stem, coefficients)
-        for card in cards
-    }
+    wanted = analysis.datacards.coefficients
+    wanted = filled.coefficients if wanted is None else wanted
+    coefficients = kept_coefficients(filled, analysis.signal, wanted)
+    channels = {name: channel_model(analysis, filled, name, coefficients) for name in cards}
     fitted = {name: model for name, model in channels.items() if model.templates}
     if not fitted:
         raise DataFileError(
-            f"analysis {analysis['name']}: nothing is expected in any channel: is a process "
+            f"analysis {analysis.name}: nothing is expected in any channel: is a process "
             "missing, or are the cuts too tight?"
         )
-    for note in _of_the_cards(wanted, coefficients, cards, channels):
-        print(f"topcoffea {analysis['name']}: {note}", file=sys.stderr)
-    for (channel, model), card, root in zip(channels.items(), cards, templates, strict=True):
+    folder = Path(next(iter(cards.values()))).parent
+    say(f"topcoffea {analysis.name}", _of_the_cards(wanted, coefficients, folder, channels))
+    for channel, model in channels.items():
+        root = templates[channel]
         write_root(root, _histograms(channel, model, filled.axes[observable]))
         text = card_text(analysis, channel, Path(root).name, model, list(fitted))
-        with whole(card) as part:
+        with whole(cards[channel]) as part:
             part.write_text(text)
     write_json(workspace, workspace_of(analysis, fitted, coefficients))
 
@@ -87,7 +86,7 @@ def write_datacards(
 def _of_the_cards(
     wanted: Sequence[str],
     coefficients: Sequence[str],
-    cards: Sequence[str],
+    folder: Path,
     channels: Mapping[str, ChannelModel],
 ) -> Iterator[str]:
     """What the log is to say of all cards."""
@@ -97,7 +96,6 @@ def _of_the_cards(
             f"the coefficients {', '.join(idle)} move no signal by more than {NEGLIGIBLE:g} of the "
             "Standard Model in any bin, and no card has them"
         )
-    folder = Path(cards[0]).parent
     stale = sorted(path.name for path in folder.glob("*.txt") if path.stem not in channels)
     if stale:
         yield (
@@ -110,10 +108,10 @@ def _of_the_cards(
 
 
 def channel_model(
-    analysis: Mapping[str, Any], filled: EFTHist, channel: str, coefficients: Sequence[str]
+    analysis: TopCoffeaAnalysis, filled: EFTHist, channel: str, coefficients: Sequence[str]
 ) -> ChannelModel:
     """The templates of a channel that aren't empty, as Combine takes them, and what is observed."""
-    every = templates_of(filled, channel, analysis["signal"], coefficients)
+    every = templates_of(filled, channel, analysis.signal, coefficients)
     axis = filled.axes[-1]
     nothing = np.zeros(len(axis))
     observed = np.sum([nothing, *[t.values for t in every if t.process == DATA]], axis=0)
@@ -138,7 +136,7 @@ def channel_model(
         for label, names in lost.items()
     ]
     expected = np.sum([nothing, *[t.values for t in model if t.part in ("", "sm")]], axis=0)
-    if not analysis.get("unblind", False):
+    if not analysis.unblind:
         observed = expected
     notes += _of_the_channel(model, expected, observed, axis)
     return ChannelModel(model, observed, notes)
@@ -216,9 +214,9 @@ def _applies(systematic: Mapping[str, Any], template: Template) -> bool:
     return template.process in systematic.get("processes", [template.process] if simulated else [])
 
 
-def rates_of(analysis: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def rates_of(analysis: TopCoffeaAnalysis) -> dict[str, Mapping[str, Any]]:
     """The rate systematics that are one nuisance; those of single years are shapes."""
-    rates = analysis.get("systematics", {}).get("rate", {})
+    rates = analysis.systematics.rate
     return {name: rate for name, rate in rates.items() if rate.get("correlated", True)}
 
 
@@ -250,7 +248,7 @@ def _histograms(channel: str, model: ChannelModel, axis: Any) -> dict[str, hist.
 
 
 def card_text(
-    analysis: Mapping[str, Any],
+    analysis: TopCoffeaAnalysis,
     channel: str,
     root: str,
     model: ChannelModel,
@@ -263,7 +261,7 @@ def card_text(
     events: where the signal's statistics matter, its errors are too wide.
     """
     name, templates = card_channel(channel), model.templates
-    title = " ".join(analysis["title"].split())
+    title = " ".join(analysis.title.split())
     together = " ".join(f"{card_channel(one)}={one}.txt" for one in fitted)
     comments = [
         f"{title}: channel {channel}, here and in the workspace {name}",
@@ -272,30 +270,11 @@ def card_text(
     ]
     if not templates:
         return "".join(f"# {line}\n" for line in comments)
-    signals = [template for template in templates if template.part]
-    numbers = {t.name: index - len(signals) + 1 for index, t in enumerate(signals)}
-    backgrounds = [template for template in templates if not template.part]
-    numbers |= {template.name: index for index, template in enumerate(backgrounds, start=1)}
-    # digits enough for what is rare, which would be nothing to Combine if it were 0.000000
-    rows: list[list[str]] = [
-        ["bin", "", *[name] * len(templates)],
-        ["process", "", *[template.name for template in templates]],
-        ["process", "", *[str(numbers[template.name]) for template in templates]],
-        ["rate", "", *[f"{template.values.sum():.9g}" for template in templates]],
-    ]
-    for nuisance, rate in rates_of(analysis).items():
-        up, down = up_and_down(rate["value"])
-        text = f"{up:.9g}" if isinstance(rate["value"], (int, float)) else f"{down:.9g}/{up:.9g}"
-        there = [text if _applies(rate, t) else "-" for t in templates]
-        # one that nothing here goes by is none to Combine, nor to the workspace
-        rows += [[nuisance, "lnN", *there]] if text in there else []
-    for nuisance in _shapes(templates):
-        there = ["1" if f"{nuisance}Up" in t.variations else "-" for t in templates]
-        rows.append([nuisance, "shape", *there])
+    rows = [*_rates(name, templates), *_nuisances(analysis, templates)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     rule = "-" * 80
-    threshold = analysis.get("datacards", {}).get("auto_mc_stats", 10)
+    threshold = analysis.datacards.auto_mc_stats
     return "\n".join([
         *[f"# {line}" for line in comments],
         "imax 1", "jmax *", "kmax *", rule,
@@ -307,8 +286,38 @@ def card_text(
     ])  # fmt: skip
 
 
+def _rates(name: str, templates: Sequence[Template]) -> list[list[str]]:
+    """The rows of a card's processes: the channel, their names, numbers and rates."""
+    signals = [template for template in templates if template.part]
+    numbers = {t.name: index - len(signals) + 1 for index, t in enumerate(signals)}
+    backgrounds = [template for template in templates if not template.part]
+    numbers |= {template.name: index for index, template in enumerate(backgrounds, start=1)}
+    # digits enough for what is rare, which would be nothing to Combine if it were 0.000000
+    return [
+        ["bin", "", *[name] * len(templates)],
+        ["process", "", *[template.name for template in templates]],
+        ["process", "", *[str(numbers[template.name]) for template in templates]],
+        ["rate", "", *[f"{template.values.sum():.9g}" for template in templates]],
+    ]
+
+
+def _nuisances(analysis: TopCoffeaAnalysis, templates: Sequence[Template]) -> list[list[str]]:
+    """The rows of a card's nuisances: factors on processes, then shapes."""
+    rows: list[list[str]] = []
+    for nuisance, rate in rates_of(analysis).items():
+        up, down = up_and_down(rate["value"])
+        text = f"{up:.9g}" if isinstance(rate["value"], (int, float)) else f"{down:.9g}/{up:.9g}"
+        cells = [text if _applies(rate, t) else "-" for t in templates]
+        # one that nothing here goes by is none to Combine, nor to the workspace
+        rows += [[nuisance, "lnN", *cells]] if text in cells else []
+    for nuisance in _shapes(templates):
+        cells = ["1" if f"{nuisance}Up" in t.variations else "-" for t in templates]
+        rows.append([nuisance, "shape", *cells])
+    return rows
+
+
 def workspace_of(
-    analysis: Mapping[str, Any],
+    analysis: TopCoffeaAnalysis,
     channels: Mapping[str, ChannelModel],
     coefficients: Sequence[str],
 ) -> dict[str, Any]:
@@ -355,7 +364,7 @@ def workspace_of(
     ]
     poi = next((part for part in parts[1:] if part in used), "")
     config = {"poi": poi, "parameters": parameters}
-    spec["measurements"] = [{"name": analysis["name"], "config": config}]
+    spec["measurements"] = [{"name": analysis.name, "config": config}]
     pyhf.schema.validate(spec, "workspace.json")
     return spec
 
@@ -378,7 +387,7 @@ def _statistical_errors(model: Sequence[Template]) -> list[list[float]]:
     return [(relative * contents).tolist(), *[nothing] * (len(model) - 1)]
 
 
-def _modifiers(analysis: Mapping[str, Any], template: Template) -> list[dict[str, Any]]:
+def _modifiers(analysis: TopCoffeaAnalysis, template: Template) -> list[dict[str, Any]]:
     modifiers: list[dict[str, Any]] = []
     if template.part:
         modifiers.append({"name": template.part, "type": "normfactor", "data": None})

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from looseleaf.efthist import quadratic_terms
 from looseleaf.errors import DataFileError
 from looseleaf.objects.branches import EFT_COEFFICIENTS
-from looseleaf.objects.columns import varies
 from looseleaf.objects.weights import scale_to_luminosity
-from looseleaf.topcoffea.efthist import quadratic_terms
+from looseleaf.topcoffea.analysis import TopCoffeaAnalysis, varies
 from looseleaf.topcoffea.processor import NOMINAL
 
 # a sum that a sample file states and one that was made of its events, in single precision
@@ -41,7 +41,7 @@ def check_coefficients(name: str, declared: Mapping[str, Any], original: Mapping
 def factors_of(
     name: str,
     dataset: Mapping[str, Any],
-    analysis: Mapping[str, Any],
+    analysis: TopCoffeaAnalysis,
     original: Mapping[str, Any],
 ) -> dict[str, float]:
     """What the weights of a dataset are multiplied with, by variation where theory weights have
@@ -51,11 +51,10 @@ def factors_of(
     a sum isn't positive, if the ledger lacks one, and, naming file and key, if a sum or the number
     of events isn't what is declared.
     """
-    lumi = analysis["lumi_ifb"]
-    lumi = lumi[dataset["year"]] if isinstance(lumi, Mapping) else lumi
-    found = _sum_of_weights(name, dataset, analysis.get("normalise", "ledger"), original)
+    lumi = analysis.luminosity_of(dataset.get("year"))
+    found = _sum_of_weights(name, dataset, analysis.normalise, original)
     factors = {NOMINAL: scale_to_luminosity(name, dataset, lumi, found)}
-    for systematic, theory in analysis.get("systematics", {}).get("theory", {}).items():
+    for systematic, theory in analysis.systematics.theory.items():
         if dataset["data"] or not varies(theory, dataset["process"]):
             continue
         for direction in ("Up", "Down"):
@@ -67,7 +66,7 @@ def factors_of(
 def _theory_sum(
     name: str,
     dataset: Mapping[str, Any],
-    analysis: Mapping[str, Any],
+    analysis: TopCoffeaAnalysis,
     theory: Mapping[str, Any],
     direction: str,
     original: Mapping[str, Any],
@@ -75,7 +74,7 @@ def _theory_sum(
     """The ledger's sum of a theory weight, held against what the dataset declares of it."""
     key = theory.get("sums", "") + direction
     stated = dataset.get("sums_of_weights", {}).get(key)
-    if analysis.get("normalise", "ledger") == "declared":
+    if analysis.normalise == "declared":
         _check_complete(name, dataset, original)
         return stated
     branch, place = theory["branch"], theory[direction.lower()]

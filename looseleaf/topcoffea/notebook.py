@@ -8,17 +8,28 @@ out = Runner(IterativeExecutor(), schema=SkimmedNanoAOD)(fileset, processor)
 out["ht"].select(region="signal", systematic="nominal").at({"ctG": 1.0})
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from looseleaf.config import eft_analysis
+from looseleaf.config.checks import check_columns, check_primaries, check_rising
+from looseleaf.config.listed import read_samples, url_of
+from looseleaf.config.schemas import check, schema
+from looseleaf.config.settings import find, read_analysis
+from looseleaf.errors import ConfigError
 from looseleaf.files import read_json
+from looseleaf.layout import workflow_folder
 from looseleaf.nanoaod import TREE
+from looseleaf.objects.analysis import Analysis
+from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.runner import SkimmedNanoAOD
-from looseleaf.topcoffea.process import metadata_of, processor_of
+from looseleaf.processing.stage import event_metadata
+from looseleaf.topcoffea.analysis import TopCoffeaAnalysis
+from looseleaf.topcoffea.checks import check_processes, check_regions, check_years
+from looseleaf.topcoffea.declaration import TopCoffea
+from looseleaf.topcoffea.process import processor_of
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
-from looseleaf.topcoffea.samples import read_samples, url_of
+from looseleaf.yaml_files import read_yaml
 
 __all__ = ["SkimmedNanoAOD", "configured"]
 
@@ -49,8 +60,43 @@ def configured(
                 for file in read_json(sample["listed"]["file"])["files"]
                 if file not in sample.get("leave_out", [])
             },
-            "metadata": metadata_of(settings, sample),
+            "metadata": {**event_metadata(settings, sample), **settings.metadata(name, sample)},
         }
         for name, sample in declared.items()
     }
     return fileset, processor_of(settings, points, declared, maps, flips)
+
+
+def eft_analysis(
+    path: Path,
+    working_points: Path,
+    samples: Mapping[str, Any],
+    measured: Iterable[Path] = (),
+) -> tuple[TopCoffeaAnalysis, dict[str, Any]]:
+    """A topcoffea analysis by itself and the working points, for samples other than its own.
+
+    `measured` are the analyses whose maps it applies. Working points that aren't in the
+    working folder are looked for beside the Snakefile, or in the installed package. Raises
+    `ConfigError` naming file and key.
+    """
+    working_points = find(str(working_points), workflow_folder(), "working_points")
+    base = working_points.parent.parent
+    declared = read_analysis(path, base)
+    if not isinstance(declared, TopCoffeaAnalysis):
+        raise ConfigError(f"{path}: kind: {declared.kind!r} should be {TopCoffeaAnalysis.kind!r}")
+    points = read_yaml(working_points)
+    check(points, schema("working_points"), str(working_points))
+    others: dict[str, Analysis] = {}
+    for map_path in measured:
+        one = read_analysis(map_path, base)
+        others[one.name] = one
+    analysis = TopCoffea().completed(declared, others, samples, str(path))
+    check_regions(analysis, str(path))
+    check_processes((sample for sample in samples.values() if not sample["data"]), str(path))
+    check_years(analysis, samples, str(path))
+    data = {name: sample for name, sample in samples.items() if sample["data"]}
+    check_primaries(analysis.triggers, data, str(path), complete=False)
+    for name, observable in analysis.observables.items():
+        check_rising(observable["edges"], f"{path}: observables.{name}")
+    check_columns(analysis, samples.values(), WorkingPoints(points, str(working_points)), str(path))
+    return analysis, points

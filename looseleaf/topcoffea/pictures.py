@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.special import xlogy
 
+from looseleaf.efthist import EFTHist
 from looseleaf.histograms import plots
-from looseleaf.topcoffea.channels import DATA, channels_of
-from looseleaf.topcoffea.efthist import EFTHist
+from looseleaf.topcoffea.analysis import TopCoffeaAnalysis
+from looseleaf.topcoffea.channels import DATA
 from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, SYSTEMATIC
 from looseleaf.topcoffea.store import eft_histograms, read_histograms
 from looseleaf.topcoffea.templates import folded
@@ -30,25 +31,25 @@ LARGEST_RATIO = 6.0
 
 
 def pictures(
-    analysis: Mapping[str, Any],
+    analysis: TopCoffeaAnalysis,
     histograms: str | Path,
     folder: str | Path,
     label: str,
     energies: str = "13",
 ) -> None:
     """Each observable in each channel, and the curve of each coefficient to scan."""
-    lumi = analysis["lumi_ifb"]
+    lumi = analysis.lumi_ifb
     lumi = sum(lumi.values()) if isinstance(lumi, Mapping) else lumi
     found = eft_histograms(read_histograms(histograms)[0])
     beams = {"lumi_ifb": lumi, "energies": energies}
     nominal = {name: filled.select(**{SYSTEMATIC: NOMINAL}) for name, filled in found.items()}
     for observable, filled in nominal.items():
-        for channel in channels_of(analysis):
+        for channel in analysis.multiplied_channels():
             fig, ax = stack(analysis, filled.select(**{CHANNEL: channel}), observable, channel)
-            plots.label(ax, label, data=analysis.get("unblind", False), **beams)
+            plots.label(ax, label, data=analysis.unblind, **beams)
             plots.save(fig, Path(folder) / f"{channel}_{observable}")
-    first = analysis.get("datacards", {}).get("observable", next(iter(nominal)))
-    for name, (low, high) in analysis.get("scan", {}).items():
+    first = analysis.card_observable
+    for name, (low, high) in analysis.scan.items():
         scan = np.linspace(low, high, SCAN_POINTS)
         fig, ax = curve(analysis, nominal[first], name, scan)
         plots.label(ax, label, data=False, **beams)
@@ -71,13 +72,13 @@ def _folded(one: hist.Hist) -> hist.Hist:
 
 
 def stack(
-    analysis: Mapping[str, Any], filled: EFTHist, observable: str, title: str
+    analysis: TopCoffeaAnalysis, filled: EFTHist, observable: str, title: str
 ) -> tuple[Figure, Any]:
     """Processes stacked at the Standard Model, the total at each EFT point as a line, and below
     the totals over the Standard Model's with its statistical uncertainty; data if unblinded."""
     sm = by_process(filled, {})
     data = sm.pop(DATA, None)
-    signals = [process for process in sm if process in analysis["signal"]]
+    signals = [process for process in sm if process in analysis.signal]
     order = [*(process for process in sm if process not in signals), *signals]
     total = _total([sm[process] for process in order])
     known = np.where(total.values() > 0, total.values(), np.nan)
@@ -98,7 +99,7 @@ def stack(
         plots.draw_band(below, edges, np.where(np.isnan(known), np.nan, 1.0), error / known)
         top, top_ratio = np.max(total.values() + error, initial=1e-9), 2.0
         beyond: list[tuple[NDArray[np.float64], str]] = []
-        moved = {label: point for label, point in analysis["points"].items() if point}
+        moved = {label: point for label, point in analysis.points.items() if point}
         for (label, point), colour, style in zip(
             moved.items(), cycle(POINT_COLOURS), cycle(POINT_STYLES), strict=False
         ):
@@ -110,7 +111,7 @@ def stack(
             beyond.append((values / known, colour))
             top = max(top, np.max(values))
             top_ratio = np.nanmax(values / known, initial=top_ratio)
-        if data is not None and analysis.get("unblind", False):
+        if data is not None and analysis.unblind:
             values, centres = data.values(), (edges[1:] + edges[:-1]) / 2
             # Garwood's interval: a bin without events has an upper end
             bars = np.abs(poisson_interval(values) - values)
@@ -166,10 +167,10 @@ def _expected(filled: EFTHist, points: NDArray[np.float64]) -> NDArray[np.float6
 
 
 def curve(
-    analysis: Mapping[str, Any], filled: EFTHist, name: str, scan: NDArray[np.float64]
+    analysis: TopCoffeaAnalysis, filled: EFTHist, name: str, scan: NDArray[np.float64]
 ) -> tuple[Figure, Any]:
     """-2 Delta ln L against a coefficient, and below the signals' yields over the SM's."""
-    there = [process for process in analysis["signal"] if process in filled.categories(PROCESS)]
+    there = [process for process in analysis.signal if process in filled.categories(PROCESS)]
     points = np.zeros((len(scan), len(filled.coefficients)))
     points[:, filled.coefficients.index(name)] = scan
     with mpl.rc_context(mplhep.style.CMS):

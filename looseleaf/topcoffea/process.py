@@ -10,48 +10,43 @@ from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.names import COVERAGE, ENTRIES, FLIP_CORRECTION
 from looseleaf.objects.rates import RateMap, losses_beyond_maps
 from looseleaf.processing.fileset import Fileset
-from looseleaf.processing.stage import (
-    DatasetFiles,
-    Running,
-    columns_read,
-    event_metadata,
-    process_datasets,
-)
-from looseleaf.topcoffea.flips import FlipMap
+from looseleaf.processing.stage import DatasetFiles, Reading, Running, process_datasets
+from looseleaf.topcoffea.analysis import TopCoffeaAnalysis
+from looseleaf.topcoffea.flip_map import FlipMap
 from looseleaf.topcoffea.normalisation import check_coefficients, factors_of
 from looseleaf.topcoffea.processor import TopCoffeaProcessor, beyond_axes
 from looseleaf.topcoffea.store import write_histograms
 
 
 def coefficients_of(
-    analysis: Mapping[str, Any], datasets: Mapping[str, Mapping[str, Any]]
+    analysis: TopCoffeaAnalysis, datasets: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
     """The analysis' Wilson coefficients, if it lists them, else the union of the samples' in the
     order in which they are met."""
-    if "coefficients" in analysis:
-        return list(analysis["coefficients"])
+    if analysis.coefficients is not None:
+        return list(analysis.coefficients)
     names = [name for dataset in datasets.values() for name in dataset.get("wc_names", [])]
     return list(dict.fromkeys(names))
 
 
 def squares_of(
-    analysis: Mapping[str, Any], coefficients: Sequence[str]
+    analysis: TopCoffeaAnalysis, coefficients: Sequence[str]
 ) -> bool | list[dict[str, float]]:
     """What the histograms keep of the squared weights, for `EFTHist`.
 
     `exact`, or at `points`: the Standard Model, the analysis' points and those that the templates
     of a datacard are made of, +-1 and +-2 in each coefficient and 1 in two of them.
     """
-    if analysis.get("squares", "exact") == "exact":
+    if analysis.exact_squares:
         return True
     single = [{name: float(value)} for name in coefficients for value in (1, -1, 2, -2)]
     pairs = [{a: 1.0, b: 1.0} for a, b in combinations(coefficients, 2)]
-    points = analysis["points"].values()
+    points = analysis.points.values()
     return [{}, *[{n: float(v) for n, v in point.items()} for point in points], *single, *pairs]
 
 
 def processor_of(
-    analysis: Mapping[str, Any],
+    analysis: TopCoffeaAnalysis,
     points: Mapping[str, Any],
     declared: Mapping[str, Mapping[str, Any]],
     maps: Mapping[str, str] | None = None,
@@ -59,7 +54,8 @@ def processor_of(
 ) -> TopCoffeaProcessor:
     """The processor of an analysis; `maps` and `flips` are the paths of the files it applies.
 
-    It runs under coffea's own Runner too: `metadata_of` says what it wants to know of a dataset.
+    It runs under coffea's own Runner too: `event_metadata` and the analysis' `metadata` say what it
+    is told of a dataset.
     """
     coefficients = coefficients_of(analysis, declared)
     return TopCoffeaProcessor(
@@ -70,30 +66,20 @@ def processor_of(
         {collection: RateMap.from_file(path) for collection, path in (maps or {}).items()},
         None
         if flips is None
-        else FlipMap.from_file(flips, analysis["flips"].get("correction", FLIP_CORRECTION)),
-        Corrections.from_files(analysis.get("corrections", {})),
+        else FlipMap.from_file(flips, analysis.flips.get("correction", FLIP_CORRECTION)),
+        Corrections.from_files(analysis.corrections),
     )
 
 
-def metadata_of(analysis: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
-    """What the processor is told of a dataset, from its declaration."""
-    return {
-        **event_metadata(analysis, declared),
-        "process": declared["process"],
-        "year": declared.get("year"),
-        "wc_names": declared.get("wc_names", []),
-    }
-
-
 def process(
-    analysis: Mapping[str, Any],
+    analysis: TopCoffeaAnalysis,
     points: Mapping[str, Any],
     declared: Mapping[str, Mapping[str, Any]],
     datasets: Mapping[str, DatasetFiles],
     running: Running,
     maps: Mapping[str, str] | None = None,
     flips: str | None = None,
-    whole: Mapping[str, Any] | None = None,
+    whole: TopCoffeaAnalysis | None = None,
     stated: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Process every dataset of a topcoffea analysis on one cluster.
@@ -110,21 +96,19 @@ def process(
         check_coefficients(name, dataset, original)
         factors_of(name, dataset, whole or analysis, original)
 
+    working_points = WorkingPoints(points)
     rates = {collection: RateMap.from_file(path) for collection, path in (maps or {}).items()}
     process_datasets(
         processor_of(analysis, points, declared, maps, flips),
         datasets,
         running,
-        f"topcoffea {analysis['name']}",
-        {name: metadata_of(analysis, value) for name, value in declared.items()},
+        f"topcoffea {analysis.name}",
+        Reading.of(analysis, declared, working_points),
         write_histograms,
         refuse,
-        lambda _, found: [
-            *beyond_axes(analysis, found[COVERAGE]),
-            *losses_beyond_maps(found[COVERAGE], rates),
-            *losses_dominated(found[ENTRIES], "events", "channel "),
+        lambda _, accumulator: [
+            *beyond_axes(analysis, accumulator[COVERAGE]),
+            *losses_beyond_maps(accumulator[COVERAGE], rates),
+            *losses_dominated(accumulator[ENTRIES], "events", "channel "),
         ],
-        columns=columns_read(analysis, declared, WorkingPoints(points)),
-        allow=analysis.get("allow"),
-        skim=analysis.get("skim"),
     )

@@ -1,8 +1,8 @@
 """The coffea processor that fills EFT histograms in declared channels."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import awkward as ak
 import hist
@@ -10,9 +10,9 @@ import numpy as np
 from coffea.processor import ProcessorABC
 from numpy.typing import NDArray
 
+from looseleaf.efthist import EFTHist, quadratic_terms
 from looseleaf.errors import DataFileError
 from looseleaf.histograms.coverage import (
-    allowed_beyond,
     cover,
     coverage,
     enter,
@@ -22,9 +22,8 @@ from looseleaf.histograms.coverage import (
 )
 from looseleaf.losses import Loss
 from looseleaf.objects.branches import EFT_COEFFICIENTS
-from looseleaf.objects.columns import varies
 from looseleaf.objects.corrections import Corrections
-from looseleaf.objects.evaluation import REFUSING, Undecided, undecided_of
+from looseleaf.objects.evaluation import REFUSING, Undecided
 from looseleaf.objects.events import counted_momentum, recorded, weights
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
@@ -32,7 +31,7 @@ from looseleaf.objects.luminosity import certified
 from looseleaf.objects.multilepton import LEPTON_FIELDS, event_quantities, merged
 from looseleaf.objects.names import COVERAGE, ENTRIES
 from looseleaf.objects.rates import RateMap, cover_maps, map_edges, predict, stacked
-from looseleaf.objects.years import of_year
+from looseleaf.topcoffea.analysis import TopCoffeaAnalysis, varies
 from looseleaf.topcoffea.channels import (
     FLIPS,
     NONPROMPT,
@@ -40,11 +39,9 @@ from looseleaf.topcoffea.channels import (
     OF_A_MAP,
     SIGNAL,
     Region,
-    channels_of,
     flips_nuisance,
 )
-from looseleaf.topcoffea.efthist import EFTHist, quadratic_terms
-from looseleaf.topcoffea.flips import FlipMap
+from looseleaf.topcoffea.flip_map import FlipMap
 
 PROCESS, CHANNEL, REGION, SYSTEMATIC = "process", "channel", "region", "systematic"
 NOMINAL = "nominal"
@@ -75,14 +72,39 @@ def _after_a_flip(quantities: Mapping[str, Any], key: str) -> dict[str, Any]:
     return out
 
 
-def beyond_axes(analysis: Mapping[str, Any], covered: hist.Hist) -> list[Loss]:
+class Filled(NamedTuple):
+    """Events that are filled into a channel's region, `role`, by the weights and the quantities
+    that `key` names: those of the role, or of flips to one charge."""
+
+    channel: str
+    role: str
+    key: str
+    mask: Mask
+
+
+def _any(masks: Sequence[Mask], size: int) -> Mask:
+    """The events that are in one of the masks."""
+    return np.logical_or.reduce([np.zeros(size, bool), *masks])
+
+
+def _products(
+    corrected: Mapping[str, Weights], variations: Mapping[str, Weights]
+) -> dict[str, Weights]:
+    """Products of weights by variation; one that either lacks is taken as nominal there."""
+    return {
+        label: corrected.get(label, corrected[NOMINAL]) * variations.get(label, variations[NOMINAL])
+        for label in {**variations, **corrected}
+    }
+
+
+def beyond_axes(analysis: TopCoffeaAnalysis, covered: hist.Hist) -> list[Loss]:
     """What lies beyond the observables' axes; an event counts in each of its channels."""
     return losses_beyond(
         covered,
         observable_edges(analysis),
         "events",
         "the flow bins hold them, which cards and workspaces add to the outermost bins",
-        allowed_beyond(analysis),
+        analysis.allow.beyond,
     )
 
 
@@ -107,7 +129,7 @@ class TopCoffeaProcessor(ProcessorABC):
 
     def __init__(
         self,
-        analysis: Mapping[str, Any],
+        analysis: TopCoffeaAnalysis,
         points: WorkingPoints,
         coefficients: Sequence[str],
         squares: bool | Sequence[Mapping[str, float]] = True,
@@ -124,11 +146,11 @@ class TopCoffeaProcessor(ProcessorABC):
                 [Expression(cut) for cut in channel.cuts],
                 [(region, Expression(region.cut or "n_lep >= 0")) for region in channel.regions],
             )
-            for name, channel in channels_of(analysis).items()
+            for name, channel in analysis.multiplied_channels().items()
         }
         self._observables = {
             name: Expression(observable["expression"])
-            for name, observable in analysis["observables"].items()
+            for name, observable in analysis.observables.items()
         }
         self._flips_by = {name: self._flip_keys(*there) for name, there in self._channels.items()}
 
@@ -147,95 +169,109 @@ class TopCoffeaProcessor(ProcessorABC):
 
     def process(self, events: Any) -> dict[str, Any]:
         is_data = events.metadata["data"]
-        analysis = of_year(self._analysis, events.metadata["year"])
-        event_weight, eft = self._weights(events)
-        triggered = recorded(events, analysis["triggers"]) & certified(events)
-        undecided = undecided_of(analysis)
+        analysis = self._analysis.of_year(events.metadata["year"])
+        undecided = Undecided(analysis.allow.not_finite)
+        # select
+        triggered = recorded(events, analysis.triggers) & certified(events)
         chosen, masks = self._leptons(events, is_data, undecided)
-        corrected = {NOMINAL: event_weight}
-        if not is_data:
-            factors = self._corrected(analysis["corrections"], events, masks)
-            corrected = {name: event_weight * factor for name, factor in factors.items()}
-        fields = ("tight", *(("prompt",) if self._maps and not is_data else ()))
-        leptons = merged(chosen, (*LEPTON_FIELDS, *fields, *(("bin",) if self._maps else ())))
-        selected = triggered.copy()
-        if self._maps and not is_data:
-            # what isn't prompt comes from the application region in data
-            selected &= ak.to_numpy(ak.all(leptons.prompt, axis=1))
+        leptons = self._merged(chosen, is_data)
+        selected = triggered & self._prompt(leptons, is_data)
         tight = ak.to_numpy(ak.all(leptons.tight, axis=1))
         flipped = self._flipped(events, chosen, is_data)
+        # weigh
+        event_weight, eft = self._weights(events)
+        corrected = {NOMINAL: event_weight}
+        if not is_data:
+            factors = self._corrected(analysis.corrections, events, masks)
+            corrected = {name: event_weight * factor for name, factor in factors.items()}
         by_role = {
-            role: {
-                label: corrected.get(label, corrected[NOMINAL])
-                * variations.get(label, variations[NOMINAL])
-                for label in {**variations, **corrected}
-            }
+            role: _products(corrected, variations)
             for role, variations in self._by_role(leptons, chosen, is_data).items()
         }
+        # vary and fill
         histograms = {name: self._empty(name) for name in self._observables}
-        axes = [*self._observables, *map_edges(self._maps)]
-        covered, spread = coverage(axes), entries(self._channel_axis())
-        # an EFT sample's events weigh what their Standard Model term does
-        standard = np.ones(len(events)) if eft is None else eft[:, 0]
-        counted = {"all": np.ones(len(events), bool), "trigger": triggered}
-        weighted = np.zeros(len(events), bool)
+        covered = coverage([*self._observables, *map_edges(self._maps)])
+        spread = entries(self._channel_axis())
+        nominal: list[Filled] = []
         for label, jets in self._jets(events, is_data):
             # an event counts as lost once, and not in every variation
             counter = undecided if label == NOMINAL else undecided.anew()
-            quantities = event_quantities(jets, chosen, analysis["jets"])
+            quantities = event_quantities(jets, chosen, analysis.jets)
             seen = {SIGNAL: quantities}
             seen |= {key: _after_a_flip(quantities, key) for key in by_role if key in FLIPPED}
             filled = list(self._masks(seen, selected, tight, flipped, is_data, counter))
-            anywhere = np.logical_or.reduce([np.zeros(len(events), bool), *(f[-1] for f in filled)])
             values = self._values(seen, filled, counter, len(events))
-            if label != NOMINAL:
-                # another jet energy is a variation of its own, with the nominal weights
-                varied = {role: {label: w[NOMINAL]} for role, w in by_role.items()}
-            else:
-                varied = (
-                    by_role if is_data else self._reweighted(by_role, quantities, events, anywhere)
-                )
-            for channel, role, key, mask in filled:
-                if label == NOMINAL and role == SIGNAL:
-                    counted[channel] = mask
-                if label == NOMINAL and role == NONPROMPT:
-                    weighted |= mask
-                rows = np.flatnonzero(mask)
-                if not len(rows):
-                    continue
-                if label == NOMINAL:
-                    weight = (standard * by_role[key][NOMINAL])[rows]
-                    enter(spread, channel, weight=weight)
-                    self._cover(covered, values.get(key, values[SIGNAL]), rows, weight)
-                for systematic, weight in varied[key].items():
-                    for observable, histogram in histograms.items():
-                        histogram.fill(
-                            channel,
-                            role,
-                            systematic,
-                            values.get(key, values[SIGNAL])[observable][rows],
-                            weight=weight[rows],
-                            eft=eft,
-                            coefficients=events.metadata["wc_names"] or None,
-                            rows=rows,
-                        )
+            # another jet energy is a variation of its own, with the nominal weights
+            varied = {role: {label: weights[NOMINAL]} for role, weights in by_role.items()}
+            if label == NOMINAL:
+                nominal = filled
+                # an EFT sample's events weigh what their Standard Model term does
+                standard = np.ones(len(events)) if eft is None else eft[:, 0]
+                self._cover(covered, spread, filled, values, by_role, standard)
+                among = _any([f.mask for f in filled], len(events))
+                varied = by_role
+                if not is_data:
+                    varied = self._reweighted(by_role, quantities, events, among)
+            for part in filled:
+                of_part = values.get(part.key, values[SIGNAL])
+                self._fill(histograms, part, of_part, varied[part.key], events, eft)
+        weighted = _any([f.mask for f in nominal if f.role == NONPROMPT], len(events))
         cover_maps(covered, self._maps, chosen, weighted)
+        counted = {"all": np.ones(len(events), bool), "trigger": triggered}
+        counted |= {f.channel: f.mask for f in nominal if f.role == SIGNAL}
         out = {**histograms, COVERAGE: covered, ENTRIES: spread, **undecided.counted()}
         out["cutflow"] = self._cutflow(counted)
         return {**out, FAILING: self._failing(leptons[weighted])} if self._maps else out
 
+    def _merged(self, chosen: Mapping[str, Any], is_data: bool) -> Any:
+        """The loose leptons of all collections by event, with what maps and origins say of them."""
+        fields = ("tight", *(("prompt",) if self._maps and not is_data else ()))
+        return merged(chosen, (*LEPTON_FIELDS, *fields, *(("bin",) if self._maps else ())))
+
+    def _prompt(self, leptons: Any, is_data: bool) -> Mask:
+        """Events of whose leptons none is predicted from data: what isn't prompt in simulation
+        comes from the application region in data."""
+        if is_data or not self._maps:
+            return np.ones(len(leptons), bool)
+        return ak.to_numpy(ak.all(leptons.prompt, axis=1))
+
+    @staticmethod
+    def _fill(
+        histograms: Mapping[str, EFTHist],
+        part: Filled,
+        values: Mapping[str, Any],
+        weights: Mapping[str, Weights],
+        events: Any,
+        eft: NDArray[Any] | None,
+    ) -> None:
+        rows = np.flatnonzero(part.mask)
+        if not len(rows):
+            return
+        for systematic, weight in weights.items():
+            for observable, histogram in histograms.items():
+                histogram.fill(
+                    part.channel,
+                    part.role,
+                    systematic,
+                    values[observable][rows],
+                    weight=weight[rows],
+                    eft=eft,
+                    coefficients=events.metadata["wc_names"] or None,
+                    rows=rows,
+                )
+
     def _values(
         self,
         seen: Mapping[str, Any],
-        filled: Sequence[tuple[str, str, str, Mask]],
+        filled: Sequence[Filled],
         counter: Undecided,
         size: int,
     ) -> dict[str, dict[str, Any]]:
         """The observables by how leptons are seen, looked at where the events are filled."""
         values = {}
         for key, quantities in seen.items():
-            here = [mask for *_, as_, mask in filled if (as_ if as_ in seen else SIGNAL) == key]
-            among = np.logical_or.reduce([np.zeros(size, bool), *here])
+            here = [f.mask for f in filled if (f.key if f.key in seen else SIGNAL) == key]
+            among = _any(here, size)
             values[key] = {
                 name: counter.numbers(name, expression, quantities, among)
                 for name, expression in self._observables.items()
@@ -246,7 +282,7 @@ class TopCoffeaProcessor(ProcessorABC):
         return hist.axis.StrCategory(list(self._channels), name=CHANNEL, overflow=False)
 
     def _empty(self, name: str) -> EFTHist:
-        observable = self._analysis["observables"][name]
+        observable = self._analysis.observables[name]
         return EFTHist(
             self._channel_axis(),
             hist.axis.StrCategory([SIGNAL, NONPROMPT, FLIPS], name=REGION, overflow=False),
@@ -257,10 +293,22 @@ class TopCoffeaProcessor(ProcessorABC):
         )
 
     def _cover(
-        self, covered: hist.Hist, values: Mapping[str, Any], rows: Any, weight: Weights
+        self,
+        covered: hist.Hist,
+        spread: hist.Hist,
+        filled: Iterable[Filled],
+        values: Mapping[str, Mapping[str, Any]],
+        by_role: Mapping[str, Mapping[str, Weights]],
+        standard: Weights,
     ) -> None:
-        for name, edges in observable_edges(self._analysis).items():
-            cover(covered, name, edges, values[name][rows], weight)
+        """Count where observables lie on their axes, and how the channels' weights are spread."""
+        for part in filled:
+            rows = np.flatnonzero(part.mask)
+            weight = (standard * by_role[part.key][NOMINAL])[rows]
+            enter(spread, part.channel, weight=weight)
+            of_part = values.get(part.key, values[SIGNAL])
+            for name, edges in observable_edges(self._analysis).items():
+                cover(covered, name, edges, of_part[name][rows], weight)
 
     def _cutflow(self, counted: Mapping[str, Mask]) -> hist.Hist:
         steps = ["all", "trigger", *self._channels]
@@ -274,7 +322,7 @@ class TopCoffeaProcessor(ProcessorABC):
     def _failing(self, leptons: Any) -> hist.Hist:
         failing = leptons.bin[~leptons.tight]
         bins = ak.to_numpy(ak.flatten(failing))
-        rates, cap = stacked(self._maps)[1], self._analysis["nonprompt"]["cap"]
+        rates, cap = stacked(self._maps)[1], self._analysis.nonprompt["cap"]
         empty = np.concatenate([one.empty.ravel() for one in self._maps.values()])
         numbers = {
             "all": len(bins),
@@ -293,7 +341,7 @@ class TopCoffeaProcessor(ProcessorABC):
         the events' leptons are loose and which tight."""
         offsets = stacked(self._maps)[0] if self._maps else {}
         found, masks = {}, {}
-        for collection, roles in self._analysis["working_points"].items():
+        for collection, roles in self._analysis.working_points.items():
             every = events[collection]
             loose = self._points.passes(collection, roles["loose"], every, undecided)
             leptons = every[loose]
@@ -348,13 +396,13 @@ class TopCoffeaProcessor(ProcessorABC):
         number = len(leptons)
         roles: dict[str, dict[str, Weights]] = {SIGNAL: {NOMINAL: np.ones(number)}}
         if self._maps:
-            cap = self._analysis["nonprompt"]["cap"]
+            cap = self._analysis.nonprompt["cap"]
             roles[NONPROMPT] = {
                 name: predict(leptons.bin, leptons.tight, np.maximum(rate, 0.0), cap).weight
                 for name, rate in self._rates().items()
             }
         if self._flips is not None and is_data:
-            nuisance = flips_nuisance(self._analysis["flips"])
+            nuisance = flips_nuisance(self._analysis.flips)
             names = {
                 NOMINAL: NOMINAL,
                 "stat_up": f"{nuisance}Up",
@@ -374,7 +422,7 @@ class TopCoffeaProcessor(ProcessorABC):
         out = {NOMINAL: rates}
         for collection, one in self._maps.items():
             mine = slice(offsets[collection], offsets[collection] + one.size)
-            measured = self._analysis["nonprompt"]["maps"][collection]
+            measured = self._analysis.nonprompt["maps"][collection]
             statistics = (one.rate + one.sigma, one.rate - one.sigma)
             variations = {NONPROMPT_RATE.format(map=measured): statistics}
             variations |= {
@@ -390,7 +438,7 @@ class TopCoffeaProcessor(ProcessorABC):
     def _jets(self, events: Any, is_data: bool) -> Iterator[tuple[str, Any]]:
         """The events as they are and, of simulation, with other jet energies."""
         yield NOMINAL, events
-        shapes = {} if is_data else self._analysis.get("systematics", {}).get("shape", {})
+        shapes = {} if is_data else self._analysis.systematics.shape
         for name, shape in shapes.items():
             if not varies(shape, events.metadata["process"]):
                 continue
@@ -407,15 +455,15 @@ class TopCoffeaProcessor(ProcessorABC):
     ) -> dict[str, dict[str, Weights]]:
         """The weights with the variations of weights, by the declared expressions and by theory
         weights, which NanoAOD has relative to the nominal one."""
-        systematics = self._analysis.get("systematics", {})
+        systematics = self._analysis.systematics
         factors: dict[str, Any] = {}
-        for name, shape in systematics.get("shape", {}).items():
+        for name, shape in systematics.shape.items():
             if varies(shape, events.metadata["process"]):
                 for direction, text in shape.get("weight", {}).items():
                     label = f"systematics.shape.{name}.weight.{direction}"
                     number = REFUSING.numbers(label, Expression(text), quantities, among)
                     factors[name + direction.capitalize()] = number
-        for name, theory in systematics.get("theory", {}).items():
+        for name, theory in systematics.theory.items():
             if varies(theory, events.metadata["process"]):
                 for direction in ("up", "down"):
                     factors[name + direction.capitalize()] = self._theory(events, theory, direction)
@@ -442,7 +490,7 @@ class TopCoffeaProcessor(ProcessorABC):
         flipped: Mask,
         is_data: bool,
         undecided: Undecided,
-    ) -> Iterator[tuple[str, str, str, Mask]]:
+    ) -> Iterator[Filled]:
         """The events of each channel and region, and by what they count there."""
         for name, (cuts, regions) in self._channels.items():
             passing = selected & undecided.keeps(name, cuts, seen[SIGNAL], selected)
@@ -451,7 +499,7 @@ class TopCoffeaProcessor(ProcessorABC):
                     region.role == FLIPS and self._flips is None
                 )
                 # nobody is to see what data has in a signal region before it may be seen
-                blind = is_data and region.role == SIGNAL and not self._analysis.get("unblind")
+                blind = is_data and region.role == SIGNAL and not self._analysis.unblind
                 if without_map or blind or (region.data_only and not is_data):
                     continue
                 here = undecided.keeps(name, [requirement], seen[SIGNAL], selected)
@@ -459,12 +507,12 @@ class TopCoffeaProcessor(ProcessorABC):
                 if region.predicted:
                     here &= ~flipped
                 if region.role != FLIPS:
-                    yield name, region.role, region.role, passing & here
+                    yield Filled(name, region.role, region.role, passing & here)
                     continue
                 for key in self._flips_by[name]:
                     # counted already, with the charges as they are
                     flips = undecided.anew().keeps(name, cuts, seen[key], selected & here)
-                    yield name, FLIPS, key, flips & selected & here
+                    yield Filled(name, FLIPS, key, flips & selected & here)
 
     def _weights(self, events: Any) -> tuple[Weights, NDArray[Any] | None]:
         """Each event's weight, and the terms of an EFT sample, whose weight they carry."""

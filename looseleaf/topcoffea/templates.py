@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from looseleaf.topcoffea.efthist import EFTHist, quadratic_terms
+from looseleaf.efthist import EFTHist, quadratic_terms
 from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, SYSTEMATIC
 
 # a coefficient whose every part is less than this of the Standard Model, in every bin, is left out

@@ -19,7 +19,7 @@ from looseleaf.servicex.service.auth import Keys, signed
 from looseleaf.servicex.service.engine import Engine
 from looseleaf.servicex.service.queries import CODEGENS, check, usable
 from looseleaf.servicex.service.state import BAD_DATASET, RUNNING, FileRow, StateFull, stamp
-from looseleaf.servicex.volume import told_of
+from looseleaf.servicex.volume import account_name
 
 CAPABILITIES = ["poll_local_transformation_results", "long_sample_titles_10240"]
 GIVEN = "File List Provided in Request"
@@ -101,14 +101,14 @@ def _protocol(
     router, state = APIRouter(), engine.state
 
     def known(request_id: UUID) -> dict[str, Any]:
-        found = state.request(str(request_id))
-        if found is None:
+        transform = state.request(str(request_id))
+        if transform is None:
             raise HTTPException(404, f"no request {request_id}")
-        return found
+        return transform
 
     def every() -> list[dict[str, Any]]:
-        found = map(state.request, state.requests())
-        return [request for request in found if request is not None]
+        transformations = map(state.request, state.requests())
+        return [one for one in transformations if one is not None]
 
     Known = Annotated[dict[str, Any], Depends(known)]  # noqa: N806 - a type
 
@@ -122,77 +122,77 @@ def _protocol(
         }
 
     @router.post("/transformation")
-    def submit(asked: Submission) -> dict[str, str]:
-        if asked.codegen == "python" and no_python is not None:
+    def submit(submission: Submission) -> dict[str, str]:
+        if submission.codegen == "python" and no_python is not None:
             raise HTTPException(403, no_python)
         try:
-            paths = _checked(asked, catalogue)
+            paths = _checked(submission, catalogue)
         except ConfigError as problem:
             raise HTTPException(400, str(problem)) from None
         request = {
-            "title": asked.title,
-            "did": asked.did or GIVEN,
-            "selection": asked.selection,
-            "codegen": asked.codegen,
-            "destination": asked.destination,
-            "format": asked.format,
+            "title": submission.title,
+            "did": submission.did or GIVEN,
+            "selection": submission.selection,
+            "codegen": submission.codegen,
+            "destination": submission.destination,
+            "format": submission.format,
         }
         return {"request_id": engine.submit(request, paths, RUNNING if paths else BAD_DATASET)}
 
     @router.get("/transformation")
     def transformations(request: Request) -> dict[str, Any]:
-        return {"requests": [_status(found, request, None) for found in every()]}
+        return {"requests": [_status(transform, request, None) for transform in every()]}
 
     @router.get("/transformation/{request_id}")
-    def status(found: Known, request: Request) -> dict[str, Any]:
-        return _status(found, request, keys)
+    def status(transform: Known, request: Request) -> dict[str, Any]:
+        return _status(transform, request, keys)
 
     @router.get("/transformation/{request_id}/results")
-    def results(found: Known, later_than: datetime | None = None) -> dict[str, Any]:
+    def results(transform: Known, later_than: datetime | None = None) -> dict[str, Any]:
         after = "" if later_than is None else stamp(later_than)
-        return {"results": [_result(row) for row in state.results(found["id"], after)]}
+        return {"results": [_result(row) for row in state.results(transform["id"], after)]}
 
     @router.get("/transformation/{request_id}/cancel")
     @router.post("/transformation/{request_id}/cancel")
-    def cancel(found: Known) -> dict[str, str]:
-        engine.cancel(found["id"])
-        return {"message": f"canceled {found['id']}"}
+    def cancel(transform: Known) -> dict[str, str]:
+        engine.cancel(transform["id"])
+        return {"message": f"canceled {transform['id']}"}
 
     @router.delete("/transformation/{request_id}")
-    def delete(found: Known) -> dict[str, str]:
-        engine.delete(found["id"])
-        return {"message": f"deleted {found['id']}"}
+    def delete(transform: Known) -> dict[str, str]:
+        engine.delete(transform["id"])
+        return {"message": f"deleted {transform['id']}"}
 
     @router.get("/datasets")
     def datasets() -> dict[str, Any]:
-        return {"datasets": [_dataset(found) for found in every()]}
+        return {"datasets": [_dataset(transform) for transform in every()]}
 
     @router.get("/datasets/{number}")
     def dataset(number: int) -> dict[str, Any]:
-        found = state.request_by_number(number)
-        if found is None:
+        transform = state.request_by_number(number)
+        if transform is None:
             raise HTTPException(404, f"no dataset {number}")
-        return _dataset(found)
+        return _dataset(transform)
 
     return router
 
 
-def _checked(asked: Submission, catalogue: Mapping[str, Sequence[FileRecord]]) -> list[str]:
+def _checked(submission: Submission, catalogue: Mapping[str, Sequence[FileRecord]]) -> list[str]:
     """The files that are to be transformed, none for a dataset that nobody knows; `ConfigError`
     for what can't be carried out."""
-    queries = check(asked.codegen, asked.selection)
-    if asked.format == "parquet" and asked.codegen != "python" and len(queries) > 1:
+    queries = check(submission.codegen, submission.selection)
+    if submission.format == "parquet" and submission.codegen != "python" and len(queries) > 1:
         raise ConfigError("Parquet holds one tree: ask for several one at a time")
-    if (asked.did is None) == (asked.file_list is None):
+    if (submission.did is None) == (submission.file_list is None):
         raise ConfigError("either did or file-list says what to transform")
-    if asked.file_list is None:
-        return _files_of(str(asked.did), catalogue)
-    if not asked.file_list:
+    if submission.file_list is None:
+        return _files_of(str(submission.did), catalogue)
+    if not submission.file_list:
         raise ConfigError("file-list: there is no file in it")
-    if len(set(asked.file_list)) < len(asked.file_list):
-        twice = max(asked.file_list, key=asked.file_list.count)
+    if len(set(submission.file_list)) < len(submission.file_list):
+        twice = max(submission.file_list, key=submission.file_list.count)
         raise ConfigError(f"file-list: {twice} is listed twice")
-    return asked.file_list
+    return submission.file_list
 
 
 def _object_store(engine: Engine, keys: Keys | None) -> APIRouter:
@@ -210,7 +210,7 @@ def _object_store(engine: Engine, keys: Keys | None) -> APIRouter:
         # only what the service itself has written down as a result is handed out
         rows = engine.state.results(str(bucket), "")
         outputs = [row.output for row in rows if row.status == "success"]
-        if key not in {MANIFEST, *outputs, *map(told_of, outputs)}:
+        if key not in {MANIFEST, *outputs, *map(account_name, outputs)}:
             return _s3_error("NoSuchKey", 404)
         path = engine.folder(str(bucket)) / key
         # what ran a query may have put a link to elsewhere in the place of its result
@@ -232,37 +232,37 @@ def _files_of(did: str, catalogue: Mapping[str, Sequence[FileRecord]]) -> list[s
     name = f"{parts.netloc}{parts.path}"
     records = catalogue.get(name) or catalogue.get(name.partition(":")[2]) or ()
     paths = [record.url for record in records if record.valid and record.url is not None]
-    (wanted,) = parse_qs(parts.query).get("files", [""])
-    return paths[: int(wanted)] if wanted.isdigit() else paths
+    (limit,) = parse_qs(parts.query).get("files", [""])
+    return paths[: int(limit)] if limit.isdigit() else paths
 
 
-def _status(found: Mapping[str, Any], request: Request, keys: Keys | None) -> dict[str, Any]:
-    counts = found["files"]
+def _status(transform: Mapping[str, Any], request: Request, keys: Keys | None) -> dict[str, Any]:
+    counts = transform["files"]
     done, failed = counts.get("success", 0), counts.get("failure", 0)
     total = sum(counts.values())
     value = {
-        "request_id": found["id"],
-        "did": found["did"],
-        "did_id": found["number"],
-        "title": found["title"],
-        "selection": found["selection"],
+        "request_id": transform["id"],
+        "did": transform["did"],
+        "did_id": transform["number"],
+        "title": transform["title"],
+        "selection": transform["selection"],
         "tree-name": None,
-        "image": CODEGENS[found["codegen"]],
-        "result-destination": found["destination"],
-        "result-format": found["format"],
+        "image": CODEGENS[transform["codegen"]],
+        "result-destination": transform["destination"],
+        "result-format": transform["format"],
         "generated-code-cm": "none",
-        "status": found["status"],
+        "status": transform["status"],
         "app-version": __version__,
         "files": total,
         "files-completed": done,
         "files-failed": failed,
         "files-remaining": total - done - failed,
-        "submit-time": found["submitted"],
-        "finish-time": found["finished"] or "None",
+        "submit-time": transform["submitted"],
+        "finish-time": transform["finished"] or "None",
         "log-url": None,
     }
-    if found["destination"] == "object-store":
-        credentials = keys.s3(found["id"]) if keys is not None else None
+    if transform["destination"] == "object-store":
+        credentials = keys.s3(transform["id"]) if keys is not None else None
         value |= {
             "minio-endpoint": request.url.netloc,
             "minio-secured": request.url.scheme == "https",
@@ -283,18 +283,18 @@ def _result(row: FileRow) -> dict[str, Any]:
     }
 
 
-def _dataset(found: Mapping[str, Any]) -> dict[str, Any]:
-    counts = found["files"]
+def _dataset(transform: Mapping[str, Any]) -> dict[str, Any]:
+    counts = transform["files"]
     return {
-        "id": found["number"],
-        "name": found["did"],
+        "id": transform["number"],
+        "name": transform["did"],
         "did_finder": "catalogue",
         "n_files": sum(counts.values()),
         "size": 0,
         "events": 0,
-        "last_used": found["submitted"],
-        "last_updated": found["submitted"],
-        "lookup_status": "does_not_exist" if found["status"] == BAD_DATASET else "complete",
+        "last_used": transform["submitted"],
+        "last_updated": transform["submitted"],
+        "lookup_status": "does_not_exist" if transform["status"] == BAD_DATASET else "complete",
         "is_stale": False,
         "files": [],
     }

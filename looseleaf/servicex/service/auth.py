@@ -116,11 +116,13 @@ def signed(
     )
     request.context["timestamp"] = moment
     auth = (S3SigV4QueryAuth if in_query else S3SigV4Auth)(credentials, "s3", scope.split("/")[1])
-    wanted = auth.signature(auth.string_to_sign(request, auth.canonical_request(request)), request)
-    return hmac.compare_digest(wanted, presented)
+    expected = auth.signature(
+        auth.string_to_sign(request, auth.canonical_request(request)), request
+    )
+    return hmac.compare_digest(expected, presented)
 
 
-class _Expiring(HmacV1QueryAuth):
+class _Expiring(HmacV1QueryAuth):  # type: ignore[misc]  # botocore has no types
     """In a presigned URL of this kind the end of its life stands for the date."""
 
     def _get_date(self) -> str:
@@ -136,5 +138,5 @@ def _signed_v1(
     if time.time() > int(expires):
         return False
     auth = _Expiring(credentials, expires)
-    wanted = auth.get_signature(method, urlsplit(url), AWSRequest(method=method, url=url).headers)
-    return hmac.compare_digest(wanted, presented)
+    expected = auth.get_signature(method, urlsplit(url), AWSRequest(method=method, url=url).headers)
+    return hmac.compare_digest(expected, presented)

@@ -13,6 +13,7 @@ from typing import Any
 
 from looseleaf.files import write_json
 from looseleaf.records import FileRecord
+from looseleaf.retries import Retries
 from looseleaf.servicex.formats import SUFFIXES
 from looseleaf.servicex.request import MANIFEST, OWN, request_folder
 from looseleaf.servicex.service.python import PythonTask, run_python
@@ -25,9 +26,9 @@ from looseleaf.servicex.service.state import (
     State,
     StateFull,
 )
-from looseleaf.servicex.service.workers import Batch, Carrier, Crew, Job, told, transient
+from looseleaf.servicex.service.workers import Batch, Carrier, Crew, Job, reason_of, transient
 from looseleaf.servicex.transform import FileResult, FileTask, transform_file
-from looseleaf.servicex.volume import result_name, told_of
+from looseleaf.servicex.volume import account_name, result_name
 
 # seconds until a disk that is full is tried again
 FULL = 2.0
@@ -35,9 +36,10 @@ SERVICE_MANIFEST_FORMAT = "looseleaf-servicex/1"
 
 
 @dataclass(frozen=True)
-class Limits:
-    """`tries` of a file, `seconds` for one try, and the memory in bytes of a python query, which
-    runs in a jail if it is to be `confined`."""
+class TransformLimits:
+    """`tries` of a file in all, `backoff` seconds before the second (twice as long before each
+    further), `seconds` for one try, and the memory in bytes of a python query, which runs in a jail
+    if it is to be `confined`."""
 
     tries: int = 4
     backoff: float = 1.0
@@ -58,7 +60,7 @@ class Engine:
         volume: Path,
         subdir: str,
         crew: Crew,
-        limits: Limits,
+        limits: TransformLimits,
         records: Mapping[str, FileRecord],
     ) -> None:
         self.state, self.limits, self._records = state, limits, records
@@ -68,6 +70,7 @@ class Engine:
         self._busy: dict[int, tuple[Carrier, str]] = {}
         self._standing: list[tuple[str, list[FileRow]]] = []
         self._crew = crew
+        self._retries = Retries(Exception, transient, tries=limits.tries, pause=limits.backoff)
         self._threads = [
             threading.Thread(target=self._serve, args=(worker,), daemon=True)
             for worker in crew.workers
@@ -151,7 +154,7 @@ class Engine:
             try:
                 self._carry_out(name, rows, worker)
             except StateFull:
-                # told, and the service is ending: the next one takes the files up
+                # already said, and the service is ending: the next one takes the files up
                 pass
             except Exception:
                 # a defect of ours: the files are given up, the service goes on
@@ -207,26 +210,25 @@ class Engine:
     def _ended(self, row: FileRow, outcome: FileResult | Exception, tells: bool) -> None:
         if tells and not isinstance(outcome, Exception):
             try:
-                write_json(self.folder(row.request) / told_of(row.output), outcome.to_json())
+                write_json(self.folder(row.request) / account_name(row.output), outcome.to_json())
             except OSError as problem:
                 outcome = problem
         if not isinstance(outcome, Exception):
             self._done(row, outcome.to_json(), None)
-        elif transient(outcome) and row.tries < self.limits.tries:
-            after = self.limits.backoff * 2 ** (row.tries - 1)
-            self._written(self.state.retry, row.number, after, str(outcome))
+        elif (pause := self._retries.pause_after(outcome, row.tries)) is not None:
+            self._written(self.state.retry, row.number, pause, str(outcome))
         else:
-            self._done(row, None, told(outcome))
+            self._done(row, None, reason_of(outcome))
 
     def _task(self, request: dict[str, Any], row: FileRow) -> tuple[Any, Any]:
-        asked = check(request["codegen"], request["selection"])
+        query = check(request["codegen"], request["selection"])
         urls = tuple(row.paths.split(","))
         output = str(self.folder(row.request) / row.output)
         if request["codegen"] == "python":
             return run_python, PythonTask(
                 name=urls[0],
                 urls=urls,
-                source=asked,
+                source=query,
                 output=output,
                 format=request["format"],
                 memory=self.limits.memory,
@@ -241,7 +243,7 @@ class Engine:
             expected_bytes=known.bytes,
             expected_events=known.events,
             expected_adler32=checksums.get(urls[0], known.adler32),
-            queries=asked,
+            queries=query,
             output=output,
             work=f"{request['format']} {selection}",
             format=request["format"],
@@ -251,7 +253,7 @@ class Engine:
     def _done(self, row: FileRow, result: dict[str, Any] | None, error: str | None) -> None:
         if not self._written(self.state.done, row.number, result, error):
             # canceled while it was written
-            for name in (row.output, told_of(row.output)):
+            for name in (row.output, account_name(row.output)):
                 (self.folder(row.request) / name).unlink(missing_ok=True)
             return
         self._finish_if_done(row.request)

@@ -110,16 +110,12 @@ def _refuse(what: str, instead: str = PYTHON) -> NoReturn:
 
 
 def _tree_query(rows: _Rows) -> TreeQuery:
-    columns, computed, collections = [], [], []
-    if isinstance(rows.row, _Value) and isinstance(rows.row.node, ast.Name):
-        fields: Mapping[str, Any] = {rows.row.node.id: rows.row}
-    elif isinstance(rows.row, (_Record, _Event)):
-        fields = rows.row.fields if isinstance(rows.row, _Record) else {}
-    else:
-        _refuse("the last Select", INSTEAD["List"])
-    for name, what in fields.items():
-        value = what.element if isinstance(what, _List) else what
-        if isinstance(value, _Record) and isinstance(what, _List):
+    columns: list[str] = []
+    computed: list[tuple[str, str]] = []
+    collections: list[str] = []
+    for name, field_value in _fields_of(rows.row).items():
+        value = field_value.element if isinstance(field_value, _List) else field_value
+        if isinstance(value, _Record) and isinstance(field_value, _List):
             collections.append(name)
             computed += [(f"{name}_{part}", _text(leaf)) for part, leaf in value.fields.items()]
         elif not isinstance(value, _Value):
@@ -129,13 +125,7 @@ def _tree_query(rows: _Rows) -> TreeQuery:
         else:
             computed.append((name, _text(value)))
     names = [*columns, *(name for name, _ in computed)]
-    for name in names:
-        _identifier(name)
-    twice = {name for name in names if names.count(name) > 1}
-    # a collection is written whole, with its counter
-    twice |= {n for n in columns for c in collections if n.startswith(f"{c}_") or n == f"n{c}"}
-    if twice:
-        _refuse(f"two columns would be called {min(twice)}", "give one of them another name")
+    _check_names(names, columns, collections)
     return TreeQuery(
         tree=rows.tree,
         to=rows.tree,
@@ -145,6 +135,28 @@ def _tree_query(rows: _Rows) -> TreeQuery:
         collections=tuple(collections),
         cut=" & ".join(f"({cut})" for cut in rows.cuts) or None,
     )
+
+
+def _fields_of(row: Any) -> Mapping[str, Any]:
+    """The columns of the last Select by name; none where the event itself is kept."""
+    match row:
+        case _Value(node=ast.Name(id=name)):
+            return {name: row}
+        case _Record(fields=fields):
+            return fields
+        case _Event():
+            return {}
+    _refuse("the last Select", INSTEAD["List"])
+
+
+def _check_names(names: list[str], columns: list[str], collections: list[str]) -> None:
+    for name in names:
+        _identifier(name)
+    twice = {name for name in names if names.count(name) > 1}
+    # a collection is written whole, with its counter
+    twice |= {n for n in columns for c in collections if n.startswith(f"{c}_") or n == f"n{c}"}
+    if twice:
+        _refuse(f"two columns would be called {min(twice)}", "give one of them another name")
 
 
 def _identifier(name: Any) -> str:
@@ -169,7 +181,7 @@ class _Reader:
     def __init__(self) -> None:
         self._loops = count()
 
-    def rows(self, node: ast.AST) -> _Rows:
+    def rows(self, node: Any) -> _Rows:
         match node:
             case ast.Call(
                 func=ast.Name(id="EventDataset"), args=[_, ast.Constant(value=str(tree))]
@@ -179,7 +191,7 @@ class _Reader:
                 _refuse("EventDataset without a tree", "name it: FromTree('Events')")
         source = getattr(node, "source", None)
         if source is None:
-            _refuse("something else than Select and Where of a dataset")
+            _refuse("something other than Select and Where of a dataset")
         rows, kind = self.rows(source), type(node).__name__
         if kind == "Select":
             row = self._applied(node.selector, rows.row, {})
@@ -220,14 +232,16 @@ class _Reader:
 
     def _operation(self, node: Any, scope: Mapping[str, Any]) -> Any:
         match node:
-            case ast.UnaryOp(op=op, operand=operand):
-                return self._made(partial(ast.UnaryOp, op), [operand], scope)
-            case ast.BinOp(left=left, op=op, right=right):
-                return self._made(lambda a, b: ast.BinOp(a, op, b), [left, right], scope)
-            case ast.BoolOp(op=op, values=values):
-                return self._made(lambda *of: ast.BoolOp(op, list(of)), values, scope)
-            case ast.Compare(left=left, ops=[op], comparators=[right]):
-                return self._made(lambda a, b: ast.Compare(a, [op], [b]), [left, right], scope)
+            case ast.UnaryOp(op=sign, operand=operand):
+                return self._made(partial(ast.UnaryOp, sign), [operand], scope)
+            case ast.BinOp(left=left, op=operator, right=right):
+                return self._made(lambda a, b: ast.BinOp(a, operator, b), [left, right], scope)
+            case ast.BoolOp(op=connective, values=values):
+                return self._made(lambda *of: ast.BoolOp(connective, list(of)), values, scope)
+            case ast.Compare(left=left, ops=[relation], comparators=[right]):
+                return self._made(
+                    lambda a, b: ast.Compare(a, [relation], [b]), [left, right], scope
+                )
             case ast.IfExp(test=test, body=body, orelse=orelse):
                 return self._made(_calls("where"), [test, body, orelse], scope)
             case ast.Call(func=ast.Name(id=name), args=[of]) if name in FUNCTIONS:
@@ -252,7 +266,7 @@ class _Reader:
         listed = self._list(self._read(node.source, scope))
         element = _each(listed.element, lambda leaf: _Value(leaf.node, loop, leaf.size))
         function = node.selector if kind == "Select" else node.predicate
-        found = self._applied(function, element, scope)
+        applied = self._applied(function, element, scope)
 
         def of_object(leaf: Any) -> _Value:
             value = self._value(leaf, kind)
@@ -261,8 +275,8 @@ class _Reader:
             return value
 
         if kind == "Select":
-            return _List(_each(found, lambda leaf: _Value(of_object(leaf).node, None, leaf.size)))
-        passes = of_object(found)
+            return _List(_each(applied, lambda leaf: _Value(of_object(leaf).node, None, leaf.size)))
+        passes = of_object(applied)
         if kind in ("Any", "All"):
             return self._sized(_calls(kind.lower())(passes.node), None, passes.size + 1)
         return _List(
@@ -298,7 +312,7 @@ class _Reader:
         if isinstance(what, _List):
             return what
         if not isinstance(what, _Value) or what.along is not None:
-            _refuse("a list within a list, or of something else than columns")
+            _refuse("a list within a list, or of something other than columns")
         return _List(what)
 
     def _zipped(self, what: Any) -> _List:

@@ -36,8 +36,8 @@ def jailed(command: Sequence[str], home: Path, reads: Sequence[Path], writes: Pa
         options += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     # first of all: Python or looseleaf may stand below /tmp
     options += ["--bind", str(home), "/tmp"]
-    for path in (*SYSTEM, *SETTINGS):
-        options += [*_way_to(Path(path)), "--ro-bind-try", path, path]
+    for place in (*SYSTEM, *SETTINGS):
+        options += [*_way_to(Path(place)), "--ro-bind-try", place, place]
     for folder in visible():
         options += [*_way_to(folder), "--ro-bind", str(folder), str(folder)]
     options += ["--proc", "/proc", "--dev", "/dev"]
@@ -78,5 +78,5 @@ def missing() -> str | None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as problem:
         return f"bwrap: {problem}"
-    told = done.stderr.strip().splitlines()
-    return None if done.returncode == 0 else (told[-1] if told else "bwrap doesn't work")
+    lines = done.stderr.strip().splitlines()
+    return None if done.returncode == 0 else (lines[-1] if lines else "bwrap doesn't work")

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,10 @@ import yaml
 from kubernetes import client, config, watch
 from kubernetes.client.exceptions import ApiException
 from pydantic import TypeAdapter, ValidationError
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 from urllib3.exceptions import HTTPError
 
-from looseleaf.errors import ConfigError, DataFileError, LooseleafError, ReadFailed
+from looseleaf.errors import ConfigError, DataFileError, LooseleafError, RemoteReadFailed
+from looseleaf.retries import Retries
 from looseleaf.servicex.request import request_folder
 from looseleaf.servicex.service.transformer import MODULE, code, give, outcome_of
 from looseleaf.servicex.service.workers import Batch, Job, WorkerDied
@@ -43,7 +44,7 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 # seconds: for a pod to end by itself, which has nothing to put in order; between looks at what
 # stands; that a network file system may hide a file; that the API may be away; for an answer of it;
 # until it is told that a pod waits; until a node that doesn't end a pod is not waited for
-GRACE, POLL, VISIBLE, PATIENCE, ANSWER, TELL, GONE = 1, 0.5, 60.0, 300.0, 30.0, 30.0, 60.0
+GRACE, POLL, VISIBLE, PATIENCE, ANSWER, SAY, GONE = 1, 0.5, 60.0, 300.0, 30.0, 30.0, 60.0
 # more than the answer for a file with all luminosity sections of a year
 LONGEST_OUTCOME = 64 << 20
 # what the service does, asked for when it starts
@@ -96,14 +97,15 @@ class Pods:
         self._code = code()
         self._namespace = _connect(self._template)
         api = client.ApiClient()
-        self._core, self._plain = client.CoreV1Api(api), api.sanitize_for_serialization
+        self._core = client.CoreV1Api(api)
+        self._plain: Callable[[Any], Any] = api.sanitize_for_serialization
         self._owners = self._owner()
         self._check_rights(client.AuthorizationV1Api(api))
         labels = self._template["metadata"]["labels"]
         self._selector = ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
         self._changed = threading.Condition()
         self._pods: dict[str, dict[str, Any]] = {}
-        self._wanted: set[str] = set()
+        self._kept: set[str] = set()
         self._killed: set[str] = set()
         self.workers = [PodWorker(self) for _ in range(settings.workers)]
 
@@ -112,19 +114,19 @@ class Pods:
     def standing(self) -> Mapping[str, Sequence[int]]:
         listed = self._ask("list", "pods", self._list)["items"]
         self._pods = {pod["metadata"]["name"]: pod for pod in listed}
-        found = {}
+        batches = {}
         for pod in listed:
             name = pod["metadata"]["name"]
             numbers = (pod["metadata"].get("annotations") or {}).get(FILES)
             if numbers is not None and "deletionTimestamp" not in pod["metadata"]:
-                found[name.removeprefix("servicex-")] = json.loads(numbers)
-        self._wanted = set(map(pod_name, found))
+                batches[name.removeprefix("servicex-")] = json.loads(numbers)
+        self._kept = set(map(pod_name, batches))
         if self._work.is_dir():
             for folder in self._work.iterdir():
-                if folder.name not in found:
+                if folder.name not in batches:
                     shutil.rmtree(folder, ignore_errors=True)
         threading.Thread(target=self._follow, daemon=True).start()
-        return found
+        return batches
 
     def drop(self, batch: str) -> None:
         self.end(batch)
@@ -138,14 +140,16 @@ class Pods:
         """See to it that a batch's pod is there."""
         name = pod_name(batch.name)
         with self._changed:
-            if name in self._wanted:
+            if name in self._kept:
                 return
-            self._wanted.add(name)
+            self._kept.add(name)
         work = self.work(batch.name)
         work.mkdir(parents=True, exist_ok=True)
         batch.folder.mkdir(parents=True, exist_ok=True)
         give(work, batch.jobs)
-        body, until = self._pod(batch, seconds), time.monotonic() + self.pending
+        # the client takes a dict as well as its own V1Pod
+        body: Any = self._pod(batch, seconds)
+        until = time.monotonic() + self.pending
         while True:
             try:
                 self._ask(
@@ -180,7 +184,7 @@ class Pods:
                 self._changed.wait_for(lambda: name not in self._pods, timeout=GONE)
         with self._changed:
             # one that couldn't be deleted now is when the API is back
-            self._wanted.discard(name)
+            self._kept.discard(name)
             self._killed.discard(batch)
         shutil.rmtree(self.work(batch), ignore_errors=True)
 
@@ -260,13 +264,14 @@ class Pods:
 
     def _get(self, name: str) -> dict[str, Any] | None:
         try:
-            return self._ask(
+            pod: dict[str, Any] = self._ask(
                 "get",
                 "pods",
                 lambda: self._core.read_namespaced_pod(
                     name, self._namespace, _request_timeout=ANSWER
                 ),
             )
+            return pod
         except ApiException as problem:
             if problem.status == 404:
                 return None
@@ -291,7 +296,7 @@ class Pods:
                 pause = POLL
                 with self._changed:
                     self._pods = {pod["metadata"]["name"]: pod for pod in listed["items"]}
-                    left = set(self._pods) - self._wanted
+                    left = set(self._pods) - self._kept
                     self._changed.notify_all()
                 for name in left:
                     self._delete(name)
@@ -330,15 +335,8 @@ class Pods:
         `ApiException` for what it refuses otherwise.
         """
         try:
-            for attempt in Retrying(
-                retry=retry_if_exception(_away),
-                wait=wait_exponential(0.2, max=10),
-                stop=stop_after_delay(PATIENCE),
-                sleep=self.closing.wait,
-                reraise=True,
-            ):
-                with attempt:
-                    return self._plain(call())
+            retries = Retries(Exception, _away, seconds=PATIENCE, pause=0.2, longest=10)
+            return retries.call(lambda: self._plain(call()), sleep=self.closing.wait)
         except ApiException as problem:
             if problem.status in (401, 403) and not _over_quota(problem):
                 raise NotAllowed(self._right(verb, resource, _message(problem))) from None
@@ -364,7 +362,7 @@ class Pods:
         if name is None:
             return []
         try:
-            found = self._ask(
+            owner = self._ask(
                 "get",
                 f"configmaps/{name}",
                 lambda: self._core.read_namespaced_config_map(
@@ -373,20 +371,19 @@ class Pods:
             )
         except (ApiException, LooseleafError) as problem:
             raise ConfigError(_message(problem)) from None
-        uid = found["metadata"]["uid"]
+        uid = owner["metadata"]["uid"]
         return [{"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": uid}]
 
     def _check_rights(self, api: Any) -> None:
         for verb, resource in RIGHTS:
-            asked = {"verb": verb, "resource": resource, "namespace": self._namespace}
+            right = {"verb": verb, "resource": resource, "namespace": self._namespace}
+            review_of = partial(
+                api.create_self_subject_access_review,
+                {"spec": {"resourceAttributes": right}},
+                _request_timeout=ANSWER,
+            )
             try:
-                review = self._ask(
-                    "create",
-                    "selfsubjectaccessreviews",
-                    lambda asked=asked: api.create_self_subject_access_review(
-                        {"spec": {"resourceAttributes": asked}}, _request_timeout=ANSWER
-                    ),
-                )
+                review = self._ask("create", "selfsubjectaccessreviews", review_of)
             except (NotAllowed, ApiException):
                 # a cluster that doesn't tell: it is told when a right is missing
                 return
@@ -431,19 +428,19 @@ class PodWorker:
         self, batch: Batch, left: Mapping[int, Job], seconds: float
     ) -> Iterator[tuple[int, FileResult | Exception]]:
         """What the pod leaves, as it comes; `WorkerDied` if it ends before all of it stands."""
-        name, asked = pod_name(batch.name), time.monotonic()
-        look = asked + TELL
+        name, begun = pod_name(batch.name), time.monotonic()
+        look = begun + SAY
         started = ended = None
         while left and not self._pods.closing.is_set():
             pod = self._pods.look(batch.name)
-            yield from list(self._found(batch, left))
+            yield from list(self._outcomes_left(batch, left))
             moment, phase = time.monotonic(), _phase(pod)
-            if phase == "Pending":
+            if pod is not None and phase == "Pending":
                 if moment > look:
                     reason = self._pods.why_waiting(pod)
                     say(f"pod {name} waits: {reason}")
-                    look = moment + TELL
-                if moment - asked > self._pods.pending:
+                    look = moment + SAY
+                if moment - begun > self._pods.pending:
                     reason = self._pods.why_waiting(pod)
                     raise NotStarted(
                         f"pod {name} did not start within {self._pods.pending:g} s: {reason}"
@@ -458,17 +455,17 @@ class PodWorker:
                 if phase != "Succeeded" or moment - ended > VISIBLE:
                     raise WorkerDied(f"pod {name} {_fate(pod)}")
 
-    def _found(
+    def _outcomes_left(
         self, batch: Batch, left: Mapping[int, Job]
     ) -> Iterator[tuple[int, FileResult | Exception]]:
         work = self._pods.work(batch.name)
         try:
-            there = set(os.listdir(work))
+            left_by_pod = set(os.listdir(work))
         except OSError:
             return
         for number, job in list(left.items()):
             path = outcome_of(work, number)
-            if path.name in there:
+            if path.name in left_by_pod:
                 outcome = read_outcome(path, batch.folder / Path(job.task.output).name)
                 if outcome is not None:
                     yield number, outcome
@@ -499,7 +496,7 @@ def read_outcome(path: Path, output: Path) -> FileResult | Exception | None:
         return bad
     if outcome.result is None:
         error = outcome.error or "the pod says nothing of it"
-        return ReadFailed(error) if outcome.transient else DataFileError(error)
+        return RemoteReadFailed(error) if outcome.transient else DataFileError(error)
     try:
         about = output.lstat()
     except OSError:
@@ -541,14 +538,14 @@ def _connect(template: Mapping[str, Any]) -> str:
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ:
             config.load_incluster_config()
-            here = NAMESPACE_FILE.read_text().strip()
+            namespace = NAMESPACE_FILE.read_text().strip()
         else:
             config.load_kube_config()
             _, active = config.list_kube_config_contexts()
-            here = active["context"].get("namespace", "default")
+            namespace = active["context"].get("namespace", "default")
     except (config.ConfigException, OSError) as problem:
         raise ConfigError(f"Kubernetes: {problem}") from None
-    return template["metadata"].get("namespace", here)
+    return str(template["metadata"].get("namespace", namespace))
 
 
 def _seconds_of(batch: Batch, seconds: float) -> int:
@@ -570,7 +567,7 @@ def _message(problem: Exception) -> str:
     """What Kubernetes says in its Status."""
     if isinstance(problem, ApiException):
         with suppress(ValueError, TypeError, KeyError):
-            return json.loads(problem.body)["message"]
+            return str(json.loads(problem.body or "")["message"])
         return f"{problem.status} {problem.reason}"
     return str(problem) or type(problem).__name__
 

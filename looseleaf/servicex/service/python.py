@@ -76,8 +76,8 @@ class _Input:
 def run_python(task: PythonTask) -> FileResult:
     """Run a python query; the result stands whole at `task.output` or not at all.
 
-    Raises `DataFileError` with the last line of what went wrong in the query, `ReadFailed` for a
-    file elsewhere that can't be read just now.
+    Raises `DataFileError` with the last line of what went wrong in the query, `RemoteReadFailed`
+    for a file elsewhere that can't be read just now.
     """
     watch = Stopwatch()
     output = Path(task.output)
@@ -128,8 +128,8 @@ def _input(task: PythonTask, folder: Path) -> Iterator[_Input]:
         try:
             with open_events(url) as file:
                 known, sums = file.uuid, Sums()
-                there = file.tree.keys(recursive=False)
-                for arrays in steps(file.tree, url, [WEIGHT] if WEIGHT in there else there[:1]):
+                present = file.tree.keys(recursive=False)
+                for arrays in steps(file.tree, url, [WEIGHT] if WEIGHT in present else present[:1]):
                     sums.add(arrays, None)
                 original = said_of(file, url) or counted(sums, file, url, TREE)
         except DataFileError as problem:
@@ -178,12 +178,12 @@ def _asked(task: PythonTask, path: Path, part: Path, question: dict[str, Any]) -
             check=False,
         )
         try:
-            told = json.loads(_end_of(answer))
+            reply = json.loads(_end_of(answer))
         except ValueError:
             lines = _end_of(errors).strip().splitlines()
             why = lines[-1] if lines else f"it ended with status {done.returncode}"
-            told = {"problem": f"the python query failed: {why}"}
-    match told:
+            reply = {"problem": f"the python query failed: {why}"}
+    match reply:
         case {"events_out": int(events)}:
             return events
         case {"problem": str(problem)}:
@@ -244,12 +244,12 @@ def _main() -> None:
         give_up_rights()
     _limit(task["memory"], task["seconds"], task["confined"])
     try:
-        told = _carry_out(task)
+        reply = _carry_out(task)
     except MemoryError:
-        told = {"problem": f"the python query needs more than {task['memory']:,} bytes of memory"}
+        reply = {"problem": f"the python query needs more than {task['memory']:,} bytes of memory"}
     except Exception as problem:
-        told = {"problem": f"the python query failed: {type(problem).__name__}: {problem}"}
-    json.dump(told, answer)
+        reply = {"problem": f"the python query failed: {type(problem).__name__}: {problem}"}
+    json.dump(reply, answer)
     answer.close()
 
 

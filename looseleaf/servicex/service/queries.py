@@ -88,13 +88,13 @@ def raw_queries(selection: str) -> tuple[TreeQuery, ...]:
         raise ConfigError(f"uproot-raw query: {_first(problem)}") from None
     except (ValueError, TypeError):
         raise ConfigError("an uproot-raw selection is a JSON list of queries") from None
-    found = tuple(part for query in queries for part in _trees(query))
-    if not found:
+    tree_queries = tuple(part for query in queries for part in _trees(query))
+    if not tree_queries:
         raise ConfigError("an uproot-raw selection asks for at least one tree")
-    names = [query.to for query in found]
+    names = [query.to for query in tree_queries]
     if len(set(names)) < len(names):
         raise ConfigError(f"uproot-raw query: two results are called {max(names, key=names.count)}")
-    return found
+    return tree_queries
 
 
 def _first(problem: ValidationError) -> str:

@@ -19,7 +19,7 @@ from looseleaf.servicex.request import request_folder
 from looseleaf.servicex.service import jail
 from looseleaf.servicex.service.app import make_app
 from looseleaf.servicex.service.auth import Keys, write_private
-from looseleaf.servicex.service.engine import Engine, Limits
+from looseleaf.servicex.service.engine import Engine, TransformLimits
 from looseleaf.servicex.service.state import State
 from looseleaf.servicex.service.workers import Crew, Processes
 
@@ -43,7 +43,7 @@ class Service:
     certificate: Path | None = None
     key: Path | None = None
     catalogues: Sequence[Path] = ()
-    limits: Limits = field(default_factory=Limits)
+    limits: TransformLimits = field(default_factory=TransformLimits)
     pods: Path | None = None
     files_per_pod: int = 8
     pending: float = 900

@@ -55,8 +55,18 @@ FILE_COLUMNS = "number, request, paths, output, status, tries, created, result, 
 
 
 def _file(row: Sequence[Any]) -> FileRow:
-    *head, result, error = row
-    return FileRow(*head, None if result is None else json.loads(result), error)
+    number, request, paths, output, status, tries, created, result, error = row
+    return FileRow(
+        number=number,
+        request=request,
+        paths=paths,
+        output=output,
+        status=status,
+        tries=tries,
+        created=created,
+        result=None if result is None else json.loads(result),
+        error=error,
+    )
 
 
 def now() -> datetime:
@@ -155,8 +165,8 @@ class State:
         return {**dict(zip(names, row, strict=True)), "files": counts}
 
     def request_by_number(self, number: int) -> dict[str, Any] | None:
-        found = self._rows("SELECT id FROM requests WHERE number = ?", number)
-        return self.request(found[0][0]) if found else None
+        rows = self._rows("SELECT id FROM requests WHERE number = ?", number)
+        return self.request(rows[0][0]) if rows else None
 
     def files(self, request_id: str) -> list[FileRow]:
         query = f"SELECT {FILE_COLUMNS} FROM files WHERE request = ? ORDER BY number"

@@ -16,7 +16,7 @@ from typing import Any
 
 from looseleaf.codehash import code_hash
 from looseleaf.files import whole, write_json
-from looseleaf.servicex.service.workers import Job, Worker, told, transient
+from looseleaf.servicex.service.workers import Job, Worker, reason_of, transient
 
 MODULE, JOBS = "looseleaf.servicex.service.transformer", "jobs.pickle"
 
@@ -49,7 +49,7 @@ def _work(folder: Path, seconds: float) -> None:
         try:
             outcome = {"result": worker.call(carry_out, call, seconds)}
         except Exception as problem:
-            outcome = {"error": told(problem), "transient": transient(problem)}
+            outcome = {"error": reason_of(problem), "transient": transient(problem)}
         write_json(outcome_of(folder, number), outcome)
     worker.kill()
 

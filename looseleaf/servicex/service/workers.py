@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from looseleaf.errors import LooseleafError, ReadFailed
+from looseleaf.errors import LooseleafError, RemoteReadFailed
 from looseleaf.workerprocess import keep_memory
 
 if TYPE_CHECKING:
@@ -70,7 +70,9 @@ class Crew(Protocol):
     """The workers of a service, each given up to `most` files at a time."""
 
     most: int
-    workers: Sequence[Carrier]
+
+    @property
+    def workers(self) -> Sequence[Carrier]: ...
 
     def standing(self) -> Mapping[str, Sequence[int]]:
         """Batches that an earlier service's workers are still at: numbers of files by name."""
@@ -96,13 +98,13 @@ class Processes:
 
 def transient(problem: Exception) -> bool:
     """Whether another try may do."""
-    return isinstance(problem, (WorkerDied, ReadFailed)) or (
+    return isinstance(problem, (WorkerDied, RemoteReadFailed)) or (
         isinstance(problem, OSError) and problem.errno in TRANSIENT
     )
 
 
-def told(problem: Exception) -> str:
-    """What is said of a file that failed."""
+def reason_of(problem: Exception) -> str:
+    """Why a file failed, in words for the user."""
     if isinstance(problem, LooseleafError):
         return str(problem)
     if isinstance(problem, OSError) and problem.strerror:
@@ -121,10 +123,10 @@ class Worker:
 
     def _start(self) -> None:
         keep_memory()
-        self._connection, theirs = CONTEXT.Pipe()
-        self._process = CONTEXT.Process(target=_work, args=(theirs,), daemon=True)
+        self._connection, of_child = CONTEXT.Pipe()
+        self._process = CONTEXT.Process(target=_work, args=(of_child,), daemon=True)
         self._process.start()
-        theirs.close()
+        of_child.close()
 
     def call(self, function: Callable[[Any], Any], argument: Any, seconds: float | None) -> Any:
         """`function(argument)` in the process.
@@ -187,6 +189,7 @@ def _work(connection: Connection) -> None:
             function, argument = connection.recv()
         except EOFError:
             return
+        answer: tuple[Any, Exception | None]
         try:
             answer = function(argument), None
         except Exception as problem:

@@ -1,0 +1,1 @@
+"""Applying measured rates, and holding what they predict against what is observed."""

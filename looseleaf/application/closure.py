@@ -1,0 +1,194 @@
+"""Closure: predicted against observed, with the uncertainties of both and of the map."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import chi2 as chi2_distribution
+
+from looseleaf.application.analysis import ApplicationAnalysis
+from looseleaf.application.processor import beyond_axes
+from looseleaf.files import write_json
+from looseleaf.histograms.coverage import (
+    observable_edges,
+    refuse_most_beyond,
+    weighed,
+)
+from looseleaf.histograms.store import read_uhi, write_uhi
+from looseleaf.losses import say
+from looseleaf.objects.names import COVERAGE, ENTRIES
+from looseleaf.objects.rates import RateMap
+from looseleaf.objects.weights import scale_to_luminosity
+from looseleaf.records import original_of
+
+# a chi-squared of fewer events than these in a bin is none; such bins are merged into the next
+MINIMUM_EVENTS = 10
+
+
+def totals(
+    analysis: ApplicationAnalysis,
+    declared: Mapping[str, Mapping[str, Any]],
+    processed: Mapping[str, str],
+    ledgers: Mapping[str, str],
+) -> dict[str, Any]:
+    """The datasets' histograms, normalised and added.
+
+    With data, what simulated prompt leptons contribute to events with failing leptons is taken
+    away from the prediction, and what they contribute to events without is in `<name>.prompt`.
+    """
+    total: dict[str, Any] = {}
+
+    def add(key: str, histogram: Any) -> None:
+        total[key] = total[key] + histogram if key in total else histogram
+
+    for name, dataset in declared.items():
+        found, _ = read_uhi(processed[name])
+        weight = original_of(ledgers[name])["sum_of_weights"]
+        scale = scale_to_luminosity(name, dataset, analysis.lumi_ifb, weight)
+        prompt = analysis.role_of(name) == "prompt"
+        for key, histogram in found.items():
+            observable, _, kind = key.partition(".")
+            if key in (COVERAGE, ENTRIES):
+                add(key, weighed(histogram, scale))
+            elif not kind:
+                # counts of events: those of simulation tell nothing about data
+                if not prompt:
+                    add(key, histogram)
+            elif prompt and kind == "observed":
+                add(f"{observable}.prompt", histogram * scale)
+            else:
+                add(key, histogram * (-scale if prompt else scale))
+    return total
+
+
+def combine(
+    analysis: ApplicationAnalysis,
+    datasets: Mapping[str, Mapping[str, Any]],
+    maps: Mapping[str, str],
+    processed: Mapping[str, str],
+    ledgers: Mapping[str, str],
+    histograms: str | Path,
+    closure: str | Path,
+) -> None:
+    """Normalise and add the datasets, and hold prediction against observation.
+
+    `datasets`, `processed` and `ledgers` are by dataset name. The closure file has, for each
+    channel and observable, observed and predicted by bin with their uncertainties, and chi2,
+    degrees of freedom and p-value with the full covariance: a map bin's uncertainty moves all the
+    bins that it feeds together. With data there is also what prompt leptons are expected to give,
+    and what was observed is left out of both files unless the analysis is unblinded. Raises
+    `DataFileError` if most events lie beyond the axis of an observable, and it isn't allowed.
+    """
+    total = totals(analysis, datasets, processed, ledgers)
+    refuse_most_beyond(analysis, total[COVERAGE], observable_edges(analysis), "events")
+    losses = beyond_axes(analysis, total)
+    say(f"application {analysis.name}", (loss.message for loss in losses))
+    seen = analysis.unblind
+    if not seen:
+        total = {key: h for key, h in total.items() if not key.endswith(".observed")}
+    write_uhi(histograms, total, {"analysis": analysis.name, "lumi_ifb": analysis.lumi_ifb})
+    sigma = np.concatenate([RateMap.from_file(path).sigma.ravel() for path in maps.values()])
+    channels: dict[str, Any] = {}
+    for channel in analysis.channels:
+        failing = total["by_failing"][channel, :].values()
+        channels[channel] = {
+            # those without a failing lepton are the observed ones
+            "events_by_failing_leptons": [
+                int(number) if seen or index else None for index, number in enumerate(failing)
+            ],
+            "observables": {
+                name: agreement(total, name, channel, sigma) for name in analysis.observables
+            },
+        }
+    unmeasured = int(total["unmeasured"].sum())
+    if unmeasured:
+        message = (
+            f"{unmeasured} failing leptons lie in empty bins of the maps and predict nothing; "
+            "wider bins would tell"
+        )
+        say(f"application {analysis.name}", [message])
+    write_json(
+        closure,
+        {
+            "analysis": analysis.name,
+            "is_data": any(dataset["data"] for dataset in datasets.values()),
+            "capped_leptons": int(total["capped"].sum()),
+            "leptons_in_empty_bins": unmeasured,
+            "losses": [loss.to_json() for loss in losses],
+            "channels": channels,
+        },
+    )
+
+
+def agreement(
+    total: Mapping[str, Any], name: str, channel: str, sigma: NDArray[np.float64]
+) -> dict[str, Any]:
+    """Observed against predicted in one channel; what lies beyond the axis is in the last bins.
+
+    `sigma` is the uncertainty of each map bin. Where prompt leptons are expected too, the sum of
+    both predictions is what is held against the observation; a blind total has none.
+    """
+    predicted = _with_flow(total[f"{name}.predicted"][channel, :].view(flow=True))
+    slopes = _with_flow(total[f"{name}.slopes"][channel, :, :].view(flow=True))
+    from_map = slopes * sigma
+    out = {
+        "edges": total[f"{name}.predicted"].axes[1].edges.tolist(),
+        "predicted": predicted["value"].tolist(),
+        "predicted_stat": np.sqrt(predicted["variance"]).tolist(),
+        "predicted_map": np.sqrt(np.sum(from_map**2, axis=1)).tolist(),
+    }
+    value, variance = predicted["value"], predicted["variance"]
+    if f"{name}.prompt" in total:
+        prompt = _with_flow(total[f"{name}.prompt"][channel, :].view(flow=True))
+        out |= {
+            "prompt": prompt["value"].tolist(),
+            "prompt_stat": np.sqrt(prompt["variance"]).tolist(),
+        }
+        value, variance = value + prompt["value"], variance + prompt["variance"]
+    if f"{name}.observed" not in total:
+        return out
+    observed = _with_flow(total[f"{name}.observed"][channel, :].view(flow=True))
+    covariance = from_map @ from_map.T + np.diag(observed["variance"] + variance)
+    merge = merging(value, variance)
+    difference = merge @ (observed["value"] - value)
+    # bins in which nothing was seen and nothing expected say nothing
+    known = np.diag(merge @ covariance @ merge.T) > 0
+    merge, difference = merge[known], difference[known]
+    chi2 = float(difference @ np.linalg.solve(merge @ covariance @ merge.T, difference))
+    ndf = len(difference)
+    return out | {
+        "observed": observed["value"].tolist(),
+        "observed_error": np.sqrt(observed["variance"]).tolist(),
+        "chi2": chi2,
+        "ndf": ndf,
+        "p_value": float(chi2_distribution.sf(chi2, ndf)) if ndf else None,
+    }
+
+
+def _with_flow(view: Any) -> Any:
+    """Bins with underflow in the first and overflow in the last."""
+    if view.dtype.names is None:
+        out = view[1:-1].copy()
+        out[0] += view[0]
+        out[-1] += view[-1]
+        return out
+    return {field: _with_flow(np.asarray(view[field])) for field in ("value", "variance")}
+
+
+def merging(values: NDArray[np.float64], variances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A matrix that adds neighbouring bins until each has enough effective events."""
+    rows: list[NDArray[np.float64]] = []
+    open_row = np.zeros(len(values))
+    for index in range(len(values)):
+        open_row[index] = 1.0
+        value, variance = open_row @ values, open_row @ variances
+        if variance > 0 and value > 0 and value**2 / variance >= MINIMUM_EVENTS:
+            rows.append(open_row)
+            open_row = np.zeros(len(values))
+    if rows:
+        rows[-1] = rows[-1] + open_row
+    else:
+        rows.append(np.ones(len(values)))
+    return np.stack(rows)

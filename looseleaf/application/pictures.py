@@ -1,0 +1,26 @@
+"""The pictures of observed against predicted events, from their closure alone."""
+
+from pathlib import Path
+
+from looseleaf.application.analysis import ApplicationAnalysis
+from looseleaf.files import read_json
+from looseleaf.histograms import plots
+
+
+def pictures(
+    analysis: ApplicationAnalysis,
+    closure: str | Path,
+    folder: str | Path,
+    label: str,
+    energies: str = "13",
+) -> None:
+    """Observed against predicted, a picture for each channel and observable."""
+    found = read_json(closure)
+    channels = found["channels"]
+    for channel, results in channels.items():
+        for name, table in results["observables"].items():
+            fig, ax = plots.closure(
+                table, analysis.observables[name]["label"], f"{analysis.title}, {channel}"
+            )
+            plots.label(ax, label, found["is_data"], analysis.lumi_ifb, energies)
+            plots.save(fig, Path(folder) / f"closure_{channel}_{name}")

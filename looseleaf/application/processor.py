@@ -1,0 +1,190 @@
+"""Applying measured rates: the coffea processor that predicts events with non-prompt leptons."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import awkward as ak
+import hist
+import numpy as np
+from coffea.processor import ProcessorABC
+
+from looseleaf.application.analysis import ApplicationAnalysis
+from looseleaf.histograms.coverage import (
+    cover,
+    coverage,
+    enter,
+    entries,
+    losses_beyond,
+    observable_edges,
+)
+from looseleaf.losses import Loss
+from looseleaf.objects.corrections import Corrections
+from looseleaf.objects.evaluation import Undecided
+from looseleaf.objects.events import counted_momentum, recorded, weights
+from looseleaf.objects.expressions import Expression
+from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.luminosity import certified
+from looseleaf.objects.multilepton import event_quantities, merged
+from looseleaf.objects.names import COVERAGE, ENTRIES
+from looseleaf.objects.rates import (
+    RateMap,
+    cover_maps,
+    empty_prediction,
+    map_edges,
+    predict,
+    stacked,
+)
+
+CHANNEL = "channel"
+# genPartFlav of a prompt lepton, and of one from a prompt tau
+PROMPT = (1, 15)
+FIELDS = ("pt", "eta", "phi", "charge", "tight", "prompt", "bin")
+
+
+def beyond_axes(analysis: ApplicationAnalysis, found: Mapping[str, Any]) -> list[Loss]:
+    """What lies beyond the observables' axes; an event counts in each of its channels."""
+    return losses_beyond(
+        found[COVERAGE],
+        observable_edges(analysis),
+        "events",
+        "the outermost bins hold them",
+        analysis.allow.beyond,
+    )
+
+
+class ApplicationProcessor(ProcessorABC):
+    """Observed and predicted events with non-prompt leptons, by channel.
+
+    Leptons are those that pass the loose working point. Observed are events whose leptons are all
+    tight, predicted those with failing leptons, weighted with the rates. Which events count is
+    told by the metadata's `role`: of a dataset to `predict` (simulation) those with a lepton that
+    isn't prompt; of one to `observe` (data) all that are certified; of a `prompt` one
+    (simulation) those whose leptons are all prompt, which the prediction from data has to lose.
+
+    The accumulator holds for each observable `<name>.observed`, `<name>.predicted` and
+    `<name>.slopes` (the sums of w d weight / d f by map bin), and the counts `by_failing` (events
+    by channel and number of failing leptons), `capped` and `unmeasured` (failing leptons in bins
+    of the map that are empty); `coverage` and `entries` tell where observables and failing leptons
+    lie on their axes and how the channels' weights are spread. Unless the analysis is unblinded,
+    events of data without a failing lepton are not looked at.
+    """
+
+    def __init__(
+        self,
+        analysis: ApplicationAnalysis,
+        points: WorkingPoints,
+        maps: Mapping[str, RateMap],
+        corrections: Corrections,
+    ) -> None:
+        self._analysis, self._points, self._maps = analysis, points, dict(maps)
+        self._corrections = corrections
+        self._offsets, self._rates = stacked(self._maps)
+        self._empty = np.concatenate([rates.empty.ravel() for rates in self._maps.values()])
+        self._channels = {name: Expression(cut) for name, cut in analysis.channels.items()}
+        self._observables = {
+            name: Expression(observable["expression"])
+            for name, observable in analysis.observables.items()
+        }
+
+    def process(self, events: Any) -> dict[str, Any]:
+        undecided = Undecided(self._analysis.allow.not_finite)
+        chosen = self._loose(events, undecided)
+        leptons = merged(chosen, FIELDS)
+        quantities = event_quantities(events, chosen, self._analysis.jets)
+        event_weight = weights(events)
+        selected = recorded(events, self._analysis.triggers) & certified(events)
+        if not events.metadata["data"]:
+            event_weight = event_weight * self._corrections.event_weight(events)
+            all_prompt = ak.to_numpy(ak.all(leptons.prompt, axis=1))
+            selected &= all_prompt if events.metadata["role"] == "prompt" else ~all_prompt
+        prediction = predict(leptons.bin, leptons.tight, self._rates, self._analysis.cap)
+        if events.metadata["role"] == "observe" and not self._analysis.unblind:
+            selected &= prediction.failing > 0
+        in_channel = {
+            channel: selected & undecided.keeps(channel, [cut], quantities, selected)
+            for channel, cut in self._channels.items()
+        }
+        anywhere = np.logical_or.reduce(list(in_channel.values()))
+        axis = hist.axis.StrCategory(list(self._channels), name=CHANNEL, overflow=False)
+        by_failing = hist.Hist(
+            axis, hist.axis.Integer(0, 5, name="failing"), storage=hist.storage.Int64()
+        )
+        out: dict[str, Any] = {
+            "by_failing": by_failing,
+            COVERAGE: coverage([*self._observables, *map_edges(self._maps)]),
+            ENTRIES: entries(axis),
+        }
+        total_weight = event_weight * np.where(prediction.failing > 0, prediction.weight, 1.0)
+        for name, expression in self._observables.items():
+            observable = self._analysis.observables[name]
+            axes = [
+                axis,
+                hist.axis.Variable(observable["edges"], name=name, label=observable["label"]),
+            ]
+            predicted, slopes = empty_prediction(axes, len(self._rates))
+            observed = hist.Hist(*axes, storage=hist.storage.Weight())
+            values = undecided.numbers(name, expression, quantities, anywhere)
+            for channel, mask in in_channel.items():
+                edges = observable["edges"]
+                cover(out[COVERAGE], name, edges, values[mask], total_weight[mask])
+                tight = mask & (prediction.failing == 0)
+                loose = mask & (prediction.failing > 0)
+                observed.fill(
+                    np.full(int(tight.sum()), channel), values[tight], weight=event_weight[tight]
+                )
+                predicted.fill(
+                    np.full(int(loose.sum()), channel),
+                    values[loose],
+                    weight=(event_weight * prediction.weight)[loose],
+                )
+                mine = loose[prediction.event]
+                event = prediction.event[mine]
+                slopes.fill(
+                    np.full(len(event), channel),
+                    values[event],
+                    prediction.bin[mine],
+                    weight=event_weight[event] * prediction.slope[mine],
+                )
+            out |= {
+                f"{name}.observed": observed,
+                f"{name}.predicted": predicted,
+                f"{name}.slopes": slopes,
+            }
+        for channel, mask in in_channel.items():
+            by_failing.fill(np.full(int(mask.sum()), channel), prediction.failing[mask])
+            enter(out[ENTRIES], channel, weight=total_weight[mask])
+        cover_maps(out[COVERAGE], self._maps, chosen, anywhere)
+        counts = anywhere[prediction.event]
+        of_failing = {"capped": prediction.capped, "unmeasured": self._empty[prediction.bin]}
+        for name, marked in of_failing.items():
+            out[name] = hist.Hist(hist.axis.Integer(0, 1, name=name), storage=hist.storage.Int64())
+            out[name].view()[...] = (marked & counts).sum()
+        return out | undecided.counted()
+
+    def _loose(self, events: Any, undecided: Undecided) -> dict[str, Any]:
+        """Loose leptons by collection, with what their rate is looked up by."""
+        found = {}
+        for collection, rate_map in self._maps.items():
+            roles = self._analysis.working_points[collection]
+            all_of = events[collection]
+            loose = self._points.passes(collection, roles["loose"], all_of, undecided)
+            leptons = all_of[loose]
+            tight = self._points.passes(collection, roles["tight"], all_of, undecided)
+            leptons["tight"] = tight[loose]
+            # what fails counts at the momentum at which the map counted it
+            leptons["pt"] = counted_momentum(
+                self._points, collection, roles, leptons, loose[loose], leptons.tight, undecided
+            )
+            leptons["prompt"] = ak.ones_like(leptons.tight)
+            if not events.metadata["data"]:
+                flavour = leptons.genPartFlav
+                leptons["prompt"] = (flavour == PROMPT[0]) | (flavour == PROMPT[1])
+            counts = ak.num(leptons, axis=1)
+            pt, eta = (ak.to_numpy(ak.flatten(leptons[field])) for field in ("pt", "eta"))
+            bins = rate_map.bins(pt, np.abs(eta)) + self._offsets[collection]
+            leptons["bin"] = ak.unflatten(bins, counts)
+            found[collection] = leptons
+        return found
+
+    def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
+        return accumulator

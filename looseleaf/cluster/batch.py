@@ -1,0 +1,172 @@
+"""Dask workers as jobs of a batch system: their cluster, their logs, and their end.
+
+A kind of site is a module of this package that has a `SYSTEM`.
+"""
+
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+from uuid import uuid4
+
+from looseleaf.errors import ConfigError
+
+LOG_LINES = 15
+# how often the queue is looked at, and how many jobs for each worker may end before it has come
+LOOK_EVERY_S = 10.0
+REPLACEMENTS = 5
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class BatchSystem:
+    """A batch system: the class that submits workers to it, and its commands.
+
+    `submit` has to be on the PATH. The others take the keyword arguments of the class as the
+    site's file has them, and the name of a run: `tagged` gives the arguments with which each job
+    carries that name; `queued` is the command that prints the ids of these jobs, one a line, and
+    `remove` the one that removes them.
+    """
+
+    name: str
+    package: str
+    cluster_class: str
+    submit: str | None
+    tagged: Callable[[Settings, str], dict[str, Any]]
+    queued: Callable[[Settings, str], Sequence[str]]
+    remove: Callable[[Settings, str], Sequence[str]]
+
+
+@contextmanager
+def batch_cluster(site: Mapping[str, Any], workers: int, logs: Path) -> Iterator[Any]:
+    """A cluster whose workers are jobs; a job that is lost is replaced.
+
+    The jobs' output goes to the folder `logs`. However the block or this process ends, by
+    `kill -9` too, its jobs are removed.
+
+    Raises `ConfigError` if the site's tools or packages are missing, or its settings are refused.
+    """
+    kind = site["kind"]
+    system: BatchSystem = import_module(f"{__package__}.{kind.replace('-', '_')}").SYSTEM
+    cluster_class = _cluster_class(kind, system)
+    run = uuid4().hex
+    asked = site.get("cluster", {})
+    settings = system.tagged(asked, run)
+    shutil.rmtree(logs, ignore_errors=True)
+    logs.mkdir(parents=True)
+    settings.setdefault("log_directory", str(logs.resolve()))
+    with _swept(system.remove(asked, run)):
+        try:
+            cluster = cluster_class(**settings)
+        except (TypeError, ValueError) as problem:
+            raise ConfigError(f"site {kind}: cluster: {problem}") from None
+        with cluster, _replaced(cluster, system.queued(asked, run), workers):
+            # scale() doesn't replace a worker whose job was removed
+            cluster.adapt(minimum_jobs=workers, maximum_jobs=workers, interval="2s")
+            yield cluster
+
+
+def _cluster_class(kind: str, system: BatchSystem) -> Any:
+    if system.submit is not None and shutil.which(system.submit) is None:
+        raise ConfigError(
+            f"site {kind}: there is no {system.submit} on the PATH: run snakemake where "
+            f"{system.name} jobs are submitted from, or choose another site"
+        )
+    try:
+        return getattr(import_module(system.package), system.cluster_class)
+    except ImportError as problem:
+        raise ConfigError(
+            f"site {kind}: {system.cluster_class} needs the package {system.package}, which can't "
+            f"be imported ({problem}): install it where snakemake runs, or choose another site"
+        ) from None
+
+
+@contextmanager
+def _replaced(cluster: Any, queued: Sequence[str], workers: int) -> Iterator[None]:
+    """Have jobs replaced that left the queue before their worker came.
+
+    Dask learns of a worker that has gone, and not of one that never was there. Not more than a
+    few for each worker: what never starts is no fault that passes.
+    """
+    ended, left = Event(), REPLACEMENTS * workers
+
+    def look() -> None:
+        nonlocal left
+        while left > 0 and not ended.wait(LOOK_EVERY_S):
+            gone = _gone(cluster, queued)[:left]
+            if gone and not ended.is_set():
+                left -= len(gone)
+                _fetch_logs(cluster)
+                cluster.sync(cluster.scale_down, gone)
+
+    thread = Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _gone(cluster: Any, queued: Sequence[str]) -> list[Any]:
+    """The names of workers that are waited for, but whose jobs aren't in the queue any more."""
+    # looked at first: a job that is submitted meanwhile is in the queue
+    jobs = {name: job.job_id for name, job in list(cluster.workers.items()) if job.job_id}
+    answer = subprocess.run(queued, capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        return []
+    in_queue = set(answer.stdout.split())
+    started = {worker["name"] for worker in cluster.scheduler_info["workers"].values()}
+    return [
+        name
+        for name, job in jobs.items()
+        if job.partition(".")[0] not in in_queue and name not in started
+    ]
+
+
+@contextmanager
+def _swept(command: Sequence[str]) -> Iterator[None]:
+    """Run a command that removes jobs when the block ends, or when this process does in any way.
+
+    A process of its own waits at the end of a pipe, which the kernel closes with this process;
+    it looks twice, as a submission may still be on its way.
+    """
+    remove = shlex.join(command)
+    watcher = subprocess.Popen(
+        ["sh", "-c", f"cat >/dev/null; {remove}; sleep 10; {remove}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert watcher.stdin is not None
+    try:
+        yield
+    finally:
+        watcher.stdin.close()
+
+
+def _fetch_logs(cluster: Any) -> None:
+    """Bring the output of spooled jobs here, which is lost when they leave the queue."""
+    if hasattr(cluster, "fetch_worker_logs"):
+        cluster.fetch_worker_logs()
+
+
+def last_words(cluster: Any, logs: Path) -> str:
+    """The ends of the newest logs: what the workers, and the batch system about them, said last."""
+    _fetch_logs(cluster)
+    ends = []
+    for ending in ("err", "log"):
+        files = [path for path in logs.glob(f"*.{ending}") if path.stat().st_size]
+        if files:
+            newest = max(files, key=lambda path: path.stat().st_mtime)
+            lines = newest.read_text(errors="replace").splitlines()[-LOG_LINES:]
+            ends.append("\n  ".join([f"{newest} ends:", *lines]))
+    return "\n".join(ends)

@@ -1,0 +1,58 @@
+"""Dask workers as jobs of an HTCondor pool."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from looseleaf.cluster.batch import BatchSystem
+
+# a spooled job is held, for this reason, until its files have arrived
+SPOOLING = 16
+DAY_S = 86_400
+DIRECTIVES = {
+    # the executable is /bin/sh, which every machine has
+    "transfer_executable": "False",
+    # a held worker never comes back, another has taken its place
+    "periodic_remove": (
+        f"(JobStatus == 5 && (HoldReasonCode =!= {SPOOLING}"
+        " || time() - EnteredCurrentStatus > 600))"
+        f" || (JobStatus == 1 && time() - QDate > {DAY_S})"
+    ),
+    # spooled jobs would stay for ten days: long enough to fetch their logs is enough
+    "leave_in_queue": "JobStatus == 4 && time() - CompletionDate < 600",
+}
+TAG = "LooseleafRun"
+
+
+def tagged(settings: Mapping[str, Any], run: str) -> dict[str, Any]:
+    """The settings of a cluster whose jobs carry the run as an attribute."""
+    extra = settings.get("job_extra_directives", {})
+    return {
+        **settings,
+        "job_extra_directives": {**DIRECTIVES, f"MY.{TAG}": f'"{run}"', **extra},
+    }
+
+
+def queued(settings: Mapping[str, Any], run: str) -> Sequence[str]:
+    """The command that prints the ids of a run's jobs that wait, run or are held."""
+    waiting = f'{TAG} == "{run}" && JobStatus != 3 && JobStatus != 4'
+    return ["condor_q", *_pool(settings), "-constraint", waiting, "-af", "ClusterId"]
+
+
+def remove(settings: Mapping[str, Any], run: str) -> Sequence[str]:
+    """The command that removes a run's jobs."""
+    return ["condor_rm", *_pool(settings), "-constraint", f'{TAG} == "{run}"']
+
+
+def _pool(settings: Mapping[str, Any]) -> Sequence[str]:
+    return settings.get("cancel_command_extra", ())
+
+
+SYSTEM = BatchSystem(
+    name="HTCondor",
+    package="dask_jobqueue",
+    cluster_class="HTCondorCluster",
+    submit="condor_submit",
+    tagged=tagged,
+    queued=queued,
+    remove=remove,
+)

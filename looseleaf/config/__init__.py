@@ -1,0 +1,1 @@
+"""The configuration: reading it, its schemas, and what is checked of all analyses."""

@@ -1,0 +1,77 @@
+"""Holding values against the JSON schemas of config/schemas, with messages for the user."""
+
+import difflib
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import jsonschema
+
+from looseleaf.errors import ConfigError, shown
+from looseleaf.layout import schemas
+from looseleaf.yaml_files import check_plain, read_yaml
+
+
+@cache
+def schema(name: str) -> dict[str, Any]:
+    """A schema by name."""
+    return read_yaml(schemas() / f"{name}.schema.yaml")
+
+
+def check(value: Any, allowed: Mapping[str, Any], file: str) -> None:
+    """Check a value against a JSON schema; raise `ConfigError` for the most telling violation.
+
+    Numbers that are none, which a schema lets pass, are refused wherever they are.
+    """
+    check_plain(value, file)
+    validator = jsonschema.Draft202012Validator(allowed)
+    problem = jsonschema.exceptions.best_match(validator.iter_errors(value))
+    if problem is None:
+        return
+    key = ".".join(str(part) for part in problem.absolute_path) or "the file"
+    raise ConfigError(f"{file}: {key}: {_in_words(problem)}")
+
+
+def _in_words(problem: jsonschema.ValidationError) -> str:
+    rule, allowed, value = problem.validator, problem.validator_value, problem.instance
+    match rule:
+        case "additionalProperties" if isinstance(value, dict):
+            known = list(problem.schema.get("properties", {}))
+            unknown = sorted(set(value) - set(known))
+            near = difflib.get_close_matches(unknown[0], known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+            return f"unknown key {unknown[0]!r}{hint}"
+        case "required":
+            missing = [name for name in allowed if name not in value]
+            return f"the key {missing[0]!r} is missing"
+        case "type":
+            hint = "" if not _is_number(value) else "; YAML takes 5e-5 as text: write 5.0e-5"
+            if "string" in allowed and isinstance(value, (bool, int, float)):
+                hint = '; what is to be text goes in quotes, as "2018" or "No"'
+            return f"{shown(value)} should be of type {allowed}{hint}"
+        case "enum":
+            return f"{shown(value)} is not one of {', '.join(map(str, allowed))}"
+        case "const":
+            return f"{value!r} should be {allowed!r}"
+        case "minimum" | "exclusiveMinimum":
+            relation = "at least" if rule == "minimum" else "more than"
+            return f"{value!r} should be {relation} {allowed}"
+        case "maximum" | "exclusiveMaximum":
+            relation = "at most" if rule == "maximum" else "less than"
+            return f"{value!r} should be {relation} {allowed}"
+        case "pattern":
+            expected = problem.schema.get("description", f"something like {allowed}")
+            return f"{shown(value)} should be {expected}"
+        case "maxLength":
+            return f"{shown(value)} has more than the {allowed} characters that a file's name can"
+        case "minProperties" if not value:
+            return "there is nothing in it"
+        case _:
+            return str(problem.message)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and float(value) is not None
+    except ValueError:
+        return False

@@ -1,0 +1,180 @@
+"""The loops over events that filling an EFT histogram consists of, for numba to compile.
+
+They are C functions of addresses and sizes, so that what numba makes of them runs without it:
+`looseleaf.efthist.machine` keeps and calls it. What they are handed is checked before: bins and
+rows are not. Arrays lie without gaps, but for the sums of bins, which are `stride` bytes apart.
+"""
+
+import math
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba.extending import intrinsic
+from numba.types import CPointer, float32, float64, int64, uint64, void
+
+from looseleaf.efthist.machine import LANES, UNSURE
+
+# how many events ahead of its addition an event's terms are fetched, by cache lines of bytes
+AHEAD, LINE = 64, 64
+
+
+def equal_bins(low, scale, size, near, under, values, events, out):  # type: ignore[no-untyped-def]
+    """The bin of each value into `out`; returned is how many are UNSURE: within `near` bins of an
+    edge."""
+    unsure = 0
+    for event in range(events):
+        place = (values[event] - low) * scale
+        # NaN lies above all, as boost-histogram has it
+        place = size + 0.5 if math.isnan(place) else max(min(place, size + 0.5), -0.5)
+        index = math.floor(place)
+        sure = min(place - index, index + 1 - place) >= near
+        out[event] = index + under if sure else UNSURE
+        unsure += not sure
+    return unsure
+
+
+def searched_bins(  # type: ignore[no-untyped-def]
+    edges, last, first, cells, scale, under, values, events, out
+):
+    """The bin of each value into `out`, by edges 0 to `last`; `first` is where the search begins,
+    by equal cells."""
+    for event in range(events):
+        value = values[event]
+        # NaN lies above all, as boost-histogram has it
+        if not value < edges[last]:
+            out[event] = last + under
+        elif value < edges[0]:
+            out[event] = under - 1
+        else:
+            index = first[min(int((value - edges[0]) * scale), cells - 1)]
+            while value >= edges[index + 1]:
+                index += 1
+            out[event] = index + under
+
+
+@intrinsic
+def _prefetch(_typing, _address):  # type: ignore[no-untyped-def]
+    """Have the processor fetch the cache line at an address; nothing is read, or can go wrong."""
+
+    def emitted(context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
+        place, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place, number, number, number])
+        fetch = builder.module.declare_intrinsic("llvm.prefetch", [place], kind)
+        # to be read, into the second cache, as data
+        how = [number(0), number(2), number(1)]
+        builder.call(fetch, [builder.inttoptr(arguments[0], place), *how])
+        return context.get_dummy_value()
+
+    return void(uint64), emitted
+
+
+@intrinsic
+def _address(_typing, pointer):  # type: ignore[no-untyped-def]
+    """A pointer as a number."""
+
+    def emitted(_context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.ptrtoint(arguments[0], ir.IntType(64))
+
+    return uint64(pointer), emitted
+
+
+@intrinsic(prefer_literal=True)
+def _add_lanes(_typing, terms, _into, _row, _term, _weight, lanes):  # type: ignore[no-untyped-def]
+    """into[term + i] += weight * row[term + i] for i < lanes at once.
+
+    `into` is the address of doubles, `row` of numbers of the kind that `terms` has. A plain loop
+    over a row is compiled for rows of thousands, and takes longer for a hundred.
+    """
+    dtype, number = terms.dtype, lanes.literal_value
+
+    def emitted(context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
+        _, into, row, term, weight, _ = arguments
+
+        def place(address: Any, kind: Any) -> Any:
+            first = builder.gep(builder.inttoptr(address, kind.as_pointer()), [term])
+            return builder.bitcast(first, ir.VectorType(kind, number).as_pointer())
+
+        sums = place(into, ir.DoubleType())
+        doubles = sums.type.pointee
+        source = place(row, context.get_value_type(dtype))
+        added = builder.load(source, align=1)
+        if added.type != doubles:
+            added = builder.fpext(added, doubles)
+        weights = ir.Constant(doubles, ir.Undefined)
+        for lane in range(number):
+            weights = builder.insert_element(weights, weight, ir.IntType(32)(lane))
+        product = builder.fmul(added, weights, flags=["contract"])
+        total = builder.fadd(builder.load(sums, align=8), product, flags=["contract"])
+        builder.store(total, sums, align=8)
+        return context.get_dummy_value()
+
+    return void(terms, uint64, uint64, uint64, float64, lanes), emitted
+
+
+def add_terms(  # type: ignore[no-untyped-def]
+    sums, stride, filled_up, bins, events, rows, in_order, weights, terms, length, number, size
+):
+    """Add each event's weighted terms to its bin; events of bin -1 have none.
+
+    There are `length` rows of a `number` of terms, `size` bytes each; `rows` are those of the
+    events, unless they are in order. `filled_up` says that a bin's sums have room for whole lanes.
+    """
+    begin = _address(terms)
+    lines = (size + uint64(LINE - 1)) // uint64(LINE)
+    whole, wide = number // uint64(LANES), (number + uint64(LANES - 1)) // uint64(LANES)
+    for event in range(events):
+        ahead = event + AHEAD
+        if ahead < events:
+            line = begin + uint64(ahead if in_order else rows[ahead]) * size
+            for _ in range(lines):
+                _prefetch(line)
+                line += uint64(LINE)
+        if bins[event] < 0:
+            continue
+        # unsigned, or each index would be asked whether it counts from the end
+        which = uint64(event if in_order else rows[event])
+        into, row = sums + uint64(bins[event]) * stride, begin + which * size
+        weight = weights[event]
+        # beyond a row's end are the next one's terms, which go where nothing is kept
+        blocks = wide if filled_up and which + uint64(1) < length else whole
+        term = uint64(0)
+        for _ in range(blocks):
+            _add_lanes(terms, into, row, term, weight, LANES)
+            term += uint64(LANES)
+        while term < number:
+            _add_lanes(terms, into, row, term, weight, 1)
+            term += uint64(1)
+
+
+def add_columns(  # type: ignore[no-untyped-def]
+    sums, width, bins, events, rows, in_order, weights, terms, number, columns
+):
+    """`add_terms` where a term has another place in the sums, or none (-1); a bin's sums are
+    `width` doubles apart."""
+    for event in range(events):
+        index = bins[event]
+        if index < 0:
+            continue
+        row, weight = event if in_order else rows[event], weights[event]
+        for term in range(number):
+            column = columns[term]
+            if column >= 0:
+                sums[index * width + column] += weight * terms[row * number + term]
+
+
+TYPES = {
+    "": void,
+    "i": int64,
+    "u": uint64,
+    "d": float64,
+    "I": CPointer(int64),
+    "D": CPointer(float64),
+    "F": CPointer(float32),
+}
+
+
+def compiled(name: str, returned: str, arguments: str) -> str:
+    """LLVM's text of a loop, for a signature in the letters of TYPES."""
+    signature = TYPES[returned](*(TYPES[letter] for letter in arguments))
+    return numba.cfunc(signature, forceinline=True)(globals()[name]).inspect_llvm()

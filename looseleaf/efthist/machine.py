@@ -1,0 +1,230 @@
+"""The loops of `kernels` as machine code, compiled once and kept.
+
+What numba makes of a loop is kept as LLVM's text in the user's own cache, by what the source says,
+so that code which is unpacked on a worker finds it too. It is called without numba, whose import
+and first call take longer than any fill. What is read is executed: a folder that others could
+write to isn't used.
+"""
+
+import ctypes
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+# the index of a value too close to an edge to tell how it rounds
+UNSURE = -2
+# terms that a processor adds at once: those of a bin begin at multiples of as many
+LANES = 4
+# what each loop returns and takes: integers, doubles, and pointers to them (I, D) or to floats (F)
+SIGNATURES = {
+    "equal_bins": ("i", "ddidiDiI"),
+    "searched_bins": ("", "DiIidiDiI"),
+    "add_terms": ("", "uuuIiIiD{terms}uuu"),
+    "add_columns": ("", "DiIiIiD{terms}iI"),
+}
+KINDS = {
+    "": None,
+    "i": ctypes.c_int64,
+    "u": ctypes.c_uint64,
+    "d": ctypes.c_double,
+    "I": ctypes.c_void_p,
+    "D": ctypes.c_void_p,
+    "F": ctypes.c_void_p,
+}
+
+
+def equal_bins(
+    low: float, scale: float, size: int, near: float, under: int, values: Array
+) -> tuple[NDArray[np.int64], int]:
+    """The bin of each value (doubles), and how many are UNSURE: within `near` bins of an edge."""
+    values = np.ascontiguousarray(values)
+    out = np.empty(len(values), np.int64)
+    arguments = low, scale, size, near, under, address(values), len(values), address(out)
+    return out, _loop("equal_bins")(*arguments)
+
+
+def searched_bins(
+    edges: Array, first: Array, scale: float, under: int, values: Array
+) -> NDArray[np.int64]:
+    """The bin of each value (doubles); `first` is where its search begins, by equal cells."""
+    values = np.ascontiguousarray(values)
+    out = np.empty(len(values), np.int64)
+    _loop("searched_bins")(
+        address(edges),
+        len(edges) - 1,
+        address(first),
+        len(first),
+        scale,
+        under,
+        address(values),
+        len(values),
+        address(out),
+    )
+    return out
+
+
+def add_terms(sums: Array, bins: Array, rows: Array | None, weights: Array, terms: Array) -> None:
+    """Add each event's weighted terms to its bin; events of bin -1 have none.
+
+    `sums` and `terms` lie side by side for each bin and event, as `EFTHist` has them. `rows` are
+    those of the events in `terms`, None if they are one after the other.
+    """
+    if sums.shape[1] > 1 and sums.strides[1] != sums.itemsize:
+        raise ValueError("the sums of a bin should lie side by side")
+    length, number = terms.shape
+    stride, room = sums.strides[0], -(-number // LANES) * LANES * sums.itemsize
+    _loop("add_terms", terms)(
+        address(sums),
+        stride,
+        len(sums) > 1 and stride >= room,
+        address(bins),
+        len(bins),
+        0 if rows is None else address(rows),
+        rows is None,
+        address(weights),
+        address(terms),
+        length,
+        number,
+        number * terms.itemsize,
+    )
+
+
+def add_columns(
+    sums: Array, bins: Array, rows: Array | None, weights: Array, terms: Array, columns: Array
+) -> None:
+    """`add_terms` where a term has another place in the sums, or none (-1)."""
+    _loop("add_columns", terms)(
+        address(sums),
+        sums.strides[0] // sums.itemsize,
+        address(bins),
+        len(bins),
+        0 if rows is None else address(rows),
+        rows is None,
+        address(weights),
+        address(terms),
+        terms.shape[1],
+        address(columns),
+    )
+
+
+def address(array: Array) -> int:
+    """Where an array begins."""
+    return int(array.__array_interface__["data"][0])
+
+
+def _loop(name: str, terms: Array | None = None) -> Callable[..., Any]:
+    return _linked(name, "F" if terms is not None and terms.itemsize == 4 else "D")
+
+
+@cache
+def _linked(name: str, terms: str) -> Callable[..., Any]:
+    """A loop for terms of a kind, to be called with addresses; it runs without the GIL."""
+    returned, arguments = (letters.format(terms=terms) for letters in SIGNATURES[name])
+    place = _place(f"{name}-{terms}")
+    text = _kept(place)
+    if text is None:
+        from looseleaf.efthist import kernels  # noqa: PLC0415 - numba is needed for this alone
+
+        text = kernels.compiled(name, returned, arguments)
+        _keep(place, text)
+    kinds = [KINDS[letter] for letter in (returned, *arguments)]
+    return ctypes.CFUNCTYPE(*kinds)(_in_memory(text))
+
+
+# what machine code belongs to: it goes when they go
+_engines: list[llvm.ExecutionEngine] = []
+
+
+def _in_memory(text: str) -> int:
+    """The address of the C function of a module."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    module = llvm.parse_assembly(text)
+    module.verify()
+    (name,) = [
+        function.name
+        for function in module.functions
+        if not function.is_declaration and function.name.startswith("cfunc.")
+    ]
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+        jit=True,
+        codemodel="jitdefault",
+    )
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    _engines.append(engine)
+    return int(engine.get_function_address(name))
+
+
+@cache
+def folder() -> Path | None:
+    """Where loops are kept: below NUMBA_CACHE_DIR, XDG_CACHE_HOME or ~/.cache.
+
+    None if there is no such folder that is the user's own and closed to others' writing.
+    """
+    try:
+        given = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
+        path = Path(given) if given else Path.home() / ".cache"
+        path = path / "looseleaf" / "efthist"
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = path.lstat()
+    except (OSError, RuntimeError):
+        return None
+    closed = stat.S_ISDIR(about.st_mode) and not about.st_mode & 0o022
+    return path if closed and about.st_uid == os.geteuid() else None
+
+
+@cache
+def _state() -> str:
+    """What decides about machine code: the sources, numba, and the processor."""
+    sources = [Path(__file__).with_name(name).read_bytes() for name in ("kernels.py", "machine.py")]
+    target = f"{version('numba')} {version('llvmlite')} {llvm.get_host_cpu_name()}"
+    return hashlib.sha256(b"\0".join([*sources, target.encode()])).hexdigest()[:16]
+
+
+def _place(name: str) -> Path | None:
+    path = folder()
+    return None if path is None else path / f"{name}-{_state()}.ll"
+
+
+def _kept(place: Path | None) -> str | None:
+    """The text of a file that is as it was written; it begins with its own checksum."""
+    if place is None:
+        return None
+    try:
+        digest, _, text = place.read_text().partition("\n")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return text if digest == _digest(text) else None
+
+
+def _keep(place: Path | None, text: str) -> None:
+    """Write a file whole or not at all; a fill doesn't fail for want of space in a home."""
+    if place is None:
+        return
+    with suppress(OSError), NamedTemporaryFile("w", dir=place.parent, delete=False) as part:
+        try:
+            part.write(f"{_digest(text)}\n{text}")
+            part.flush()
+            os.replace(part.name, place)
+        except OSError:
+            os.unlink(part.name)
+
+
+def _digest(text: str) -> str:
+    return f"; {hashlib.sha256(text.encode()).hexdigest()}"

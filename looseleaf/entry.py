@@ -1,0 +1,20 @@
+"""What the graph names as `module:name`, imported where a job runs."""
+
+from importlib import import_module
+from typing import Any
+
+
+def imported(name: str) -> Any:
+    """The function or class of a `module:name`."""
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def name_of(one: type) -> str:
+    """The `module:name` of a class."""
+    return f"{one.__module__}:{one.__qualname__}"
+
+
+def module_of(name: str) -> str:
+    """The module of a `module:name`."""
+    return name.partition(":")[0]

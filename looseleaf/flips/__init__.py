@@ -1,0 +1,1 @@
+"""Charge flips of electrons: processor, measurement, and the map as files."""

@@ -1,0 +1,33 @@
+"""The picture of measured charge flips, from their summary alone."""
+
+from pathlib import Path
+
+import hist
+import numpy as np
+
+from looseleaf.files import read_json
+from looseleaf.flips.analysis import FlipsAnalysis
+from looseleaf.histograms import plots
+
+
+def pictures(
+    analysis: FlipsAnalysis,
+    summary: str | Path,
+    folder: str | Path,
+    label: str,
+    energies: str = "13",
+) -> None:
+    """The map of charge flips, of the summary that its measurement wrote."""
+    found = read_json(summary)
+    value, sigma = (np.array(found[name]) for name in ("probability", "sigma"))
+    axes = [
+        hist.axis.Variable(found["pt"], label="Electron $p_T$ [GeV]"),
+        hist.axis.Variable(found["abs_eta"], label="Electron $|\\eta|$"),
+    ]
+    texts = np.empty(value.shape, object)
+    for index in np.ndindex(value.shape):
+        texts[index] = f"{value[index]:.4f}\n±{sigma[index]:.4f}"
+    name = "Probability that the charge is wrong"
+    fig, ax = plots.map2d(value, axes, analysis.title, name, texts)
+    plots.label(ax, label, found["is_data"], None, energies)
+    plots.save(fig, Path(folder) / "flips")

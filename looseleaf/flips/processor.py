@@ -1,0 +1,93 @@
+"""The coffea processor that counts pairs of electrons at the Z boson's mass by their charges."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import awkward as ak
+import hist
+import numpy as np
+from coffea.processor import ProcessorABC
+
+from looseleaf.flips.analysis import FlipsAnalysis
+from looseleaf.histograms.coverage import cover, coverage, losses_beyond
+from looseleaf.losses import Loss
+from looseleaf.objects.evaluation import Undecided
+from looseleaf.objects.events import recorded
+from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.luminosity import certified
+from looseleaf.objects.names import COVERAGE
+from looseleaf.objects.rates import clamped_bins
+
+SIGNS, BANDS = ("opposite", "same"), ("peak", "beside")
+
+
+def beyond_axes(analysis: FlipsAnalysis, found: Mapping[str, Any]) -> list[Loss]:
+    """What lies beyond the axes of the map."""
+    where = "the outermost bins hold them"
+    return losses_beyond(
+        found[COVERAGE], analysis.binning, "electrons", where, analysis.allow.beyond
+    )
+
+
+class FlipProcessor(ProcessorABC):
+    """Pairs of electrons at the Z's mass by charge, mass band and bins of both.
+
+    `analysis` is a `flips` analysis of the configuration, `points` the declared working points. An
+    event has exactly two electrons of the analysis' point. Pairs count one each, in simulation as
+    well: its weights are those of the event, and not of the charges. Bins are counted row by row,
+    pT first; what lies beyond the last edges is in the last bins.
+
+    The accumulator holds `pairs`, over `sign`, `band`, `first` and `second`, the bins of the
+    harder and the softer electron, `cutflow`, and `coverage`, where their electrons lie.
+    """
+
+    def __init__(self, analysis: FlipsAnalysis, points: WorkingPoints) -> None:
+        self._analysis, self._points = analysis, points
+
+    def process(self, events: Any) -> dict[str, Any]:
+        analysis, undecided = self._analysis, Undecided(self._analysis.allow.not_finite)
+        electrons = events.Electron
+        chosen = self._points.passes("Electron", analysis.electron, electrons, undecided)
+        electrons = electrons[chosen]
+        kept = recorded(events, analysis.triggers) & certified(events)
+        two = kept & ak.to_numpy(ak.num(electrons, axis=1) == 2)
+        pairs = electrons[two]
+        pairs = pairs[ak.argsort(pairs.pt, axis=1, ascending=False)]
+        first, second = pairs[:, 0], pairs[:, 1]
+        mass = ak.to_numpy((first + second).mass)
+        low, high = analysis.mass["peak"]
+        width = analysis.mass["beside"]
+        peak = (mass >= low) & (mass < high)
+        beside = ~peak & (mass >= low - width) & (mass < high + width)
+        same = ak.to_numpy(first.charge == second.charge)
+        size = analysis.bins
+        axes = [hist.axis.Integer(0, size, name=name, flow=False) for name in ("first", "second")]
+        counted = hist.Hist(
+            hist.axis.StrCategory(SIGNS, name="sign", overflow=False),
+            hist.axis.StrCategory(BANDS, name="band", overflow=False),
+            *axes,
+            storage=hist.storage.Int64(),
+        )
+        edges = analysis.binning["pt"], analysis.binning["abs_eta"]
+        values = [(ak.to_numpy(one.pt), np.abs(ak.to_numpy(one.eta))) for one in (first, second)]
+        places = [clamped_bins(*edges, *one) for one in values]
+        used = (peak | beside).astype(np.float64)
+        covered = coverage(analysis.binning)
+        for pt, abs_eta in values:
+            cover(covered, "pt", edges[0], pt, used)
+            cover(covered, "abs_eta", edges[1], abs_eta, used)
+        for sign, of_sign in zip(SIGNS, (~same, same), strict=True):
+            for band, of_band in zip(BANDS, (peak, beside), strict=True):
+                mask = of_sign & of_band
+                counted.fill(sign, band, *[place[mask] for place in places])
+        steps = {"all": len(events), "trigger": kept.sum(), "two electrons": two.sum(),
+                 "mass": (peak | beside).sum()}  # fmt: skip
+        cutflow = hist.Hist(
+            hist.axis.StrCategory(list(steps), name="step", overflow=False),
+            storage=hist.storage.Int64(),
+        )
+        cutflow[...] = [int(value) for value in steps.values()]
+        return {"pairs": counted, "cutflow": cutflow, COVERAGE: covered, **undecided.counted()}
+
+    def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
+        return accumulator

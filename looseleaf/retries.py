@@ -1,0 +1,82 @@
+"""Trying again what may pass by itself: a policy, and the loops that follow it."""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Retries:
+    """Which failures are tried again, how long and after which pauses.
+
+    A failure of the types `passing`, for which `may_pass` holds, is tried again: until there were
+    `tries` tries, or, as a failure comes, `seconds` have gone by since the first try began. The
+    first pause is of `pause` seconds; each is twice the one before, and none above `longest`.
+    """
+
+    passing: type[Exception] | tuple[type[Exception], ...]
+    may_pass: Callable[[Any], bool] = lambda _: True
+    tries: float = math.inf
+    seconds: float = math.inf
+    pause: float = 1.0
+    longest: float = math.inf
+
+    def pause_after(self, problem: Any, tries: int, seconds: float = 0.0) -> float | None:
+        """Seconds to wait before the next try, or None if there is to be none.
+
+        `tries` have been made, of which the last failed by `problem`, `seconds` after the first
+        began.
+        """
+        if not isinstance(problem, self.passing) or not self.may_pass(problem):
+            return None
+        if tries >= self.tries or seconds >= self.seconds:
+            return None
+        return min(math.ldexp(self.pause, min(tries - 1, 60)), self.longest)
+
+    def call(
+        self,
+        function: Callable[[], T],
+        say: Callable[[Exception, float], None] | None = None,
+        sleep: Callable[[float], Any] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> T:
+        """What `function` returns, in the first try that doesn't fail; else the last failure is
+        raised. `say` gets each failure that is tried again, and the pause in seconds."""
+        started, tries = clock(), 0
+        while True:
+            tries += 1
+            try:
+                return function()
+            except Exception as problem:
+                pause = self.pause_after(problem, tries, clock() - started)
+                if pause is None:
+                    raise
+                if say is not None:
+                    say(problem, pause)
+            sleep(pause)
+
+    async def await_call(
+        self,
+        function: Callable[[], Awaitable[T]],
+        say: Callable[[Exception, float], None] | None = None,
+        sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> T:
+        """`call` for a coroutine function."""
+        started, tries = clock(), 0
+        while True:
+            tries += 1
+            try:
+                return await function()
+            except Exception as problem:
+                pause = self.pause_after(problem, tries, clock() - started)
+                if pause is None:
+                    raise
+                if say is not None:
+                    say(problem, pause)
+            await sleep(pause)

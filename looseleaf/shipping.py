@@ -1,0 +1,167 @@
+"""The code that workers run: ours, sent to each of them, and the packages they should have.
+
+Dask sends the plugin to every worker that joins, late and restarted ones too, and sends it by
+value, so that a worker needs neither this package nor a file system shared with the submitter.
+This module therefore imports nothing else of the package.
+"""
+
+import atexit
+import hashlib
+import importlib
+import io
+import logging
+import os
+import shutil
+import sys
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from socket import gethostname
+from tempfile import mkdtemp
+from typing import Any
+
+import cloudpickle
+from distributed import SchedulerPlugin, WorkerPlugin
+
+PACKAGE = "looseleaf"
+# what numbers may depend on, or what has to be the same at both ends of a connection
+MATTERS = (
+    "awkward",
+    "boost-histogram",
+    "coffea",
+    "correctionlib",
+    "dask",
+    "distributed",
+    "hist",
+    "numpy",
+    "uproot",
+)
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that workers and submitter should agree on."""
+    by_package = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+    for name in MATTERS:
+        try:
+            by_package[name] = version(name)
+        except PackageNotFoundError:
+            by_package[name] = "none"
+    return by_package
+
+
+def difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
+    """What differs between the submitter and a worker, naming both sides; None if nothing."""
+    differences = [
+        f"{name} is {theirs.get(name)} there and {value} here"
+        for name, value in ours.items()
+        if theirs.get(name) != value
+    ]
+    return ", ".join(differences) or None
+
+
+def archive() -> bytes:
+    """The package as it stands here, zipped; the same files give the same bytes."""
+    root = Path(__file__).parent
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as zipped:
+        for path in sorted(root.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                name = f"{PACKAGE}/{path.relative_to(root).as_posix()}"
+                zipped.writestr(zipfile.ZipInfo(name), path.read_bytes())
+    return content.getvalue()
+
+
+def _not_of_a_task(record: logging.LogRecord) -> bool:
+    # what a task raised is told by the submitter, once, and not by every worker that ran one
+    return not str(record.msg).startswith("Compute Failed")
+
+
+class OurCode(WorkerPlugin):
+    """Unpacks archives (ours and further wheels) on a worker, ahead of what is installed there.
+
+    A difference in packages is kept in `problem`, for the worker's tasks to tell: raised here, it
+    would only keep the worker from starting, again and again.
+    """
+
+    name = "looseleaf-code"
+
+    def __init__(self, archives: Sequence[bytes]) -> None:
+        self._archives = list(archives)
+        self.code = hashlib.sha256(b"".join(self._archives)).hexdigest()[:12]
+        self._submitter, self._versions = _process(), versions()
+        self.problem: str | None = None
+
+    def setup(self, worker: Any) -> None:
+        if _process() == self._submitter:
+            return
+        place = Path(worker.local_directory) / f"code-{self.code}"
+        self.problem = difference(self._versions, versions())
+        logging.getLogger("distributed.worker").addFilter(_not_of_a_task)
+        _put_first(self._archives, place)
+
+
+class Parcel(WorkerPlugin):
+    """Bytes that every worker has, late and restarted ones too, instead of every task of a job."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.name = f"{PACKAGE}-parcel-{hashlib.sha256(content).hexdigest()[:12]}"
+
+
+class OurCodeOnScheduler(SchedulerPlugin):
+    """Unpacks the same archives where a scheduler runs that we didn't start: it reads our tasks."""
+
+    idempotent = True
+
+    def __init__(self, archives: Sequence[bytes], code: str) -> None:
+        self._archives, self._submitter = list(archives), _process()
+        self.name = f"{OurCode.name}-{code}"
+
+    async def start(self, scheduler: Any) -> None:
+        if _process() == self._submitter:
+            return
+        place = Path(mkdtemp(prefix="looseleaf-"))
+        atexit.register(shutil.rmtree, place, ignore_errors=True)
+        _put_first(self._archives, place)
+
+
+def _process() -> tuple[str, int]:
+    return gethostname(), os.getpid()
+
+
+def _put_first(archives: Iterable[bytes], place: Path) -> None:
+    """Unpack archives, and have this process import from there before anywhere else."""
+    if str(place) in sys.path[:1]:
+        return
+    shutil.rmtree(place, ignore_errors=True)
+    for content in archives:
+        with zipfile.ZipFile(io.BytesIO(content)) as zipped:
+            zipped.extractall(place)
+    sys.path.insert(0, str(place))
+    # a process that outlives jobs may have imported an earlier state of the package
+    for module in [m for m in sys.modules if m == PACKAGE or m.startswith(f"{PACKAGE}.")]:
+        del sys.modules[module]
+    importlib.invalidate_caches()
+
+
+# a class of an importable module would be sent by name
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def mismatch(worker: Any, code: str) -> str | None:
+    """Why a worker must not run a task of a job with the given code; None if it may."""
+    plugin = worker.plugins.get(OurCode.name)
+    if plugin is None:
+        return f"worker {worker.name} was not sent the code {code}"
+    if plugin.code != code:
+        return (
+            f"worker {worker.name} runs the code {plugin.code} of another job, this one's is "
+            f"{code}: let one job at a time use a scheduler"
+        )
+    if plugin.problem is not None:
+        return (
+            f"worker {worker.name} on {worker.address.rpartition(':')[0]} has other packages: "
+            f"{plugin.problem}; give the workers the environment of the submitter"
+        )
+    return None

@@ -1,8 +1,0 @@
-import json
-
-from looseleaf.doorway import doorway
-
-with doorway(snakemake.log[0]):
-    from looseleaf.topcoffea.samples import write_sample_catalogue
-
-    write_sample_catalogue(json.loads(snakemake.params.dataset), snakemake.output[0])
