@@ -64,6 +64,7 @@ def test_every_site_loads(main_config: dict[str, Any], repo: Path) -> None:
     assert kinds == {
         "local": "local",
         "htcondor": "htcondor",
+        "slurm": "slurm",
         "lxplus": "htcondor",
         "coffea-casa": "coffea-casa",
         "scheduler": "scheduler",

@@ -16,7 +16,7 @@ from conftest import REPO
 
 from looseleaf.command import main
 
-PROFILES = {"coffea-casa", "htcondor", "local"}
+PROFILES = {"coffea-casa", "htcondor", "local", "slurm"}
 CONFIGURED = """
 import sys
 from pathlib import Path
