@@ -16,6 +16,7 @@ SHIPPED = {
     "fakerate": "muon",
     "application": "closure",
     "flips": "flips",
+    "efficiency": "muon_id",
     "topcoffea": "tth_eft",
 }
 

@@ -5,13 +5,14 @@ from typing import Any
 
 from looseleaf.application.declaration import Application
 from looseleaf.config.kind import Kind
+from looseleaf.efficiency.declaration import Efficiency
 from looseleaf.fakerate.declaration import FakeRate
 from looseleaf.flips.declaration import Flips
 from looseleaf.objects.analysis import Analysis
 from looseleaf.topcoffea.declaration import TopCoffea
 
 KINDS: Mapping[str, Kind[Any]] = {
-    kind.name: kind for kind in (FakeRate(), Application(), Flips(), TopCoffea())
+    kind.name: kind for kind in (FakeRate(), Application(), Flips(), Efficiency(), TopCoffea())
 }
 
 

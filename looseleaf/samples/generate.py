@@ -56,6 +56,8 @@ class Part:
     coefficients: int = 0
     # probabilities that an electron's charge is wrong, in barrel and endcap
     charge_flips: tuple[float, float] | None = None
+    # the probability that a loose prompt lepton is tight
+    prompt_tight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ def _make(rng: np.random.Generator, part: Part, size: int) -> Events:
             return physics.wjets(rng, size)
         case "dy":
             return physics.dy(rng, size)
+        case "z" | "continuum":
+            return physics.pairs(rng, size, resonant=part.kind == "z")
         case "ttbar":
             return physics.ttbar(rng, size)
         case "eft":
@@ -124,8 +128,11 @@ def branches(
     events: Events,
     truth: physics.Truth,
     charge_flips: tuple[float, float] | None = None,
+    prompt_tight: float | None = None,
 ) -> tuple[dict[str, Any], dict[str, Array]]:
     """The branches of a batch of events, and which of them a path of each flavour recorded."""
+    if prompt_tight is None:
+        prompt_tight = physics.PROMPT_TIGHT
     out: dict[str, Any] = {}
     leading: dict[str, Array] = {}
     # what was generated, and how much of it by event so far
@@ -148,7 +155,7 @@ def branches(
             "mass": np.full(size, physics.MASS_GEV[flavour], np.float32),
             "charge": leptons.charge.astype(np.int32),
             "pdgId": (-physics.PDG_ID[flavour] * leptons.charge).astype(np.int32),
-            **physics.quality(rng, leptons, flavour, truth),
+            **physics.quality(rng, leptons, flavour, truth, prompt_tight),
         }
         if events.gen_weight is not None:
             content["genPartFlav"] = np.where(leptons.prompt, 1, 5).astype(np.uint8)
@@ -217,7 +224,7 @@ def write_file(file: SampleFile) -> FileRecord:
             events = _make(rng, part, size)
             if file.is_data:
                 events.gen_weight = None
-            columns, recorded = branches(rng, events, truth, part.charge_flips)
+            columns, recorded = branches(rng, events, truth, part.charge_flips, part.prompt_tight)
             number = np.arange(first, first + size, dtype=np.uint64)
             columns["event"] = number
             columns["luminosityBlock"] = (
@@ -270,6 +277,7 @@ def _terms(dataset: Mapping[str, Any]) -> Part:
         flavour=sample.get("flavour"),
         coefficients=len(dataset.get("wc_names", [])),
         charge_flips=(flips["barrel"], flips["endcap"]) if flips else None,
+        prompt_tight=sample.get("prompt_tight"),
     )
 
 
@@ -284,8 +292,8 @@ def plan(
 
     Simulated events are shared out evenly. A data file holds a Poisson number of events of each
     process that it is the sum of, as its cross section and the luminosity have it; `scale` does
-    not touch data, whose number of events means a luminosity. Charge flips of a data file's own are
-    in the events of each process.
+    not touch data, whose number of events means a luminosity. Charge flips and the probability
+    `prompt_tight` of a data file's own are in the events of each process.
     """
     dataset = datasets[name]
     sample = dataset["sample"]
@@ -299,7 +307,11 @@ def plan(
         for part in sample["sum_of"]:
             expected = datasets[part]["xsec_pb"] * 1000 * sample["lumi_ifb"]
             terms = _terms(datasets[part])
-            terms = replace(terms, charge_flips=own.charge_flips or terms.charge_flips)
+            terms = replace(
+                terms,
+                charge_flips=own.charge_flips or terms.charge_flips,
+                prompt_tight=terms.prompt_tight if own.prompt_tight is None else own.prompt_tight,
+            )
             parts.append((terms, int(rng.poisson(expected))))
         for index in range(number):
             shares.append(

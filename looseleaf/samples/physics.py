@@ -20,6 +20,8 @@ PDG_ID = {"Muon": 13, "Electron": 11}
 # where the barrel ends
 BARREL_ETA = 1.479
 MAX_ETA = {"Muon": 2.4, "Electron": 2.5}
+# the probability that a loose prompt lepton is tight
+PROMPT_TIGHT = 0.93
 
 
 @dataclass
@@ -199,6 +201,56 @@ def dy(rng: np.random.Generator, size: int) -> Events:
     return events
 
 
+def pairs(rng: np.random.Generator, size: int, resonant: bool) -> Events:
+    """Two leptons of opposite charge: of a Z boson at its mass, or beneath it.
+
+    A Z boson's mass is Breit-Wigner's, its decay isotropic, and momenta are measured to 1.5%. The
+    pairs that aren't `resonant` fall exponentially in their mass, and one of their leptons isn't
+    prompt.
+    """
+    events = Events(size)
+    if resonant:
+        mass = 91.19 + 1.25 * np.tan(rng.uniform(-1.5, 1.5, size))
+    else:
+        mass = 30 + rng.exponential(35, size)
+    mass = np.clip(mass, 20, 400)
+    # the boson's transverse mass, and the leptons' angles in its rest frame
+    boson_pt, boson_phi, rapidity = (
+        rng.exponential(15, size),
+        _phi(rng, size),
+        rng.normal(0, 1, size),
+    )
+    cosine, angle = rng.uniform(-1, 1, size), _phi(rng, size)
+    sine = np.sqrt(1 - cosine**2)
+    transverse = np.hypot(mass, boson_pt)
+    beta = boson_pt / transverse
+    gamma = transverse / mass
+    charge, is_muon = _charge(rng, size), rng.random(size) < 0.5
+    softer = rng.choice(np.array([-1, 1]), size)
+    for sign in (1, -1):
+        along, across, beam = (
+            sign * mass / 2 * part for part in (sine * np.cos(angle), sine * np.sin(angle), cosine)
+        )
+        boosted = gamma * (along + beta * mass / 2)
+        pt = np.hypot(boosted, across)
+        phi = boson_phi + np.arctan2(across, boosted)
+        eta = np.arcsinh(beam / pt) + rapidity
+        pt = pt * rng.normal(1, 0.015, size)
+        prompt = np.ones(size, bool) if resonant else softer != sign
+        for flavour, of_flavour in (("Muon", is_muon), ("Electron", ~is_muon)):
+            index = np.flatnonzero(of_flavour & (np.abs(eta) < MAX_ETA[flavour]))
+            events.leptons[flavour].append(
+                Objects.of(
+                    index, pt[index], eta[index], phi[index], sign * charge[index], prompt[index]
+                )
+            )
+    events.met_x, events.met_y = np.zeros(size), np.zeros(size)
+    _smear_met(rng, events, 9)
+    _extra_jets(rng, events, 0.8, 0.02)
+    events.gen_weight = _signed_weights(rng, size, 1.8e4, 0.16 if resonant else 0.0)
+    return events
+
+
 def _prompt_leptons(
     rng: np.random.Generator, events: Events, index: Array, charge: Array, mean_pt: float
 ) -> None:
@@ -307,19 +359,24 @@ def flipped(
 
 
 def quality(
-    rng: np.random.Generator, leptons: Objects, flavour: str, truth: Truth
+    rng: np.random.Generator,
+    leptons: Objects,
+    flavour: str,
+    truth: Truth,
+    prompt_tight: float = PROMPT_TIGHT,
 ) -> Mapping[str, Array]:
     """Identification and isolation branches of leptons, by NanoAOD field name.
 
     The truth enters here and only here: a non-prompt lepton that is loose is made tight with
-    probability `truth(flavour, pt, |eta|)`, a prompt one with 0.93.
+    probability `truth(flavour, pt, |eta|)`, a prompt one with `prompt_tight`.
     """
     size = len(leptons.pt)
     prompt = leptons.prompt
     identified = rng.random(size) < np.where(prompt, 0.98, 0.80)
     isolated = rng.random(size) < np.where(prompt, 0.995, 0.70)
     loose = identified & isolated
-    probability = np.where(prompt, 0.93, truth(flavour, leptons.pt, np.abs(leptons.eta)).clip(0, 1))
+    of_non_prompt = truth(flavour, leptons.pt, np.abs(leptons.eta)).clip(0, 1)
+    probability = np.where(prompt, prompt_tight, of_non_prompt)
     tight = loose & (rng.random(size) < probability)
     # a loose lepton that isn't tight fails by its isolation, or by its tight identification
     # where there is one

@@ -1,0 +1,290 @@
+"""Measuring efficiencies of data and simulation and their ratio, from processed datasets."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import hist
+import numpy as np
+from numpy.typing import NDArray
+
+from looseleaf.efficiency.analysis import EfficiencyAnalysis
+from looseleaf.efficiency.estimate import (
+    Estimate,
+    Fit,
+    NoEfficiency,
+    Spectra,
+    bands,
+    count,
+    fit,
+)
+from looseleaf.efficiency.processor import PROBES, beyond_axes, variations
+from looseleaf.errors import DataFileError
+from looseleaf.files import write_json
+from looseleaf.histograms.coverage import named_bin, refuse_most_beyond, weighed
+from looseleaf.histograms.ratio import Ratio, divide
+from looseleaf.histograms.store import read_uhi, write_correction
+from looseleaf.losses import say
+from looseleaf.objects.names import COVERAGE, NOMINAL
+from looseleaf.objects.weights import scale_to_luminosity
+from looseleaf.records import original_of
+
+# a scale factor divides by no smaller efficiency
+SMALLEST = 1e-3
+# a fit whose chi2 has a smaller p-value is told
+POOR = 1e-3
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What was measured in one bin.
+
+    `data` is the fitted efficiency; `counted` that of the count, `alternative` that of the fit with
+    the other background, and `syst` what they differ by from the first, added in quadrature.
+    """
+
+    data: Estimate
+    counted: Estimate
+    alternative: Estimate
+    syst: float
+    fit: Fit
+
+
+def measure(
+    analysis: EfficiencyAnalysis,
+    datasets: Mapping[str, Mapping[str, Any]],
+    processed: Mapping[str, str],
+    ledgers: Mapping[str, str],
+    summary: str | Path,
+    scale_factor: str | Path,
+    data: str | Path,
+    simulation: str | Path,
+) -> None:
+    """Measure efficiencies and scale factors, and write them as correctionlib and as JSON.
+
+    The efficiency of data is that of the fit, that of the simulation the part of its prompt pairs
+    in the mass window that pass. The scale factor takes `nominal`, `stat_up`, `stat_down`,
+    `syst_up`, `syst_down` or a variation of a correction, pT [GeV] and |eta|.
+
+    Raises `DataFileError` naming the bin where no efficiency can be told, and if most probes lie
+    beyond an axis and the analysis doesn't allow it.
+    """
+    groups = {
+        group: _summed(names, analysis, datasets, processed, ledgers)
+        for group, names in analysis.datasets.items()
+    }
+    for found in groups.values():
+        refuse_most_beyond(analysis, found[COVERAGE], analysis.binning, "probes")
+    measured, simulated = (groups[group]["pairs"] for group in ("measure", "simulation"))
+    like = hist.Hist(
+        hist.axis.Variable(analysis.binning["pt"], name="pt", label="pT [GeV]"),
+        hist.axis.Variable(analysis.binning["abs_eta"], name="abs_eta", label="|eta|"),
+    )
+    expected = {name: _simulated(analysis, simulated, name) for name in variations(analysis)}
+    cells = np.empty(expected[NOMINAL].value.shape, object)
+    for index in np.ndindex(cells.shape):
+        start = expected[NOMINAL].value[index]
+        cells[index] = _cell(analysis, measured, simulated, index, start, _where(like, index))
+    _tell(analysis, cells, like)
+    of_data, syst = _of_data(cells)
+    ratio = _over(of_data, expected[NOMINAL])
+    varied = {name: one for name, one in expected.items() if name != NOMINAL}
+    title = f"{analysis.title}: " if analysis.title else ""
+    write_correction(
+        scale_factor,
+        "scale_factor",
+        f"{title}efficiency of data over simulation.",
+        ratio,
+        like,
+        {
+            **_sides(ratio.value, ratio.value * syst / of_data.value),
+            **{name: of_data.value / one.value for name, one in varied.items()},
+        },
+    )
+    write_correction(
+        data,
+        "efficiency_data",
+        f"{title}efficiency in data.",
+        of_data,
+        like,
+        {name: np.minimum(one, 1.0) for name, one in _sides(of_data.value, syst).items()},
+    )
+    write_correction(
+        simulation,
+        "efficiency_simulation",
+        f"{title}efficiency in simulation.",
+        expected[NOMINAL],
+        like,
+        {name: one.value for name, one in varied.items()},
+    )
+    write_json(
+        summary,
+        {
+            "analysis": analysis.name,
+            "is_data": any(datasets[name]["data"] for name in analysis.datasets["measure"]),
+            "pt": list(analysis.binning["pt"]),
+            "abs_eta": list(analysis.binning["abs_eta"]),
+            "mass": analysis.mass_edges,
+            "data": {**_shown(of_data), "syst": syst.tolist()},
+            "simulation": _shown(expected[NOMINAL]),
+            "scale_factor": {
+                **_shown(ratio),
+                "syst": (ratio.value * syst / of_data.value).tolist(),
+            },
+            "bins": [
+                _bin(cells[index], measured, index, like) for index in np.ndindex(cells.shape)
+            ],
+            "losses": [
+                loss.to_json() for found in groups.values() for loss in beyond_axes(analysis, found)
+            ],
+        },
+    )
+
+
+def _summed(
+    names: Sequence[str],
+    analysis: EfficiencyAnalysis,
+    datasets: Mapping[str, Mapping[str, Any]],
+    processed: Mapping[str, str],
+    ledgers: Mapping[str, str],
+) -> dict[str, hist.Hist]:
+    """The histograms of several datasets added up, each scaled to its cross section."""
+    total: dict[str, hist.Hist] = {}
+    for name in names:
+        histograms, _ = read_uhi(processed[name])
+        weight = original_of(ledgers[name])["sum_of_weights"]
+        scale = scale_to_luminosity(name, datasets[name], analysis.lumi_ifb or 1.0, weight)
+        parts = {
+            "pairs": histograms["pairs"] * scale,
+            COVERAGE: weighed(histograms[COVERAGE], scale),
+        }
+        total = {key: total[key] + part if key in total else part for key, part in parts.items()}
+    return total
+
+
+def _simulated(analysis: EfficiencyAnalysis, pairs: hist.Hist, variation: str) -> Ratio:
+    """The part of the simulated prompt pairs that pass.
+
+    Raises `DataFileError` naming the first bin without one, or of which next to none pass.
+    """
+    prompt = pairs[variation, :, "prompt", sum, :, :]
+    passing, every = prompt["passing", :, :], prompt[sum, :, :]
+    ratio = divide(passing, every, "weighted")
+    for index in np.ndindex(ratio.value.shape):
+        where = _where(every, index)
+        if ratio.empty[index]:
+            raise _refused(analysis, where, "no pairs of prompt leptons in the simulation")
+        if ratio.value[index] < SMALLEST:
+            problem = f"the efficiency of the simulation is {ratio.value[index]:.2g}"
+            raise _refused(analysis, where, f"{problem}, too small to divide by")
+    return ratio
+
+
+def _refused(analysis: EfficiencyAnalysis, where: str, problem: Any) -> DataFileError:
+    return DataFileError(
+        f"analysis {analysis.name}: {where}: {problem}: widen binning around this bin or drop it, "
+        "process more events, or look at the cutflow in the files of its datasets"
+    )
+
+
+def _where(like: hist.Hist, index: tuple[int, ...]) -> str:
+    """A bin of the map as messages name it."""
+    return ", ".join(named_bin(axis, i) for axis, i in zip(like.axes, index, strict=True))
+
+
+def _spectra(pairs: hist.Hist, index: tuple[int, ...]) -> Spectra:
+    """Masses in a bin of the map, of failing and of passing probes."""
+    view = pairs.view()[..., *index]
+    return Spectra(np.asarray(view.value), np.asarray(view.variance))
+
+
+def _cell(
+    analysis: EfficiencyAnalysis,
+    measured: hist.Hist,
+    simulated: hist.Hist,
+    index: tuple[int, ...],
+    start: float,
+    where: str,
+) -> Cell:
+    data = _spectra(measured[NOMINAL, :, sum, :, :, :], index)
+    peaks = _spectra(simulated[NOMINAL, :, "prompt", :, :, :], index)
+    edges = np.array(analysis.mass_edges)
+    try:
+        counted = count(data, *bands(edges, analysis.mass["peak"], analysis.mass["beside"]))
+        nominal = fit(data, peaks, edges, start, "polynomial")
+        other = fit(data, peaks, edges, nominal.efficiency.value, "exponential").efficiency
+    except NoEfficiency as problem:
+        raise _refused(analysis, where, problem) from None
+    value = nominal.efficiency.value
+    if value < SMALLEST:
+        raise _refused(analysis, where, f"the efficiency of the data is {value:.2g}")
+    syst = float(np.hypot(counted.value - value, other.value - value))
+    return Cell(nominal.efficiency, counted, other, syst, nominal)
+
+
+def _of_data(cells: NDArray[Any]) -> tuple[Ratio, Array]:
+    """The fitted efficiencies by bin, and their systematic uncertainties."""
+    flat = [
+        [cell.data.value, cell.data.lower, cell.data.upper, cell.syst] for cell in cells.ravel()
+    ]
+    value, lower, upper, syst = np.array(flat).T.reshape(4, *cells.shape)
+    return Ratio(value, lower, upper, np.zeros(cells.shape, bool), "likelihood"), syst
+
+
+def _sides(value: Array, syst: Array) -> dict[str, Array]:
+    return {"syst_up": value + syst, "syst_down": np.maximum(value - syst, 0.0)}
+
+
+def _over(of_data: Ratio, of_simulation: Ratio) -> Ratio:
+    """The quotient of two efficiencies that fluctuate by themselves."""
+    value = of_data.value / of_simulation.value
+    up, down = (
+        value * np.hypot(mine / of_data.value, others / of_simulation.value)
+        for mine, others in (
+            (of_data.up, of_simulation.down),
+            (of_data.down, of_simulation.up),
+        )
+    )
+    return Ratio(value, value - down, value + up, of_data.empty, "likelihood")
+
+
+def _tell(analysis: EfficiencyAnalysis, cells: NDArray[Any], like: hist.Hist) -> None:
+    """Say what is to be known of the fits of the bins, in the log."""
+    messages = []
+    for index in np.ndindex(cells.shape):
+        where = _where(like, index)
+        of_bin = cells[index].fit
+        messages += [f"{where}: {remark}" for remark in of_bin.remarks]
+        if of_bin.p_value < POOR:
+            messages.append(
+                f"{where}: the fit describes the data badly, chi2/ndf = {of_bin.chi2:.1f}/"
+                f"{of_bin.ndf}, p = {of_bin.p_value:.2g}: look at its picture"
+            )
+    say(f"analysis {analysis.name}", messages)
+
+
+def _shown(ratio: Ratio) -> dict[str, Any]:
+    return {name: getattr(ratio, name).tolist() for name in ("value", "lower", "upper")}
+
+
+def _bin(
+    cell: Cell, measured: hist.Hist, index: tuple[int, ...], like: hist.Hist
+) -> dict[str, Any]:
+    """What a summary has of one bin, and what its picture shows."""
+    spectra = _spectra(measured[NOMINAL, :, sum, :, :, :], index)
+    return {
+        "pt": like.axes[0].edges[index[0] : index[0] + 2].tolist(),
+        "abs_eta": like.axes[1].edges[index[1] : index[1] + 2].tolist(),
+        "count": asdict(cell.counted),
+        "alternative": asdict(cell.alternative),
+        "fit": cell.fit.to_json(),
+        "spectra": {
+            name: {
+                "values": spectra.values[side].tolist(),
+                "errors": np.sqrt(spectra.variances[side]).tolist(),
+            }
+            for side, name in enumerate(PROBES)
+        },
+    }

@@ -1,0 +1,204 @@
+"""The coffea processor that fills the masses of tag-and-probe pairs, and the job that runs it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import awkward as ak
+import hist
+import numpy as np
+from coffea.processor import ProcessorABC
+from numpy.typing import NDArray
+
+from looseleaf.efficiency.analysis import MATCHED, EfficiencyAnalysis
+from looseleaf.histograms.coverage import cover, coverage, losses_beyond
+from looseleaf.losses import Loss
+from looseleaf.objects.corrections import Corrections, correction_variations
+from looseleaf.objects.evaluation import Undecided
+from looseleaf.objects.events import fired, recorded, weights
+from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.luminosity import certified
+from looseleaf.objects.names import COVERAGE, NOMINAL, VARIATION
+from looseleaf.processing.stage import DatasetFiles, Reading, Running, process_datasets
+
+PROBES, ORIGINS = ("failing", "passing"), ("other", "prompt")
+# the id of trigger objects by collection, and how near one lies to its lepton
+TRIGGER_ID = {"Electron": 11, "Muon": 13}
+NEAR = 0.1
+# genPartFlav of leptons that are prompt, or of a prompt tau
+PROMPT = (1, 15)
+
+
+def variations(analysis: EfficiencyAnalysis) -> list[str]:
+    """The variations that need events, the nominal one first."""
+    return [NOMINAL, *correction_variations(analysis.corrections)]
+
+
+def beyond_axes(analysis: EfficiencyAnalysis, found: Mapping[str, Any]) -> list[Loss]:
+    """The probes that lie beyond the axes of the map."""
+    return losses_beyond(
+        found[COVERAGE], analysis.binning, "probes", "they count nowhere", analysis.allow.beyond
+    )
+
+
+def near_trigger_object(leptons: Any, objects: Any, identity: int, bits: int) -> Any:
+    """Which leptons have a trigger object with this id and all of these filter bits within
+    dR < 0.1, jagged."""
+    objects = objects[(objects.id == identity) & ((objects.filterBits & bits) == bits)]
+    pairs = ak.cartesian({"lepton": leptons, "object": objects}, axis=1, nested=True)
+    d_eta = pairs.lepton.eta - pairs.object.eta
+    d_phi = (pairs.lepton.phi - pairs.object.phi + np.pi) % (2 * np.pi) - np.pi
+    return ak.any(d_eta**2 + d_phi**2 < NEAR**2, axis=2)
+
+
+class EfficiencyProcessor(ProcessorABC):
+    """Masses of pairs of a tag and a probe of opposite charge, by bins of the probe.
+
+    `analysis` is an `efficiency` analysis of the configuration, `points` the declared working
+    points, `corrections` weigh simulated events. Every tag takes every other probe of its event: a
+    pair of two tags counts twice, once with either of them as the probe, since a choice between
+    them would depend on whether the probe passes. Probes beyond the edges of the map count nowhere.
+
+    The accumulator holds `pairs`, over `variation`, `probe` (failing or passing), `origin`, `mass`,
+    `pt` and `abs_eta`, `cutflow`, and `coverage`, where the probes lie. The origin of a pair is
+    `prompt` if both leptons are matched to prompt ones of the generator; in data all are `other`.
+    """
+
+    def __init__(
+        self, analysis: EfficiencyAnalysis, points: WorkingPoints, corrections: Corrections
+    ) -> None:
+        self._analysis, self._points, self._corrections = analysis, points, corrections
+
+    def process(self, events: Any) -> dict[str, Any]:
+        analysis = self._analysis
+        undecided = Undecided(analysis.allow.not_finite)
+        leptons = self._marked(events, undecided)
+        kept = recorded(events, analysis.triggers) & certified(events)
+        with_probe = kept & ak.to_numpy(ak.any(leptons.is_probe, axis=1))
+        pairs = ak.argcartesian({"tag": leptons, "probe": leptons}, axis=1)
+        pairs = pairs[pairs.tag != pairs.probe]
+        event = np.repeat(np.arange(len(events)), ak.to_numpy(ak.num(pairs, axis=1)))
+        tag, probe = (ak.flatten(leptons[pairs[role]]) for role in ("tag", "probe"))
+        chosen = ak.to_numpy(tag.is_tag & probe.is_probe & (tag.charge != probe.charge))
+        chosen &= kept[event]
+        tag, probe, event = tag[chosen], probe[chosen], event[chosen]
+        mass = _mass(tag, probe)
+        low, high = analysis.mass["window"]
+        inside = (mass >= low) & (mass < high)
+        steps = {
+            "all": len(events),
+            "trigger": kept.sum(),
+            "a probe": with_probe.sum(),
+            "a tag": len(np.unique(event)),
+            "mass": len(np.unique(event[inside])),
+        }
+        tag, probe, event, mass = (values[inside] for values in (tag, probe, event, mass))
+        return {
+            **self._filled(events, tag, probe, event, mass),
+            "cutflow": _cutflow(steps),
+            **undecided.counted(),
+        }
+
+    def _marked(self, events: Any, undecided: Undecided) -> Any:
+        """The leptons of all events, and whether each is a tag, is a probe and passes."""
+        analysis, leptons = self._analysis, events[self._analysis.collection]
+
+        def passes(point: str) -> Any:
+            return self._points.passes(analysis.collection, point, leptons, undecided)
+
+        def near(bits: int) -> Any:
+            identity = TRIGGER_ID[analysis.collection]
+            return near_trigger_object(leptons, events.TrigObj, identity, bits)
+
+        tag, probe = passes(analysis.tag), passes(analysis.probe)
+        if analysis.tag_bits is not None:
+            tag = tag & near(analysis.tag_bits)
+        if analysis.of_trigger:
+            passing = near(analysis.passing["filter_bits"]) & fired(
+                events, analysis.passing["paths"]
+            )
+        else:
+            passing = passes(analysis.passing)
+        fields = {name: leptons[name] for name in ("pt", "eta", "phi", "mass", "charge")}
+        if not events.metadata["data"]:
+            fields[MATCHED] = leptons[MATCHED]
+        return ak.zip({**fields, "is_tag": tag, "is_probe": probe, "passes": passing})
+
+    def _filled(
+        self, events: Any, tag: Any, probe: Any, event: NDArray[Any], mass: NDArray[Any]
+    ) -> dict[str, Any]:
+        analysis = self._analysis
+        values = {
+            "pt": ak.to_numpy(probe.pt).astype(np.float64),
+            "abs_eta": np.abs(ak.to_numpy(probe.eta).astype(np.float64)),
+        }
+        passes = ak.to_numpy(probe.passes).astype(int)
+        prompt = np.zeros(len(mass), int)
+        if not events.metadata["data"]:
+            both = [np.isin(ak.to_numpy(one[MATCHED]), PROMPT) for one in (tag, probe)]
+            prompt = (both[0] & both[1]).astype(int)
+        out = hist.Hist(
+            hist.axis.StrCategory(variations(analysis), name=VARIATION, overflow=False),
+            hist.axis.StrCategory(PROBES, name="probe", overflow=False),
+            hist.axis.StrCategory(ORIGINS, name="origin", overflow=False),
+            hist.axis.Variable(analysis.mass_edges, name="mass", flow=False),
+            *(hist.axis.Variable(analysis.binning[n], name=n, flow=False) for n in values),
+            storage=hist.storage.Weight(),
+        )
+        names = [np.array(names)[index] for names, index in ((PROBES, passes), (ORIGINS, prompt))]
+        for variation in variations(analysis):
+            weight = self._weight(events, variation)[event]
+            out.fill(variation, *names, mass, *values.values(), weight=weight)
+        covered = coverage(analysis.binning)
+        nominal = self._weight(events, NOMINAL)[event]
+        for name, of_probe in values.items():
+            cover(covered, name, analysis.binning[name], of_probe, nominal)
+        return {"pairs": out, COVERAGE: covered}
+
+    def _weight(self, events: Any, variation: str) -> NDArray[np.float64]:
+        if events.metadata["data"]:
+            return np.ones(len(events))
+        return weights(events) * self._corrections.event_weight(events, variation)
+
+    def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
+        return accumulator
+
+
+def _mass(one: Any, other: Any) -> NDArray[np.float64]:
+    """The invariant mass [GeV] of two leptons."""
+    energy, x, y, z = np.zeros(4)
+    for lepton in (one, other):
+        pt, eta, phi, mass = (
+            ak.to_numpy(lepton[name]).astype(np.float64) for name in ("pt", "eta", "phi", "mass")
+        )
+        x, y, z = x + pt * np.cos(phi), y + pt * np.sin(phi), z + pt * np.sinh(eta)
+        energy = energy + np.sqrt(mass**2 + (pt * np.cosh(eta)) ** 2)
+    return np.sqrt(np.maximum(energy**2 - x**2 - y**2 - z**2, 0.0))
+
+
+def _cutflow(steps: Mapping[str, int]) -> hist.Hist:
+    out = hist.Hist(
+        hist.axis.StrCategory(list(steps), name="step", overflow=False),
+        storage=hist.storage.Int64(),
+    )
+    out[...] = [int(value) for value in steps.values()]
+    return out
+
+
+def process(
+    analysis: EfficiencyAnalysis,
+    points: Mapping[str, Any],
+    declared: Mapping[str, Mapping[str, Any]],
+    datasets: Mapping[str, DatasetFiles],
+    running: Running,
+) -> None:
+    """Process every dataset of an `efficiency` analysis on one cluster."""
+    working_points = WorkingPoints(points)
+    corrections = Corrections.from_files(analysis.corrections)
+    process_datasets(
+        EfficiencyProcessor(analysis, working_points, corrections),
+        datasets,
+        running,
+        f"efficiency {analysis.name}",
+        Reading.of(analysis, declared, working_points),
+        losses=lambda _, accumulator: beyond_axes(analysis, accumulator),
+    )

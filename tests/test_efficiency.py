@@ -1,0 +1,629 @@
+"""Efficiencies by tag and probe: closed forms, toys, a loop over pairs, a known scale factor."""
+
+import copy
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import correctionlib
+import numpy as np
+import pytest
+import uproot
+import yaml
+from analyses import analysis_of
+from coffea.nanoevents import NanoEventsFactory
+from conftest import REPO, run_snakemake
+from hist import Hist
+from ledgers import write_ledger
+from samples import sample, skimmed
+from scipy.stats import chi2, norm
+
+from looseleaf.config.settings import load
+from looseleaf.efficiency.estimate import (
+    NoEfficiency,
+    Spectra,
+    bands,
+    bernstein,
+    count,
+    exponential,
+    fit,
+    smeared,
+)
+from looseleaf.efficiency.measure import measure
+from looseleaf.efficiency.processor import EfficiencyProcessor
+from looseleaf.errors import ConfigError, DataFileError
+from looseleaf.files import read_json
+from looseleaf.histograms.ratio import divide
+from looseleaf.histograms.store import read_uhi, write_uhi
+from looseleaf.objects.corrections import Corrections
+from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.processing.fileset import chunks_of, from_manifest
+from looseleaf.processing.runner import SkimmedNanoAOD, process_task
+
+POINTS = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
+SHIPPED = yaml.safe_load((REPO / "config/analyses/muon_id.yaml").read_text())
+NONE = Corrections({}, {})
+EDGES = np.linspace(60, 120, 31)
+# the peak and the bands beside it, each as wide
+PEAK = bands(EDGES, (80, 100), 10)
+ONE_SIGMA = 0.6827
+
+
+def counts(values: Any) -> Spectra:
+    return Spectra(np.asarray(values, float), np.asarray(values, float))
+
+
+def peak_of(rng: np.random.Generator, number: int, sigma: float = 1.5) -> np.ndarray:
+    mass = 91.2 + 1.25 * np.tan(rng.uniform(-1.5, 1.5, number)) + rng.normal(0, sigma, number)
+    return np.histogram(mass, EDGES)[0].astype(float)
+
+
+def flat(rng: np.random.Generator, number: float) -> np.ndarray:
+    return rng.poisson(np.full(len(EDGES) - 1, number / (len(EDGES) - 1))).astype(float)
+
+
+def falling(rng: np.random.Generator, number: float, slope: float) -> np.ndarray:
+    mass = 60 + rng.exponential(1 / slope, rng.poisson(number))
+    return np.histogram(mass, EDGES)[0].astype(float)
+
+
+def assert_unbiased_and_covering(truth: float, estimates: list[Any]) -> None:
+    values = np.array([one.value for one in estimates])
+    number = len(values)
+    assert abs(values.mean() - truth) < 3 * values.std() / np.sqrt(number)
+    covered = sum(one.lower <= truth <= one.upper for one in estimates) / number
+    assert abs(covered - ONE_SIGMA) < 3 * np.sqrt(ONE_SIGMA * (1 - ONE_SIGMA) / number)
+
+
+# the count
+
+
+def test_a_count_without_background_has_wilsons_interval() -> None:
+    spectra = np.zeros((2, 30))
+    spectra[:, 15] = 7, 93
+    found = count(counts(spectra), *PEAK)
+    passing, every = (Hist.new.Reg(1, 0, 1).Int64() for _ in range(2))
+    passing[0], every[0] = 93, 100
+    wilson = divide(passing, every, "wilson")
+    assert found.value == pytest.approx(0.93)
+    assert [found.lower, found.upper] == pytest.approx([wilson.lower[0], wilson.upper[0]], rel=1e-9)
+
+
+def test_what_lies_beneath_the_peak_is_taken_away() -> None:
+    # 1 pair in every bin beside the peak, which is 10 bins wide: 10 beneath it
+    spectra = np.ones((2, 30))
+    spectra[:, 15] = 41, 161
+    found = count(counts(spectra), *PEAK)
+    assert found.value == pytest.approx(160 / 200)
+    # the interval is where P - e (P + F) is one standard deviation from zero
+    for e in (found.lower, found.upper):
+        square = e * (1 - e) * 200 + ((1 - e) ** 2 + e**2) * (10 + 10)
+        assert (160 - 200 * e) ** 2 == pytest.approx(square)
+
+
+def test_the_scale_of_weights_says_nothing() -> None:
+    rng = np.random.default_rng(1)
+    values = np.stack([peak_of(rng, 300) + flat(rng, 90), peak_of(rng, 2000) + flat(rng, 60)])
+    plain = count(counts(values), *PEAK)
+    scaled = count(Spectra(values * 3e-4, values * 3e-4**2), *PEAK)
+    for name in ("value", "lower", "upper"):
+        assert getattr(scaled, name) == pytest.approx(getattr(plain, name), rel=1e-9)
+
+
+@pytest.mark.parametrize("truth", [0.5, 0.9, 0.95])
+def test_toys_of_the_count(truth: float) -> None:
+    rng = np.random.default_rng(2)
+    found, naive = [], []
+    for _ in range(2000):
+        values = np.zeros((2, 30))
+        values[:, 15] = rng.poisson(400 * np.array([1 - truth, truth]))
+        values += [flat(rng, 90), flat(rng, 30)]
+        found.append(count(counts(values), *PEAK))
+        failing, passing = values[:, PEAK[0]].sum(axis=1)
+        naive.append(passing / (passing + failing))
+    assert_unbiased_and_covering(truth, found)
+    # background beneath the failing probes makes the plain count wrong
+    assert truth - np.mean(naive) > 0.02
+
+
+def test_toys_of_a_weighted_count() -> None:
+    rng = np.random.default_rng(3)
+    found = []
+    for _ in range(2000):
+        values, squares = np.zeros((2, 30)), np.zeros((2, 30))
+        for side, expected in enumerate((100, 900)):
+            # a sixth of the weights is negative
+            number = rng.poisson(expected * np.array([1 / 6, 5 / 6]))
+            values[side, 15] = number[1] - number[0]
+            squares[side, 15] = number.sum()
+        found.append(count(Spectra(2.5 * values, 2.5**2 * squares), *PEAK))
+    assert_unbiased_and_covering(0.9, found)
+
+
+@pytest.mark.parametrize("level", [0, 50])
+def test_a_count_without_a_peak_is_refused(level: int) -> None:
+    with pytest.raises(NoEfficiency, match="no pairs are left at the peak"):
+        count(counts(np.full((2, 30), level)), *PEAK)
+
+
+# the fit
+
+
+def test_smearing_is_a_convolution() -> None:
+    rng = np.random.default_rng(4)
+    content = np.zeros(30)
+    content[[12, 15, 16]] = 1.0, 5.0, 2.0
+    number = 400_000
+    chosen = rng.choice(30, number, p=content / content.sum())
+    mass = EDGES[chosen] + rng.uniform(0, 2, number) + rng.normal(0.7, 1.8, number)
+    drawn = np.histogram(mass, EDGES)[0]
+    expected = smeared(EDGES, 0.7, 1.8) @ content / content.sum() * number
+    used = expected > 10
+    pull = (drawn - expected)[used] ** 2 / expected[used]
+    assert chi2.sf(pull.sum(), used.sum()) > 0.01
+    np.testing.assert_allclose(smeared(EDGES, 0.0, 1e-9), np.eye(30), atol=1e-6)
+
+
+def test_backgrounds_are_parts_of_one() -> None:
+    assert exponential(EDGES, 0.05).sum() == pytest.approx(1)
+    ratio = exponential(EDGES, 0.05)[1:] / exponential(EDGES, 0.05)[:-1]
+    np.testing.assert_allclose(ratio, np.exp(-0.05 * 2))
+    np.testing.assert_allclose(exponential(EDGES, 0.0), 1 / 30, rtol=1e-6)
+    np.testing.assert_allclose(bernstein(EDGES).sum(axis=1), 1)
+    # those of one degree add up to a constant
+    np.testing.assert_allclose(bernstein(EDGES).mean(axis=0), 1 / 30)
+
+
+def test_toys_of_the_fit() -> None:
+    rng = np.random.default_rng(5)
+    truth, fits, naive = 0.85, [], []
+    for _ in range(80):
+        peaks = counts([peak_of(rng, 30_000), peak_of(rng, 170_000)])
+        # the data's resolution is worse than the simulation's
+        failing, passing = rng.poisson(3000 * np.array([1 - truth, truth]))
+        values = [
+            peak_of(rng, failing, 1.8) + falling(rng, 1200, 0.04),
+            peak_of(rng, passing, 1.8) + falling(rng, 300, 0.02),
+        ]
+        fits.append(fit(counts(values), peaks, EDGES, 0.9, "polynomial"))
+        of_failing, of_passing = np.sum(values, axis=1)
+        naive.append(of_passing / (of_passing + of_failing))
+    assert_unbiased_and_covering(truth, [one.efficiency for one in fits])
+    assert truth - np.mean(naive) > 0.1
+    # resolutions add in quadrature, and the bins of the simulated peak smear it too
+    assert 0.4 < np.mean([one.smearing for one in fits]) < np.sqrt(1.8**2 - 1.5**2)
+    assert np.mean([one.signal for one in fits]) == pytest.approx(2990, rel=0.02)
+    assert np.mean([one.chi2 / one.ndf for one in fits]) == pytest.approx(1, abs=0.1)
+
+
+def test_a_fit_of_expected_spectra_gives_back_what_they_are_made_of() -> None:
+    rng = np.random.default_rng(6)
+    peaks = counts([peak_of(rng, 40_000), peak_of(rng, 400_000)])
+    shapes = [smeared(EDGES, 0.4, 1.1) @ values for values in peaks.values]
+    shapes = [shape / shape.sum() for shape in shapes]
+    values = np.array(
+        [
+            2000 * shapes[0] + 900 * exponential(EDGES, 0.05),
+            8000 * shapes[1] + 500 * exponential(EDGES, 0.02),
+        ]
+    )
+    found = fit(counts(values), peaks, EDGES, 0.5, "exponential")
+    assert found.efficiency.value == pytest.approx(0.8, abs=1e-4)
+    assert found.signal == pytest.approx(10_000, rel=1e-3)
+    assert (found.shift, found.smearing) == pytest.approx((0.4, 1.1), abs=0.01)
+    np.testing.assert_allclose(found.background.sum(axis=1), [900, 500], rtol=0.01)
+    assert found.chi2 < 0.1
+    # weights of one size enter as their number
+    weighted = fit(Spectra(values * 0.02, values * 0.02**2), peaks, EDGES, 0.5, "exponential")
+    for name in ("value", "lower", "upper"):
+        mine, other = (getattr(one.efficiency, name) for one in (found, weighted))
+        assert other == pytest.approx(mine, abs=2e-4)
+
+
+def test_a_fit_without_background_is_a_binomial() -> None:
+    rng = np.random.default_rng(7)
+    peaks = counts([peak_of(rng, 100_000), peak_of(rng, 900_000)])
+    values = peaks.values / peaks.values.sum() * 10_000
+    found = fit(counts(values), peaks, EDGES, 0.5, "exponential")
+    assert found.efficiency.value == pytest.approx(0.9, abs=2e-3)
+    half = (found.efficiency.upper - found.efficiency.lower) / 2
+    assert half == pytest.approx(np.sqrt(0.9 * 0.1 / 10_000), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda data, peaks: data.__setitem__(0, 0), "no failing pairs in the mass window"),
+        (lambda data, peaks: data.__setitem__(1, 0), "no passing pairs in the mass window"),
+        (lambda data, peaks: peaks.__setitem__(0, 0), "no failing pairs of prompt leptons"),
+        # the peak is 8 GeV from where the simulation has it
+        (
+            lambda data, peaks: peaks.__setitem__(slice(None), np.roll(peaks, 4, axis=1)),
+            "limit of shift",
+        ),
+    ],
+)
+def test_a_fit_that_cannot_be_is_refused(change: Callable[..., None], why: str) -> None:
+    rng = np.random.default_rng(8)
+    peaks = np.array([peak_of(rng, 5000), peak_of(rng, 50_000)])
+    data = peaks / 10 + [flat(rng, 100), flat(rng, 100)]
+    data = np.rint(data)
+    change(data, peaks)
+    with pytest.raises(NoEfficiency, match=why):
+        fit(counts(data), counts(peaks), EDGES, 0.9, "exponential")
+
+
+# the processor
+
+LOOSE = WorkingPoints(
+    {"Muon": {"probe": {"cuts": ["pt > 8"]}, "good": {"like": "probe", "cuts": ["good"]}}}
+)
+TRIGGER = {
+    **SHIPPED,
+    "tag": "good",
+    "probe": "probe",
+    "passing": {"paths": ["HLT_A", "HLT_B"], "filter_bits": 10},
+    "triggers": [{"paths": ["HLT_Recorded"]}],
+    "mass": {"window": [20, 140], "bins": 24, "peak": [60, 100], "beside": 20},
+    "binning": {"pt": [10, 30, 60], "abs_eta": [0, 1.2, 2.4]},
+}
+IDENTIFICATION = {**TRIGGER, "passing": "good"}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Any]:
+    """Events of up to five muons and trigger objects near them: as dictionaries, as NanoEvents."""
+    rng = np.random.default_rng(9)
+    events = []
+    for _ in range(1500):
+        muons = [
+            {
+                "pt": rng.uniform(5, 70), "eta": rng.uniform(-2.6, 2.6),
+                "phi": rng.uniform(-math.pi, math.pi), "mass": 0.105,
+                "charge": int(rng.choice([-1, 1])), "good": bool(rng.random() < 0.7),
+                "genPartFlav": int(rng.choice([0, 1, 5, 15], p=[0.1, 0.5, 0.2, 0.2])),
+            }
+            for _ in range(rng.integers(0, 6))
+        ]  # fmt: skip
+        objects = [
+            {
+                "pt": muon["pt"], "eta": muon["eta"] + rng.uniform(-0.1, 0.1),
+                # beyond the end of the circle
+                "phi": (muon["phi"] + rng.uniform(-0.1, 0.1) + math.pi) % (2 * math.pi) - math.pi,
+                "id": int(rng.choice([13, 11], p=[0.8, 0.2])),
+                "filterBits": int(rng.choice([0, 2, 8, 10, 11, 26])),
+            }
+            for muon in muons
+            if rng.random() < 0.8
+        ]  # fmt: skip
+        paths = {f"HLT_{one}": bool(rng.random() < 0.8) for one in ("A", "B", "Recorded")}
+        weight = float(rng.choice([-2.0, 1.0, 3.0]))
+        events.append({"Muon": muons, "TrigObj": objects, "genWeight": weight, **paths})
+    for event in events:
+        for collection in ("Muon", "TrigObj"):
+            for one in event[collection]:
+                # the file has single precision
+                one |= {
+                    k: float(np.float32(one[k])) for k in ("pt", "eta", "phi", "mass") if k in one
+                }
+    path = tmp_path_factory.mktemp("drawn") / "events.root"
+    with uproot.recreate(path) as root:
+        number = np.arange(len(events))
+        content = {name: ak.from_iter([event[name] for event in events]) for name in events[0]}
+        identity = {"run": np.ones_like(number), "luminosityBlock": number, "event": number}
+        root["Events"] = {**identity, **content}
+    found = NanoEventsFactory.from_root(
+        {str(path): "Events"}, schemaclass=SkimmedNanoAOD, metadata={"data": False}
+    ).events()
+    return events, found
+
+
+def near(muon: Mapping[str, Any], objects: list[dict[str, Any]], bits: int) -> bool:
+    for one in objects:
+        d_phi = abs(muon["phi"] - one["phi"])
+        d_phi = min(d_phi, 2 * math.pi - d_phi)
+        has = all(one["filterBits"] & bit for bit in (1, 2, 4, 8, 16) if bits & bit)
+        if one["id"] == 13 and has and math.hypot(muon["eta"] - one["eta"], d_phi) < 0.1:
+            return True
+    return False
+
+
+def slowly(analysis: Mapping[str, Any], events: list[dict[str, Any]]) -> dict[tuple[Any, ...], Any]:
+    """Sums of weights and numbers of pairs by probe, origin, mass, pT and |eta|."""
+    out: dict[tuple[Any, ...], Any] = {}
+    passing = analysis["passing"]
+    bits = analysis.get("tag_filter_bits") or (
+        None if isinstance(passing, str) else passing["filter_bits"]
+    )
+    pt_edges, eta_edges = analysis["binning"]["pt"], analysis["binning"]["abs_eta"]
+    for event in events:
+        muons, objects = event["Muon"], event["TrigObj"]
+        for i, tag in enumerate(muons):
+            for j, probe in enumerate(muons):
+                good = event["HLT_Recorded"] and tag["pt"] > 8 and tag["good"] and probe["pt"] > 8
+                if i == j or not good or tag["charge"] == probe["charge"]:
+                    continue
+                if bits is not None and not near(tag, objects, bits):
+                    continue
+                if isinstance(passing, str):
+                    passes = probe["good"]
+                else:
+                    fired = event["HLT_A"] or event["HLT_B"]
+                    passes = fired and near(probe, objects, passing["filter_bits"])
+                # massless, which muons are to 0.1% of these masses
+                angle = math.cosh(tag["eta"] - probe["eta"]) - math.cos(tag["phi"] - probe["phi"])
+                mass = math.sqrt(2 * tag["pt"] * probe["pt"] * angle + 2 * 0.105**2)
+                pt, eta = probe["pt"], abs(probe["eta"])
+                if not (20 <= mass < 140 and 10 <= pt < 60 and eta < 2.4):
+                    continue
+                prompt = {tag["genPartFlav"], probe["genPartFlav"]} <= {1, 15}
+                key = (
+                    "passing" if passes else "failing",
+                    "prompt" if prompt else "other",
+                    int((mass - 20) // 5),
+                    sum(pt >= edge for edge in pt_edges) - 1,
+                    sum(eta >= edge for edge in eta_edges) - 1,
+                )
+                value, number = out.get(key, (0.0, 0))
+                out[key] = value + event["genWeight"], number + 1
+    return out
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        TRIGGER,
+        IDENTIFICATION,
+        {**IDENTIFICATION, "tag_filter_bits": 8},
+        {**TRIGGER, "tag_filter_bits": 2},
+    ],
+    ids=["trigger", "identification", "matched tag", "tag of another filter"],
+)
+def test_pairs_are_those_of_a_loop(declared: dict[str, Any], drawn: Any) -> None:
+    events, nano = drawn
+    out = EfficiencyProcessor(analysis_of(declared), LOOSE, NONE).process(nano)
+    pairs = out["pairs"]
+    expected = slowly(declared, events)
+    assert sum(number for _, number in expected.values()) > 300
+    filled = {}
+    for probe in ("failing", "passing"):
+        for origin in ("other", "prompt"):
+            values = pairs["nominal", probe, origin, :, :, :].values()
+            filled |= {(probe, origin, *map(int, i)): values[tuple(i)] for i in np.argwhere(values)}
+    assert filled == {key: value for key, (value, _) in expected.items() if value}
+    assert pairs[sum, sum, sum, sum, sum, sum].variance > sum(n for _, n in expected.values())
+
+
+def test_the_cutflow_counts_events(drawn: Any) -> None:
+    events, nano = drawn
+    out = EfficiencyProcessor(analysis_of(IDENTIFICATION), LOOSE, NONE).process(nano)
+    kept = [event for event in events if event["HLT_Recorded"]]
+    probes = [event for event in kept if any(muon["pt"] > 8 for muon in event["Muon"])]
+    assert out["cutflow"].values()[:3].tolist() == [1500, len(kept), len(probes)]
+    assert 0 < out["cutflow"].values()[4] < out["cutflow"].values()[3] < len(probes)
+
+
+@pytest.mark.filterwarnings("ignore:Branch Photon")
+def test_trigger_objects_of_a_real_file(nanoaod: Path) -> None:
+    events = NanoEventsFactory.from_root(
+        {str(nanoaod / "nano_dy.root"): "Events"}, schemaclass=SkimmedNanoAOD,
+        metadata={"data": False},
+    ).events()  # fmt: skip
+    points = WorkingPoints({"Muon": {"any": {"cuts": ["pt > 3"]}}})
+    analysis = analysis_of(
+        {
+            **TRIGGER,
+            "tag": "any",
+            "probe": "any",
+            "triggers": [],
+            "passing": {"paths": ["HLT_IsoMu24"], "filter_bits": 2},
+            "binning": {"pt": [3, 500], "abs_eta": [0, 2.5]},
+            "mass": {"window": [60, 120], "bins": 12, "peak": [80, 100], "beside": 10},
+        }
+    )
+    present = set(uproot.open({nanoaod / "nano_dy.root": "Events"}).keys(recursive=False))
+    columns = analysis.columns({"data": False}, points)
+    assert {f"TrigObj_{one}" for one in ("pt", "eta", "phi", "id", "filterBits")} <= columns
+    assert columns <= present
+    pairs = EfficiencyProcessor(analysis, points, NONE).process(events)["pairs"]
+    assert pairs[sum, "passing", "prompt", sum, sum, sum].value > 0
+
+
+# the measurement
+
+BINNING = {"pt": [10, 40, 200], "abs_eta": [0, 1.2, 2.4]}
+
+
+def processed(folder: Path, name: str, declared: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """A demo dataset, processed: the paths of its histograms and its ledger."""
+    analysis = analysis_of({**SHIPPED, "binning": BINNING})
+    dataset = sample(declared["kind"], declared["events"], files=1, **more)
+    dataset["sample"] |= {k: v for k, v in declared.items() if k not in ("kind", "events")}
+    dataset["das"] = f"/{name}/looseleaf-v1/NANOAODSIM"
+    columns = sorted(analysis.columns(dataset, POINTS))
+    fileset = from_manifest(name, skimmed(folder, name, {name: dataset}, columns), {"data": False})
+    processor = EfficiencyProcessor(analysis, POINTS, NONE)
+    accumulated = process_task(processor, chunks_of(fileset, 20_000), fileset.metadata)[0]
+    write_uhi(folder / f"{name}.uhi.json", accumulated, {})
+    write_ledger(
+        folder / f"{name}.ledger.json", {"sum_of_weights": fileset.original["sum_of_weights"]}
+    )
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Simulation that stands for data, with another efficiency and with background, measured."""
+    folder = tmp_path_factory.mktemp("measured")
+    datasets = {
+        "pseudo": processed(folder, "pseudo", {"kind": "z", "events": 60_000, "prompt_tight": 0.8}),
+        "beneath": processed(folder, "beneath", {"kind": "continuum", "events": 60_000}),
+        "z": processed(folder, "z", {"kind": "z", "events": 120_000}),
+    }
+    (folder / "datasets.json").write_text(json.dumps(datasets))
+    run_measure(folder)
+    return folder
+
+
+def run_measure(folder: Path, outputs: Path | None = None, **changes: Any) -> None:
+    datasets = json.loads((folder / "datasets.json").read_text())
+    groups = {"measure": ["pseudo", "beneath"], "simulation": ["z"]}
+    analysis = analysis_of({**SHIPPED, "binning": BINNING, "datasets": groups, **changes})
+    outputs = outputs or folder
+    measure(
+        analysis,
+        datasets,
+        {name: str(folder / f"{name}.uhi.json") for name in datasets},
+        {name: str(folder / f"{name}.ledger.json") for name in datasets},
+        *(outputs / name for name in ("summary.json", "sf.json", "data.json", "simulation.json")),
+    )
+
+
+def test_the_injected_scale_factor_comes_out(measured: Path) -> None:
+    found = read_json(measured / "summary.json")
+    for name, truth in (("data", 0.8), ("simulation", 0.93), ("scale_factor", 0.8 / 0.93)):
+        value, low, high = (np.array(found[name][k]) for k in ("value", "lower", "upper"))
+        pull = (value - truth) / ((high - low) / 2)
+        assert np.sum(pull**2) < chi2.isf(0.01, pull.size), name
+        assert (high - low < 0.06).all()
+    # by count too; bands beside a peak on a bent background take a little too much
+    for one in found["bins"]:
+        counted = one["count"]
+        half = (counted["upper"] - counted["lower"]) / 2
+        assert abs(counted["value"] - 0.8) < 3 * half + 0.02
+    assert all(one["fit"]["p_value"] > 0.001 for one in found["bins"])
+
+
+def test_correctionlib_reads_what_was_measured(measured: Path) -> None:
+    found = read_json(measured / "summary.json")
+    sets = {n: correctionlib.CorrectionSet.from_file(str(measured / f"{n}.json")) for n in
+            ("sf", "data", "simulation")}  # fmt: skip
+    sf = sets["sf"]["scale_factor"]
+    value, upper, syst = (np.array(found["scale_factor"][k]) for k in ("value", "upper", "syst"))
+    for i, pt in enumerate((25.0, 90.0)):
+        for j, eta in enumerate((0.5, 2.0)):
+            assert sf.evaluate("nominal", pt, eta) == pytest.approx(value[i, j])
+            assert sf.evaluate("stat_up", pt, eta) == pytest.approx(upper[i, j])
+            for side, sign in (("syst_up", 1), ("syst_down", -1)):
+                assert sf.evaluate(side, pt, eta) == pytest.approx(value[i, j] + sign * syst[i, j])
+            quotient = sets["data"]["efficiency_data"].evaluate("nominal", pt, eta) / sets[
+                "simulation"
+            ]["efficiency_simulation"].evaluate("nominal", pt, eta)
+            assert sf.evaluate("nominal", pt, eta) == pytest.approx(quotient)
+    # beyond the edges the outermost bins hold
+    assert sf.evaluate("nominal", 1e4, 9.0) == pytest.approx(value[1, 1])
+    assert sf.evaluate("nominal", 1.0, 0.0) == pytest.approx(value[0, 0])
+
+
+def test_count_and_other_background_are_the_systematics(measured: Path) -> None:
+    found = read_json(measured / "summary.json")
+    syst = np.array(found["data"]["syst"]).ravel()
+    for one, size in zip(found["bins"], syst, strict=True):
+        value = one["fit"]["efficiency"]["value"]
+        parts = [one[name]["value"] - value for name in ("count", "alternative")]
+        assert size == pytest.approx(np.hypot(*parts))
+        assert size > 0
+
+
+@pytest.mark.parametrize("side", ["passing", "failing"])
+def test_a_bin_without_an_efficiency_is_named(measured: Path, tmp_path: Path, side: str) -> None:
+    broken = copy.deepcopy(read_uhi(measured / "z.uhi.json")[0])
+    # nothing passes, or there is nothing at all, in the last bin
+    names = ["passing"] if side == "passing" else ["passing", "failing"]
+    view = broken["pairs"].view()
+    for name in names:
+        of_probe = view[:, broken["pairs"].axes["probe"].index(name), ..., 1, 1]
+        of_probe.value[...] = of_probe.variance[...] = 0
+    for path in measured.glob("*.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    write_uhi(tmp_path / "z.uhi.json", broken, {})
+    why = {"passing": "efficiency of the simulation is 0", "failing": "no pairs of prompt leptons"}
+    pattern = rf"muon_id: pt 40 to 200 GeV, abs_eta 1.2 to 2.4: .*{why[side]}.*widen binning"
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(DataFileError, match=pattern):
+        run_measure(tmp_path, out)
+    assert list(out.iterdir()) == []
+
+
+# the configuration
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"probe": "tight_simple", "passing": "loose"},
+            "passing: 'loose' lacks the cut .* with like",
+        ),
+        (
+            {"tag": "tigth_simple"},
+            "no working point Muon.tigth_simple; did you mean 'tight_simple'",
+        ),
+        ({"passing": "medium"}, "no working point Muon.medium; "),
+        ({"binning": {"pt": [30, 10], "abs_eta": [0, 2.4]}}, "binning.pt: .* should increase"),
+        ({"mass": {**SHIPPED["mass"], "peak": [102, 80]}}, "mass.peak: .* should increase"),
+        (
+            {"mass": {**SHIPPED["mass"], "peak": [110, 130]}},
+            "mass.peak: .* lies outside mass.window",
+        ),
+        ({"mass": {**SHIPPED["mass"], "beside": 25}}, "mass.peak: .* lies outside .*: widen the"),
+        ({"mass": {**SHIPPED["mass"], "bins": 33}}, "mass.peak: 70 GeV, .* is no edge of the 33"),
+        ({"datasets": {"measure": ["SingleMuonZ"]}}, "datasets: the key 'simulation' is missing"),
+        (
+            {"datasets": {"measure": ["ZToLL"], "simulation": ["SingleMuonZ"]}},
+            "'SingleMuonZ' is data; here simulation is expected",
+        ),
+        (
+            {"datasets": {"measure": ["SingleMuonZ", "DiLepton"], "simulation": ["ZToLL"]}},
+            "datasets.measure: data and simulation don't add up",
+        ),
+        ({"passing": {"paths": ["HLT_IsoMu24"]}}, "passing: "),
+        ({"tag_filter_bits": 0}, "tag_filter_bits: 0 should be at least 1"),
+        ({"lepton": {"collection": "Tau"}}, "lepton.collection: 'Tau' is not one of"),
+        (
+            {
+                "corrections": {
+                    "stat": {"file": "config/demo/truth.json", "correction": "muon", "inputs": {}}
+                }
+            },
+            "corrections: 'stat' has a meaning; choose another name",
+        ),
+    ],
+)
+def test_what_is_wrong_with_an_efficiency_is_said(
+    main_config: dict[str, Any], repo: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**SHIPPED, **changes}))
+    with pytest.raises(ConfigError, match=rf"mine\.yaml: .*{message}"):
+        load({**main_config, "analyses": [str(path)]}, repo)
+
+
+# the whole chain
+
+
+@pytest.mark.chain
+def test_the_demo_measures_its_truth(tmp_path: Path) -> None:
+    override = yaml.safe_load((REPO / "config/efficiency.yaml").read_text())
+    run = run_snakemake(tmp_path, "efficiency", "histograms", override=override)
+    assert run.status == 0, run.text
+    results = tmp_path / "results/efficiency"
+    folder = results / "efficiency/muon_id"
+    found = read_json(folder / "efficiency.json")
+    for name, truth in (("data", 0.9), ("simulation", 0.93), ("scale_factor", 0.9 / 0.93)):
+        value, low, high = (np.array(found[name][k]) for k in ("value", "lower", "upper"))
+        pull = (value - truth) / ((high - low) / 2)
+        assert np.sum(pull**2) < chi2.isf(0.01, pull.size), name
+    # the bands beside the peak agree where the background isn't bent: above 45 GeV
+    for one in found["bins"][4:]:
+        half = (one["count"]["upper"] - one["count"]["lower"]) / 2
+        assert abs(one["count"]["value"] - 0.9) < norm.isf(0.005) * half
+    names = {path.stem for path in (results / "histograms/muon_id").glob("*.png")}
+    fits = {f"fit_pt{i}_eta{j}" for i in range(3) for j in range(2)}
+    assert names == {"data", "simulation", "scale_factor"} | fits
+    sf = correctionlib.CorrectionSet.from_file(str(folder / "scale_factor.correctionlib.json"))
+    assert sf["scale_factor"].evaluate("nominal", 35.0, 0.5) == found["scale_factor"]["value"][1][0]
