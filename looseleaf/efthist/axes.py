@@ -70,15 +70,16 @@ class Lookup:
 
     def __call__(self, values: Array) -> NDArray[np.int64]:
         if not (self._scale and values.ndim and values.dtype.kind in "fiu"):
-            return np.add(self._axis.index(values), self._under, dtype=np.int64)
+            asked: NDArray[np.int64] = np.add(self._axis.index(values), self._under, dtype=np.int64)
+            return asked
         floats = values.astype(np.float64, copy=False)
         if self._edges is None:
             index, unsure = equal_bins(
                 self._low, self._scale, self._size, self._near, self._under, floats
             )
             if unsure:
-                asked = np.flatnonzero(index == UNSURE)
-                index[asked] = self._axis.index(values[asked]) + self._under
+                close = np.flatnonzero(index == UNSURE)
+                index[close] = self._axis.index(values[close]) + self._under
             return index
         index = searched_bins(self._edges, self._first, self._scale, self._under, floats)
         if self._last_edge_inside:

@@ -78,7 +78,7 @@ def _quartic(number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     terms which of them their product is, shape (K, K)."""
     pairs = [(i, j) for i in range(number + 1) for j in range(i + 1)]
     quartics = list(combinations_with_replacement(range(number + 1), 4))
-    position = {monomial: index for index, monomial in enumerate(quartics)}
+    position: dict[tuple[int, ...], int] = {term: index for index, term in enumerate(quartics)}
     product = np.array([[position[tuple(sorted(a + b))] for b in pairs] for a in pairs])
     return np.array(quartics), product
 
@@ -141,6 +141,35 @@ class _Cell(NamedTuple):
     sums: NDArray[np.float64]
     squares: NDArray[np.float64] | None
 
+    @property
+    def kept_squares(self) -> NDArray[np.float64]:
+        """The squares of a histogram that keeps some."""
+        assert self.squares is not None
+        return self.squares
+
+
+class _Events(NamedTuple):
+    """Events to fill: for each axis and of the weights one number, or one for each event; and the
+    terms, one after the other unless `rows` says which belong to which event."""
+
+    values: list[Array]
+    weights: NDArray[np.float64]
+    terms: Array | None
+    rows: NDArray[np.int64] | None
+    size: int
+
+    def tile(self, start: int) -> "_Events":
+        """The next FILL_EVENTS, with a weight for each."""
+        tile = slice(start, min(start + FILL_EVENTS, self.size))
+        number = tile.stop - start
+        return _Events(
+            [value[tile] if value.ndim else value for value in self.values],
+            _tile(self.weights, tile, number),
+            self.terms if self.terms is None or self.rows is not None else self.terms[tile],
+            None if self.rows is None else _tile(self.rows, tile, number),
+            number,
+        )
+
 
 class EFTHist:
     """A histogram over `axes` (any hist axes) with quadratic bins in `coefficients`.
@@ -186,7 +215,7 @@ class EFTHist:
             and tuple(self.axes) == tuple(other.axes)
             and self._cells.keys() == other._cells.keys()
             and all(
-                np.array_equal(a, b)
+                b is not None and np.array_equal(a, b)
                 for key, cell in self._cells.items()
                 for a, b in zip(cell, other._cells[key], strict=True)
                 if a is not None
@@ -261,33 +290,45 @@ class EFTHist:
         given = self._in_order(values, named)
         names = self.coefficients if coefficients is None else tuple(coefficients)
         terms = None if eft is None else self._terms(eft, names)
-        given = [np.asarray(value) for value in given]
-        weights = np.asarray(1.0 if weight is None else weight, np.float64)
-        index = None if rows is None else np.asarray(rows, np.int64)
-        each = [*given, weights] if index is None else [*given, weights, index]
-        size = self._size(each, terms if index is None else None)
-        chosen_rows = terms is not None and index is not None and size
-        if chosen_rows and not 0 <= index.min() <= index.max() < len(terms):
-            raise ValueError(f"rows should lie within the {len(terms)} rows of eft")
-        self._grow(given)
+        events = self._events(given, weight, terms, rows)
+        self._grow(events.values)
         columns = None if names == self.coefficients else self._columns(names)
         # by tiles, so that bins take little memory beside the terms
-        for start in range(0, size, FILL_EVENTS):
-            tile = slice(start, min(start + FILL_EVENTS, size))
-            number = tile.stop - start
-            mine = [value[tile] if value.ndim else value for value in given]
-            bins = self._dense_bins(mine, number)
-            own = _tile(weights, tile, number)
-            row = None if index is None else _tile(index, tile, number)
-            source = terms if terms is None or index is not None else terms[tile]
-            for key, events in self._by_cell(mine):
-                cell = self._cells.get(key) or self._new_cell()
-                self._cells[key] = cell
-                chosen = (bins, row, own) if events is None else (
-                    bins[events], events if row is None else row[events], own[events]
-                )  # fmt: skip
-                self._add(cell, *chosen, source, columns)
+        for start in range(0, events.size, FILL_EVENTS):
+            self._fill_tile(events.tile(start), columns)
         return self
+
+    def _events(
+        self,
+        given: Sequence[Any],
+        weight: ArrayLike | None,
+        terms: Array | None,
+        rows: ArrayLike | None,
+    ) -> _Events:
+        values = [np.asarray(value) for value in given]
+        weights = np.asarray(1.0 if weight is None else weight, np.float64)
+        index = None if rows is None else np.asarray(rows, np.int64)
+        each = [*values, weights] if index is None else [*values, weights, index]
+        size = self._size(each, terms if index is None else None)
+        if (
+            terms is not None
+            and index is not None
+            and size
+            and not 0 <= index.min() <= index.max() < len(terms)
+        ):
+            raise ValueError(f"rows should lie within the {len(terms)} rows of eft")
+        return _Events(values, weights, terms, index, size)
+
+    def _fill_tile(self, tile: _Events, columns: NDArray[np.int64] | None) -> None:
+        bins = self._dense_bins(tile.values, tile.size)
+        for key, chosen in self._by_cell(tile.values):
+            cell = self._cells.get(key) or self._new_cell()
+            self._cells[key] = cell
+            if chosen is None:
+                self._add(cell, bins, tile.rows, tile.weights, tile.terms, columns)
+            else:
+                rows = chosen if tile.rows is None else tile.rows[chosen]
+                self._add(cell, bins[chosen], rows, tile.weights[chosen], tile.terms, columns)
 
     def _in_order(self, values: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
         if not named and len(values) == len(self.axes):
@@ -386,7 +427,7 @@ class EFTHist:
         for key, cell in self._cells.items():
             new = self._new_cell()
             for source, target in zip(cell, new, strict=True):
-                if source is not None:
+                if source is not None and target is not None:
                     into = target.reshape(*self._dense_shape, -1)
                     into[where] = source.reshape(*shape, -1)
             self._cells[key] = new
@@ -414,22 +455,23 @@ class EFTHist:
         tables: list[list[int]] = []
         for i in self._categories:
             labels, code = factorized(given[i])
-            position = {label: index for index, label in enumerate(self.axes[i])}
-            table = [position.get(label, len(position)) for label in labels.tolist()]
+            known = {label: index for index, label in enumerate(self.axes[i])}
+            table = [known.get(label, len(known)) for label in labels.tolist()]
             tables.append(table)
             if given[i].ndim == 0:
                 fixed.append(table[0])
                 continue
             fixed.append(None)
             codes = codes * len(table) + code
-        if all(index is not None for index in fixed):
-            if self._inside(fixed):
-                yield tuple(fixed), None
+        single = [index for index in fixed if index is not None]
+        if len(single) == len(fixed):
+            if self._inside(single):
+                yield tuple(single), None
             return
         order = np.argsort(codes, kind="stable")
         found, starts = np.unique(codes[order], return_index=True)
         for code, events in zip(found.tolist(), np.split(order, starts[1:]), strict=True):
-            key, rest = list(fixed), code
+            key, rest = [0 if index is None else index for index in fixed], code
             for position in reversed(range(len(key))):
                 if fixed[position] is None:
                     rest, digit = divmod(rest, len(tables[position]))
@@ -477,13 +519,15 @@ class EFTHist:
             if self._exact:
                 _add_quartics(cell.squares, bins[tile], mine, len(self.coefficients))
             else:
-                at_points = (mine @ monomials(self._points)) ** 2
+                at_points = (mine @ monomials(self._square_points)) ** 2
                 ones = np.ones(len(tile))
                 add_terms(cell.squares, bins[tile], None, ones, at_points)
 
     # evaluation
 
-    def at(self, point: Point | None = None, variances: bool = True) -> hist.Hist:
+    def at(
+        self, point: Point | None = None, variances: bool = True
+    ) -> hist.Hist[hist.storage.Weight] | hist.Hist[hist.storage.Double]:
         """The histogram at a point of the coefficients (the Standard Model's if none is given).
 
         Coefficients that the point doesn't name are zero. With `variances`, and where squares
@@ -491,15 +535,17 @@ class EFTHist:
         coefficient, or a point that squares weren't kept at.
         """
         where = self.points(point)
-        kept = variances and self._square_columns is not None
-        storage = hist.storage.Weight() if kept else hist.storage.Double()
-        out = hist.Hist(*self.axes, storage=storage)
         values = self._evaluated(where, flow=True)[0]
-        if kept:
-            out.view(flow=True).value = values
-            out.view(flow=True).variance = self.variances(where, flow=True)[0]
-        else:
-            out.view(flow=True)[...] = values
+        if not variances or self._square_columns is None:
+            plain: hist.Hist[hist.storage.Double] = hist.Hist(
+                *self.axes, storage=hist.storage.Double()
+            )
+            plain.view(flow=True)[...] = values
+            return plain
+        out: hist.Hist[hist.storage.Weight] = hist.Hist(*self.axes, storage=hist.storage.Weight())
+        view = out.view(flow=True)
+        view.value = values
+        view.variance = self.variances(where, flow=True)[0]
         return out
 
     def values(self, points: Any = None, flow: bool = False) -> NDArray[np.float64]:
@@ -521,7 +567,7 @@ class EFTHist:
         columns = self._square_columns_at(where)
         out = self._empty(len(where), flow)
         for key, cell in self._cells.items():
-            chosen = self._bins(cell.squares, flow)[:, columns]
+            chosen = self._bins(cell.kept_squares, flow)[:, columns]
             out[key] = chosen.T.reshape(out[key].shape)
         return self._ordered(out, flow)
 
@@ -535,15 +581,19 @@ class EFTHist:
                 f"no squared weights were kept at {point}: list the point in `squares` when the "
                 "histogram is made, or evaluate without variances"
             )
-        return same.argmax(axis=1)
+        columns: NDArray[np.int64] = same.argmax(axis=1)
+        return columns
 
     def _evaluated(self, where: Array, flow: bool, quartic: bool = False) -> NDArray[np.float64]:
         out = self._empty(len(where), flow)
         cells = {
-            key: np.ascontiguousarray(self._bins(cell.squares if quartic else cell.sums, flow).T)
+            key: np.ascontiguousarray(
+                self._bins(cell.kept_squares if quartic else cell.sums, flow).T
+            )
             for key, cell in self._cells.items()
         }
-        columns = self._square_columns if quartic else _terms_of(len(self.coefficients))
+        number = len(self.coefficients)
+        columns = len(_quartic(number)[0]) if quartic else _terms_of(number)
         block = max(BLOCK_DOUBLES // columns, 1)
         for start in range(0, len(where), block):
             part = where[start : start + block]
@@ -569,7 +619,7 @@ class EFTHist:
         places = [*self._categories, None, *self._dense]
         return inside.transpose([places.index(i) for i in [None, *range(len(self.axes))]])
 
-    def _bins(self, contents: Any, flow: bool) -> NDArray[np.float64]:
+    def _bins(self, contents: NDArray[np.float64], flow: bool) -> NDArray[np.float64]:
         """A cell's rows (bins, columns), without the flow bins if they aren't asked for."""
         if flow or not self._dense:
             return contents
@@ -606,7 +656,7 @@ class EFTHist:
         if key not in self._cells:
             self._cells[key] = self._new_cell()
         for mine, other in zip(self._cells[key], cell, strict=True):
-            if mine is not None:
+            if mine is not None and other is not None:
                 np.add(mine, other, out=mine)
 
     def copy(self) -> "EFTHist":
@@ -671,9 +721,9 @@ class EFTHist:
             new = out._cells[key] = out._new_cell()
             new.sums[:, 0] = cell.sums @ monomials(where)[:, 0]
             if self._exact:
-                new.squares[:, 0] = cell.squares @ _quartic_monomials(where)[:, 0]
+                new.kept_squares[:, 0] = cell.kept_squares @ _quartic_monomials(where)[:, 0]
             elif self._points is not None:
-                new.squares[...] = cell.squares[:, self._square_columns_at(where)]
+                new.kept_squares[...] = cell.kept_squares[:, self._square_columns_at(where)]
         return out
 
     def remapped(self, coefficients: Sequence[str]) -> "EFTHist":
@@ -696,10 +746,10 @@ class EFTHist:
             squares = cell.squares
             if self._exact:
                 squares = _rearranged(
-                    squares, quartic_terms(self.coefficients), quartic_terms(coefficients)
+                    cell.kept_squares, quartic_terms(self.coefficients), quartic_terms(coefficients)
                 )
             elif kept is not None:
-                squares = np.ascontiguousarray(squares[:, kept])
+                squares = np.ascontiguousarray(cell.kept_squares[:, kept])
             out._cells[key] = _Cell(_rearranged(cell.sums, *terms), squares)
         return out
 
@@ -710,13 +760,13 @@ class EFTHist:
         dense = [self._dense.index(i) for i in keep if i in self._dense]
         gone = tuple(i for i in range(len(self._dense)) if i not in dense)
         categories = [self._categories.index(i) for i in keep if i in self._categories]
-        order = np.argsort(np.argsort(dense)) if dense else []
+        order: list[int] = np.argsort(np.argsort(dense)).tolist()
 
         def summed(array: Any) -> Any:
             if array is None:
                 return None
             shaped = array.reshape(*self._dense_shape, -1).sum(axis=gone)
-            shaped = np.moveaxis(shaped, order, range(len(order))) if len(order) else shaped
+            shaped = np.moveaxis(shaped, order, range(len(order))) if order else shaped
             return shaped.reshape(-1, array.shape[1])
 
         for key, cell in self._cells.items():
@@ -870,7 +920,8 @@ def _quartic_monomials(points: Array) -> NDArray[np.float64]:
     """c_i c_j c_k c_l at each point, shape (Q, P)."""
     c = np.vstack([np.ones(len(points)), points.T])
     i, j, k, m = _quartic(points.shape[1])[0].T
-    return c[i] * c[j] * c[k] * c[m]
+    product: NDArray[np.float64] = c[i] * c[j] * c[k] * c[m]
+    return product
 
 
 def _moved(terms: Array, columns: NDArray[np.int64], number: int) -> Array:

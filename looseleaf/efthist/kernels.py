@@ -19,7 +19,7 @@ from looseleaf.efthist.machine import LANES, UNSURE
 AHEAD, LINE = 64, 64
 
 
-def equal_bins(low, scale, size, near, under, values, events, out):  # type: ignore[no-untyped-def]
+def equal_bins(low, scale, size, near, under, values, events, out):
     """The bin of each value into `out`; returned is how many are UNSURE: within `near` bins of an
     edge."""
     unsure = 0
@@ -34,9 +34,7 @@ def equal_bins(low, scale, size, near, under, values, events, out):  # type: ign
     return unsure
 
 
-def searched_bins(  # type: ignore[no-untyped-def]
-    edges, last, first, cells, scale, under, values, events, out
-):
+def searched_bins(edges, last, first, cells, scale, under, values, events, out):
     """The bin of each value into `out`, by edges 0 to `last`; `first` is where the search begins,
     by equal cells."""
     for event in range(events):
@@ -54,10 +52,10 @@ def searched_bins(  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def _prefetch(_typing, _address):  # type: ignore[no-untyped-def]
+def _prefetch(_typing, _address):
     """Have the processor fetch the cache line at an address; nothing is read, or can go wrong."""
 
-    def emitted(context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
+    def emitted(context, builder, _signature, arguments):
         place, number = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [place, number, number, number])
         fetch = builder.module.declare_intrinsic("llvm.prefetch", [place], kind)
@@ -70,17 +68,17 @@ def _prefetch(_typing, _address):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def _address(_typing, pointer):  # type: ignore[no-untyped-def]
+def _address(_typing, pointer):
     """A pointer as a number."""
 
-    def emitted(_context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
+    def emitted(_context, builder, _signature, arguments):
         return builder.ptrtoint(arguments[0], ir.IntType(64))
 
     return uint64(pointer), emitted
 
 
 @intrinsic(prefer_literal=True)
-def _add_lanes(_typing, terms, _into, _row, _term, _weight, lanes):  # type: ignore[no-untyped-def]
+def _add_lanes(_typing, terms, _into, _row, _term, _weight, lanes):
     """into[term + i] += weight * row[term + i] for i < lanes at once.
 
     `into` is the address of doubles, `row` of numbers of the kind that `terms` has. A plain loop
@@ -88,7 +86,7 @@ def _add_lanes(_typing, terms, _into, _row, _term, _weight, lanes):  # type: ign
     """
     dtype, number = terms.dtype, lanes.literal_value
 
-    def emitted(context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
+    def emitted(context, builder, _signature, arguments):
         _, into, row, term, weight, _ = arguments
 
         def place(address: Any, kind: Any) -> Any:
@@ -112,7 +110,7 @@ def _add_lanes(_typing, terms, _into, _row, _term, _weight, lanes):  # type: ign
     return void(terms, uint64, uint64, uint64, float64, lanes), emitted
 
 
-def add_terms(  # type: ignore[no-untyped-def]
+def add_terms(
     sums, stride, filled_up, bins, events, rows, in_order, weights, terms, length, number, size
 ):
     """Add each event's weighted terms to its bin; events of bin -1 have none.
@@ -147,9 +145,7 @@ def add_terms(  # type: ignore[no-untyped-def]
             term += uint64(1)
 
 
-def add_columns(  # type: ignore[no-untyped-def]
-    sums, width, bins, events, rows, in_order, weights, terms, number, columns
-):
+def add_columns(sums, width, bins, events, rows, in_order, weights, terms, number, columns):
     """`add_terms` where a term has another place in the sums, or none (-1); a bin's sums are
     `width` doubles apart."""
     for event in range(events):
@@ -177,4 +173,5 @@ TYPES = {
 def compiled(name: str, returned: str, arguments: str) -> str:
     """LLVM's text of a loop, for a signature in the letters of TYPES."""
     signature = TYPES[returned](*(TYPES[letter] for letter in arguments))
-    return numba.cfunc(signature, forceinline=True)(globals()[name]).inspect_llvm()
+    text: str = numba.cfunc(signature, forceinline=True)(globals()[name]).inspect_llvm()
+    return text

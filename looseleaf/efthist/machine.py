@@ -34,8 +34,7 @@ SIGNATURES = {
     "add_terms": ("", "uuuIiIiD{terms}uuu"),
     "add_columns": ("", "DiIiIiD{terms}iI"),
 }
-KINDS = {
-    "": None,
+KINDS: dict[str, type[ctypes.c_int64 | ctypes.c_uint64 | ctypes.c_double | ctypes.c_void_p]] = {
     "i": ctypes.c_int64,
     "u": ctypes.c_uint64,
     "d": ctypes.c_double,
@@ -139,8 +138,9 @@ def _linked(name: str, terms: str) -> Callable[..., Any]:
 
         text = kernels.compiled(name, returned, arguments)
         _keep(place, text)
-    kinds = [KINDS[letter] for letter in (returned, *arguments)]
-    return ctypes.CFUNCTYPE(*kinds)(_in_memory(text))
+    result = KINDS[returned] if returned else None
+    kinds = [KINDS[letter] for letter in arguments]
+    return ctypes.CFUNCTYPE(result, *kinds)(_in_memory(text))
 
 
 # what machine code belongs to: it goes when they go

@@ -15,7 +15,9 @@ FORMAT = "looseleaf-eft-histograms/1"
 
 
 def write_histograms(
-    path: str | Path, histograms: Mapping[str, EFTHist | hist.Hist], metadata: Mapping[str, Any]
+    path: str | Path,
+    histograms: Mapping[str, EFTHist | hist.Hist[Any]],
+    metadata: Mapping[str, Any],
 ) -> None:
     """Write histograms by name, with what is to be known about them.
 
@@ -44,10 +46,10 @@ def read_histograms(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     with h5py.File(path) as file:
         if file.attrs.get("format") != FORMAT:
             raise ValueError(f"{path}: not a file of EFT histograms (no format {FORMAT!r})")
-        histograms = {
+        histograms: dict[str, EFTHist | hist.Hist[Any]] = {
             name: EFTHist.read(group)
             if "coefficients" in group.attrs
-            else hist.Hist(uhi.io.hdf5.read(group))
+            else hist.Hist(dict(uhi.io.hdf5.read(group)))
             for name, group in file["histograms"].items()
         }
         return histograms, json.loads(file["metadata"][()])
