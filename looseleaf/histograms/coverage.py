@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from looseleaf.errors import DataFileError
+from looseleaf.histograms.typed import Plain, S, Weighted, part
 from looseleaf.losses import Loss
 from looseleaf.objects.analysis import Analysis
 
@@ -22,9 +23,10 @@ _STEPS = [digit * 10.0**power for power in range(-2, 7) for digit in (1, 2, 5)]
 STEPS = [*(-step for step in reversed(_STEPS)), 0.0, *_STEPS]
 # entries of which one may well outweigh the others
 FEW = 10
+Edges = Sequence[float] | NDArray[np.float64]
 
 
-def coverage(axes: Iterable[str]) -> hist.Hist:
+def coverage(axes: Iterable[str]) -> Plain:
     """A histogram for where values lie: by axis, below, within or above it, and to a step."""
     return hist.Hist(
         _of(),
@@ -35,27 +37,25 @@ def coverage(axes: Iterable[str]) -> hist.Hist:
     )
 
 
-def cover(
-    out: hist.Hist, axis: str, edges: Sequence[float], values: ArrayLike, weight: NDArray[Any]
-) -> None:
+def cover(out: Plain, axis: str, edges: Edges, values: ArrayLike, weight: NDArray[Any]) -> None:
     """Note where the values lie that were filled into an axis. Entries without a weight weren't
     filled, and NaN lies on no side."""
-    values = np.asarray(values, np.float64)
-    filled = (weight != 0) & ~np.isnan(values)
-    values, weight = values[filled], np.abs(weight[filled])
+    given = np.asarray(values, np.float64)
+    filled = (weight != 0) & ~np.isnan(given)
+    entered, weight = given[filled], np.abs(weight[filled])
     view = out.view(flow=True)
-    side = np.digitize(values, [edges[0], edges[-1]])
-    place = side * view.shape[-1] + out.axes["value"].index(values) + 1
+    side = np.digitize(entered, [edges[0], edges[-1]])
+    place = side * view.shape[-1] + out.axes["value"].index(entered) + 1
     index = out.axes["axis"].index(axis)
     for of, weights in enumerate((None, weight)):
         added = np.bincount(place, weights, minlength=len(SIDES) * view.shape[-1])
         view[of, index] += added.reshape(len(SIDES), -1)
 
 
-def weighed(histogram: hist.Hist, factor: float) -> hist.Hist:
+def weighed(histogram: hist.Hist[S], factor: float) -> hist.Hist[S]:
     """A coverage, or entries, with weights scaled; numbers stay what they are."""
     out = histogram * factor
-    out[NUMBER, ...] = histogram[NUMBER, ...].view(flow=True)
+    out[NUMBER, ...] = part(histogram, (NUMBER, ...)).view(flow=True)
     return out
 
 
@@ -75,8 +75,8 @@ class Beyond(NamedTuple):
         return self.below + self.above
 
 
-def beyond(histogram: hist.Hist, axis: str) -> Beyond:
-    number, weight = (histogram[of, axis, :, :].view(flow=True) for of in (NUMBER, WEIGHT))
+def beyond(histogram: Plain, axis: str) -> Beyond:
+    number, weight = (part(histogram, (of, axis, ...)).view(flow=True) for of in (NUMBER, WEIGHT))
     outside = [SIDES.index("below"), SIDES.index("above")]
     below, above = (int(number[side].sum()) for side in outside)
     ends = np.array([-np.inf, *STEPS, np.inf])
@@ -92,8 +92,8 @@ def beyond(histogram: hist.Hist, axis: str) -> Beyond:
 
 
 def losses_beyond(
-    histogram: hist.Hist,
-    edges: Mapping[str, Sequence[float]],
+    histogram: Plain,
+    edges: Mapping[str, Edges],
     unit: str,
     where: str,
     allowed: Collection[str] = (),
@@ -119,8 +119,8 @@ def losses_beyond(
 
 def refuse_most_beyond(
     analysis: Analysis,
-    histogram: hist.Hist,
-    edges: Mapping[str, Sequence[float]],
+    histogram: Plain,
+    edges: Mapping[str, Edges],
     unit: str,
 ) -> None:
     """Raise `DataFileError` if more than half of the weights lie beyond an axis, and the
@@ -144,12 +144,12 @@ def observable_edges(analysis: Analysis) -> dict[str, Sequence[float]]:
     return {name: one["edges"] for name, one in analysis.observables.items()}
 
 
-def entries(*axes: Any) -> hist.Hist:
+def entries(*axes: Any) -> Weighted:
     """A histogram for how weights are spread over entries: their number, and their sizes."""
     return hist.Hist(_of(), *axes, storage=hist.storage.Weight())
 
 
-def enter(out: hist.Hist, *values: Any, weight: NDArray[Any]) -> None:
+def enter(out: Weighted, *values: Any, weight: NDArray[Any]) -> None:
     """Add entries with their weights, at one value or one for each on every axis; those without a
     weight are none."""
     filled = weight != 0
@@ -164,35 +164,35 @@ def enter(out: hist.Hist, *values: Any, weight: NDArray[Any]) -> None:
         np.add.at(view.variance[of], place, size**2)
 
 
-def dominated(histogram: hist.Hist) -> list[tuple[tuple[int, ...], int, float]]:
+def dominated(histogram: Weighted) -> list[tuple[tuple[int, ...], int, float]]:
     """The bins that one weight makes most of: their index, entries, and at least what part of the
     sum of absolute weights the largest is.
 
     That part is no less than sum w^2 / (sum |w|)^2, as no weight is larger than the largest. Bins
     of few entries are left out: there it needs no odd weight.
     """
-    number = histogram[NUMBER, ...].values()
-    view = histogram[WEIGHT, ...].view()
+    number = part(histogram, (NUMBER, ...)).values()
+    view = part(histogram, (WEIGHT, ...)).view()
     with np.errstate(divide="ignore", invalid="ignore"):
-        part = view.variance / view.value**2
+        share = view.variance / view.value**2
     return [
-        (tuple(int(i) for i in index), int(number[tuple(index)]), float(part[tuple(index)]))
-        for index in np.argwhere((number >= FEW) & (part > 0.5))
+        (tuple(int(i) for i in index), int(number[tuple(index)]), float(share[tuple(index)]))
+        for index in np.argwhere((number >= FEW) & (share > 0.5))
     ]
 
 
-def losses_dominated(histogram: hist.Hist, unit: str, within: str = "") -> list[Loss]:
+def losses_dominated(histogram: Weighted, unit: str, within: str = "") -> list[Loss]:
     """One loss for each bin that one weight makes most of; `within` names the histogram."""
     out = []
-    for index, number, part in dominated(histogram):
+    for index, number, share in dominated(histogram):
         place = ", ".join(
             named_bin(axis, i) for axis, i in zip(histogram.axes[1:], index, strict=True)
         )
         message = (
-            f"one weight makes at least {part:.1%} of the sum of {number:,} {unit} "
+            f"one weight makes at least {share:.1%} of the sum of {number:,} {unit} "
             f"({within}{place}): check genWeight and the corrections for outliers"
         )
-        out.append(Loss("one weight dominates", place, part, 1.0, "of the weights", message))
+        out.append(Loss("one weight dominates", place, share, 1.0, "of the weights", message))
     return out
 
 

@@ -124,7 +124,7 @@ def ratio_texts(ratio: Ratio) -> NDArray[Any]:
     return texts
 
 
-def count_texts(histogram: hist.Hist) -> NDArray[Any]:
+def count_texts(histogram: hist.Hist[Any]) -> NDArray[Any]:
     """The content of each cell, as a whole number where it is one."""
     values = histogram.values()
     texts = np.full(values.shape, "", object)
@@ -201,7 +201,7 @@ def rate(ratio: Ratio, axis: Any, y_label: str) -> tuple[Figure, Any]:
 
 
 def data_and_model(
-    data: hist.Hist, parts: Mapping[str, hist.Hist], title: str
+    data: hist.Hist[Any], parts: Mapping[str, hist.Hist[Any]], title: str
 ) -> tuple[Figure, Any]:
     """Data over stacked simulation, and their ratio below; 1D histograms on one axis."""
     with mpl.rc_context(mplhep.style.CMS):

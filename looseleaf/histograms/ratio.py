@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from looseleaf.errors import LooseleafError
+from looseleaf.histograms.typed import Weighted
 
 INTERVALS = ("clopper-pearson", "wilson", "weighted", "uncorrelated")
 # the part of a normal distribution within one standard deviation
@@ -50,12 +51,12 @@ class Ratio(NamedTuple):
         """Distance from the value to the upper end."""
         return self.upper - self.value
 
-    def to_hist(self) -> hist.Hist:
+    def to_hist(self) -> Weighted:
         """The ratio as a histogram with Weight storage, for what knows one error a bin.
 
         The variance is the square of half the interval; an empty bin holds 0 with variance 0.
         """
-        out = hist.Hist(*self.axes, storage=hist.storage.Weight())
+        out: Weighted = hist.Hist(*self.axes, storage=hist.storage.Weight())
         view = out.view(flow=self.flow)
         view.value = np.where(self.empty, 0.0, self.value)
         view.variance = np.where(self.empty, 0.0, (self.upper - self.lower) / 2) ** 2
@@ -63,7 +64,11 @@ class Ratio(NamedTuple):
 
 
 def divide(
-    passing: hist.Hist, total: hist.Hist, interval: str | None = None, *, flow: bool = False
+    passing: hist.Hist[Any],
+    total: hist.Hist[Any],
+    interval: str | None = None,
+    *,
+    flow: bool = False,
 ) -> Ratio:
     """The ratio of a histogram of those that pass to one of all, bin by bin.
 
@@ -124,7 +129,7 @@ def divide(
 
 
 def _moments(
-    histogram: hist.Hist, axes: Sequence[Any], side: str, flow: bool
+    histogram: hist.Hist[Any], axes: Sequence[Any], side: str, flow: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sums of weights and of squared weights in the bins of `axes`; for counts they are the same.
 

@@ -20,7 +20,7 @@ WRITER = "looseleaf"
 
 
 def write_uhi(
-    path: str | Path, histograms: Mapping[str, hist.Hist], metadata: Mapping[str, Any]
+    path: str | Path, histograms: Mapping[str, hist.Hist[Any]], metadata: Mapping[str, Any]
 ) -> None:
     """Write histograms by name as UHI-serialized JSON, with what is to be known about them.
 
@@ -35,7 +35,7 @@ def write_uhi(
         part.write_text(json.dumps(value) + "\n")
 
 
-def read_uhi(path: str | Path) -> tuple[dict[str, hist.Hist], dict[str, Any]]:
+def read_uhi(path: str | Path) -> tuple[dict[str, hist.Hist[Any]], dict[str, Any]]:
     """The histograms and metadata of a file that `write_uhi` wrote.
 
     Raises `DataFileError` naming the file if it is another's, or damaged.
@@ -67,7 +67,7 @@ def empty_bins(metadata: Mapping[str, Any], shape: tuple[int, ...]) -> NDArray[n
     return empty
 
 
-def write_root(path: str | Path, histograms: Mapping[str, hist.Hist]) -> None:
+def write_root(path: str | Path, histograms: Mapping[str, hist.Hist[Any]]) -> None:
     """Write histograms as TH1/TH2 with their variances."""
     import uproot  # noqa: PLC0415 - ratios alone need neither it nor correctionlib
 
@@ -81,7 +81,7 @@ def write_correction(
     name: str,
     description: str,
     ratio: Ratio,
-    like: hist.Hist,
+    like: hist.Hist[Any],
     variations: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a ratio as a correctionlib v2 file.

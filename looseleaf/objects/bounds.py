@@ -74,7 +74,8 @@ def _is_whole(name: str) -> bool:
 
 def dropped_by(cut: Expression) -> list[Box]:
     """Boxes in which lies every event that a cut drops, and perhaps others."""
-    if any(isinstance(node, ast.Call) and node.func.id in NO_VALUE for node, _ in cut.steps):
+    called = [node.func for node, _ in cut.steps if isinstance(node, ast.Call)]
+    if any(isinstance(one, ast.Name) and one.id in NO_VALUE for one in called):
         # an event is dropped where these have no value, whatever else is asked for
         return [{}]
     try:
@@ -164,26 +165,33 @@ def _compared(left: ast.expr, op: type, right: ast.expr) -> list[dict[str, Range
         ]
     if op is ast.NotEq:
         return _compared(left, ast.Lt, right) + _compared(left, ast.Gt, right)
-    terms, constant = _linear(left, 1), _linear(right, -1)
-    if terms is None or constant is None:
+    exact = _on_one_side(left, right)
+    if exact is None:
         return [{}]
-    sums: dict[str, float] = {}
-    for name, factor in [*terms.items(), *constant.items()]:
-        sums[name] = sums.get(name, 0) + factor
-    limit = -sums.pop("", 0)
-    sums = {name: factor for name, factor in sums.items() if factor}
-    # sum of factor * name (op) limit; only what is exact in any precision
-    if len(sums) > 1 and not all(map(_is_whole, sums)):
-        return [{}]
-    if any(abs(f) != 1 and not _is_whole(name) for name, f in sums.items()):
-        return [{}]
-    if not sums:
-        return [{}]
+    sums, limit = exact
     if op in (ast.Gt, ast.GtE):
         sums, op, limit = {n: -f for n, f in sums.items()}, _MIRRORED[op], -limit
     if len(sums) > 1 and min(sums.values()) > 0 and limit <= LARGEST_SUM:
         return _split(list(sums.items()), int(_highest(limit, op is ast.Lt, True)))
     return [_bounded(sums, op, limit)]
+
+
+def _on_one_side(left: ast.expr, right: ast.expr) -> tuple[dict[str, float], float] | None:
+    """Factors by name and the limit that their sum is compared with, `sum of factor * name (op)
+    limit`; None if no column is left, or it isn't exact in any precision."""
+    terms, constant = _linear(left, 1), _linear(right, -1)
+    if terms is None or constant is None:
+        return None
+    sums: dict[str, float] = {}
+    for name, factor in [*terms.items(), *constant.items()]:
+        sums[name] = sums.get(name, 0) + factor
+    limit = -sums.pop("", 0)
+    sums = {name: factor for name, factor in sums.items() if factor}
+    if not sums or (len(sums) > 1 and not all(map(_is_whole, sums))):
+        return None
+    if any(abs(factor) != 1 and not _is_whole(name) for name, factor in sums.items()):
+        return None
+    return sums, limit
 
 
 def _split(sums: list[tuple[str, float]], limit: int) -> list[dict[str, Range]]:
@@ -228,9 +236,10 @@ def _highest(limit: float, strict: bool, whole: bool) -> float:
 
 def _single(value: float) -> float:
     try:
-        return struct.unpack("f", struct.pack("f", value))[0]
+        single: float = struct.unpack("f", struct.pack("f", value))[0]
     except OverflowError:
         return math.copysign(math.inf, value)
+    return single
 
 
 def _linear(node: ast.expr, sign: float) -> dict[str, float] | None:

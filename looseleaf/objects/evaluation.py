@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import awkward as ak
 import numpy as np
+from numpy.typing import NDArray
 
 from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.losses import Loss
@@ -119,7 +120,8 @@ def _step(node: ast.expr, operands: list[Any], lost: list[Any]) -> Any:
             pairs = zip(operands[:-1], ops, operands[1:], strict=True)
             return reduce(_and, [_compared(op, a, b) for a, op, b in pairs])
         case ast.Subscript():
-            return _chosen(*operands, lost)
+            values, mask = operands
+            return _chosen(values, mask, lost)
         case ast.Call(func=ast.Name(id=name)) if name in OF_LISTS:
             return _of_lists(name, operands[0])
         case ast.Call(func=ast.Name(id=name)):
@@ -319,7 +321,7 @@ def _weak(value: Any, other: Any) -> Any:
 
 def _any_below_zero(value: Any) -> bool:
     if _is_literal(value):
-        return value < 0
+        return bool(value < 0)
     return bool(ak.any(value < 0, axis=None)) if isinstance(value, ak.Array) else (value < 0).any()
 
 
@@ -400,7 +402,8 @@ def _function(name: str, operands: list[Any]) -> Any:
     if name in ("maximum", "minimum"):
         return reduce(lambda a, b: _extreme(getattr(np, name), a, b), values)
     if name == "hypot":
-        return _floating(np.hypot, *values, always=True)
+        a, b = values
+        return _floating(np.hypot, a, b, always=True)
     (value,) = values
     if name == "abs":
         return _exact(np.abs, value) if _kind(value) in "iu" else _elementwise(np.abs, value)
@@ -634,7 +637,7 @@ def _left_out(name: str, number: int, unit: str) -> str:
     return f"{found}; the cut or histogram {name} leaves them out"
 
 
-def as_floats(value: Any) -> Any:
+def as_floats(value: Any) -> NDArray[np.float64]:
     """Numbers of events as float64, NaN where there is none."""
     if isinstance(value, ak.Array):
         value = ak.to_numpy(ak.fill_none(_as(value, np.float64), np.nan))

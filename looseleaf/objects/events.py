@@ -52,8 +52,10 @@ class Selection:
     def take(self, values: Any) -> NDArray[Any]:
         """Values of all events, or of all leptons in them, for the chosen leptons."""
         if values.ndim == 1:
-            return ak.to_numpy(values)[self.event]
-        return ak.to_numpy(ak.flatten(values))[self._index]
+            of_events: NDArray[Any] = ak.to_numpy(values)
+            return of_events[self.event]
+        of_leptons: NDArray[Any] = ak.to_numpy(ak.flatten(values))
+        return of_leptons[self._index]
 
     def column(self, text: str) -> NDArray[np.float64]:
         """An expression over branches of the event (`PV_npvs`) or of the lepton (`Muon_pt`); NaN
@@ -111,7 +113,9 @@ def fired(events: Any, paths: Sequence[str]) -> NDArray[np.bool_]:
     there = [path.removeprefix("HLT_") for path in paths if path.removeprefix("HLT_") in fields]
     if not there:
         raise DataFileError(f"none of {', '.join(paths)} is among the events' HLT paths")
-    return np.any([ak.to_numpy(events.HLT[path]) for path in there], axis=0)
+    each = [ak.to_numpy(events.HLT[path]) for path in there]
+    any_path: NDArray[np.bool_] = np.any(each, axis=0)
+    return any_path
 
 
 def recorded(events: Any, triggers: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
@@ -123,17 +127,20 @@ def recorded(events: Any, triggers: Sequence[Mapping[str, Any]]) -> NDArray[np.b
     if not triggers:
         return np.ones(len(events), bool)
     each = np.array([fired(events, trigger["paths"]) for trigger in triggers])
+    any_trigger: NDArray[np.bool_] = np.logical_or.reduce(each)
     if not events.metadata["data"] or "primary" not in triggers[0]:
-        return each.any(axis=0)
+        return any_trigger
     here = set(events.metadata["primary"])
     mine = np.array([not here.isdisjoint(trigger["primary"]) for trigger in triggers])
-    return each.any(axis=0) & mine[each.argmax(axis=0)]
+    own: NDArray[np.bool_] = mine[each.argmax(axis=0)]
+    return any_trigger & own
 
 
 def weights(events: Any) -> NDArray[np.float64]:
     """genWeight, or one for each event of data."""
     if "genWeight" in events.fields:
-        return ak.to_numpy(events.genWeight).astype(np.float64)
+        generated: NDArray[Any] = ak.to_numpy(events.genWeight)
+        return generated.astype(np.float64)
     return np.ones(len(events))
 
 

@@ -10,7 +10,7 @@ import ast
 import math
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from looseleaf.errors import ConfigError
 
@@ -117,14 +117,15 @@ class Expression:
             case ast.Subscript(value=value, slice=mask) if not isinstance(mask, ast.Constant):
                 return [value, mask]
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
-                why = _misused(name, len(args))
-                if why is None:
+                misused = _misused(name, len(args))
+                if misused is None:
                     return args
+                why = misused
             case _:
                 why = "this is not allowed in an expression"
         self._refuse(getattr(node, "col_offset", 0), why)
 
-    def _refuse(self, column: int | None, why: str) -> Any:
+    def _refuse(self, column: int | None, why: str) -> NoReturn:
         """Raise `ConfigError`, pointing to a column where it is known."""
         text = self._stripped
         if len(text) > SHOWN or not text.isprintable():

@@ -50,7 +50,8 @@ class WorkingPoints:
             raise ConfigError(f"{self._file}: no working point {collection}.{name}{hint}")
         point = points[name]
         below = self._unfold(collection, point["like"], (*seen, name)) if "like" in point else []
-        return below + point["cuts"]
+        cuts: list[str] = point["cuts"]
+        return below + cuts
 
     def cuts(self, collection: str, name: str) -> list[Expression]:
         if (collection, name) not in self._cuts:

@@ -63,8 +63,8 @@ class _Mask(NamedTuple):
 
 
 def _joined(runs: Any, lumis: Any) -> NDArray[np.uint64]:
-    runs, lumis = (np.asarray(values).astype(np.uint64) for values in (runs, lumis))
-    return (runs << np.uint64(32)) | lumis
+    run, lumi = (np.asarray(values).astype(np.uint64) for values in (runs, lumis))
+    return (run << np.uint64(32)) | lumi
 
 
 def common(found: Mapping[str, Any], golden: str) -> Sections:

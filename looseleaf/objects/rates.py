@@ -1,29 +1,31 @@
 """Measured fake rates as weights: what an event in the application region counts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import awkward as ak
 import hist
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from looseleaf.errors import DataFileError
-from looseleaf.histograms.coverage import cover, losses_beyond
+from looseleaf.histograms.coverage import Edges, cover, losses_beyond
 from looseleaf.histograms.store import empty_bins, read_uhi
+from looseleaf.histograms.typed import Plain, Weighted
 from looseleaf.losses import Loss
 
 
 def clamped_bins(
-    pt_edges: ArrayLike, eta_edges: ArrayLike, pt: NDArray[Any], abs_eta: NDArray[Any]
+    pt_edges: Edges, eta_edges: Edges, pt: NDArray[Any], abs_eta: NDArray[Any]
 ) -> NDArray[np.int64]:
     """The flat bin of each lepton, pT first; what lies beyond the edges is in the last bins."""
     row, column = (
         np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
         for edges, values in ((pt_edges, pt), (eta_edges, abs_eta))
     )
-    return row * (len(eta_edges) - 1) + column
+    flat: NDArray[np.int64] = row * (len(eta_edges) - 1) + column
+    return flat
 
 
 def _pairs(maps: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -61,11 +63,12 @@ class RateMap:
         maps, metadata = read_uhi(path)
         if "ratio" not in maps:
             raise DataFileError(f"{path}: holds no ratio: is it the map of a fake-rate analysis?")
-        ratio = maps["ratio"]
+        ratio: Weighted = maps["ratio"]
         pt, eta = (axis.edges for axis in ratio.axes)
         empty = empty_bins(metadata, ratio.shape)
+        varied: Mapping[str, Plain] = maps
         pairs = {
-            name: tuple(maps[f"ratio_{one}"].values() for one in (up, down))
+            name: (varied[f"ratio_{up}"].values(), varied[f"ratio_{down}"].values())
             for name, up, down in _pairs(maps)
         }
         return cls(pt, eta, ratio.values(), np.sqrt(ratio.variances()), empty, pairs)
@@ -135,7 +138,7 @@ def predict(bins: ak.Array, tight: ak.Array, rates: NDArray[np.float64], cap: fl
     )
 
 
-def map_edges(maps: Mapping[str, RateMap]) -> dict[str, Sequence[float]]:
+def map_edges(maps: Mapping[str, RateMap]) -> dict[str, Edges]:
     """The edges of all maps' axes, by the names under which their coverage is kept."""
     return {
         f"maps.{collection}.{axis}": edges
@@ -145,7 +148,7 @@ def map_edges(maps: Mapping[str, RateMap]) -> dict[str, Sequence[float]]:
 
 
 def cover_maps(
-    out: hist.Hist,
+    out: Plain,
     maps: Mapping[str, RateMap],
     chosen: Mapping[str, Any],
     among: NDArray[np.bool_],
@@ -163,7 +166,7 @@ def cover_maps(
         cover(out, f"maps.{collection}.abs_eta", rates.eta_edges, np.abs(eta), one)
 
 
-def losses_beyond_maps(covered: hist.Hist, maps: Mapping[str, RateMap]) -> list[Loss]:
+def losses_beyond_maps(covered: Plain, maps: Mapping[str, RateMap]) -> list[Loss]:
     """Leptons that count with the rate of a map's outermost bins, since they lie beyond it."""
     where = "they take the rates of the outermost bins"
     return losses_beyond(covered, map_edges(maps), "failing leptons", where)
@@ -179,7 +182,7 @@ def stacked(maps: Mapping[str, RateMap]) -> tuple[dict[str, int], NDArray[np.flo
     return offsets, rates
 
 
-def empty_prediction(axes: list[Any], size: int) -> tuple[hist.Hist, hist.Hist]:
+def empty_prediction(axes: list[Any], size: int) -> tuple[Weighted, Plain]:
     """A histogram for predicted events, and one for the derivatives by map bin."""
     bins = hist.axis.Integer(0, size, name="map_bin", flow=False)
     return (
