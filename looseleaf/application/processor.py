@@ -117,7 +117,7 @@ class ApplicationProcessor(ProcessorABC):
         total_weight = event_weight * np.where(prediction.failing > 0, prediction.weight, 1.0)
         for name, expression in self._observables.items():
             observable = self._analysis.observables[name]
-            axes = [
+            axes: list[hist.axis.StrCategory | hist.axis.Variable] = [
                 axis,
                 hist.axis.Variable(observable["edges"], name=name, label=observable["label"]),
             ]

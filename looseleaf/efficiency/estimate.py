@@ -142,7 +142,8 @@ def exponential(edges: Array, slope: float) -> Array:
     # from the middle, for the numbers to stay small; a slope of zero would divide by it
     slope = slope if abs(slope) > 1e-9 else 1e-9
     parts = -np.diff(np.exp(-slope * (edges - edges.mean()))) / slope
-    return parts / parts.sum()
+    normalised: Array = parts / parts.sum()
+    return normalised
 
 
 def bernstein(edges: Array) -> Array:
@@ -169,7 +170,8 @@ class _Model:
 
     def signal(self, side: int, efficiency: float, number: float, *moved: float) -> Array:
         part = smeared(self.edges, *moved) @ self.peaks[side]
-        return number * (efficiency if side else 1 - efficiency) * part / part.sum()
+        expected: Array = number * (efficiency if side else 1 - efficiency) * part / part.sum()
+        return expected
 
     def background(self, *parameters: float) -> Array:
         if self._shape == "exponential":

@@ -25,6 +25,7 @@ from looseleaf.files import write_json
 from looseleaf.histograms.coverage import named_bin, refuse_most_beyond, weighed
 from looseleaf.histograms.ratio import Ratio, divide
 from looseleaf.histograms.store import read_uhi, write_correction
+from looseleaf.histograms.typed import Plain, Weighted, part
 from looseleaf.losses import say
 from looseleaf.objects.names import COVERAGE, NOMINAL
 from looseleaf.objects.weights import scale_to_luminosity
@@ -78,17 +79,17 @@ def measure(
     for found in groups.values():
         refuse_most_beyond(analysis, found[COVERAGE], analysis.binning, "probes")
     measured, simulated = (groups[group]["pairs"] for group in ("measure", "simulation"))
-    like = hist.Hist(
+    like: Plain = hist.Hist(
         hist.axis.Variable(analysis.binning["pt"], name="pt", label="pT [GeV]"),
         hist.axis.Variable(analysis.binning["abs_eta"], name="abs_eta", label="|eta|"),
     )
     expected = {name: _simulated(analysis, simulated, name) for name in variations(analysis)}
-    cells = np.empty(expected[NOMINAL].value.shape, object)
-    for index in np.ndindex(cells.shape):
-        start = expected[NOMINAL].value[index]
-        cells[index] = _cell(analysis, measured, simulated, index, start, _where(like, index))
+    cells = {
+        index: _cell(analysis, measured, simulated, index, float(start), _where(like, index))
+        for index, start in np.ndenumerate(expected[NOMINAL].value)
+    }
     _tell(analysis, cells, like)
-    of_data, syst = _of_data(cells)
+    of_data, syst = _of_data(cells, expected[NOMINAL].value.shape)
     ratio = _over(of_data, expected[NOMINAL])
     varied = {name: one for name, one in expected.items() if name != NOMINAL}
     title = f"{analysis.title}: " if analysis.title else ""
@@ -133,9 +134,7 @@ def measure(
                 **_shown(ratio),
                 "syst": (ratio.value * syst / of_data.value).tolist(),
             },
-            "bins": [
-                _bin(cells[index], measured, index, like) for index in np.ndindex(cells.shape)
-            ],
+            "bins": [_bin(cell, measured, index, like) for index, cell in cells.items()],
             "losses": [
                 loss.to_json() for found in groups.values() for loss in beyond_axes(analysis, found)
             ],
@@ -149,9 +148,9 @@ def _summed(
     datasets: Mapping[str, Mapping[str, Any]],
     processed: Mapping[str, str],
     ledgers: Mapping[str, str],
-) -> dict[str, hist.Hist]:
+) -> dict[str, hist.Hist[Any]]:
     """The histograms of several datasets added up, each scaled to its cross section."""
-    total: dict[str, hist.Hist] = {}
+    total: dict[str, hist.Hist[Any]] = {}
     for name in names:
         histograms, _ = read_uhi(processed[name])
         weight = original_of(ledgers[name])["sum_of_weights"]
@@ -164,13 +163,13 @@ def _summed(
     return total
 
 
-def _simulated(analysis: EfficiencyAnalysis, pairs: hist.Hist, variation: str) -> Ratio:
+def _simulated(analysis: EfficiencyAnalysis, pairs: Weighted, variation: str) -> Ratio:
     """The part of the simulated prompt pairs that pass.
 
     Raises `DataFileError` naming the first bin without one, or of which next to none pass.
     """
-    prompt = pairs[variation, :, "prompt", sum, :, :]
-    passing, every = prompt["passing", :, :], prompt[sum, :, :]
+    prompt = part(pairs, (variation, slice(None), "prompt", sum, ...))
+    passing, every = part(prompt, ("passing", ...)), part(prompt, (sum, ...))
     ratio = divide(passing, every, "weighted")
     for index in np.ndindex(ratio.value.shape):
         where = _where(every, index)
@@ -189,27 +188,28 @@ def _refused(analysis: EfficiencyAnalysis, where: str, problem: Any) -> DataFile
     )
 
 
-def _where(like: hist.Hist, index: tuple[int, ...]) -> str:
+def _where(like: hist.Hist[Any], index: tuple[int, ...]) -> str:
     """A bin of the map as messages name it."""
     return ", ".join(named_bin(axis, i) for axis, i in zip(like.axes, index, strict=True))
 
 
-def _spectra(pairs: hist.Hist, index: tuple[int, ...]) -> Spectra:
+def _spectra(pairs: Weighted, index: tuple[int, ...]) -> Spectra:
     """Masses in a bin of the map, of failing and of passing probes."""
-    view = pairs.view()[..., *index]
-    return Spectra(np.asarray(view.value), np.asarray(view.variance))
+    view = pairs.view()
+    place: tuple[Any, ...] = (..., *index)
+    return Spectra(view.value[place], view.variance[place])
 
 
 def _cell(
     analysis: EfficiencyAnalysis,
-    measured: hist.Hist,
-    simulated: hist.Hist,
+    measured: Weighted,
+    simulated: Weighted,
     index: tuple[int, ...],
     start: float,
     where: str,
 ) -> Cell:
-    data = _spectra(measured[NOMINAL, :, sum, :, :, :], index)
-    peaks = _spectra(simulated[NOMINAL, :, "prompt", :, :, :], index)
+    data = _spectra(part(measured, (NOMINAL, slice(None), sum, ...)), index)
+    peaks = _spectra(part(simulated, (NOMINAL, slice(None), "prompt", ...)), index)
     edges = np.array(analysis.mass_edges)
     try:
         counted = count(data, *bands(edges, analysis.mass["peak"], analysis.mass["beside"]))
@@ -224,13 +224,13 @@ def _cell(
     return Cell(nominal.efficiency, counted, other, syst, nominal)
 
 
-def _of_data(cells: NDArray[Any]) -> tuple[Ratio, Array]:
+def _of_data(cells: Mapping[tuple[int, ...], Cell], shape: tuple[int, ...]) -> tuple[Ratio, Array]:
     """The fitted efficiencies by bin, and their systematic uncertainties."""
     flat = [
-        [cell.data.value, cell.data.lower, cell.data.upper, cell.syst] for cell in cells.ravel()
+        [cell.data.value, cell.data.lower, cell.data.upper, cell.syst] for cell in cells.values()
     ]
-    value, lower, upper, syst = np.array(flat).T.reshape(4, *cells.shape)
-    return Ratio(value, lower, upper, np.zeros(cells.shape, bool), "likelihood"), syst
+    value, lower, upper, syst = np.array(flat).T.reshape(4, *shape)
+    return Ratio(value, lower, upper, np.zeros(shape, bool), "likelihood"), syst
 
 
 def _sides(value: Array, syst: Array) -> dict[str, Array]:
@@ -250,12 +250,14 @@ def _over(of_data: Ratio, of_simulation: Ratio) -> Ratio:
     return Ratio(value, value - down, value + up, of_data.empty, "likelihood")
 
 
-def _tell(analysis: EfficiencyAnalysis, cells: NDArray[Any], like: hist.Hist) -> None:
+def _tell(
+    analysis: EfficiencyAnalysis, cells: Mapping[tuple[int, ...], Cell], like: hist.Hist[Any]
+) -> None:
     """Say what is to be known of the fits of the bins, in the log."""
     messages = []
-    for index in np.ndindex(cells.shape):
+    for index, cell in cells.items():
         where = _where(like, index)
-        of_bin = cells[index].fit
+        of_bin = cell.fit
         messages += [f"{where}: {remark}" for remark in of_bin.remarks]
         if of_bin.p_value < POOR:
             messages.append(
@@ -270,10 +272,10 @@ def _shown(ratio: Ratio) -> dict[str, Any]:
 
 
 def _bin(
-    cell: Cell, measured: hist.Hist, index: tuple[int, ...], like: hist.Hist
+    cell: Cell, measured: Weighted, index: tuple[int, ...], like: hist.Hist[Any]
 ) -> dict[str, Any]:
     """What a summary has of one bin, and what its picture shows."""
-    spectra = _spectra(measured[NOMINAL, :, sum, :, :, :], index)
+    spectra = _spectra(part(measured, (NOMINAL, slice(None), sum, ...)), index)
     return {
         "pt": like.axes[0].edges[index[0] : index[0] + 2].tolist(),
         "abs_eta": like.axes[1].edges[index[1] : index[1] + 2].tolist(),

@@ -38,8 +38,8 @@ def pictures(
         hist.axis.Variable(found["abs_eta"], label=f"{analysis.collection} $|\\eta|$"),
     ]
     for name, text in MAPS.items():
-        parts = [np.array(found[name][key]) for key in ("value", "lower", "upper")]
-        ratio = Ratio(*parts, np.zeros(parts[0].shape, bool), "likelihood")
+        value, lower, upper = (np.array(found[name][key]) for key in ("value", "lower", "upper"))
+        ratio = Ratio(value, lower, upper, np.zeros(value.shape, bool), "likelihood")
         texts = plots.ratio_texts(ratio)
         fig, ax = plots.map2d(ratio.value, axes, analysis.title, text, texts)
         is_data = found["is_data"] and name != "simulation"

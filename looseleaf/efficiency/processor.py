@@ -172,10 +172,11 @@ def _mass(one: Any, other: Any) -> NDArray[np.float64]:
         )
         x, y, z = x + pt * np.cos(phi), y + pt * np.sin(phi), z + pt * np.sinh(eta)
         energy = energy + np.sqrt(mass**2 + (pt * np.cosh(eta)) ** 2)
-    return np.sqrt(np.maximum(energy**2 - x**2 - y**2 - z**2, 0.0))
+    masses: NDArray[np.float64] = np.sqrt(np.maximum(energy**2 - x**2 - y**2 - z**2, 0.0))
+    return masses
 
 
-def _cutflow(steps: Mapping[str, int]) -> hist.Hist:
+def _cutflow(steps: Mapping[str, int]) -> hist.Hist[hist.storage.Int64]:
     out = hist.Hist(
         hist.axis.StrCategory(list(steps), name="step", overflow=False),
         storage=hist.storage.Int64(),

@@ -24,6 +24,7 @@ from looseleaf.histograms.coverage import (
 )
 from looseleaf.histograms.ratio import Ratio, divide
 from looseleaf.histograms.store import read_uhi, write_correction, write_root, write_uhi
+from looseleaf.histograms.typed import Plain, S, Weighted, part
 from looseleaf.losses import Loss, say
 from looseleaf.objects.names import COVERAGE, ENTRIES, MAP_ENTRIES, NOMINAL, POINT, POINTS
 from looseleaf.objects.weights import scale_to_luminosity
@@ -34,6 +35,8 @@ from looseleaf.shape import TEXT
 LEFT_OUT = ("skimmed before", "skimmed", "file left out")
 # empty bins that a message names
 SHOWN = 5
+# tight leptons and loose ones
+Pair = tuple[hist.Hist[Any], hist.Hist[Any]]
 
 
 def summed(
@@ -42,12 +45,12 @@ def summed(
     datasets: Mapping[str, Mapping[str, Any]],
     processed: Mapping[str, str],
     ledgers: Mapping[str, str],
-) -> dict[str, hist.Hist]:
+) -> dict[str, hist.Hist[Any]]:
     """Histograms of several datasets added up, each scaled to the luminosity.
 
     With `weights: counts` they are added as they are.
     """
-    total: dict[str, hist.Hist] = {}
+    total: dict[str, hist.Hist[Any]] = {}
     for name in names:
         histograms, _ = read_uhi(processed[name])
         scale = 1.0
@@ -55,12 +58,12 @@ def summed(
             total_weight = original_of(ledgers[name])["sum_of_weights"]
             scale = scale_to_luminosity(name, datasets[name], analysis.lumi_ifb, total_weight)
         for key, histogram in histograms.items():
-            mine = scaled(key, histogram, scale)
-            total[key] = total[key] + mine if key in total else mine
+            own = scaled(key, histogram, scale)
+            total[key] = total[key] + own if key in total else own
     return total
 
 
-def subtracted(total: hist.Hist, prompt: hist.Hist) -> hist.Hist:
+def subtracted(total: Weighted, prompt: Weighted) -> Weighted:
     """`total` less `prompt`, the variances added: both fluctuate."""
     out = total.copy()
     out.view(flow=True).value -= prompt.view(flow=True).value
@@ -76,20 +79,20 @@ class Numbers:
     which `fit` has found if there was one. `pairs` are (tight, loose) by variation.
     """
 
-    groups: dict[str, dict[str, hist.Hist]]
-    pairs: dict[str, tuple[hist.Hist, hist.Hist]]
+    groups: dict[str, dict[str, hist.Hist[Any]]]
+    pairs: dict[str, Pair]
     fit: PromptFit | None
 
     @property
-    def nominal(self) -> tuple[hist.Hist, hist.Hist]:
+    def nominal(self) -> Pair:
         return self.pairs[NOMINAL]
 
-    def less_prompt(self, key: str, *index: Any) -> hist.Hist:
+    def less_prompt(self, key: str, *index: Any) -> Weighted:
         """A histogram of what is measured, less the prompt leptons."""
-        total = self.groups["measure"][key][*index, ...]
+        total: Weighted = part(self.groups["measure"][key], (*index, ...))
         if "subtract" not in self.groups:
             return total
-        return subtracted(total, self.groups["subtract"][key][*index, ...])
+        return subtracted(total, part(self.groups["subtract"][key], (*index, ...)))
 
 
 def numbers(
@@ -117,14 +120,19 @@ def numbers(
     if "non_prompt" in groups:
         groups["non_prompt"] = _to_data(groups, fit)
 
-    def pair(variation: str, factor: float = 1.0) -> tuple[hist.Hist, hist.Hist]:
-        tight, loose = (groups["measure"][key][variation, ...] for key in ("tight", "loose"))
+    def pair(variation: str, factor: float = 1.0) -> Pair:
+        tight, loose = (
+            part(groups["measure"][key], (variation, ...)) for key in ("tight", "loose")
+        )
         if "subtract" in groups and factor:
             prompt = groups["subtract"]
-            tight = subtracted(tight, prompt["tight"][variation, ...] * factor)
-            loose = subtracted(loose, prompt["loose"][variation, ...] * factor)
+            tight = subtracted(tight, part(prompt["tight"], (variation, ...)) * factor)
+            loose = subtracted(loose, part(prompt["loose"], (variation, ...)) * factor)
         if analysis.weights == "counts":
-            tight, loose = (_plain(h.values(flow=True), h, flow=True) for h in (tight, loose))
+            return (
+                _plain(tight.values(flow=True), tight, flow=True),
+                _plain(loose.values(flow=True), loose, flow=True),
+            )
         return tight, loose
 
     pairs = {variation: pair(variation) for variation in variations(analysis)}
@@ -139,19 +147,22 @@ def numbers(
     return Numbers(groups, pairs, fit)
 
 
-def times(histograms: Mapping[str, hist.Hist], factor: float) -> dict[str, hist.Hist]:
+def times(histograms: Mapping[str, hist.Hist[Any]], factor: float) -> dict[str, hist.Hist[Any]]:
     """All histograms of a group, scaled."""
     return {key: scaled(key, histogram, factor) for key, histogram in histograms.items()}
 
 
-def _to_data(groups: Mapping[str, Mapping[str, hist.Hist]], fit: PromptFit | None) -> Any:
+def _to_data(
+    groups: Mapping[str, Mapping[str, hist.Hist[Any]]], fit: PromptFit | None
+) -> dict[str, hist.Hist[Any]]:
     """Simulated non-prompt leptons brought to as many loose ones as data has beside the prompt.
 
     In the region of the fit they are brought to what the fit found.
     """
-    sums = {
-        group: histograms["loose"][NOMINAL, ...].sum().value for group, histograms in groups.items()
+    loose: dict[str, Weighted] = {
+        group: part(histograms["loose"], (NOMINAL, ...)) for group, histograms in groups.items()
     }
+    sums = {group: histogram.sum().value for group, histogram in loose.items()}
     wanted = sums["measure"] - sums.get("subtract", 0.0)
     own = groups["non_prompt"]
     out = times(own, wanted / sums["non_prompt"] if sums["non_prompt"] > 0 else 1.0)
@@ -160,7 +171,7 @@ def _to_data(groups: Mapping[str, Mapping[str, hist.Hist]], fit: PromptFit | Non
     return out
 
 
-def scaled(key: str, histogram: hist.Hist, factor: float) -> hist.Hist:
+def scaled(key: str, histogram: hist.Hist[S], factor: float) -> hist.Hist[S]:
     """A histogram times a factor; `expected_variance` holds variances, and cutflows are counts."""
     if key == "cutflow":
         return histogram
@@ -264,7 +275,7 @@ def _refuse_rates_above_one(analysis: FakeRateAnalysis, found: Numbers) -> None:
 def _refuse_empty_bins(
     analysis: FakeRateAnalysis,
     ratio: Ratio,
-    group: Mapping[str, hist.Hist],
+    group: Mapping[str, hist.Hist[Any]],
     ledgers: Mapping[str, str],
 ) -> None:
     """Raise `DataFileError` for bins without leptons, with what `ledgers` say that is left out."""
@@ -275,8 +286,9 @@ def _refuse_empty_bins(
         )
     if not ratio.empty.any() or analysis.allow.empty_bins:
         return
-    bins = [_bin(group["loose"][NOMINAL, ...], tuple(index)) for index in np.argwhere(ratio.empty)]
-    number = int(group[MAP_ENTRIES][NUMBER, ...].values().sum())
+    loose = part(group["loose"], (NOMINAL, ...))
+    bins = [_bin(loose, tuple(index)) for index in np.argwhere(ratio.empty)]
+    number = int(part(group[MAP_ENTRIES], (NUMBER, ...)).values().sum())
     more = f" and {len(bins) - SHOWN} more" if len(bins) > SHOWN else ""
     left = " or the subtraction leaves none" if "subtract" in analysis.datasets else ""
     raise DataFileError(
@@ -298,11 +310,13 @@ def _left_out(ledgers: Mapping[str, str]) -> str:
     return "".join(parts)
 
 
-def _losses(analysis: FakeRateAnalysis, ratio: Ratio, group: Mapping[str, hist.Hist]) -> list[Loss]:
+def _losses(
+    analysis: FakeRateAnalysis, ratio: Ratio, group: Mapping[str, hist.Hist[Any]]
+) -> list[Loss]:
     """What the map lacks, and rates in it that are doubtful."""
     out = beyond_axes(analysis, group, analysis.allow.beyond)
     out += losses_dominated(group[MAP_ENTRIES], "loose leptons")
-    loose = group["loose"][NOMINAL, ...]
+    loose = part(group["loose"], (NOMINAL, ...))
     for index in np.argwhere(ratio.value > 1 + 1e-9):
         place, value = _bin(loose, tuple(index)), float(ratio.value[tuple(index)])
         message = f"the subtraction leaves a rate of {value:.3g}, more than one, in {place}"
@@ -318,7 +332,7 @@ def _losses(analysis: FakeRateAnalysis, ratio: Ratio, group: Mapping[str, hist.H
 
 
 def losses_of_variations(
-    analysis: FakeRateAnalysis, nominal: Ratio, pairs: Mapping[str, tuple[hist.Hist, hist.Hist]]
+    analysis: FakeRateAnalysis, nominal: Ratio, pairs: Mapping[str, Pair]
 ) -> list[Loss]:
     """Bins that a variation leaves empty, which keep the nominal rate."""
     out = []
@@ -334,21 +348,21 @@ def losses_of_variations(
     return out
 
 
-def _bin(histogram: hist.Hist, index: Sequence[int]) -> str:
+def _bin(histogram: hist.Hist[Any], index: Sequence[int]) -> str:
     """A bin of the map as messages name it."""
     return ", ".join(named_bin(axis, i) for axis, i in zip(histogram.axes, index, strict=True))
 
 
-def distributions(histograms: Mapping[str, hist.Hist]) -> dict[str, hist.Hist]:
+def distributions(histograms: Mapping[str, hist.Hist[Any]]) -> dict[str, hist.Hist[Any]]:
     """The distributions of a group's leptons: pT and |eta| from its maps, and those it filled."""
     out = {
-        f"{point}.{axis}": histograms[point][NOMINAL, ...].project(axis)
+        f"{point}.{axis}": part(histograms[point], (NOMINAL, ...)).project(axis)
         for point in POINTS
         for axis in ("pt", "abs_eta")
     }
     for key, histogram in histograms.items():
         if histogram.axes[0].name == POINT:
-            out |= {f"{point}.{key}": histogram[point, :] for point in POINTS}
+            out |= {f"{point}.{key}": part(histogram, (point, ...)) for point in POINTS}
     if "prompt_fit" in histograms:
         out["prompt_fit"] = histograms["prompt_fit"]
     return out
@@ -377,7 +391,7 @@ def cutflow_table(
 def varied(
     analysis: FakeRateAnalysis,
     nominal: Ratio,
-    pairs: Mapping[str, tuple[hist.Hist, hist.Hist]],
+    pairs: Mapping[str, Pair],
 ) -> dict[str, Any]:
     """The rate by systematic variation; a bin that a variation leaves empty keeps the nominal.
 
@@ -420,7 +434,7 @@ def compare_with_truth(
     write_json(output, compare(ratio, loose.values(), expected, variance))
 
 
-def expectation(groups: Mapping[str, Mapping[str, hist.Hist]]) -> tuple[hist.Hist, hist.Hist]:
+def expectation(groups: Mapping[str, Mapping[str, hist.Hist[Any]]]) -> tuple[Plain, Plain]:
     """What is expected of the tight leptons, and its variance, prompt leptons taken away.
 
     What is expected of the loose leptons that are taken away is taken away with them.
@@ -432,9 +446,9 @@ def expectation(groups: Mapping[str, Mapping[str, hist.Hist]]) -> tuple[hist.His
     return value, variance
 
 
-def _plain(values: Any, like: hist.Hist, flow: bool = False) -> hist.Hist:
+def _plain(values: Any, like: hist.Hist[Any], flow: bool = False) -> Plain:
     """Values on the axes of another histogram, without variances."""
-    out = hist.Hist(*like.axes, storage=hist.storage.Double())
+    out: Plain = hist.Hist(*like.axes, storage=hist.storage.Double())
     out.view(flow=flow)[...] = values
     return out
 

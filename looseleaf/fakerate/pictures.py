@@ -15,13 +15,14 @@ from looseleaf.histograms.ratio import Ratio, divide
 from looseleaf.histograms.store import empty_bins, read_uhi
 
 
-def stored_ratio(maps: Mapping[str, hist.Hist], metadata: Mapping[str, Any]) -> Ratio:
+def stored_ratio(maps: Mapping[str, hist.Hist[Any]], metadata: Mapping[str, Any]) -> Ratio:
     """The ratio of a map file, empty bins marked again."""
-    value = maps["ratio"].values()
-    empty = empty_bins(metadata, value.shape)
-    lower, upper = maps["ratio_lower"].values(), maps["ratio_upper"].values()
-    parts = [np.where(empty, np.nan, part) for part in (value, lower, upper)]
-    return Ratio(*parts, empty, metadata["interval"], tuple(maps["ratio"].axes))
+    empty = empty_bins(metadata, maps["ratio"].shape)
+    value, lower, upper = (
+        np.where(empty, np.nan, maps[key].values())
+        for key in ("ratio", "ratio_lower", "ratio_upper")
+    )
+    return Ratio(value, lower, upper, empty, metadata["interval"], tuple(maps["ratio"].axes))
 
 
 def pictures(
@@ -76,7 +77,7 @@ def pictures(
 
 
 def _data_and_simulation(
-    maps: Mapping[str, hist.Hist],
+    maps: Mapping[str, hist.Hist[Any]],
     metadata: Mapping[str, Any],
     folder: Path,
     label: str,

@@ -20,6 +20,7 @@ from looseleaf.histograms.coverage import (
     losses_beyond,
     observable_edges,
 )
+from looseleaf.histograms.typed import Plain, Weighted
 from looseleaf.losses import Loss
 from looseleaf.objects.corrections import Corrections, correction_variations
 from looseleaf.objects.evaluation import Undecided
@@ -140,7 +141,7 @@ class FakeRateProcessor(ProcessorABC):
         self._cuts = analysis.cuts
         self._collection = analysis.collection
 
-    def _axes(self) -> list[hist.axis.AxesMixin]:
+    def _axes(self) -> list[hist.axis.Variable]:
         binning = self._analysis.binning
         flavour = "\\mu" if self._collection == "Muon" else "e"
         eta = f"\\eta^{{{flavour}}}"
@@ -150,7 +151,7 @@ class FakeRateProcessor(ProcessorABC):
             hist.axis.Variable(binning["abs_eta"], name="abs_eta", label=label),
         ]
 
-    def _map(self) -> hist.Hist:
+    def _map(self) -> Weighted:
         names = list(variations(self._analysis))
         variation = hist.axis.StrCategory(names, name=VARIATION, overflow=False)
         return hist.Hist(variation, *self._axes(), storage=hist.storage.Weight())
@@ -240,9 +241,10 @@ class FakeRateProcessor(ProcessorABC):
         met_pt: Any,
         mt: Any,
         undecided: Undecided,
-    ) -> dict[str, hist.Hist]:
+    ) -> dict[str, hist.Hist[Any]]:
         """Spectra, observables and the region of the fit, and where values lie on their axes."""
-        analysis, out = self._analysis, {}
+        analysis = self._analysis
+        out: dict[str, hist.Hist[Any]] = {}
         of_loose, _ = weigh(nominal)
         seen = {"pt": (nominal.x, of_loose), "abs_eta": (nominal.y, of_loose)}
         everywhere = np.ones(len(met_pt), bool)
@@ -256,11 +258,11 @@ class FakeRateProcessor(ProcessorABC):
             out[axis.name] = self._by_point(axis, found, of_leptons, weigh)
             seen[axis.name] = of_leptons, weigh(found)[0]
         for name, observable in analysis.observables.items():
-            axis = hist.axis.Variable(observable["edges"], name=name, label=observable["label"])
+            binned = hist.axis.Variable(observable["edges"], name=name, label=observable["label"])
             values = nominal.selection.observable(
                 name, observable["expression"], undecided, nominal.trigger > 0
             )
-            out[name] = self._by_point(axis, nominal, values, weigh)
+            out[name] = self._by_point(binned, nominal, values, weigh)
             seen[name] = values, of_loose
         if analysis.prompt_fit is not None:
             wanted = analysis.prompt_fit
@@ -278,7 +280,7 @@ class FakeRateProcessor(ProcessorABC):
             cover(out[COVERAGE], name, edges, *seen[name])
         return out
 
-    def _spread(self, found: _Counted, of_loose: Any, event_weight: Any) -> dict[str, hist.Hist]:
+    def _spread(self, found: _Counted, of_loose: Any, event_weight: Any) -> dict[str, Weighted]:
         """How weights are spread over all events, over loose leptons and over a bin's."""
         steps = hist.axis.StrCategory(["all", "loose"], name="step", overflow=False)
         out = {ENTRIES: entries(steps), MAP_ENTRIES: entries(*self._axes())}
@@ -294,8 +296,8 @@ class FakeRateProcessor(ProcessorABC):
         return weights(events) * self._corrections.event_weight(events, variation)
 
     @staticmethod
-    def _by_point(axis: Any, found: _Counted, values: Any, weigh: Callable[..., Any]) -> hist.Hist:
-        out = hist.Hist(
+    def _by_point(axis: Any, found: _Counted, values: Any, weigh: Callable[..., Any]) -> Weighted:
+        out: Weighted = hist.Hist(
             hist.axis.StrCategory(POINTS, name=POINT, overflow=False),
             axis,
             storage=hist.storage.Weight(),
@@ -355,15 +357,16 @@ class FakeRateProcessor(ProcessorABC):
             x, y = (_clamped(v, analysis.binning[n]) for v, n in ((x, "pt"), (y, "abs_eta")))
         return x, y
 
-    def _expectation(self, found: _Counted, weight: Any) -> dict[str, hist.Hist]:
+    def _expectation(self, found: _Counted, weight: Any) -> dict[str, Plain]:
         """What the injected probability makes of the loose leptons, where there is one."""
         if self._truth is None:
             return {}
+        assert self._analysis.truth is not None
         correction = correctionlib.CorrectionSet.from_string(self._truth)
         f = correction[self._analysis.truth["correction"]].evaluate(
             found.pt.astype(np.float64), np.abs(found.eta).astype(np.float64)
         )
-        out = {}
+        out: dict[str, Plain] = {}
         for name, value in (
             ("expected", weight * f),
             ("expected_variance", weight**2 * f * (1 - f)),
@@ -372,7 +375,9 @@ class FakeRateProcessor(ProcessorABC):
             out[name].fill(*found.place, weight=value)
         return out
 
-    def _cutflow(self, cuts: Sequence[Any], weight: Any, of_loose: Any) -> dict[str, hist.Hist]:
+    def _cutflow(
+        self, cuts: Sequence[Any], weight: Any, of_loose: Any
+    ) -> dict[str, hist.Hist[Any]]:
         """Events by step, and their weights; the last step has those of the leptons counted."""
         steps = [*STEPS, *self._cuts, TRIGGER_STEP]
         left = [np.ones(len(weight), bool)]

@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import hist
 import numpy as np
 from iminuit import Minuit
 from iminuit.cost import Template
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import chi2 as chi2_distribution
 
 from looseleaf.errors import LooseleafError
+from looseleaf.histograms.typed import Weighted
 
 
 class FitFailed(LooseleafError):
@@ -36,7 +36,7 @@ class PromptFit:
         return asdict(self)
 
 
-def fit_prompt(data: hist.Hist, prompt: hist.Hist, non_prompt: hist.Hist) -> PromptFit:
+def fit_prompt(data: Weighted, prompt: Weighted, non_prompt: Weighted) -> PromptFit:
     """Fit the transverse mass of data by the sum of two templates, both scaled freely.
 
     All three are 1D with Weight storage on the same axis; what lies beyond its edges takes no
@@ -95,6 +95,6 @@ def fit_prompt(data: hist.Hist, prompt: hist.Hist, non_prompt: hist.Hist) -> Pro
     )
 
 
-def _moments(histogram: hist.Hist) -> NDArray[np.float64]:
+def _moments(histogram: Weighted) -> NDArray[np.float64]:
     """Sums of weights and of their squares, shape (bins, 2)."""
     return np.stack([histogram.values(), histogram.variances()], axis=-1)

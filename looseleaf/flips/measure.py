@@ -29,6 +29,7 @@ from looseleaf.flips.processor import BANDS, SIGNS, beyond_axes
 from looseleaf.histograms.coverage import refuse_most_beyond
 from looseleaf.histograms.ratio import Ratio
 from looseleaf.histograms.store import read_uhi, write_correction
+from looseleaf.histograms.typed import Plain, part
 from looseleaf.objects.names import COVERAGE, FLIP_CORRECTION
 
 # probabilities are looked for up to here
@@ -46,7 +47,12 @@ class Flips:
     ndf: int
 
 
-def estimate(opposite: Array, same: Array, beside: tuple[Array, Array], scale: float) -> Flips:
+def estimate(
+    opposite: NDArray[Any],
+    same: NDArray[Any],
+    beside: tuple[NDArray[Any], NDArray[Any]],
+    scale: float,
+) -> Flips:
     """The probabilities that make the pairs of equal charge most likely.
 
     `opposite` and `same` count pairs at the peak by the bins of the two electrons, shape
@@ -95,13 +101,15 @@ def estimate(opposite: Array, same: Array, beside: tuple[Array, Array], scale: f
     used = value >= 5
     pull = (seen - value)[used] ** 2 / variance[used]
     free = int(used.sum()) - len(total)
-    return Flips(best.x, np.linalg.pinv(curvature), float(pull.sum()), max(free, 0))
+    found = np.asarray(best.x, np.float64)
+    covariance = np.asarray(np.linalg.pinv(curvature), np.float64)
+    return Flips(found, covariance, float(pull.sum()), max(free, 0))
 
 
 def _folded(counts: Any) -> Array:
     """Pairs by bins in either order, above the diagonal."""
-    counts = np.asarray(counts, np.float64)
-    return np.triu(counts) + np.tril(counts, -1).T
+    pairs = np.asarray(counts, np.float64)
+    return np.triu(pairs) + np.tril(pairs, -1).T
 
 
 def measure(
@@ -119,10 +127,14 @@ def measure(
     and the analysis doesn't allow it.
     """
     first, *others = (read_uhi(path)[0] for path in processed.values())
-    found = {key: sum((one[key] for one in others), start=first[key]) for key in first}
+    found: dict[str, hist.Hist[Any]] = {
+        key: sum((one[key] for one in others), start=first[key]) for key in first
+    }
     refuse_most_beyond(analysis, found[COVERAGE], analysis.binning, "electrons")
     counted = found["pairs"]
-    counts = {(sign, band): counted[sign, band, :, :].values() for sign in SIGNS for band in BANDS}
+    counts = {
+        (sign, band): part(counted, (sign, band, ...)).values() for sign in SIGNS for band in BANDS
+    }
     low, high = analysis.mass["peak"]
     scale = (high - low) / (2 * analysis.mass["beside"])
     binning = analysis.binning
@@ -141,7 +153,7 @@ def measure(
         ) from None
     value = flips.probability.reshape(shape)
     sigma = np.sqrt(np.diag(flips.covariance)).reshape(shape)
-    like = hist.Hist(
+    like: Plain = hist.Hist(
         hist.axis.Variable(binning["pt"], name="pt", label="pT [GeV]"),
         hist.axis.Variable(binning["abs_eta"], name="abs_eta", label="|eta|"),
     )
