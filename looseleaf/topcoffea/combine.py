@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import hist
 import numpy as np
 
 from looseleaf.efthist import EFTHist
 from looseleaf.errors import DataFileError
 from looseleaf.files import whole, write_json
 from looseleaf.histograms.coverage import observable_edges, refuse_most_beyond, weighed
+from looseleaf.histograms.typed import Plain
 from looseleaf.losses import say
 from looseleaf.objects.names import COVERAGE
 from looseleaf.records import original_of
@@ -30,7 +30,7 @@ from looseleaf.topcoffea.processor import (
     UNMEASURED,
     beyond_axes,
 )
-from looseleaf.topcoffea.store import eft_histograms, read_histograms, write_histograms
+from looseleaf.topcoffea.store import eft_histograms, read_histograms, weighted_at, write_histograms
 
 # the row of a text table that sums what is expected; no process is called so
 TOTAL = "all expected"
@@ -62,7 +62,7 @@ def combine(
     """
     parts: dict[str, dict[str, list[Varied]]] = {}
     failing = {CAPPED: 0, UNMEASURED: 0}
-    covered: list[hist.Hist] = []
+    covered: list[Plain] = []
     for name, dataset in datasets.items():
         factors = factors_of(name, dataset, analysis, original_of(ledgers[name]))
         found = read_histograms(processed[name])[0]
@@ -81,7 +81,7 @@ def combine(
     everything = sum(covered[1:], start=covered[0])
     refuse_most_beyond(analysis, everything, observable_edges(analysis), "events")
     losses = beyond_axes(analysis, everything)
-    about = {"analysis": analysis.name, "lumi_ifb": analysis.lumi_ifb}
+    about: dict[str, Any] = {"analysis": analysis.name, "lumi_ifb": analysis.lumi_ifb}
     write_histograms(histograms, total, about)
     channels = yields_of(analysis, next(iter(total.values())))
     if analysis.nonprompt is not None:
@@ -161,7 +161,7 @@ def _decorrelated(systematic: str, dataset: Mapping[str, Any], systematics: Syst
 
 def _added(by_process: Mapping[str, list[Varied]]) -> EFTHist:
     """All processes and variations; a dataset that lacks one counts with its nominal weights."""
-    total: Any = None
+    total: EFTHist | None = None
     for process, parts in by_process.items():
         for label in dict.fromkeys(label for varied in parts for label in varied):
             for varied in parts:
@@ -171,6 +171,7 @@ def _added(by_process: Mapping[str, list[Varied]]) -> EFTHist:
                     total = tagged
                 else:
                     total += tagged
+    assert total is not None
     return total
 
 
@@ -184,7 +185,7 @@ def yields_of(analysis: TopCoffeaAnalysis, filled: EFTHist) -> dict[str, Any]:
     shown = [p for p in processes if p != DATA or analysis.unblind]
     out: dict[str, Any] = {c: {p: {} for p in shown} for c in channels}
     for label, point in analysis.points.items():
-        view = nominal.at(point).view()
+        view = weighted_at(nominal, point).view()
         for process in shown:
             i = processes.index(process)
             for j, channel in enumerate(channels):

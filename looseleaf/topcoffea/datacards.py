@@ -14,6 +14,7 @@ from looseleaf.efthist import EFTHist
 from looseleaf.errors import DataFileError
 from looseleaf.files import whole, write_json
 from looseleaf.histograms.store import write_root
+from looseleaf.histograms.typed import Weighted
 from looseleaf.losses import say
 from looseleaf.topcoffea.analysis import TopCoffeaAnalysis
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT
@@ -225,13 +226,13 @@ def _shapes(model: Sequence[Template]) -> list[str]:
     return list(dict.fromkeys(label.removesuffix("Up") for label in labels if label.endswith("Up")))
 
 
-def _histogram(values: Any, variances: Any, axis: Any) -> hist.Hist:
-    out = hist.Hist(axis, storage=hist.storage.Weight())
+def _histogram(values: Any, variances: Any, axis: Any) -> Weighted:
+    out: Weighted = hist.Hist(axis, storage=hist.storage.Weight())
     out.view().value, out.view().variance = values, variances
     return out
 
 
-def _histograms(channel: str, model: ChannelModel, axis: Any) -> dict[str, hist.Hist]:
+def _histograms(channel: str, model: ChannelModel, axis: Any) -> dict[str, Weighted]:
     """What the ROOT file of a channel holds; `DataFileError` if two have one name."""
     out = {OBSERVED: _histogram(model.observed, model.observed, axis)}
     for template in model.templates:

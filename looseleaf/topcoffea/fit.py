@@ -106,7 +106,9 @@ class EFTModel:
         return np.asarray(self._workspace.data(self.model))
 
     def parameters(
-        self, point: Mapping[str, float], nuisances: Sequence[float] | None = None
+        self,
+        point: Mapping[str, float],
+        nuisances: Sequence[float] | NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64]:
         """pyhf's parameters at a point of the coefficients; one that isn't named is zero."""
         out = self._init.copy()
@@ -135,7 +137,7 @@ class EFTModel:
 
     def _auxiliary(self, expected: Any, number: int, rng: np.random.Generator) -> Any:
         """Gaussian constraints drawn with their widths, Poisson ones as counts."""
-        columns = []
+        columns: list[NDArray[Any]] = []
         start = 0
         for name in self.model.config.auxdata_order:
             parameters = self.model.config.param_set(name)

@@ -63,9 +63,10 @@ class FlipMap:
     ) -> NDArray[np.float64]:
         """The probability for each electron: pT [GeV], |eta|."""
         first = [systematic] if len(self._correction.inputs) == 3 else []
-        return self._correction.evaluate(
+        found = self._correction.evaluate(
             *first, np.asarray(pt, np.float64), np.asarray(abs_eta, np.float64)
         )
+        return np.asarray(found)
 
     def weights(
         self, chosen: Mapping[str, Any], systematic: str = "nominal", charge: int | None = None
@@ -84,4 +85,5 @@ class FlipMap:
         odds = ak.unflatten(p / (1 - p), ak.num(electrons, axis=1))
         if charge is not None:
             odds = odds[electrons.charge == -charge]
-        return ak.to_numpy(ak.sum(odds, axis=1))
+        summed: NDArray[np.float64] = ak.to_numpy(ak.sum(odds, axis=1))
+        return summed

@@ -73,9 +73,10 @@ def _theory_sum(
 ) -> float:
     """The ledger's sum of a theory weight, held against what the dataset declares of it."""
     key = theory.get("sums", "") + direction
-    stated = dataset.get("sums_of_weights", {}).get(key)
+    stated: float | None = dataset.get("sums_of_weights", {}).get(key)
     if analysis.normalise == "declared":
         _check_complete(name, dataset, original)
+        assert stated is not None
         return stated
     branch, place = theory["branch"], theory[direction.lower()]
     sums = original["theory_sums"].get(branch, [])
@@ -85,7 +86,7 @@ def _theory_sum(
             "is asked for (the first is 0). If they are a skim that left them out, declare the "
             "sums and say normalise: declared in the analysis"
         )
-    found = sums[place]
+    found: float | None = sums[place]
     if found is None:
         raise DataFileError(f"dataset {name}: {branch}[{place}] is not a number in some events")
     # what is stated speaks of all files
@@ -107,8 +108,9 @@ def _sum_of_weights(
     listed = dataset.get("listed")
     if listed is not None and source == "declared" and not dataset["data"]:
         _check_complete(name, dataset, original)
-        return listed["sum_of_weights"]
-    found = original["sum_of_weights"]
+        declared: float = listed["sum_of_weights"]
+        return declared
+    found: float = original["sum_of_weights"]
     if dataset.get("wc_names"):
         if not original["eft_sums"]:
             raise DataFileError(

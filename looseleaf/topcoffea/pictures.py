@@ -1,11 +1,11 @@
 """The pictures of a topcoffea analysis, from its normalised histograms alone."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import hist
 import matplotlib as mpl
 import mplhep
 import numpy as np
@@ -16,10 +16,11 @@ from scipy.special import xlogy
 
 from looseleaf.efthist import EFTHist
 from looseleaf.histograms import plots
+from looseleaf.histograms.typed import Weighted, part
 from looseleaf.topcoffea.analysis import TopCoffeaAnalysis
 from looseleaf.topcoffea.channels import DATA
 from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, SYSTEMATIC
-from looseleaf.topcoffea.store import eft_histograms, read_histograms
+from looseleaf.topcoffea.store import eft_histograms, read_histograms, weighted_at
 from looseleaf.topcoffea.templates import folded
 
 SCAN_POINTS = 401
@@ -41,33 +42,35 @@ def pictures(
     lumi = analysis.lumi_ifb
     lumi = sum(lumi.values()) if isinstance(lumi, Mapping) else lumi
     found = eft_histograms(read_histograms(histograms)[0])
-    beams = {"lumi_ifb": lumi, "energies": energies}
+    caption = partial(plots.label, lumi_ifb=lumi, energies=energies)
     nominal = {name: filled.select(**{SYSTEMATIC: NOMINAL}) for name, filled in found.items()}
     for observable, filled in nominal.items():
         for channel in analysis.multiplied_channels():
             fig, ax = stack(analysis, filled.select(**{CHANNEL: channel}), observable, channel)
-            plots.label(ax, label, data=analysis.unblind, **beams)
+            caption(ax, label, data=analysis.unblind)
             plots.save(fig, Path(folder) / f"{channel}_{observable}")
     first = analysis.card_observable
     for name, (low, high) in analysis.scan.items():
         scan = np.linspace(low, high, SCAN_POINTS)
         fig, ax = curve(analysis, nominal[first], name, scan)
-        plots.label(ax, label, data=False, **beams)
+        caption(ax, label, data=False)
         plots.save(fig, Path(folder) / f"curve_{name}")
 
 
-def by_process(filled: EFTHist, point: Mapping[str, float]) -> dict[str, hist.Hist]:
+def by_process(filled: EFTHist, point: Mapping[str, float]) -> dict[str, Weighted]:
     """One channel's histograms at a point; what lies beyond the axis is in its last bins, as
     yields and cards count it."""
-    at = filled.at(point)
-    return {process: _folded(at[{PROCESS: process}]) for process in filled.categories(PROCESS)}
+    at = weighted_at(filled, point)
+    return {
+        process: _folded(part(at, {PROCESS: process})) for process in filled.categories(PROCESS)
+    }
 
 
-def _folded(one: hist.Hist) -> hist.Hist:
+def _folded(one: Weighted) -> Weighted:
     view = one.view(flow=True)
-    for part in (view.value, view.variance):
-        part[1:-1] = folded(part)
-        part[[0, -1]] = 0.0
+    for sums in (view.value, view.variance):
+        sums[1:-1] = folded(sums)
+        sums[[0, -1]] = 0.0
     return one
 
 
@@ -137,7 +140,7 @@ def stack(
         return fig, ax
 
 
-def _total(histograms: Sequence[hist.Hist]) -> hist.Hist:
+def _total(histograms: Sequence[Weighted]) -> Weighted:
     return sum(histograms[1:], start=histograms[0])
 
 
@@ -156,14 +159,16 @@ def twice_delta_nll(filled: EFTHist, name: str, scan: NDArray[np.float64]) -> ND
     possible = (asimov >= 0) & (expected > 0)
     ratio = np.where(possible & (asimov > 0), asimov, 1.0) / np.where(possible, expected, 1.0)
     terms = 2 * (expected - asimov + xlogy(asimov, ratio))
-    return np.where(possible, terms, 0.0).sum(axis=1)
+    summed: NDArray[np.float64] = np.where(possible, terms, 0.0).sum(axis=1)
+    return summed
 
 
 def _expected(filled: EFTHist, points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Expected events by point and bin, channels after each other."""
     names = [process for process in filled.categories(PROCESS) if process != DATA]
     values = filled.select(**{PROCESS: names}).values(points, flow=True)
-    return values.sum(axis=1).reshape(len(points), -1)
+    total: NDArray[np.float64] = values.sum(axis=1)
+    return total.reshape(len(points), -1)
 
 
 def curve(

@@ -58,15 +58,17 @@ def processor_of(
     is told of a dataset.
     """
     coefficients = coefficients_of(analysis, declared)
+    flip_map = None
+    if flips is not None:
+        assert analysis.flips is not None
+        flip_map = FlipMap.from_file(flips, analysis.flips.get("correction", FLIP_CORRECTION))
     return TopCoffeaProcessor(
         analysis,
         WorkingPoints(points),
         coefficients,
         squares_of(analysis, coefficients),
         {collection: RateMap.from_file(path) for collection, path in (maps or {}).items()},
-        None
-        if flips is None
-        else FlipMap.from_file(flips, analysis.flips.get("correction", FLIP_CORRECTION)),
+        flip_map,
         Corrections.from_files(analysis.corrections),
     )
 

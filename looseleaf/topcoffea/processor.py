@@ -20,6 +20,7 @@ from looseleaf.histograms.coverage import (
     losses_beyond,
     observable_edges,
 )
+from looseleaf.histograms.typed import Plain, Weighted
 from looseleaf.losses import Loss
 from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.corrections import Corrections
@@ -84,7 +85,8 @@ class Filled(NamedTuple):
 
 def _any(masks: Sequence[Mask], size: int) -> Mask:
     """The events that are in one of the masks."""
-    return np.logical_or.reduce([np.zeros(size, bool), *masks])
+    either: Mask = np.logical_or.reduce([np.zeros(size, bool), *masks])
+    return either
 
 
 def _products(
@@ -97,7 +99,7 @@ def _products(
     }
 
 
-def beyond_axes(analysis: TopCoffeaAnalysis, covered: hist.Hist) -> list[Loss]:
+def beyond_axes(analysis: TopCoffeaAnalysis, covered: Plain) -> list[Loss]:
     """What lies beyond the observables' axes; an event counts in each of its channels."""
     return losses_beyond(
         covered,
@@ -233,7 +235,8 @@ class TopCoffeaProcessor(ProcessorABC):
         comes from the application region in data."""
         if is_data or not self._maps:
             return np.ones(len(leptons), bool)
-        return ak.to_numpy(ak.all(leptons.prompt, axis=1))
+        prompt: Mask = ak.to_numpy(ak.all(leptons.prompt, axis=1))
+        return prompt
 
     @staticmethod
     def _fill(
@@ -294,8 +297,8 @@ class TopCoffeaProcessor(ProcessorABC):
 
     def _cover(
         self,
-        covered: hist.Hist,
-        spread: hist.Hist,
+        covered: Plain,
+        spread: Weighted,
         filled: Iterable[Filled],
         values: Mapping[str, Mapping[str, Any]],
         by_role: Mapping[str, Mapping[str, Weights]],
@@ -310,7 +313,13 @@ class TopCoffeaProcessor(ProcessorABC):
             for name, edges in observable_edges(self._analysis).items():
                 cover(covered, name, edges, of_part[name][rows], weight)
 
-    def _cutflow(self, counted: Mapping[str, Mask]) -> hist.Hist:
+    @property
+    def _nonprompt(self) -> Mapping[str, Any]:
+        """How an analysis that has maps applies them."""
+        assert self._analysis.nonprompt is not None
+        return self._analysis.nonprompt
+
+    def _cutflow(self, counted: Mapping[str, Mask]) -> hist.Hist[hist.storage.Int64]:
         steps = ["all", "trigger", *self._channels]
         cutflow = hist.Hist(
             hist.axis.StrCategory(steps, name="step", overflow=False),
@@ -319,10 +328,10 @@ class TopCoffeaProcessor(ProcessorABC):
         cutflow[...] = [int(counted[step].sum()) if step in counted else 0 for step in steps]
         return cutflow
 
-    def _failing(self, leptons: Any) -> hist.Hist:
+    def _failing(self, leptons: Any) -> hist.Hist[hist.storage.Int64]:
         failing = leptons.bin[~leptons.tight]
         bins = ak.to_numpy(ak.flatten(failing))
-        rates, cap = stacked(self._maps)[1], self._analysis.nonprompt["cap"]
+        rates, cap = stacked(self._maps)[1], self._nonprompt["cap"]
         empty = np.concatenate([one.empty.ravel() for one in self._maps.values()])
         numbers = {
             "all": len(bins),
@@ -386,7 +395,8 @@ class TopCoffeaProcessor(ProcessorABC):
         origin = events.GenPart.pdgId[ak.mask(index, index >= 0)]
         # an electron has the identity +11 and the charge -1
         wrong = ak.fill_none(origin * electrons.charge == ELECTRON, False)
-        return ak.to_numpy(ak.any(wrong, axis=1))
+        flipped: Mask = ak.to_numpy(ak.any(wrong, axis=1))
+        return flipped
 
     def _by_role(
         self, leptons: Any, chosen: Mapping[str, Any], is_data: bool
@@ -396,12 +406,13 @@ class TopCoffeaProcessor(ProcessorABC):
         number = len(leptons)
         roles: dict[str, dict[str, Weights]] = {SIGNAL: {NOMINAL: np.ones(number)}}
         if self._maps:
-            cap = self._analysis.nonprompt["cap"]
+            cap = self._nonprompt["cap"]
             roles[NONPROMPT] = {
                 name: predict(leptons.bin, leptons.tight, np.maximum(rate, 0.0), cap).weight
                 for name, rate in self._rates().items()
             }
         if self._flips is not None and is_data:
+            assert self._analysis.flips is not None
             nuisance = flips_nuisance(self._analysis.flips)
             names = {
                 NOMINAL: NOMINAL,
@@ -422,7 +433,7 @@ class TopCoffeaProcessor(ProcessorABC):
         out = {NOMINAL: rates}
         for collection, one in self._maps.items():
             mine = slice(offsets[collection], offsets[collection] + one.size)
-            measured = self._analysis.nonprompt["maps"][collection]
+            measured = self._nonprompt["maps"][collection]
             statistics = (one.rate + one.sigma, one.rate - one.sigma)
             variations = {NONPROMPT_RATE.format(map=measured): statistics}
             variations |= {
@@ -480,7 +491,8 @@ class TopCoffeaProcessor(ProcessorABC):
             raise DataFileError(
                 f"dataset {events.metadata['dataset']}: {branch} has fewer than {index + 1} values"
             )
-        return ak.to_numpy(values[:, index]).astype(np.float64)
+        varied: NDArray[Any] = ak.to_numpy(values[:, index])
+        return varied.astype(np.float64)
 
     def _masks(
         self,

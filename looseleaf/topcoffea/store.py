@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hist
 
@@ -13,7 +13,9 @@ from looseleaf.files import whole
 
 
 def write_histograms(
-    path: str | Path, histograms: Mapping[str, EFTHist | hist.Hist], metadata: Mapping[str, Any]
+    path: str | Path,
+    histograms: Mapping[str, EFTHist | hist.Hist[Any]],
+    metadata: Mapping[str, Any],
 ) -> None:
     """Write histograms by name, with what is to be known about them."""
     with whole(path) as part:
@@ -33,6 +35,11 @@ def read_histograms(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise DataFileError(f"{path}: not an HDF5 file ({problem})") from None
     except ValueError as problem:
         raise DataFileError(str(problem)) from None
+
+
+def weighted_at(filled: EFTHist, point: Mapping[str, float]) -> hist.Hist[hist.storage.Weight]:
+    """A histogram at a point, where its squares are kept."""
+    return cast(hist.Hist[hist.storage.Weight], filled.at(point))
 
 
 def eft_histograms(histograms: Mapping[str, Any]) -> dict[str, EFTHist]:
