@@ -76,7 +76,7 @@ def das(
     **given: str | float | None,
 ) -> None:
     started = time.time()
-    settings = {key: value for key, value in given.items() if value is not None}
+    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     try:
         with needing("das"):
             from looseleaf.das import shapes  # noqa: PLC0415 - `looseleaf --help` is quick without

@@ -10,7 +10,7 @@ credentials and endpoint as AWS's variables say (`AWS_ACCESS_KEY_ID`, `AWS_SECRE
 import json
 import operator
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from io import RawIOBase
 from itertools import pairwise
@@ -57,16 +57,16 @@ class _Counted(RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._source.seek(offset, whence)
+        return int(self._source.seek(offset, whence))
 
     def tell(self) -> int:
-        return self._source.tell()
+        return int(self._source.tell())
 
     def size(self) -> int:
-        return self._source.size()
+        return int(self._source.size())
 
     def read(self, size: int = -1) -> bytes:
-        data = self._source.read(size if size >= 0 else None)
+        data: bytes = self._source.read(size if size >= 0 else None)
         self.bytes_read += len(data)
         return data
 
@@ -204,7 +204,7 @@ class ParquetEvents:
     def __init__(self, url: str | Path, name: str, filesystem: fs.FileSystem | None = None) -> None:
         self._source = _Counted(_opened(str(url), filesystem))
         self.tree = ParquetTree(str(url), self._source)
-        self._said = self.tree.metadata.metadata or {}
+        self._said: Mapping[bytes, bytes] = self.tree.metadata.metadata or {}
         self.directory = {self._said.get(TREE_NAME, name.encode()).decode(): self.tree}
 
     @property
@@ -367,7 +367,8 @@ def _located(url: str) -> tuple[fs.FileSystem, str]:
     if "://" not in url:
         return fs.LocalFileSystem(), url
     # what a name may have and an address may not
-    return fs.FileSystem.from_uri(quote(url, safe=ADDRESS))
+    located: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(quote(url, safe=ADDRESS))
+    return located
 
 
 def _opened(path: str, filesystem: fs.FileSystem | None) -> pa.NativeFile:
@@ -377,12 +378,13 @@ def _opened(path: str, filesystem: fs.FileSystem | None) -> pa.NativeFile:
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def _is_numbers(kind: pa.DataType) -> bool:
+    of = pa.types
     kind = kind.value_type if _is_list(kind) else kind
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return bool(of.is_integer(kind) or of.is_floating(kind) or of.is_boolean(kind))
 
 
 def _typename(kind: pa.DataType) -> str:

@@ -38,9 +38,10 @@ def needing(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as problem:
-        if (problem.name or "looseleaf").startswith("looseleaf"):
+        name = problem.name
+        if not name or name.startswith("looseleaf"):
             raise
-        raise LooseleafError(_install([problem.name], extra)) from None
+        raise LooseleafError(_install([name], extra)) from None
 
 
 def _install(modules: list[str], extra: str) -> str:

@@ -130,7 +130,8 @@ def read_ledger(path: str | Path, shape: Mapping[str, Any]) -> dict[str, Any]:
 
 def original_of(path: str | Path) -> dict[str, Any]:
     """What a ledger says of a dataset's original events: the sums that normalise it."""
-    return read_ledger(path, {"original": ORIGINAL})["original"]
+    original: dict[str, Any] = read_ledger(path, {"original": ORIGINAL})["original"]
+    return original
 
 
 @dataclass(frozen=True)

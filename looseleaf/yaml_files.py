@@ -9,7 +9,7 @@ the keys of another mapping in, and top-level keys that begin with `x-` are ther
 import math
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import yaml
 
@@ -33,7 +33,8 @@ OTHERWISE = re.compile(
 class Loader(yaml.SafeLoader):
     """Plain scalars by our own rules: no dates, and 1e5 is a number."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    # the stubs have one for each instance
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
 
 
 for _kind, _pattern, _first in (
@@ -73,9 +74,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.composer.ComposerError as problem:
         if "single document" not in str(problem):
             raise ConfigError(f"{path}: not valid YAML: {problem}") from None
-        line = problem.problem_mark.line + 1
+        mark = problem.problem_mark
+        assert mark is not None
         raise ConfigError(
-            f"{path}, line {line}: '---' begins another document; keep one to a file"
+            f"{path}, line {mark.line + 1}: '---' begins another document; keep one to a file"
         ) from None
     except yaml.YAMLError as problem:
         raise ConfigError(f"{path}: not valid YAML: {problem}") from None
@@ -146,7 +148,8 @@ class _Check:
             self._refuse_tag(node, key)
         if not node.value.strip():
             self._refuse(node, key, "there is a value without a key before its colon")
-        return node.value
+        text: str = node.value
+        return text
 
     def _scalar(self, node: yaml.ScalarNode, key: tuple[str, ...]) -> None:
         if node.tag not in (TEXT, self._plainly(node)):
@@ -162,13 +165,14 @@ class _Check:
         """The tag that a scalar has if none is written at it."""
         if node.style is not None:
             return TEXT
-        return self._loader.resolve(yaml.ScalarNode, node.value, (True, False))
+        tag: str = self._loader.resolve(yaml.ScalarNode, node.value, (True, False))
+        return tag
 
-    def _refuse_tag(self, node: yaml.Node, key: tuple[str, ...]) -> None:
+    def _refuse_tag(self, node: yaml.Node, key: tuple[str, ...]) -> NoReturn:
         tag = node.tag.replace(STANDARD, "!!")
         self._refuse(node, key, f"the tag {tag} isn't used here; write the value without it")
 
-    def _refuse(self, node: yaml.Node, key: tuple[str, ...], why: str) -> None:
+    def _refuse(self, node: yaml.Node, key: tuple[str, ...], why: str) -> NoReturn:
         line = node.start_mark.line + 1
         where = f"{'.'.join(key)}: " if key else ""
         raise ConfigError(f"{self._loader.name}, line {line}: {where}{why}")

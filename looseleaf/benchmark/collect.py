@@ -196,24 +196,8 @@ def summary_of(
         name: [chunk for account in mine for chunk in account.chunks]
         for name, mine in accounts.items()
     }
-    costs: dict[str, list[Cost]] = {}
-    for chunk in chain.from_iterable(chunks.values()):
-        costs.setdefault(chunk.stage, []).append(chunk.cost)
-    made: dict[str, dict[str, int]] = {}
-    if transforms:
-        costs["servicex"] = [cost for transform in transforms for cost in transform.costs]
-        made["servicex"] = {
-            "events_out": sum(transform.events_out for transform in transforms),
-            "bytes_written": sum(transform.bytes_written for transform in transforms),
-        }
-    files = [file for path in catalogues for held in read_catalogue(path).values() for file in held]
-    if files:
-        events = sum(file.events or 0 for file in files)
-        made["samples"] = {
-            "events": events,
-            "events_out": events,
-            "bytes_written": sum(file.bytes for file in files),
-        }
+    costs = _costs(chain.from_iterable(chunks.values()), transforms)
+    made = _written(transforms, catalogues)
     stages = dict.fromkeys([*(job.stage for job in jobs), *costs, *made])
     rules = dict.fromkeys(job.rule for job in jobs)
     return {
@@ -232,19 +216,7 @@ def summary_of(
             )
             for stage in stages
         ],
-        "losses": [
-            *(
-                {"analysis": name, "dataset": None} | loss.to_json()
-                for name, mine in losses.items()
-                for loss in mine
-            ),
-            *(
-                {"analysis": name, "dataset": account.dataset} | loss.to_json()
-                for name, mine in accounts.items()
-                for account in mine
-                for loss in account.losses
-            ),
-        ],
+        "losses": _all_losses(accounts, losses),
         "processing": [_analysis(name, mine) for name, mine in chunks.items()],
         "rules": [
             {"rule": rule, "stage": rule.partition("_")[0]}
@@ -255,11 +227,61 @@ def summary_of(
     }
 
 
+def _costs(chunks: Iterable[ChunkCost], transforms: Sequence[Transformed]) -> dict[str, list[Cost]]:
+    """The cost of every piece of work, by stage."""
+    costs: dict[str, list[Cost]] = {}
+    for chunk in chunks:
+        costs.setdefault(chunk.stage, []).append(chunk.cost)
+    if transforms:
+        costs["servicex"] = [cost for transform in transforms for cost in transform.costs]
+    return costs
+
+
+def _written(
+    transforms: Sequence[Transformed], catalogues: Iterable[str]
+) -> dict[str, dict[str, int]]:
+    """What the stages wrote that write events."""
+    written: dict[str, dict[str, int]] = {}
+    if transforms:
+        written["servicex"] = {
+            "events_out": sum(transform.events_out for transform in transforms),
+            "bytes_written": sum(transform.bytes_written for transform in transforms),
+        }
+    files = [file for path in catalogues for held in read_catalogue(path).values() for file in held]
+    if files:
+        events = sum(file.events or 0 for file in files)
+        written["samples"] = {
+            "events": events,
+            "events_out": events,
+            "bytes_written": sum(file.bytes or 0 for file in files),
+        }
+    return written
+
+
+def _all_losses(
+    accounts: Mapping[str, Sequence[Account]], losses: Mapping[str, Sequence[Loss]]
+) -> list[dict[str, Any]]:
+    """Those over all datasets of an analysis, then those of each of its datasets."""
+    return [
+        *(
+            {"analysis": name, "dataset": None} | loss.to_json()
+            for name, mine in losses.items()
+            for loss in mine
+        ),
+        *(
+            {"analysis": name, "dataset": account.dataset} | loss.to_json()
+            for name, mine in accounts.items()
+            for account in mine
+            for loss in account.losses
+        ),
+    ]
+
+
 def _stage(
     stage: str, jobs: Sequence[Job], costs: Sequence[Cost], made: Mapping[str, int]
 ) -> dict[str, Any]:
     row = {"stage": stage} | _jobs_total(jobs) | _work(costs)
-    row |= {"events_out": None, "bytes_written": None} | made
+    row |= {"events_out": None, "bytes_written": None, **made}
     return row | {"events_per_s": _rate(row["events"], row["wall_s"])}
 
 

@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from statistics import median
 from textwrap import fill
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from jinja2 import Environment, StrictUndefined
@@ -24,6 +24,9 @@ from looseleaf.benchmark.collect import (
 )
 from looseleaf.files import whole, write_json
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 UNITS = ("B", "kB", "MB", "GB", "TB")
 UNKNOWN = "\N{EN DASH}"
@@ -32,7 +35,11 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73")
 OURS, THEIRS = COLOURS[0], "#888888"
 # the fractional parts of its multiples fill an interval evenly
 GOLDEN = 0.618034
-STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
+STYLE: "dict[RcKeyType, Any]" = {
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 def report(

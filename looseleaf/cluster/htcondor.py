@@ -44,7 +44,8 @@ def remove(settings: Mapping[str, Any], run: str) -> Sequence[str]:
 
 
 def _pool(settings: Mapping[str, Any]) -> Sequence[str]:
-    return settings.get("cancel_command_extra", ())
+    extra: Sequence[str] = settings.get("cancel_command_extra", ())
+    return extra
 
 
 SYSTEM = BatchSystem(

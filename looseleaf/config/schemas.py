@@ -33,10 +33,13 @@ def check(value: Any, allowed: Mapping[str, Any], file: str) -> None:
 
 
 def _in_words(problem: jsonschema.ValidationError) -> str:
-    rule, allowed, value = problem.validator, problem.validator_value, problem.instance
+    rule = problem.validator
+    value: Any = problem.instance
+    allowed: Any = problem.validator_value
+    around = problem.schema if isinstance(problem.schema, Mapping) else {}
     match rule:
         case "additionalProperties" if isinstance(value, dict):
-            known = list(problem.schema.get("properties", {}))
+            known = list(around.get("properties", {}))
             unknown = sorted(set(value) - set(known))
             near = difflib.get_close_matches(unknown[0], known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
@@ -60,7 +63,7 @@ def _in_words(problem: jsonschema.ValidationError) -> str:
             relation = "at most" if rule == "maximum" else "less than"
             return f"{value!r} should be {relation} {allowed}"
         case "pattern":
-            expected = problem.schema.get("description", f"something like {allowed}")
+            expected = around.get("description", f"something like {allowed}")
             return f"{shown(value)} should be {expected}"
         case "maxLength":
             return f"{shown(value)} has more than the {allowed} characters that a file's name can"

@@ -31,11 +31,11 @@ CERTIFICATES = (
 )
 
 
-class _Attributes(core.SequenceOf):  # type: ignore[misc]  # asn1crypto has no types
+class _Attributes(core.SequenceOf):
     _child_spec = cms.AttributeCertificateV2
 
 
-class _AttributeSets(core.SequenceOf):  # type: ignore[misc]  # asn1crypto has no types
+class _AttributeSets(core.SequenceOf):
     _child_spec = _Attributes
 
 

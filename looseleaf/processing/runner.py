@@ -52,7 +52,7 @@ class Limits:
     chunk_s: float = 1800.0
 
 
-class SkimmedNanoAOD(NanoAODSchema):  # type: ignore[misc]  # coffea has no types
+class SkimmedNanoAOD(NanoAODSchema):
     """NanoAOD of which a transform kept some columns.
 
     Missing cross-references are meant, and the primary vertex may come without its position, what

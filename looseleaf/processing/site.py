@@ -36,6 +36,7 @@ class _Presence:
                 self._seen = now
         limit = dask.config.get(NO_WORKERS_TIMEOUT)
         if now - self._seen > parse_timedelta(limit):
+            assert client.scheduler is not None
             raise WorkersGone(
                 f"the Dask scheduler at {client.scheduler.address} has had no workers for {limit}: "
                 "start some and run again; what was finished is kept"

@@ -159,8 +159,9 @@ def process_datasets(
     ]
     refuse_repeats(manifests, reading.metadata)
     filesets = [replace(f, losses=(*f.losses, *reading.losses(f))) for f in filesets]
-    for fileset in filesets if refuse is not None else ():
-        refuse(fileset)
+    if refuse is not None:
+        for fileset in filesets:
+            refuse(fileset)
     folder = Path(running.tasks).parent
     with (
         running.connect(folder / "workers") as site,

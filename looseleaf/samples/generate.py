@@ -93,12 +93,15 @@ def _truth(path: str) -> correctionlib.CorrectionSet:
 def truth_probability(path: str, flavour: str, pt: Array, abs_eta: Array) -> Array:
     """f(pT, |eta|) of a correctionlib file; pt in GeV."""
     correction = _truth(path)[flavour.lower()]
-    return correction.evaluate(np.asarray(pt, np.float64), np.asarray(abs_eta, np.float64))
+    found = correction.evaluate(np.asarray(pt, np.float64), np.asarray(abs_eta, np.float64))
+    return np.asarray(found)
 
 
 def _make(rng: np.random.Generator, part: Part, size: int) -> Events:
     match part.kind:
         case "qcd":
+            assert part.pthat is not None
+            assert part.flavour is not None
             return physics.qcd(rng, size, part.pthat, part.flavour)
         case "wjets":
             return physics.wjets(rng, size)
@@ -254,10 +257,13 @@ def write_file(file: SampleFile) -> FileRecord:
             generated += size
         if file.is_data:
             lumis = np.arange(1, DATA_LUMIS + 1, dtype=np.uint32)
-            blocks = {"run": np.full(DATA_LUMIS, DATA_RUN, np.uint32), "luminosityBlock": lumis}
+            blocks: dict[str, Array] = {
+                "run": np.full(DATA_LUMIS, DATA_RUN, np.uint32),
+                "luminosityBlock": lumis,
+            }
             root.mktree("LuminosityBlocks", {n: v.dtype for n, v in blocks.items()}).extend(blocks)
         else:
-            runs = {
+            runs: dict[str, Array] = {
                 "run": np.array([1], np.uint32),
                 "genEventCount": np.array([generated], np.int64),
                 "genEventSumw": np.array([sumw]),
@@ -303,7 +309,7 @@ def plan(
     shares: list[tuple[Part, ...]] = []
     if sample["kind"] == "data":
         rng = np.random.default_rng(entropy)
-        parts = []
+        drawn = []
         for part in sample["sum_of"]:
             expected = datasets[part]["xsec_pb"] * 1000 * sample["lumi_ifb"]
             terms = _terms(datasets[part])
@@ -312,10 +318,10 @@ def plan(
                 charge_flips=own.charge_flips or terms.charge_flips,
                 prompt_tight=terms.prompt_tight if own.prompt_tight is None else own.prompt_tight,
             )
-            parts.append((terms, int(rng.poisson(expected))))
+            drawn.append((terms, int(rng.poisson(expected))))
         for index in range(number):
             shares.append(
-                tuple(_resized(part, share(total, number, index)) for part, total in parts)
+                tuple(_resized(part, share(total, number, index)) for part, total in drawn)
             )
     else:
         total = round(own.events * settings["scale"])

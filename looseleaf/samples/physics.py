@@ -7,7 +7,7 @@ kinematics only have to populate every bin of an analysis with plausible numbers
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,9 @@ class Objects:
     prompt: Array
 
     @classmethod
-    def of(cls, event: Array, pt: Array, eta: Array, phi: Array, charge: Any = 0, prompt: Any = 0):
+    def of(
+        cls, event: Array, pt: Array, eta: Array, phi: Array, charge: Any = 0, prompt: Any = 0
+    ) -> Self:
         size = len(event)
         return cls(
             event,

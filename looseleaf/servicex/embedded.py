@@ -31,7 +31,7 @@ HERE = "127.0.0.1"
 INCOMING = "incoming"
 
 
-class _Adapter(ServiceXAdapter):  # type: ignore[misc]  # servicex has no types
+class _Adapter(ServiceXAdapter):
     @staticmethod
     def _get_bearer_token_file() -> None:
         """A token that a batch system gives its jobs is for other services than this one."""

@@ -122,7 +122,7 @@ def signed(
     return hmac.compare_digest(expected, presented)
 
 
-class _Expiring(HmacV1QueryAuth):  # type: ignore[misc]  # botocore has no types
+class _Expiring(HmacV1QueryAuth):
     """In a presigned URL of this kind the end of its life stands for the date."""
 
     def _get_date(self) -> str:
