@@ -265,13 +265,13 @@ def _all_losses(
     return [
         *(
             {"analysis": name, "dataset": None} | loss.to_json()
-            for name, mine in losses.items()
-            for loss in mine
+            for name, of_analysis in losses.items()
+            for loss in of_analysis
         ),
         *(
             {"analysis": name, "dataset": account.dataset} | loss.to_json()
-            for name, mine in accounts.items()
-            for account in mine
+            for name, of_analysis in accounts.items()
+            for account in of_analysis
             for loss in account.losses
         ),
     ]

@@ -101,9 +101,9 @@ def estimate(
     used = value >= 5
     pull = (seen - value)[used] ** 2 / variance[used]
     free = int(used.sum()) - len(total)
-    found = np.asarray(best.x, np.float64)
+    probability = np.asarray(best.x, np.float64)
     covariance = np.asarray(np.linalg.pinv(curvature), np.float64)
-    return Flips(found, covariance, float(pull.sum()), max(free, 0))
+    return Flips(probability, covariance, float(pull.sum()), max(free, 0))
 
 
 def _folded(counts: Any) -> Array:

@@ -71,5 +71,5 @@ def _z_mass(chosen: Mapping[str, Any]) -> NDArray[np.float64]:
         masses.append((pair.a + pair.b).mass)
     mass = ak.concatenate(masses, axis=1)
     nearest = ak.argmin(abs(mass - Z_MASS_GEV), axis=1, keepdims=True)
-    found: NDArray[Any] = ak.to_numpy(ak.fill_none(ak.firsts(mass[nearest]), 0.0))
-    return found.astype(np.float64)
+    of_event: NDArray[Any] = ak.to_numpy(ak.fill_none(ak.firsts(mass[nearest]), 0.0))
+    return of_event.astype(np.float64)

@@ -12,8 +12,7 @@ def scale_to_luminosity(
     """What a simulated event's weight is multiplied with: xsec x luminosity / sum of weights.
 
     The sum is over all original events, not those that a skim kept. Data counts as it is, and
-    needs no luminosity. Raises
-    `DataFileError` naming the dataset if the sum isn't positive.
+    needs no luminosity. Raises `DataFileError` naming the dataset if the sum isn't positive.
     """
     if dataset["data"]:
         return 1.0

@@ -93,8 +93,8 @@ def _truth(path: str) -> correctionlib.CorrectionSet:
 def truth_probability(path: str, flavour: str, pt: Array, abs_eta: Array) -> Array:
     """f(pT, |eta|) of a correctionlib file; pt in GeV."""
     correction = _truth(path)[flavour.lower()]
-    found = correction.evaluate(np.asarray(pt, np.float64), np.asarray(abs_eta, np.float64))
-    return np.asarray(found)
+    pt, abs_eta = np.asarray(pt, np.float64), np.asarray(abs_eta, np.float64)
+    return np.asarray(correction.evaluate(pt, abs_eta))
 
 
 def _make(rng: np.random.Generator, part: Part, size: int) -> Events:

@@ -63,10 +63,10 @@ class FlipMap:
     ) -> NDArray[np.float64]:
         """The probability for each electron: pT [GeV], |eta|."""
         first = [systematic] if len(self._correction.inputs) == 3 else []
-        found = self._correction.evaluate(
+        probability = self._correction.evaluate(
             *first, np.asarray(pt, np.float64), np.asarray(abs_eta, np.float64)
         )
-        return np.asarray(found)
+        return np.asarray(probability)
 
     def weights(
         self, chosen: Mapping[str, Any], systematic: str = "nominal", charge: int | None = None
