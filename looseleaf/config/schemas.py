@@ -6,16 +6,30 @@ from functools import cache
 from typing import Any
 
 import jsonschema
+from referencing import Registry, Resource
 
 from looseleaf.errors import ConfigError, shown
 from looseleaf.layout import schemas
 from looseleaf.yaml_files import check_plain, read_yaml
 
+# what the schemas refer to
+COMMON = "common"
+
 
 @cache
 def schema(name: str) -> dict[str, Any]:
-    """A schema by name."""
-    return read_yaml(schemas() / f"{name}.schema.yaml")
+    """A schema by name; its references to the common one are by the name of that file."""
+    return read_yaml(schemas() / _file(name))
+
+
+@cache
+def registry() -> Registry[Any]:
+    """Where references of schemas to the common one are looked up."""
+    return Registry().with_resource(_file(COMMON), Resource.from_contents(schema(COMMON)))
+
+
+def _file(name: str) -> str:
+    return f"{name}.schema.yaml"
 
 
 def check(value: Any, allowed: Mapping[str, Any], file: str) -> None:
@@ -24,7 +38,7 @@ def check(value: Any, allowed: Mapping[str, Any], file: str) -> None:
     Numbers that are none, which a schema lets pass, are refused wherever they are.
     """
     check_plain(value, file)
-    validator = jsonschema.Draft202012Validator(allowed)
+    validator = jsonschema.Draft202012Validator(allowed, registry=registry())
     problem = jsonschema.exceptions.best_match(validator.iter_errors(value))
     if problem is None:
         return
@@ -63,7 +77,7 @@ def _in_words(problem: jsonschema.ValidationError) -> str:
             relation = "at most" if rule == "maximum" else "less than"
             return f"{value!r} should be {relation} {allowed}"
         case "pattern":
-            expected = around.get("description", f"something like {allowed}")
+            expected = around.get("x-expected", f"something like {allowed}")
             return f"{shown(value)} should be {expected}"
         case "maxLength":
             return f"{shown(value)} has more than the {allowed} characters that a file's name can"
