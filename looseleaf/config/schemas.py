@@ -25,7 +25,9 @@ def schema(name: str) -> dict[str, Any]:
 @cache
 def registry() -> Registry[Any]:
     """Where references of schemas to the common one are looked up."""
-    return Registry().with_resource(_file(COMMON), Resource.from_contents(schema(COMMON)))
+    common = Resource.from_contents(schema(COMMON))
+    empty: Registry[Any] = Registry()
+    return empty.with_resource(_file(COMMON), common)
 
 
 def _file(name: str) -> str:
