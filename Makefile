@@ -3,8 +3,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# without its advertisement of another program
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir .venv/site
 
-.PHONY: demo test check lock clean
+.PHONY: demo test check docs lock clean
 
 demo: $(STAMP)
 	$(BIN)/snakemake
@@ -19,6 +21,11 @@ check: $(STAMP)
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
+	$(MKDOCS)
+
+# the site, into .venv/site
+docs: $(STAMP)
+	$(MKDOCS)
 
 # every version and hash from the lock; byte-compiled, since an import of coffea without its
 # .pyc files takes four times as long
