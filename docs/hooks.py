@@ -4,6 +4,7 @@ A page asks for them with a line of its own: `<!-- rule graph: FILE... -->` is t
 demo and of these analyses beside, `<!-- schema: NAME -->` the keys of `config/schemas`.
 """
 
+import json
 import re
 import subprocess
 import sys
@@ -47,8 +48,7 @@ def rule_graph(more: Sequence[str] = ()) -> str:
         drawn = subprocess.run(
             [*command, "--rulegraph", "mermaid-js"],
             cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             check=False,
         )
@@ -101,27 +101,30 @@ def _rows(
 ) -> Iterator[tuple[str, str, str, str]]:
     """Path, type, default and description of every key below a part of a schema."""
     part = _resolved(part, schema)
-    inner = {f"{path}.{key}".lstrip("."): value for key, value in _inside(part)}
-    required = part.get("required", ())
-    for name, value in inner.items():
-        value = _resolved(value, schema)
-        key = name.rpartition(".")[2]
-        default = "required" if key in required else _cell(value.get("default", ""))
-        if key != ITEM:
-            yield name, _type(value, schema), default, _text(value.get("description", ""))
-        yield from _rows(value, schema, name)
+    for name, unresolved in _inside(part):
+        value = _resolved(unresolved, schema)
+        inner = f"{path}.{name}".lstrip(".")
+        if name not in (ANY_NAME, ITEM):
+            default = _default(value) or ("required" if name in part.get("required", ()) else "")
+            yield inner, _type(value, schema), default, _text(value.get("description", ""))
+        yield from _rows(value, schema, inner)
 
 
 def _inside(part: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The schemas of an object's keys, of any key where they are free, and of a list's items."""
-    yield from part.get("properties", {}).items()
+    """The schemas of an object's keys, of any key where they are free, and of a list's items; those
+    of a condition have keys that it asks for."""
+    conditional = [one.get("then", {}) for one in part.get("allOf", ())]
+    choices = [one for one in part.get("oneOf", ()) if one.get("type") == "object"]
+    for one in (part, *choices):
+        properties = {name: dict(value) for name, value in one.get("properties", {}).items()}
+        for then in conditional:
+            for name, value in then.get("properties", {}).items():
+                properties[name] = {**properties.get(name, {}), **value}
+        yield from properties.items()
     if isinstance(part.get("additionalProperties"), Mapping):
         yield ANY_NAME, part["additionalProperties"]
-    if "properties" in part.get("items", {}):
+    if "items" in part:
         yield ITEM, part["items"]
-    for one in part.get("oneOf", ()):
-        if one.get("type") == "object":
-            yield from one.get("properties", {}).items()
 
 
 def _resolved(part: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,44 +142,53 @@ def _type(part: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     if "const" in part:
         return f"`{part['const']}`"
     if "oneOf" in part:
-        return " or ".join(_type(one, schema) for one in part["oneOf"])
-    kinds = part.get("type", "object" if "properties" in part or "propertyNames" in part else "any")
+        choices = [_type(one, schema) for one in part["oneOf"] if {"type", "$ref"} & set(one)]
+        if choices:
+            return " or ".join(choices)
+    kinds = part.get("type", "string" if "pattern" in part else "object")
     words = [_word(kind, part, schema) for kind in ([kinds] if isinstance(kinds, str) else kinds)]
-    return " or ".join(words) + _limits(part)
+    return " or ".join(words)
 
 
 def _word(kind: str, part: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     match kind:
         case "array":
-            return f"list of {_type(part['items'], schema)}" if "items" in part else "list"
+            return f"list{_items(part, schema)}"
         case "object":
-            return "mapping"
+            free = part.get("additionalProperties")
+            return f"mapping to {_type(free, schema)}" if isinstance(free, Mapping) else "mapping"
         case "string":
             return "text"
         case "boolean":
             return "`true` or `false`"
-        case "any":
-            return "any"
+        case "integer":
+            return f"integer{_limits(part)}"
+        case "number":
+            return f"number{_limits(part)}"
         case _:
             return kind
 
 
+def _items(part: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    if "items" not in part:
+        return ""
+    first, *rest = _type(part["items"], schema).split(" ")
+    several = first if first in ("text", "one") or first.startswith("`") else f"{first}s"
+    exact = [f"{part['minItems']}"] if part.get("minItems") == part.get("maxItems", -1) else []
+    return " ".join(["", "of", *exact, several, *rest])
+
+
 def _limits(part: Mapping[str, Any]) -> str:
-    words = {
-        "exclusiveMinimum": "more than",
-        "minimum": "at least",
-        "exclusiveMaximum": "less than",
-        "maximum": "at most",
-    }
-    limits = [f"{word} {part[key]}" for key, word in words.items() if key in part]
-    return f", {' and '.join(limits)}" if limits else ""
+    signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
+    limits = [f"{sign} {part[key]}" for key, sign in signs.items() if key in part]
+    return f" {' and '.join(limits)}" if limits else ""
 
 
 def _text(value: str) -> str:
     return " ".join(value.split()).replace("|", "\\|")
 
 
-def _cell(value: Any) -> str:
-    if value == "":
+def _default(part: Mapping[str, Any]) -> str:
+    if "default" not in part:
         return ""
-    return "`" + yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip() + "`"
+    return f"`{json.dumps(part['default'], ensure_ascii=False)}`"

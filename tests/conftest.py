@@ -1,5 +1,6 @@
 """What several test files share: the checkout, real files, running snakemake."""
 
+import fcntl
 import os
 import re
 import subprocess
@@ -112,6 +113,22 @@ def run_snakemake(folder: Path, *arguments: str, override: Mapping[str, Any] | N
         check=False,
     )
     return Run(result.returncode, result.stdout + result.stderr, folder)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished demo, as `make demo` makes it: one for all of pytest's processes."""
+    place = tmp_path_factory.getbasetemp()
+    place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
+    folder, done = place / "demo", place / "demo.done"
+    with open(place / "demo.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            folder.mkdir(exist_ok=True)
+            run = run_snakemake(folder)
+            assert run.status == 0, run.text
+            done.touch()
+    return folder
 
 
 @pytest.fixture

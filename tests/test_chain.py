@@ -27,15 +27,6 @@ MAPS = ("muon", "muon_data", "electron", "seed2021")
 ANALYSES = [f"config/analyses/{name}.yaml" for name in (*MAPS, "closure", "validation", "tth_eft")]
 
 
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished demo, as `make demo` makes it."""
-    folder = tmp_path_factory.mktemp("demo")
-    run = run_snakemake(folder)
-    assert run.status == 0, run.text
-    return folder
-
-
 def variant(folder: Path, name: str, file: str = "muon", **changes: Any) -> str:
     """An analysis of the project with some keys changed, as a file of its own."""
     analysis = yaml.safe_load((REPO / f"config/analyses/{file}.yaml").read_text())
