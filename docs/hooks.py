@@ -86,7 +86,7 @@ def keys_of(name: str, described: bool = False) -> str:
 
     Raises `Undescribed` if some have no description and `described` asks for them.
     """
-    schema = yaml.safe_load((ROOT / f"config/schemas/{name}.schema.yaml").read_text())
+    schema = _schema(name)
     rows = list(_rows(schema, schema, ""))
     without = [path for path, _, _, text in rows if not text]
     if described and without:
@@ -94,6 +94,14 @@ def keys_of(name: str, described: bool = False) -> str:
     table = ["| key | type | default | what it is |", "|---|---|---|---|"]
     table += [f"| `{path}` | {kind} | {default} | {text} |" for path, kind, default, text in rows]
     return "\n".join(table)
+
+
+def _schema(name: str) -> dict[str, Any]:
+    """A schema, with the shapes that it may refer to."""
+    folder = ROOT / "config/schemas"
+    own = yaml.safe_load((folder / f"{name}.schema.yaml").read_text())
+    common = yaml.safe_load((folder / "common.schema.yaml").read_text())
+    return {**own, "$defs": {**common["$defs"], **own.get("$defs", {})}}
 
 
 def _rows(
@@ -131,7 +139,11 @@ def _resolved(part: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, A
     """A part of a schema with what it refers to."""
     if "$ref" not in part:
         return dict(part)
-    return {**schema["$defs"][part["$ref"].rpartition("/")[2]], **part}
+    own = {key: value for key, value in part.items() if key != "$ref"}
+    target: Any = schema
+    for step in part["$ref"].partition("#/")[2].split("/"):
+        target = target[step]
+    return {**_resolved(target, schema), **own}
 
 
 def _type(part: Mapping[str, Any], schema: Mapping[str, Any]) -> str:

@@ -321,6 +321,7 @@ def test_a_key_without_a_description_is_found_where_it_is_asked_for(
     (tmp_path / "config/schemas").mkdir(parents=True)
     place = tmp_path / "config/schemas/one.schema.yaml"
     place.write_text(yaml.safe_dump({"properties": properties}))
+    (place.parent / "common.schema.yaml").write_text("$defs: {}\n")
     monkeypatch.setattr(generated, "ROOT", tmp_path)
     assert "| `a` | text |  | It. |" in generated.keys_of("one")
     with pytest.raises(generated.Undescribed, match=r"no description: b$"):

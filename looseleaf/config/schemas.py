@@ -25,9 +25,9 @@ def schema(name: str) -> dict[str, Any]:
 @cache
 def registry() -> Registry[Any]:
     """Where references of schemas to the common one are looked up."""
-    common = Resource.from_contents(schema(COMMON))
-    empty: Registry[Any] = Registry()
-    return empty.with_resource(_file(COMMON), common)
+    resource = Resource.from_contents(schema(COMMON))
+    references: Registry[Any] = Registry().with_resource(_file(COMMON), resource)
+    return references
 
 
 def _file(name: str) -> str:

@@ -6,11 +6,15 @@ from typing import Any
 
 from looseleaf.objects.analysis import Analysis
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.names import NOMINAL, correction_variations
 
 TRIGGER_OBJECTS = frozenset(
     f"TrigObj_{field}" for field in ("pt", "eta", "phi", "id", "filterBits")
 )
 MATCHED = "genPartFlav"
+PROBES = ("failing", "passing")
+# what lies beyond the axes of the map, and what becomes of it
+BEYOND = {"unit": "probes", "where": "they count nowhere"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,11 @@ class EfficiencyAnalysis(Analysis):
         if self.tag_filter_bits is None and self.of_trigger:
             return int(self.passing["filter_bits"])
         return self.tag_filter_bits
+
+    @property
+    def variations(self) -> list[str]:
+        """The variations that need events, the nominal one first."""
+        return [NOMINAL, *correction_variations(self.corrections)]
 
     @property
     def mass_edges(self) -> list[float]:

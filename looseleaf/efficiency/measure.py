@@ -9,7 +9,7 @@ import hist
 import numpy as np
 from numpy.typing import NDArray
 
-from looseleaf.efficiency.analysis import EfficiencyAnalysis
+from looseleaf.efficiency.analysis import BEYOND, PROBES, EfficiencyAnalysis
 from looseleaf.efficiency.estimate import (
     Estimate,
     Fit,
@@ -19,10 +19,9 @@ from looseleaf.efficiency.estimate import (
     count,
     fit,
 )
-from looseleaf.efficiency.processor import PROBES, beyond_axes, variations
 from looseleaf.errors import DataFileError
 from looseleaf.files import write_json
-from looseleaf.histograms.coverage import named_bin, refuse_most_beyond, weighed
+from looseleaf.histograms.coverage import losses_beyond, named_bin, refuse_most_beyond, weighed
 from looseleaf.histograms.ratio import Ratio, divide
 from looseleaf.histograms.store import read_uhi, write_correction
 from looseleaf.histograms.typed import Plain, Weighted, part
@@ -83,7 +82,7 @@ def measure(
         hist.axis.Variable(analysis.binning["pt"], name="pt", label="pT [GeV]"),
         hist.axis.Variable(analysis.binning["abs_eta"], name="abs_eta", label="|eta|"),
     )
-    expected = {name: _simulated(analysis, simulated, name) for name in variations(analysis)}
+    expected = {name: _simulated(analysis, simulated, name) for name in analysis.variations}
     cells = {
         index: _cell(analysis, measured, simulated, index, float(start), _where(like, index))
         for index, start in np.ndenumerate(expected[NOMINAL].value)
@@ -136,7 +135,11 @@ def measure(
             },
             "bins": [_bin(cell, measured, index, like) for index, cell in cells.items()],
             "losses": [
-                loss.to_json() for found in groups.values() for loss in beyond_axes(analysis, found)
+                loss.to_json()
+                for summed in groups.values()
+                for loss in losses_beyond(
+                    summed[COVERAGE], analysis.binning, allowed=analysis.allow.beyond, **BEYOND
+                )
             ],
         },
     )

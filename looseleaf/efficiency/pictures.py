@@ -10,9 +10,8 @@ import mplhep
 import numpy as np
 from matplotlib.figure import Figure
 
-from looseleaf.efficiency.analysis import EfficiencyAnalysis
+from looseleaf.efficiency.analysis import PROBES, EfficiencyAnalysis
 from looseleaf.efficiency.declaration import fit_picture
-from looseleaf.efficiency.processor import PROBES
 from looseleaf.files import read_json
 from looseleaf.histograms import plots
 from looseleaf.histograms.ratio import Ratio

@@ -9,10 +9,9 @@ import numpy as np
 from coffea.processor import ProcessorABC
 from numpy.typing import NDArray
 
-from looseleaf.efficiency.analysis import MATCHED, EfficiencyAnalysis
+from looseleaf.efficiency.analysis import BEYOND, MATCHED, PROBES, EfficiencyAnalysis
 from looseleaf.histograms.coverage import cover, coverage, losses_beyond
-from looseleaf.losses import Loss
-from looseleaf.objects.corrections import Corrections, correction_variations
+from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.evaluation import Undecided
 from looseleaf.objects.events import fired, recorded, weights
 from looseleaf.objects.leptons import WorkingPoints
@@ -20,24 +19,12 @@ from looseleaf.objects.luminosity import certified
 from looseleaf.objects.names import COVERAGE, NOMINAL, VARIATION
 from looseleaf.processing.stage import DatasetFiles, Reading, Running, process_datasets
 
-PROBES, ORIGINS = ("failing", "passing"), ("other", "prompt")
+ORIGINS = ("other", "prompt")
 # the id of trigger objects by collection, and how near one lies to its lepton
 TRIGGER_ID = {"Electron": 11, "Muon": 13}
 NEAR = 0.1
 # genPartFlav of leptons that are prompt, or of a prompt tau
 PROMPT = (1, 15)
-
-
-def variations(analysis: EfficiencyAnalysis) -> list[str]:
-    """The variations that need events, the nominal one first."""
-    return [NOMINAL, *correction_variations(analysis.corrections)]
-
-
-def beyond_axes(analysis: EfficiencyAnalysis, found: Mapping[str, Any]) -> list[Loss]:
-    """The probes that lie beyond the axes of the map."""
-    return losses_beyond(
-        found[COVERAGE], analysis.binning, "probes", "they count nowhere", analysis.allow.beyond
-    )
 
 
 def near_trigger_object(leptons: Any, objects: Any, identity: int, bits: int) -> Any:
@@ -137,7 +124,7 @@ class EfficiencyProcessor(ProcessorABC):
             both = [np.isin(ak.to_numpy(one[MATCHED]), PROMPT) for one in (tag, probe)]
             prompt = (both[0] & both[1]).astype(int)
         out = hist.Hist(
-            hist.axis.StrCategory(variations(analysis), name=VARIATION, overflow=False),
+            hist.axis.StrCategory(analysis.variations, name=VARIATION, overflow=False),
             hist.axis.StrCategory(PROBES, name="probe", overflow=False),
             hist.axis.StrCategory(ORIGINS, name="origin", overflow=False),
             hist.axis.Variable(analysis.mass_edges, name="mass", flow=False),
@@ -145,7 +132,7 @@ class EfficiencyProcessor(ProcessorABC):
             storage=hist.storage.Weight(),
         )
         names = [np.array(names)[index] for names, index in ((PROBES, passes), (ORIGINS, prompt))]
-        for variation in variations(analysis):
+        for variation in analysis.variations:
             weight = self._weight(events, variation)[event]
             out.fill(variation, *names, mass, *values.values(), weight=weight)
         covered = coverage(analysis.binning)
@@ -201,5 +188,7 @@ def process(
         running,
         f"efficiency {analysis.name}",
         Reading.of(analysis, declared, working_points),
-        losses=lambda _, accumulator: beyond_axes(analysis, accumulator),
+        losses=lambda _, accumulator: losses_beyond(
+            accumulator[COVERAGE], analysis.binning, allowed=analysis.allow.beyond, **BEYOND
+        ),
     )

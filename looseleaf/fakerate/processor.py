@@ -22,7 +22,7 @@ from looseleaf.histograms.coverage import (
 )
 from looseleaf.histograms.typed import Plain, Weighted
 from looseleaf.losses import Loss
-from looseleaf.objects.corrections import Corrections, correction_variations
+from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.evaluation import Undecided
 from looseleaf.objects.events import (
     Branches,
@@ -46,6 +46,7 @@ from looseleaf.objects.names import (
     STEPS,
     TRIGGER_STEP,
     VARIATION,
+    correction_variations,
 )
 
 # distributions of these are always made, each without the cut on it: bins and ends [GeV]

@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -165,12 +165,3 @@ class Corrections:
         if not np.isfinite(weight).all():
             raise ConfigError(f"corrections.{name}: gives weights that are not numbers")
         return weight
-
-
-def correction_variations(declared: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
-    """The names of the variations of declared corrections: `<correction>_<side>`."""
-    return [
-        f"{name}_{side}"
-        for name, wanted in declared.items()
-        for side in wanted.get("variations", {})
-    ]

@@ -3,6 +3,9 @@
 Light enough to be imported while Snakemake parses the graph: what users name is held against them.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 VARIATION, NOMINAL = "variation", "nominal"
 POINT, POINTS = "point", ("loose", "tight")
 STEPS = ("all", "certified", "one loose lepton", "no other lepton", "away jet", "met", "mt")
@@ -20,3 +23,12 @@ RESULTS = (
 FLIP_CORRECTION = "electron_charge_flip"
 # the map's variations are called after these, or after a correction
 VARIATIONS = ("stat", "away_jet_pt", "prompt", "closure")
+
+
+def correction_variations(declared: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
+    """The names of the variations of declared corrections: `<correction>_<side>`."""
+    return [
+        f"{name}_{side}"
+        for name, correction in declared.items()
+        for side in correction.get("variations", {})
+    ]
