@@ -6,13 +6,20 @@ STAMP := .venv/.installed
 # without its advertisement of another program
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir .venv/site
 
-.PHONY: demo test check docs lock clean
+# a process of the tests for each core, to which whole files go, the longest first
+TOGETHER := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test test-fast check docs lock clean
 
 demo: $(STAMP)
 	$(BIN)/snakemake
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TOGETHER)
+
+# those that run neither the workflow nor services, in less than two minutes
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest $(TOGETHER) -m "not chain"
 
 # what continuous integration checks beside the tests
 check: $(STAMP)
