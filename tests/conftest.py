@@ -115,20 +115,36 @@ def run_snakemake(folder: Path, *arguments: str, override: Mapping[str, Any] | N
     return Run(result.returncode, result.stdout + result.stderr, folder)
 
 
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished demo, as `make demo` makes it: one for all of pytest's processes."""
-    place = tmp_path_factory.getbasetemp()
+def shared_run(
+    factory: pytest.TempPathFactory, name: str, *arguments: str, configuration: str | None = None
+) -> Path:
+    """The folder of a finished run of the workflow, one for all of pytest's processes."""
+    place = factory.getbasetemp()
     place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
-    folder, done = place / "demo", place / "demo.done"
-    with open(place / "demo.lock", "w") as lock:
+    folder, done = place / name, place / f"{name}.done"
+    with open(place / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
             folder.mkdir(exist_ok=True)
-            run = run_snakemake(folder)
+            override = yaml.safe_load((REPO / configuration).read_text()) if configuration else None
+            run = run_snakemake(folder, *arguments, override=override)
             assert run.status == 0, run.text
             done.touch()
     return folder
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished demo, as `make demo` makes it."""
+    return shared_run(tmp_path_factory, "demo")
+
+
+@pytest.fixture(scope="session")
+def efficiencies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what config/efficiency.yaml makes."""
+    targets = ("efficiency", "histograms")
+    configuration = "config/efficiency.yaml"
+    return shared_run(tmp_path_factory, "efficiencies", *targets, configuration=configuration)
 
 
 @pytest.fixture

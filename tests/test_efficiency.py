@@ -15,7 +15,7 @@ import uproot
 import yaml
 from analyses import analysis_of
 from coffea.nanoevents import NanoEventsFactory
-from conftest import REPO, run_snakemake
+from conftest import REPO
 from hist import Hist
 from ledgers import write_ledger
 from samples import sample, skimmed
@@ -607,11 +607,8 @@ def test_what_is_wrong_with_an_efficiency_is_said(
 
 
 @pytest.mark.chain
-def test_the_demo_measures_its_truth(tmp_path: Path) -> None:
-    override = yaml.safe_load((REPO / "config/efficiency.yaml").read_text())
-    run = run_snakemake(tmp_path, "efficiency", "histograms", override=override)
-    assert run.status == 0, run.text
-    results = tmp_path / "results/efficiency"
+def test_the_demo_measures_its_truth(efficiencies: Path) -> None:
+    results = efficiencies / "results/efficiency"
     folder = results / "efficiency/muon_id"
     found = read_json(folder / "efficiency.json")
     for name, truth in (("data", 0.9), ("simulation", 0.93), ("scale_factor", 0.9 / 0.93)):
