@@ -88,6 +88,7 @@ def test_sdist_is_whole(dist: Path) -> None:
         members = {m.name.partition("/")[2]: m for m in packed.getmembers()}
     expected = tracked("looseleaf", "config", "profiles", "rules", "envs", "tests", "benchmarks")
     expected += tracked("Snakefile", "Makefile", "requirements.lock", "README.md", "LICENSE")
+    expected += tracked("CONTRIBUTING.md", "docs", "mkdocs.yml")
     assert set(expected) - set(members) == set()
     assert {f"scripts/{path.name}" for path in (REPO / "scripts").glob("*.py")} <= set(members)
     links = {name: member.linkname for name, member in members.items() if member.issym()}
