@@ -154,7 +154,11 @@ def _type(part: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     if "const" in part:
         return f"`{part['const']}`"
     if "oneOf" in part:
-        choices = [_type(one, schema) for one in part["oneOf"] if {"type", "$ref"} & set(one)]
+        choices = [
+            _type(one, schema)
+            for one in part["oneOf"]
+            if {"const", "enum", "type", "$ref"} & set(one)
+        ]
         if choices:
             return " or ".join(choices)
     kinds = part.get("type", "string" if "pattern" in part else "object")
