@@ -122,3 +122,11 @@ def canonical(value: Any) -> str:
 def digest(value: Any) -> str:
     """A sha256 in hex of a JSON value."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def owner(path: Path) -> str:
+    """The user whom a file belongs to: the name, or the number where it has none."""
+    try:
+        return path.owner()
+    except KeyError:
+        return str(path.stat().st_uid)
