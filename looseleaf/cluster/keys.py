@@ -15,7 +15,8 @@ CERTIFICATE, KEY = "cluster.crt", "cluster.key"
 
 def in_memory() -> Security:
     """Keys for a cluster whose workers are children of this process, and are handed them."""
-    return Security.temporary()
+    keys: Security = Security.temporary()
+    return keys
 
 
 class FileKeys(Security):
@@ -32,7 +33,7 @@ class FileKeys(Security):
         own = Security.temporary().get_tls_config_for_role("scheduler")
         self.certificate = _private(folder / CERTIFICATE, own["ca_file"])
         self.key = _private(folder / KEY, own["key"])
-        both = {}
+        both: dict[str, str] = {}
         for role in ("client", "scheduler", "worker"):
             both |= {f"tls_{role}_cert": self.certificate, f"tls_{role}_key": self.key}
         super().__init__(require_encryption=True, tls_ca_file=self.certificate, **both)
