@@ -19,7 +19,7 @@ LOOK_EVERY_S = 1.0
 
 def announce() -> None:
     """Tell the jobs of this process whom to end with: this one, and whom it ends with itself."""
-    own = _name(psutil.Process())
+    own = name_of_this()
     names = _announced()
     if own not in names:
         os.environ[ENVIRONMENT] = ",".join([*names, own])
@@ -28,7 +28,7 @@ def announce() -> None:
 def end_with_snakemake() -> None:
     """End this process as soon as one of those who were announced has ended, also now."""
     names = _announced()
-    if not all(map(_lives, names)):
+    if not all(map(lives, names)):
         _end()
     threading.Thread(target=_watch, args=[names], daemon=True).start()
 
@@ -38,7 +38,7 @@ def _announced() -> list[str]:
 
 
 def _watch(names: Sequence[str]) -> None:
-    while all(map(_lives, names)):
+    while all(map(lives, names)):
         time.sleep(LOOK_EVERY_S)
     _end()
 
@@ -47,11 +47,17 @@ def _end() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def name_of_this() -> str:
+    """The name of this process."""
+    return _name(psutil.Process())
+
+
 def _name(process: psutil.Process) -> str:
     return f"{process.pid}:{process.create_time():.2f}"
 
 
-def _lives(name: str) -> bool:
+def lives(name: str) -> bool:
+    """Whether the process of this name, on this machine, still runs."""
     try:
         process = psutil.Process(int(name.partition(":")[0]))
         return _name(process) == name and process.status() != psutil.STATUS_ZOMBIE
