@@ -130,3 +130,14 @@ def owner(path: Path) -> str:
         return path.owner()
     except KeyError:
         return str(path.stat().st_uid)
+
+
+def remove_other_pictures(folder: Path, kept: Iterable[str | Path]) -> None:
+    """Remove pictures of a folder that were drawn once and aren't any more: pairs of a PNG and a
+    PDF file of one name, neither of which is `kept`."""
+    names = {Path(path).stem for path in kept}
+    for png in folder.glob("*.png"):
+        pdf = png.with_suffix(".pdf")
+        if png.stem not in names and pdf.is_file():
+            png.unlink()
+            pdf.unlink()
