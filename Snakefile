@@ -6,6 +6,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 from looseleaf.errors import LooseleafError
+from looseleaf.lease import Lease, sweep
 from looseleaf.yaml_files import read_yaml
 
 min_version("9.27")
@@ -32,11 +33,25 @@ include: "rules/pictures.smk"
 include: "rules/benchmark.smk"
 
 
+LEASE = Lease(Path(PATHS.root))
+
+
 onstart:
+    try:
+        LEASE.take()
+    except LooseleafError as problem:
+        raise WorkflowError(str(problem)) from None
+    # requests on the volume, which other results may share, are held one by one
+    sweep(Path(PATHS.root), apart=Path(config["servicex"]["volume"]))
     write_json(PATHS.config, SETTINGS.to_json())
 
 
+onerror:
+    LEASE.release()
+
+
 onsuccess:
+    LEASE.release()
     for what, path in (
         ("pictures", f"{PATHS.root}/histograms"),
         ("what it cost", PATHS.report("report.html")),

@@ -2,22 +2,16 @@
 
 import errno
 import json
-import os
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
 from looseleaf.errors import LooseleafError
+from looseleaf.parents import end_with_snakemake
 from looseleaf.workerprocess import prepare
-
-LOOK_EVERY_S = 2.0
 
 
 @contextmanager
@@ -31,11 +25,11 @@ def doorway(log: str, site: str | None = None) -> Iterator[None]:
     sentence; anything else is a defect of ours and comes with its traceback. Both stand on the
     terminal and in the file `log`, which otherwise says how long the stage took.
     """
+    end_with_snakemake()
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     # a process that starts workers has them import its main module again, which would run the
     # stage once more in each of them; a main module without a file is left alone
     vars(sys.modules["__main__"]).pop("__file__", None)
-    threading.Thread(target=_end_with, args=[_snakemakes()], daemon=True).start()
     started = time.monotonic()
     try:
         if site is not None:
@@ -57,31 +51,6 @@ def doorway(log: str, site: str | None = None) -> Iterator[None]:
     except OSError as problem:
         print(f"(the log {log} could not be written: {problem.strerror})", file=sys.stderr)
     raise SystemExit(1)
-
-
-def _snakemakes() -> list[psutil.Process]:
-    """The processes of snakemake that this one was started by."""
-    found = []
-    for parent in psutil.Process().parents():
-        # what belongs to another user may not be looked at, and isn't ours to wait for
-        with suppress(psutil.Error):
-            if "snakemake" in " ".join(parent.cmdline()):
-                found.append(parent)
-    return found
-
-
-def _end_with(processes: list[psutil.Process]) -> None:
-    """End this process when one of those has: what it did would come to nobody."""
-    while all(_lives(process) for process in processes):
-        time.sleep(LOOK_EVERY_S)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def explain(problem: OSError) -> str | None:

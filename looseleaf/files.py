@@ -122,3 +122,22 @@ def canonical(value: Any) -> str:
 def digest(value: Any) -> str:
     """A sha256 in hex of a JSON value."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def owner(path: Path) -> str:
+    """The user whom a file belongs to: the name, or the number where it has none."""
+    try:
+        return path.owner()
+    except KeyError:
+        return str(path.stat().st_uid)
+
+
+def remove_other_pictures(folder: Path, kept: Iterable[str | Path]) -> None:
+    """Remove pictures of a folder that were drawn once and aren't any more: pairs of a PNG and a
+    PDF file of one name, neither of which is `kept`."""
+    names = {Path(path).stem for path in kept}
+    for png in folder.glob("*.png"):
+        pdf = png.with_suffix(".pdf")
+        if png.stem not in names and pdf.is_file():
+            png.unlink()
+            pdf.unlink()

@@ -7,7 +7,10 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 from looseleaf.errors import LooseleafError
+from looseleaf.parents import announce
 from looseleaf.preflight import check_machine
+
+announce()
 
 try:
     for remark in check_machine() if workflow.is_main_process else ():

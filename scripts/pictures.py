@@ -1,9 +1,11 @@
 import json
+from pathlib import Path
 
 from looseleaf.doorway import doorway
 
 with doorway(snakemake.log[0]):
     from looseleaf.entry import imported
+    from looseleaf.files import remove_other_pictures
 
     params = snakemake.params
     imported(params.run)(
@@ -13,3 +15,4 @@ with doorway(snakemake.log[0]):
         energies=params.energies,
         **json.loads(params.files),
     )
+    remove_other_pictures(Path(params.folder), snakemake.output)

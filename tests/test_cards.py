@@ -386,10 +386,18 @@ def test_two_templates_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_the_log_says_which_coefficients_and_cards_are_not_of_the_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "4l.txt").write_text("imax 1\n")
+    # cards of a channel that was renamed since, and one that somebody else has combined
+    written(tmp_path, filled(), datacards={"coefficients": ["a"]})
+    for ending in ("txt", "root"):
+        content = (tmp_path / f"{CHANNELS[0]}.{ending}").read_bytes()
+        (tmp_path / f"old.{ending}").write_bytes(content.replace(CHANNELS[0].encode(), b"old"))
+    combined = (tmp_path / f"{CHANNELS[0]}.txt").read_text()
+    (tmp_path / "combined.txt").write_text(combined)
     written(tmp_path, filled(), datacards={"coefficients": ["a"]})
     says = capsys.readouterr().err
-    assert f"small: {tmp_path} has cards of no channel of this analysis: 4l.txt; remove" in says
+    assert "small: removed cards of channels that the analysis no longer has: old\n" in says
+    assert not list(tmp_path.glob("old.*"))
+    assert (tmp_path / "combined.txt").read_text() == combined
     assert "coefficients" not in says
     assert {c.process for c in card_of(tmp_path).columns} == {
         "ttH_sm", "ttH_lin_a", "ttH_quad_a", "tt",

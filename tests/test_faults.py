@@ -1,6 +1,7 @@
 """Faults of files, workers and schedulers: nothing is lost, and what can't be mended is told."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from schedulers import attached, dask_scheduler
 
 from looseleaf.cluster import client_for
 from looseleaf.errors import ConfigError
+from looseleaf.parents import announce
 from looseleaf.processing.fileset import Fileset, from_manifest
 from looseleaf.processing.job import Processed, run
 from looseleaf.processing.runner import Limits, ProcessingFailed
@@ -238,7 +240,7 @@ def test_a_wheel_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_job_ends_with_its_snakemake(tmp_path: Path) -> None:
-    # a process whose command line speaks of snakemake, and the job that it starts
+    # a process that says who it is, as the graph has snakemake do, and the job that it starts
     job = (
         "import os, time; from looseleaf.doorway import doorway\n"
         f"with doorway({str(tmp_path / 'log')!r}):\n"
@@ -246,8 +248,8 @@ def test_a_job_ends_with_its_snakemake(tmp_path: Path) -> None:
         "    time.sleep(600)\n"
     )
     parent = (
-        "import subprocess, sys\n"
-        f"subprocess.run([sys.executable, '-c', {job!r}], check=False)  # snakemake\n"
+        "import subprocess, sys; from looseleaf.parents import announce; announce()\n"
+        f"subprocess.run([sys.executable, '-c', {job!r}], check=False)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True
@@ -257,3 +259,37 @@ def test_a_job_ends_with_its_snakemake(tmp_path: Path) -> None:
         process.kill()
         # the job holds the pipe's other end: it is read to its end when the job has gone
         assert process.stdout.read() == ""
+
+
+def test_a_job_whose_snakemake_died_before_it_looked(tmp_path: Path) -> None:
+    parent = (
+        "import os; from looseleaf.parents import ENVIRONMENT, announce; announce()\n"
+        "print(os.environ[ENVIRONMENT])\n"
+    )
+    announced = subprocess.run(
+        [sys.executable, "-c", parent], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    job = (
+        "import time; from looseleaf.doorway import doorway\n"
+        f"with doorway({str(tmp_path / 'log')!r}):\n"
+        "    time.sleep(600)\n"
+    )
+    # another process may have the number since
+    reused = f"{os.getpid()}:{announced.partition(':')[2]}"
+    for name in (announced, reused):
+        ended = subprocess.run(
+            [sys.executable, "-c", job],
+            env={**os.environ, "LOOSELEAF_SNAKEMAKE": name},
+            timeout=60,
+            check=False,
+        )
+        assert ended.returncode == -signal.SIGTERM
+
+
+def test_a_job_ends_with_the_snakemake_of_its_snakemake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOSELEAF_SNAKEMAKE", "1:2.00")
+    announce()
+    announce()
+    outer, own = os.environ["LOOSELEAF_SNAKEMAKE"].split(",")
+    assert outer == "1:2.00"
+    assert own.startswith(f"{os.getpid()}:")

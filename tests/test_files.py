@@ -17,7 +17,14 @@ from looseleaf.config.kinds import KINDS, kind_of
 from looseleaf.config.settings import load
 from looseleaf.entry import module_of
 from looseleaf.errors import DataFileError
-from looseleaf.files import adler32, canonical, read_json, whole, write_json
+from looseleaf.files import (
+    adler32,
+    canonical,
+    read_json,
+    remove_other_pictures,
+    whole,
+    write_json,
+)
 
 
 def fail_halfway(path: Path) -> None:
@@ -174,3 +181,11 @@ def test_parsing_the_graph_imports_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "set()"
+
+
+def test_pictures_that_are_not_drawn_any_more_go(tmp_path: Path) -> None:
+    for name in ("ratio.png", "ratio.pdf", "old.png", "old.pdf", "mine.png", "note.txt"):
+        (tmp_path / name).touch()
+    remove_other_pictures(tmp_path, [tmp_path / "ratio.png", tmp_path / "ratio.pdf"])
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["mine.png", "note.txt", "ratio.pdf", "ratio.png"]

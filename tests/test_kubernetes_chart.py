@@ -6,6 +6,7 @@ Whether Kubernetes would take what comes out is held against its schemas, strict
 import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from release import CHART, NAMESPACE, deep, install, of_kind, pod_template, rend
 
 from looseleaf.errors import ConfigError, DataFileError, RemoteReadFailed
 from looseleaf.servicex.service.pods import read_outcome, read_template
-from looseleaf.servicex.service.transformer import MODULE
+from looseleaf.servicex.service.transformer import JOBS, MODULE, code, give
 from looseleaf.servicex.transform import FileResult
 
 TLS: dict[str, Any] = {"tls": {"existingSecret": "certificate"}}
@@ -418,10 +419,34 @@ def test_what_a_pod_says_is_not_believed(
 
 def test_an_image_with_other_code_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", MODULE, str(tmp_path), "10", "0123456789ab"],
+        [sys.executable, "-m", MODULE, str(tmp_path), "10", "0123456789ab", "0" * 64],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 1
     assert "the service 0123456789ab: give both the same image (image.tag)" in done.stderr
+
+
+class Planted:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_what_somebody_else_wrote_for_a_pod_is_not_executed(tmp_path: Path) -> None:
+    """On a volume that is open to others: the pod's arguments say what the service wrote."""
+    digest = give(tmp_path, [])
+    bomb = pickle.dumps(Planted(tmp_path / "hacked"))
+    for content, status in (((tmp_path / JOBS).read_bytes(), 0), (bomb, 1)):
+        (tmp_path / JOBS).write_bytes(content)
+        command = [sys.executable, "-m", MODULE, str(tmp_path), "10", code(), digest]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+    assert "jobs.pickle isn't what the service wrote: who else may write there?" in done.stderr
+    assert not (tmp_path / "hacked").exists()
+    # what the test would miss if the file itself did nothing
+    pickle.loads(bomb)
+    assert (tmp_path / "hacked").exists()

@@ -12,6 +12,7 @@ from distributed import Client, LocalCluster
 
 from looseleaf import workerprocess
 from looseleaf.cluster.batch import batch_cluster, last_words
+from looseleaf.cluster.keys import in_memory
 from looseleaf.errors import ConfigError
 from looseleaf.processing.site import NO_WORKERS_TIMEOUT, Site
 from looseleaf.shipping import OurCode, OurCodeOnScheduler, archive
@@ -25,8 +26,9 @@ COFFEA_CASA_SCHEDULER = "tls://localhost:8786"
 def client_for(site: Mapping[str, Any], workers: int, logs: Path) -> Iterator[Site]:
     """A client with `workers` workers at a site, for the length of the block.
 
-    `site` is a file of config/sites: kind `local` starts worker processes on this machine,
-    listening on the loopback interface only; `scheduler` attaches to a running scheduler and leaves
+    Whatever it starts takes only who holds the keys that were made for it. `site` is a file of
+    config/sites: kind `local` starts worker processes on this machine, listening on the loopback
+    interface only; `scheduler` attaches to a running scheduler and leaves
     it running, as `coffea-casa` does if the facility has started one for the user; any other is a
     batch system, to which workers are submitted as jobs, whose output goes to the folder `logs`.
 
@@ -73,6 +75,7 @@ def _started(
             "threads_per_worker": 1,
             # any free port: several clusters may run on one machine
             "dashboard_address": "127.0.0.1:0",
+            "security": in_memory(),
             **site.get("cluster", {}),
         }
         workerprocess.prepare(site)

@@ -21,6 +21,9 @@ LOG_LINES = 15
 # how often the queue is looked at, and how many jobs for each worker may end before it has come
 LOOK_EVERY_S = 10.0
 REPLACEMENTS = 5
+# where a cluster's keys stand, beside its logs; nobody else may open it
+KEYS = ".keys"
+LOOPBACK = "127.0.0.1"
 
 Settings = Mapping[str, Any]
 
@@ -32,7 +35,8 @@ class BatchSystem:
     `submit` has to be on the PATH. The others take the keyword arguments of the class as the
     site's file has them, and the name of a run: `tagged` gives the arguments with which each job
     carries that name; `queued` is the command that prints the ids of these jobs, one a line, and
-    `remove` the one that removes them.
+    `remove` the one that removes them. `keyed` gives the arguments with which the cluster has keys
+    of its own in a folder that it makes; None: the class takes care of them.
     """
 
     name: str
@@ -42,6 +46,7 @@ class BatchSystem:
     tagged: Callable[[Settings, str], dict[str, Any]]
     queued: Callable[[Settings, str], Sequence[str]]
     remove: Callable[[Settings, str], Sequence[str]]
+    keyed: Callable[[Settings, Path], dict[str, Any]] | None
 
 
 @contextmanager
@@ -62,7 +67,10 @@ def batch_cluster(site: Mapping[str, Any], workers: int, logs: Path) -> Iterator
     shutil.rmtree(logs, ignore_errors=True)
     logs.mkdir(parents=True)
     settings.setdefault("log_directory", str(logs.resolve()))
-    with _swept(system.remove(asked, run)):
+    keys = logs.resolve() / KEYS
+    if system.keyed is not None:
+        settings = _reserved(system.keyed(settings, keys))
+    with _swept(system.remove(asked, run), keys):
         try:
             cluster = cluster_class(**settings)
         except (TypeError, ValueError) as problem:
@@ -131,16 +139,24 @@ def _gone(cluster: Any, queued: Sequence[str]) -> list[Any]:
     ]
 
 
+def _reserved(settings: Settings) -> dict[str, Any]:
+    """The settings with dashboards that only this machine, or a worker's own, can open."""
+    scheduler = {"dashboard_address": f"{LOOPBACK}:0", **settings.get("scheduler_options", {})}
+    arguments = ["--dashboard-address", f"{LOOPBACK}:0", *settings.get("worker_extra_args", ())]
+    return {**settings, "scheduler_options": scheduler, "worker_extra_args": arguments}
+
+
 @contextmanager
-def _swept(command: Sequence[str]) -> Iterator[None]:
-    """Run a command that removes jobs when the block ends, or when this process does in any way.
+def _swept(command: Sequence[str], keys: Path) -> Iterator[None]:
+    """Run a command that removes jobs, and remove the keys, when the block ends, or when this
+    process does in any way.
 
     A process of its own waits at the end of a pipe, which the kernel closes with this process;
     it looks twice, as a submission may still be on its way.
     """
     remove = shlex.join(command)
     watcher = subprocess.Popen(
-        ["sh", "-c", f"cat >/dev/null; {remove}; sleep 10; {remove}"],
+        ["sh", "-c", f'cat >/dev/null; rm -rf "$0"; {remove}; sleep 10; {remove}', str(keys)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

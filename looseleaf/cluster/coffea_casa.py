@@ -5,5 +5,9 @@ from dataclasses import replace
 from looseleaf.cluster import htcondor
 
 SYSTEM = replace(
-    htcondor.SYSTEM, package="coffea_casa", cluster_class="CoffeaCasaCluster", submit=None
+    htcondor.SYSTEM,
+    package="coffea_casa",
+    cluster_class="CoffeaCasaCluster",
+    submit=None,
+    keyed=None,
 )

@@ -1,9 +1,11 @@
 """Dask workers as jobs of an HTCondor pool."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from looseleaf.cluster.batch import BatchSystem
+from looseleaf.cluster.keys import FileKeys
 
 # a spooled job is held, for this reason, until its files have arrived
 SPOOLING = 16
@@ -21,6 +23,7 @@ DIRECTIVES = {
     "leave_in_queue": "JobStatus == 4 && time() - CompletionDate < 600",
 }
 TAG = "LooseleafRun"
+FILES = "transfer_input_files"
 
 
 def tagged(settings: Mapping[str, Any], run: str) -> dict[str, Any]:
@@ -43,6 +46,15 @@ def remove(settings: Mapping[str, Any], run: str) -> Sequence[str]:
     return ["condor_rm", *_pool(settings), "-constraint", f'{TAG} == "{run}"']
 
 
+def keyed(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The settings of a cluster whose keys come to the workers as files of their jobs."""
+    keys = FileKeys(folder, carried=True)
+    extra = settings["job_extra_directives"]
+    files = [keys.certificate, keys.key, extra.get(FILES, "")]
+    carried = {"should_transfer_files": "YES", FILES: ", ".join(filter(None, files))}
+    return {**settings, "security": keys, "job_extra_directives": {**extra, **carried}}
+
+
 def _pool(settings: Mapping[str, Any]) -> Sequence[str]:
     extra: Sequence[str] = settings.get("cancel_command_extra", ())
     return extra
@@ -56,4 +68,5 @@ SYSTEM = BatchSystem(
     tagged=tagged,
     queued=queued,
     remove=remove,
+    keyed=keyed,
 )

@@ -1,9 +1,11 @@
 """Dask workers as jobs of a Slurm cluster; each job carries the run in its name."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from looseleaf.cluster.batch import BatchSystem
+from looseleaf.cluster.keys import FileKeys
 
 # a job that Slurm starts again would bring a worker back whose place another has taken
 DIRECTIVES = ["--no-requeue"]
@@ -29,6 +31,11 @@ def remove(settings: Mapping[str, Any], run: str) -> Sequence[str]:
     return ["scancel", f"--name={_job_name(settings, run)}"]
 
 
+def keyed(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The settings of a cluster whose workers read its keys from a folder that they see."""
+    return {**settings, "security": FileKeys(folder)}
+
+
 def _job_name(settings: Mapping[str, Any], run: str) -> str:
     return f"{settings.get('job_name', 'looseleaf')}-{run}"
 
@@ -41,4 +48,5 @@ SYSTEM = BatchSystem(
     tagged=tagged,
     queued=queued,
     remove=remove,
+    keyed=keyed,
 )

@@ -2,10 +2,12 @@
 
 A result is found by what it was made from: the identity and entries of its files, the code and
 the parameters of the processor, the versions of the packages. What changes one of them changes
-the name under which the result is looked for, so that nothing stale is ever taken.
+the name under which the result is looked for, so that nothing stale is ever taken. A result that
+the user hasn't sealed is not taken either: unpickling would execute what it says.
 """
 
 import hashlib
+import os
 import pickle
 import sys
 from collections.abc import Mapping, Sequence, Set
@@ -17,8 +19,10 @@ import lz4.frame
 from coffea.processor import ProcessorABC
 
 from looseleaf.codehash import code_hash
-from looseleaf.files import digest
+from looseleaf.errors import DataFileError, LooseleafError
+from looseleaf.files import digest, owner
 from looseleaf.processing.fileset import Chunk
+from looseleaf.processing.seal import opened, sealed
 from looseleaf.shipping import PACKAGE, versions
 
 ENDING = ".result"
@@ -67,31 +71,44 @@ def unpacked(content: bytes) -> Any:
 
 
 class Checkpoints:
-    """A folder of packed results by key. One job at a time writes to it."""
+    """A folder of packed results by key. One job at a time writes to it.
+
+    The folder is the user's own, and nobody else may write to it. Raises `LooseleafError` if it
+    belongs to another user.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._folder.stat().st_uid != os.geteuid():
+            raise LooseleafError(
+                f"{self._folder}: belongs to the user {owner(self._folder)}, whose run left it; "
+                "use a results folder of your own (`results:` in the configuration), or have it "
+                "deleted"
+            )
+        self._folder.chmod(0o700)
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}{ENDING}"
 
     def whole(self) -> set[str]:
-        """The keys of all results that are whole; one that a crash of the machine left is not."""
-        return {
-            path.name.removesuffix(ENDING)
-            for path in self._folder.glob(f"*{ENDING}")
-            if is_whole(path.read_bytes())
-        }
+        """The keys of all results that are whole and the user's own; one that a crash of the
+        machine left, or that somebody else has put there, is not."""
+        keys = (path.name.removesuffix(ENDING) for path in self._folder.glob(f"*{ENDING}"))
+        return {key for key in keys if opened(key, self._path(key).read_bytes()) is not None}
 
     def read(self, key: str) -> bytes:
-        return self._path(key).read_bytes()
+        """A packed result. Raises `DataFileError` if it isn't what this user kept."""
+        content = opened(key, self._path(key).read_bytes())
+        if content is None:
+            raise DataFileError(f"{self._path(key)}: was changed while this job ran; run again")
+        return content
 
     def keep(self, key: str, content: bytes) -> None:
         # its checksum tells of a crash, so a result needn't wait for the disk; thousands of them
         # are written, without the care that outputs take
         part = self._folder / f".part-{key}{ENDING}"
-        part.write_bytes(content)
+        part.write_bytes(sealed(key, content))
         part.replace(self._path(key))
 
     def prune(self, keys: Set[str]) -> None:

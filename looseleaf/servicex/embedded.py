@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import uvicorn
 from fastapi import FastAPI
 from servicex.servicex_adapter import ServiceXAdapter
 
+from looseleaf.scratch import scratch
 from looseleaf.servicex.request import Request
 from looseleaf.servicex.service.app import make_app
 from looseleaf.servicex.service.auth import Keys
@@ -52,8 +52,7 @@ class Embedded:
         incoming = folder / INCOMING
         shutil.rmtree(incoming, ignore_errors=True)
         # the state goes with the service: a run that was broken off goes on from its results
-        with TemporaryDirectory(prefix="looseleaf-", ignore_cleanup_errors=True) as name:
-            state = Path(name)
+        with scratch() as state:
             keys = Keys.of(state / "keys.json")
             engine = Engine(
                 State(state / "state.sqlite"),

@@ -34,12 +34,13 @@ from servicex.servicex_adapter import AuthorizationError, ServiceXAdapter
 
 from looseleaf.errors import ConfigError, DataFileError, ServiceXFailed, Shortfall
 from looseleaf.files import read_json, write_json
+from looseleaf.lease import leased, sweep
 from looseleaf.nanoaod import TREE
 from looseleaf.objects.branches import EFT_COEFFICIENTS, WEIGHT, is_theory_weight
 from looseleaf.progress import Progress
 from looseleaf.retries import Retries
 from looseleaf.servicex.formats import RUNS, SUFFIXES
-from looseleaf.servicex.request import MANIFEST, OWN, Request, Source
+from looseleaf.servicex.request import MANIFEST, OWN, Request, Source, request_folder
 from looseleaf.servicex.transform import (
     ALWAYS,
     LUMINOSITY_BLOCKS,
@@ -51,11 +52,11 @@ from looseleaf.servicex.transform import (
 )
 from looseleaf.servicex.volume import (
     account_name,
+    complete_manifest,
     link,
     made_before,
     manifest_of,
     output_name,
-    prepared,
     remember,
     result_name,
 )
@@ -110,24 +111,33 @@ def transform(
     costs one file. A request that a killed run had submitted is taken up; Ctrl-C cancels it. The
     manifest is written last: where one stands, every result stands.
 
-    Raises `ServiceXFailed` if the service refuses or is away, `Shortfall` for files that it has no
-    result of, `DataFileError` for a result that can't be right.
+    Raises `LooseleafError` if another run makes the same request, `ServiceXFailed` if the service
+    refuses or is away, `Shortfall` for files that it has no result of, `DataFileError` for a result
+    that can't be right.
     """
-    folder, manifest = prepared(request, volume, subdir)
+    folder = request_folder(volume, subdir, request.id)
+    manifest = complete_manifest(folder)
     if manifest is None:
-        results = made_before(request, folder)
-        left = tuple(s for s in request.sources if s.record.name not in results)
-        total = sum(source.record.events or 0 for source in request.sources)
-        with Progress(f"servicex {label}", total) as progress:
-            progress.add(sum(result.events_read for result in results.values()))
-            if left:
-                _checked(left)
-                with backend.service(request, folder) as endpoint:
-                    submission = _Submission(request, left, folder, endpoint, progress)
-                    results |= asyncio.run(submission.carried_out())
-        ordered = [results[source.record.name] for source in request.sources]
-        manifest = manifest_of(request, folder, ordered, backend.name)
+        with leased(folder):
+            manifest = _made(request, folder, backend, label)
     write_json(output, manifest)
+
+
+def _made(request: Request, folder: Path, backend: Backend, label: str) -> dict[str, Any]:
+    """Have what is missing of a request made, in its folder; the manifest."""
+    sweep(folder)
+    results = made_before(request, folder)
+    left = tuple(s for s in request.sources if s.record.name not in results)
+    total = sum(source.record.events or 0 for source in request.sources)
+    with Progress(f"servicex {label}", total) as progress:
+        progress.add(sum(result.events_read for result in results.values()))
+        if left:
+            _checked(left)
+            with backend.service(request, folder) as endpoint:
+                submission = _Submission(request, left, folder, endpoint, progress)
+                results |= asyncio.run(submission.carried_out())
+    ordered = [results[source.record.name] for source in request.sources]
+    return manifest_of(request, folder, ordered, backend.name)
 
 
 def _checked(sources: tuple[Source, ...]) -> None:

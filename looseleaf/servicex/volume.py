@@ -14,7 +14,7 @@ from looseleaf.errors import DataFileError, Shortfall
 from looseleaf.files import adler32, read_json, whole, write_json
 from looseleaf.records import MANIFEST_FORMAT, read_manifest
 from looseleaf.servicex.formats import SUFFIXES
-from looseleaf.servicex.request import MANIFEST, Request, Source, request_folder
+from looseleaf.servicex.request import MANIFEST, Request, Source
 from looseleaf.servicex.transform import FileResult
 from looseleaf.shape import TEXT, check
 
@@ -52,20 +52,6 @@ def result_name(path: str, suffix: str) -> str:
 def account_name(output: str) -> str:
     """The name of the file beside a result that says what it is."""
     return f"{output}.json"
-
-
-def prepared(
-    request: Request, volume: str | Path, subdir: str
-) -> tuple[Path, dict[str, Any] | None]:
-    """The request's folder, without what an earlier run left half written, and the manifest if
-    the request is complete."""
-    folder = request_folder(volume, subdir, request.id)
-    manifest = complete_manifest(folder)
-    if manifest is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for part in folder.glob(".part-*"):
-            part.unlink()
-    return folder, manifest
 
 
 def complete_manifest(folder: Path) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """The statistical model of a topcoffea analysis: Combine datacards, and a pyhf workspace."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,24 @@ def write_datacards(
     write_json(workspace, workspace_of(analysis, fitted, coefficients))
 
 
+def _without_a_channel(folder: Path, channels: Collection[str]) -> list[str]:
+    """Remove our cards of channels that aren't there any more, and their templates; the names.
+
+    `combineCards.py *.txt` would take them. Cards that somebody else put there stay.
+    """
+    removed = []
+    for path in sorted(folder.glob("*.txt")):
+        if path.stem not in channels and _heading(path.stem) in path.read_text(errors="replace"):
+            path.unlink()
+            path.with_suffix(".root").unlink(missing_ok=True)
+            removed.append(path.stem)
+    return removed
+
+
+def _heading(channel: str) -> str:
+    return f": channel {channel}, here and in the workspace {card_channel(channel)}\n"
+
+
 def _of_the_cards(
     wanted: Sequence[str],
     coefficients: Sequence[str],
@@ -97,12 +115,8 @@ def _of_the_cards(
             f"the coefficients {', '.join(idle)} move no signal by more than {NEGLIGIBLE:g} of the "
             "Standard Model in any bin, and no card has them"
         )
-    stale = sorted(path.name for path in folder.glob("*.txt") if path.stem not in channels)
-    if stale:
-        yield (
-            f"{folder} has cards of no channel of this analysis: {', '.join(stale)}; remove them, "
-            "combineCards.py takes what it is given"
-        )
+    if removed := _without_a_channel(folder, channels):
+        yield f"removed cards of channels that the analysis no longer has: {', '.join(removed)}"
     for channel, model in channels.items():
         for note in model.notes:
             yield f"channel {channel}: {note}"
@@ -265,7 +279,7 @@ def card_text(
     title = " ".join(analysis.title.split())
     together = " ".join(f"{card_channel(one)}={one}.txt" for one in fitted)
     comments = [
-        f"{title}: channel {channel}, here and in the workspace {name}",
+        f"{title}{_heading(channel)}".rstrip(),
         *model.notes,
         f"all channels: combineCards.py {together}",
     ]

@@ -146,9 +146,9 @@ class Pods:
         work = self.work(batch.name)
         work.mkdir(parents=True, exist_ok=True)
         batch.folder.mkdir(parents=True, exist_ok=True)
-        give(work, batch.jobs)
+        digest = give(work, batch.jobs)
         # the client takes a dict as well as its own V1Pod
-        body: Any = self._pod(batch, seconds)
+        body: Any = self._pod(batch, seconds, digest)
         until = time.monotonic() + self.pending
         while True:
             try:
@@ -230,7 +230,7 @@ class Pods:
 
     # Kubernetes
 
-    def _pod(self, batch: Batch, seconds: float) -> dict[str, Any]:
+    def _pod(self, batch: Batch, seconds: float, digest: str) -> dict[str, Any]:
         pod, work = copy.deepcopy(self._template), self.work(batch.name)
         metadata, spec = pod["metadata"], pod["spec"]
         metadata |= {"name": pod_name(batch.name), "ownerReferences": self._owners}
@@ -244,7 +244,8 @@ class Pods:
             "activeDeadlineSeconds": _seconds_of(batch, seconds),
         }
         container = _container(pod)
-        container |= {"command": COMMAND, "args": [str(work), f"{seconds:g}", self._code]}
+        arguments = [str(work), f"{seconds:g}", self._code, digest]
+        container |= {"command": COMMAND, "args": arguments}
         container["terminationMessagePolicy"] = "FallbackToLogsOnError"
         mounts = [
             {

@@ -1,0 +1,65 @@
+"""A job ends with the snakemake that started it: what it did would come to nobody.
+
+Snakemake may die at any moment, also before its job has imported this module. It therefore says who
+it is in the environment of its jobs. A process is known by its number and by when it started, since
+numbers are used again.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+
+import psutil
+
+ENVIRONMENT = "LOOSELEAF_SNAKEMAKE"
+LOOK_EVERY_S = 1.0
+
+
+def announce() -> None:
+    """Tell the jobs of this process whom to end with: this one, and whom it ends with itself."""
+    own = name_of_this()
+    names = _announced()
+    if own not in names:
+        os.environ[ENVIRONMENT] = ",".join([*names, own])
+
+
+def end_with_snakemake() -> None:
+    """End this process as soon as one of those who were announced has ended, also now."""
+    names = _announced()
+    if not all(map(lives, names)):
+        _end()
+    threading.Thread(target=_watch, args=[names], daemon=True).start()
+
+
+def _announced() -> list[str]:
+    return list(filter(None, os.environ.get(ENVIRONMENT, "").split(",")))
+
+
+def _watch(names: Sequence[str]) -> None:
+    while all(map(lives, names)):
+        time.sleep(LOOK_EVERY_S)
+    _end()
+
+
+def _end() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def name_of_this() -> str:
+    """The name of this process."""
+    return _name(psutil.Process())
+
+
+def _name(process: psutil.Process) -> str:
+    return f"{process.pid}:{process.create_time():.2f}"
+
+
+def lives(name: str) -> bool:
+    """Whether the process of this name, on this machine, still runs."""
+    try:
+        process = psutil.Process(int(name.partition(":")[0]))
+        return _name(process) == name and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
