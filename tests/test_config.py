@@ -14,7 +14,7 @@ from looseleaf.config.checks import check_primaries
 from looseleaf.config.settings import Settings, load
 from looseleaf.errors import ConfigError
 from looseleaf.objects.years import YEARS
-from looseleaf.records import primaries_of
+from looseleaf.stage_files import primaries_of
 
 Refusal = Callable[..., str]
 

@@ -30,7 +30,7 @@ from looseleaf.command import main
 from looseleaf.config.schemas import check, schema
 from looseleaf.config.settings import load, read_analysis
 from looseleaf.layout import lay_out
-from looseleaf.records import FileRecord, write_catalogue
+from looseleaf.stage_files import FileRecord, write_catalogue
 from looseleaf.yaml_files import read_yaml
 
 pytestmark = pytest.mark.chain

@@ -19,11 +19,11 @@ from looseleaf.errors import DataFileError, LookupFailed
 from looseleaf.files import read_json
 from looseleaf.processing.fileset import from_manifest
 from looseleaf.processing.ledger import ledger_of
-from looseleaf.records import FileRecord, write_catalogue
 from looseleaf.samples.generate import generate
 from looseleaf.servicex.embedded import Embedded
 from looseleaf.servicex.request import request_from_das
 from looseleaf.servicex.submission import transform
+from looseleaf.stage_files import FileRecord, write_catalogue
 from looseleaf.topcoffea.normalisation import factors_of
 
 A, B, C = (FileRecord(f"/store/{n}.root", 100 + i, 10 + i, None) for i, n in enumerate("abc"))

@@ -13,11 +13,11 @@ from coffea.nanoevents import NanoEventsFactory
 from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.losses import Loss
 from looseleaf.objects.branches import first_present
-from looseleaf.objects.columns import cut_columns
 from looseleaf.objects.evaluation import Undecided, losses_of
 from looseleaf.objects.events import Branches, Selection, counted_momentum
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.needed_branches import cut_columns
 from looseleaf.processing.runner import SkimmedNanoAOD
 
 COLUMNS = {"x": np.array([1.0, 2.0, 3.0]), "y": np.array([3.0, 2.0, 1.0])}

@@ -9,7 +9,7 @@ from conftest import TEST_DATA
 
 from looseleaf.config.listed import REQUIRED, Listed, read_samples, write_sample_catalogue
 from looseleaf.errors import ConfigError, LooseleafError
-from looseleaf.records import read_catalogue
+from looseleaf.stage_files import read_catalogue
 
 SAMPLE: dict[str, Any] = {
     "xsec": 0.07096,

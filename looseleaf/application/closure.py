@@ -21,7 +21,7 @@ from looseleaf.losses import say
 from looseleaf.objects.names import COVERAGE, ENTRIES
 from looseleaf.objects.rates import RateMap
 from looseleaf.objects.weights import scale_to_luminosity
-from looseleaf.records import original_of
+from looseleaf.stage_files import original_of
 
 # a chi-squared of fewer events than these in a bin is none; such bins are merged into the next
 MINIMUM_EVENTS = 10

@@ -12,7 +12,7 @@ from typing import Any
 from looseleaf.errors import ConfigError, shown
 from looseleaf.objects.analysis import Analysis
 from looseleaf.objects.leptons import WorkingPoints
-from looseleaf.records import primaries_of
+from looseleaf.stage_files import primaries_of
 
 # characters of a file's name on all that we write to
 LONGEST = 255

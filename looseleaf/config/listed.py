@@ -15,7 +15,7 @@ from typing import Any
 from looseleaf.errors import ConfigError, LooseleafError, shown
 from looseleaf.files import ODD_CHARACTER, read_json, read_text
 from looseleaf.objects.years import YEARS
-from looseleaf.records import FileRecord, block_name, describe, write_catalogue
+from looseleaf.stage_files import FileRecord, block_name, describe, write_catalogue
 
 REQUIRED = ("xsec", "year", "treeName", "histAxisName", "WCnames", "files", "nEvents", "isData")
 SUMS = "nSumOfWeights"

@@ -28,7 +28,7 @@ from looseleaf.histograms.typed import Plain, Weighted, part
 from looseleaf.losses import say
 from looseleaf.objects.names import COVERAGE, NOMINAL
 from looseleaf.objects.weights import scale_to_luminosity
-from looseleaf.records import original_of
+from looseleaf.stage_files import original_of
 
 # a scale factor divides by no smaller efficiency
 SMALLEST = 1e-3

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from looseleaf.objects.analysis import RATES, Analysis, Leptons, Section
-from looseleaf.objects.columns import JETS, MET, cut_columns
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.needed_branches import JETS, MET, cut_columns
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,8 +28,8 @@ from looseleaf.histograms.typed import Plain, S, Weighted, part
 from looseleaf.losses import Loss, say
 from looseleaf.objects.names import COVERAGE, ENTRIES, MAP_ENTRIES, NOMINAL, POINT, POINTS
 from looseleaf.objects.weights import scale_to_luminosity
-from looseleaf.records import original_of, read_ledger
 from looseleaf.shape import TEXT
+from looseleaf.stage_files import original_of, read_ledger
 
 # kinds of losses that leave out events
 LEFT_OUT = ("skimmed before", "skimmed", "file left out")

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from looseleaf.files import canonical
 from looseleaf.objects.branches import WEIGHT
-from looseleaf.objects.columns import IDENTITY, cut_columns, lepton_columns, trigger_columns
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.needed_branches import IDENTITY, cut_columns, lepton_columns, trigger_columns
 
 # what an analysis may measure for others to apply
 RATES, CHARGE_FLIPS = "rates", "charge flips"

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from looseleaf.errors import ConfigError
-from looseleaf.objects.columns import corrected_collection
 from looseleaf.objects.events import Branches, Selection
 from looseleaf.objects.expressions import Expression
+from looseleaf.objects.needed_branches import corrected_collection
 
 
 def read_correction(path: str | Path, name: str) -> str:

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.losses import Loss
-from looseleaf.objects.columns import COMPUTED
 from looseleaf.objects.expressions import COMPARISONS, OF_LISTS, Expression, shown
 from looseleaf.objects.leptons import CONE_PT
+from looseleaf.objects.needed_branches import COMPUTED
 
 LARGEST = 2**63 - 1
 # the key of an accumulator under which values that aren't finite are counted

@@ -6,9 +6,9 @@ from typing import Any
 
 from looseleaf.errors import ConfigError
 from looseleaf.objects.analysis import Analysis
-from looseleaf.objects.columns import JETS, MET
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.needed_branches import JETS, MET
 
 # what a channel's expression may speak of, beside the working points' counts
 EVENT_QUANTITIES = (

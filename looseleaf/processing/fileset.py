@@ -13,7 +13,7 @@ from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.luminosity import common, united
 from looseleaf.parquet import stored_bytes
-from looseleaf.records import read_manifest
+from looseleaf.stage_files import read_manifest
 
 # the tree that knows what a file was skimmed from
 RUNS = "Runs"

@@ -26,11 +26,11 @@ from looseleaf.objects.branches import (
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.luminosity import Sections, sections
 from looseleaf.parquet import ParquetTree
-from looseleaf.records import EFT_SUMS, HELD, MISSING, NOT_FINITE, RESULT, SECTIONS, THEORY_SUMS
-from looseleaf.servicex.columns import NotFinite, check_lists, selected
 from looseleaf.servicex.formats import ORIGINAL, RUNS, Result, create
+from looseleaf.servicex.jagged import NotFinite, check_lists, selected
 from looseleaf.servicex.runs import read_runs
 from looseleaf.shape import COUNT, NUMBER, TEXT, check
+from looseleaf.stage_files import EFT_SUMS, HELD, MISSING, NOT_FINITE, RESULT, SECTIONS, THEORY_SUMS
 
 # events read and written at a time, and how many bytes of them; larger baskets cost less here and
 # more where a chunk of processing ends within one

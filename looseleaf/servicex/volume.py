@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 from looseleaf.errors import DataFileError, Shortfall
 from looseleaf.files import adler32, read_json, whole, write_json
-from looseleaf.records import MANIFEST_FORMAT, read_manifest
 from looseleaf.servicex.formats import SUFFIXES
 from looseleaf.servicex.request import MANIFEST, Request, Source, request_folder
 from looseleaf.servicex.transform import FileResult
 from looseleaf.shape import TEXT, check
+from looseleaf.stage_files import MANIFEST_FORMAT, read_manifest
 
 LONGEST_NAME = 200
 

@@ -12,7 +12,7 @@ from looseleaf.config.checks import check_picture_names, check_rising, located
 from looseleaf.errors import ConfigError
 from looseleaf.objects import names
 from looseleaf.objects.branches import is_theory_weight
-from looseleaf.objects.columns import corrected_collection
+from looseleaf.objects.needed_branches import corrected_collection
 from looseleaf.topcoffea.analysis import TopCoffeaAnalysis, varies
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, weighed_alone
 from looseleaf.topcoffea.naming import OBSERVED, WORD, is_reserved

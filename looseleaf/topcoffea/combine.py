@@ -14,7 +14,7 @@ from looseleaf.histograms.coverage import observable_edges, refuse_most_beyond, 
 from looseleaf.histograms.typed import Plain
 from looseleaf.losses import say
 from looseleaf.objects.names import COVERAGE
-from looseleaf.records import original_of
+from looseleaf.stage_files import original_of
 from looseleaf.topcoffea.analysis import Systematics, TopCoffeaAnalysis, varies
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, SIGNAL, weighed_alone
 from looseleaf.topcoffea.naming import card_channel

@@ -14,7 +14,6 @@ import yaml
 
 from looseleaf.errors import ConfigError
 from looseleaf.files import whole
-from looseleaf.records import FileRecord, read_catalogue
 from looseleaf.servicex.request import request_folder
 from looseleaf.servicex.service import jail
 from looseleaf.servicex.service.app import make_app
@@ -22,6 +21,7 @@ from looseleaf.servicex.service.auth import Keys, write_private
 from looseleaf.servicex.service.engine import Engine, TransformLimits
 from looseleaf.servicex.service.state import State
 from looseleaf.servicex.service.workers import Crew, Processes
+from looseleaf.stage_files import FileRecord, read_catalogue
 
 SHORTEST_TOKEN = 16
 
