@@ -61,13 +61,13 @@ def doorway(log: str, site: str | None = None) -> Iterator[None]:
 
 def _snakemakes() -> list[psutil.Process]:
     """The processes of snakemake that this one was started by."""
-    found = []
+    processes = []
     for parent in psutil.Process().parents():
         # what belongs to another user may not be looked at, and isn't ours to wait for
         with suppress(psutil.Error):
             if "snakemake" in " ".join(parent.cmdline()):
-                found.append(parent)
-    return found
+                processes.append(parent)
+    return processes
 
 
 def _end_with(processes: list[psutil.Process]) -> None:

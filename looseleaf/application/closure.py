@@ -44,11 +44,11 @@ def totals(
         total[key] = total[key] + histogram if key in total else histogram
 
     for name, dataset in declared.items():
-        found, _ = read_uhi(processed[name])
+        histograms, _ = read_uhi(processed[name])
         weight = original_of(ledgers[name])["sum_of_weights"]
         scale = scale_to_luminosity(name, dataset, analysis.lumi_ifb, weight)
         prompt = analysis.role_of(name) == "prompt"
-        for key, histogram in found.items():
+        for key, histogram in histograms.items():
             observable, _, kind = key.partition(".")
             if key in (COVERAGE, ENTRIES):
                 add(key, weighed(histogram, scale))
@@ -154,8 +154,8 @@ def agreement(
     merge = merging(value, variance)
     difference = merge @ (observed["value"] - value)
     # bins in which nothing was seen and nothing expected say nothing
-    known = np.diag(merge @ covariance @ merge.T) > 0
-    merge, difference = merge[known], difference[known]
+    informative = np.diag(merge @ covariance @ merge.T) > 0
+    merge, difference = merge[informative], difference[informative]
     chi2 = float(difference @ np.linalg.solve(merge @ covariance @ merge.T, difference))
     ndf = len(difference)
     return out | {

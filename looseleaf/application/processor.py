@@ -41,10 +41,10 @@ PROMPT = (1, 15)
 FIELDS = ("pt", "eta", "phi", "charge", "tight", "prompt", "bin")
 
 
-def beyond_axes(analysis: ApplicationAnalysis, found: Mapping[str, Any]) -> list[Loss]:
+def beyond_axes(analysis: ApplicationAnalysis, histograms: Mapping[str, Any]) -> list[Loss]:
     """What lies beyond the observables' axes; an event counts in each of its channels."""
     return losses_beyond(
-        found[COVERAGE],
+        histograms[COVERAGE],
         observable_edges(analysis),
         "events",
         "the outermost bins hold them",
@@ -137,13 +137,13 @@ class ApplicationProcessor(ProcessorABC):
                     values[loose],
                     weight=(event_weight * prediction.weight)[loose],
                 )
-                mine = loose[prediction.event]
-                event = prediction.event[mine]
+                in_region = loose[prediction.event]
+                event = prediction.event[in_region]
                 slopes.fill(
                     np.full(len(event), channel),
                     values[event],
-                    prediction.bin[mine],
-                    weight=event_weight[event] * prediction.slope[mine],
+                    prediction.bin[in_region],
+                    weight=event_weight[event] * prediction.slope[in_region],
                 )
             out |= {
                 f"{name}.observed": observed,
@@ -163,7 +163,7 @@ class ApplicationProcessor(ProcessorABC):
 
     def _loose(self, events: Any, undecided: Undecided) -> dict[str, Any]:
         """Loose leptons by collection, with what their rate is looked up by."""
-        found = {}
+        by_collection = {}
         for collection, rate_map in self._maps.items():
             roles = self._analysis.working_points[collection]
             all_of = events[collection]
@@ -183,8 +183,8 @@ class ApplicationProcessor(ProcessorABC):
             pt, eta = (ak.to_numpy(ak.flatten(leptons[field])) for field in ("pt", "eta"))
             bins = rate_map.bins(pt, np.abs(eta)) + self._offsets[collection]
             leptons["bin"] = ak.unflatten(bins, counts)
-            found[collection] = leptons
-        return found
+            by_collection[collection] = leptons
+        return by_collection
 
     def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
         return accumulator

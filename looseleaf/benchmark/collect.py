@@ -97,8 +97,8 @@ def read_jobs(path: str | Path) -> list[Job]:
     The rule is the folder or file below `benchmark/jobs`. Raises `DataFileError` if the file
     can't be read, holds no job, or a line of it isn't whole.
     """
-    _, found, below = f"/{Path(path).as_posix()}".rpartition(JOBS)
-    if not found:
+    _, separator, below = f"/{Path(path).as_posix()}".rpartition(JOBS)
+    if not separator:
         raise DataFileError(f"{path}: not below a folder {JOBS.strip('/')}")
     rule = below.partition("/")[0].removesuffix(".jsonl")
     try:
@@ -193,8 +193,8 @@ def summary_of(
 ) -> dict[str, Any]:
     """The whole summary, as it is written. What isn't known is None; rates are sums over sums."""
     chunks = {
-        name: [chunk for account in mine for chunk in account.chunks]
-        for name, mine in accounts.items()
+        name: [chunk for account in of_analysis for chunk in account.chunks]
+        for name, of_analysis in accounts.items()
     }
     costs = _costs(chain.from_iterable(chunks.values()), transforms)
     made = _written(transforms, catalogues)
@@ -217,7 +217,7 @@ def summary_of(
             for stage in stages
         ],
         "losses": _all_losses(accounts, losses),
-        "processing": [_analysis(name, mine) for name, mine in chunks.items()],
+        "processing": [_analysis(name, own) for name, own in chunks.items()],
         "rules": [
             {"rule": rule, "stage": rule.partition("_")[0]}
             | _jobs_total([job for job in jobs if job.rule == rule])

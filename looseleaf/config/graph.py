@@ -75,7 +75,7 @@ class Graph:
         if isinstance(file, Map):
             measured_map = kind_of(self._settings.analyses[file.analysis]).measured_map
             return self.result(file.analysis, measured_map)
-        return {name: self._applied(one) for name, one in file.items()}
+        return {name: self._applied(part) for name, part in file.items()}
 
     def corrections(self, analysis: str) -> list[str]:
         """The correctionlib files that weigh an analysis' simulated events, each once."""

@@ -59,9 +59,9 @@ def read_samples(path: Path, listed: Listed | None = None) -> dict[str, dict[str
     listed = Listed() if listed is None else listed
     lines = [(path, "")] if path.suffix == ".json" else _lines(path, listed)
     samples: dict[str, dict[str, Any]] = {}
-    found, problems_before = 0, len(listed.problems)
+    number, problems_before = 0, len(listed.problems)
     for file, redirector in lines:
-        found += 1
+        number += 1
         try:
             declared, names = _declaration(file, redirector, listed)
             if file.stem in listed.declared:
@@ -75,7 +75,7 @@ def read_samples(path: Path, listed: Listed | None = None) -> dict[str, dict[str
         samples[file.stem] = listed.declared[file.stem] = declared
     if strict and listed.problems:
         raise ConfigError(next(iter(listed.problems.values())))
-    if not found and len(listed.problems) == problems_before:
+    if not number and len(listed.problems) == problems_before:
         raise ConfigError(f"{path}: lists no sample; a line names a JSON file")
     _remark_on_processes(path, samples, listed)
     return samples
@@ -86,9 +86,9 @@ class _Problem(ConfigError):
 
 
 def _refuse_another(
-    path: Path, name: str, known: Mapping[str, Any], declared: Mapping[str, Any]
+    path: Path, name: str, first: Mapping[str, Any], declared: Mapping[str, Any]
 ) -> None:
-    one, other = known["listed"], declared["listed"]
+    one, other = first["listed"], declared["listed"]
     same = Path(one["file"]).resolve() == Path(other["file"]).resolve()
     if not same or one["redirector"] != other["redirector"]:
         places = [f"{two['file']} behind {two['redirector'] or 'nothing'}" for two in (one, other)]
@@ -131,13 +131,13 @@ def _lines(path: Path, listed: Listed) -> Iterator[tuple[Path, str]]:
         line = text.partition("#")[0].strip()
         where = f"{path}, line {number}"
         if line.endswith(".json"):
-            found = _find(path, line)
-            if found is None:
+            json_file = _find(path, line)
+            if json_file is None:
                 listed.problems[Path(line).stem] = f"{where}: there is no file {shown(line)}"
                 continue
             if not (path.parent / line).is_file() and not Path(line).is_file():
-                moved[line] = str(found)
-            yield found, redirector
+                moved[line] = str(json_file)
+            yield json_file, redirector
         elif REDIRECTOR.fullmatch(line):
             redirector = line.removeprefix("file://")
         elif Path(line).suffix and ":" not in line:
@@ -151,8 +151,8 @@ def _lines(path: Path, listed: Listed) -> Iterator[tuple[Path, str]]:
             )
     if moved:
         line, file = next(iter(moved.items()))
-        others = f", and {len(moved) - 1} others likewise" if len(moved) > 1 else ""
-        listed.remarks.append(f"{path}: there is no {line} as seen from it; {file} is read{others}")
+        rest = f", and {len(moved) - 1} others likewise" if len(moved) > 1 else ""
+        listed.remarks.append(f"{path}: there is no {line} as seen from it; {file} is read{rest}")
 
 
 def _find(cfg: Path, line: str) -> Path | None:

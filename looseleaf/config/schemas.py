@@ -55,10 +55,12 @@ def _in_words(problem: jsonschema.ValidationError) -> str:
     around = problem.schema if isinstance(problem.schema, Mapping) else {}
     match rule:
         case "additionalProperties" if isinstance(value, dict):
-            known = list(around.get("properties", {}))
-            unknown = sorted(set(value) - set(known))
-            near = difflib.get_close_matches(unknown[0], known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+            allowed_keys = list(around.get("properties", {}))
+            unknown = sorted(set(value) - set(allowed_keys))
+            near = difflib.get_close_matches(unknown[0], allowed_keys, n=1)
+            hint = (
+                f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(allowed_keys)}"
+            )
             return f"unknown key {unknown[0]!r}{hint}"
         case "required":
             missing = [name for name in allowed if name not in value]

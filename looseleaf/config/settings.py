@@ -85,12 +85,12 @@ class Settings:
 def find(path: str, base: Path, asked_in: str) -> Path:
     """A configured path as it stands, or below `base` (the folder of the Snakefile)."""
     try:
-        found = [candidate for candidate in (Path(path), base / path) if candidate.exists()]
+        existing = [candidate for candidate in (Path(path), base / path) if candidate.exists()]
     except OSError as problem:
         raise ConfigError(f"{asked_in}: {shown(path)}: {problem.strerror}") from None
-    if not found:
+    if not existing:
         raise ConfigError(f"{asked_in}: there is no file {path!r} (nor {str(base / path)!r})")
-    files = [candidate for candidate in found if not candidate.is_dir()]
+    files = [candidate for candidate in existing if not candidate.is_dir()]
     if not files:
         raise ConfigError(f"{asked_in}: {path!r} is a folder; name a file in it")
     return files[0]
@@ -126,8 +126,10 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
         _check_usable(analysis, listed.problems, str(path))
         _check_analysis(analysis, datasets, working_points, str(path))
         columns = [analysis.columns(dataset, working_points) for dataset in read.values()]
-        others = {name: branches[name] for name in sorted(set().union(*columns) & set(branches))}
-        analyses[analysis.name] = replace(analysis, branches=others)
+        alternatives = {
+            name: branches[name] for name in sorted(set().union(*columns) & set(branches))
+        }
+        analyses[analysis.name] = replace(analysis, branches=alternatives)
     _check_datasets(datasets)
     for name in check_skim(cut, analyses, datasets, KINDS, f"{main}: servicex.cut"):
         analyses[name] = replace(analyses[name], skim=cut)

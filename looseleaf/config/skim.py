@@ -93,7 +93,7 @@ def channel_keeps(collections: Iterable[str], cuts: Iterable[str]) -> MayKeep:
     def keeps(box: Box) -> bool:
         most = {name: range_of(f"n{name}", box).high for name in collections}
         leptons = sum(most.values())
-        known = {
+        bounds = {
             "n_lep": Range(0, leptons, True),
             "n_mu": Range(0, most.get("Muon", 0), True),
             "n_ele": Range(0, most.get("Electron", 0), True),
@@ -101,10 +101,10 @@ def channel_keeps(collections: Iterable[str], cuts: Iterable[str]) -> MayKeep:
             "n_bjet": Range(0, range_of("nJet", box).high, True),
             "met": range_of("MET_pt", box),
         }
-        known |= {name: NOTHING for name, number in NEEDED.items() if leptons < number}
+        bounds |= {name: NOTHING for name, number in NEEDED.items() if leptons < number}
         if range_of("nJet", box).high < 1:
-            known["ht"] = NOTHING
-        return all(may_hold(cut, lambda name: known.get(name, ANY)) for cut in expressions)
+            bounds["ht"] = NOTHING
+        return all(may_hold(cut, lambda name: bounds.get(name, ANY)) for cut in expressions)
 
     return keeps
 
@@ -113,13 +113,13 @@ def _in_words(box: Box) -> str:
     """The bounds of a box: `, those with nMuon <= 0 and nJet >= 2`, or that it has none."""
     parts = []
     for name in sorted(box):
-        bounds, known = range_of(name, box), range_of(name, {})
+        bounds, widest = range_of(name, box), range_of(name, {})
         if bounds.low == bounds.high:
             parts.append(f"{name} == {bounds.low:g}")
             continue
-        if bounds.low > known.low:
+        if bounds.low > widest.low:
             parts.append(f"{name} >= {bounds.low:g}")
-        if bounds.high < known.high:
+        if bounds.high < widest.high:
             parts.append(f"{name} <= {bounds.high:g}")
     if not parts:
         return " (looseleaf can't tell which events it removes)"

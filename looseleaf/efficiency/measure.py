@@ -75,8 +75,8 @@ def measure(
         group: _summed(names, analysis, datasets, processed, ledgers)
         for group, names in analysis.datasets.items()
     }
-    for found in groups.values():
-        refuse_most_beyond(analysis, found[COVERAGE], analysis.binning, "probes")
+    for histograms in groups.values():
+        refuse_most_beyond(analysis, histograms[COVERAGE], analysis.binning, "probes")
     measured, simulated = (groups[group]["pairs"] for group in ("measure", "simulation"))
     like: Plain = hist.Hist(
         hist.axis.Variable(analysis.binning["pt"], name="pt", label="pT [GeV]"),
@@ -217,14 +217,14 @@ def _cell(
     try:
         counted = count(data, *bands(edges, analysis.mass["peak"], analysis.mass["beside"]))
         nominal = fit(data, peaks, edges, start, "polynomial")
-        other = fit(data, peaks, edges, nominal.efficiency.value, "exponential").efficiency
+        exponential = fit(data, peaks, edges, nominal.efficiency.value, "exponential").efficiency
     except NoEfficiency as problem:
         raise _refused(analysis, where, problem) from None
     value = nominal.efficiency.value
     if value < SMALLEST:
         raise _refused(analysis, where, f"the efficiency of the data is {value:.2g}")
-    syst = float(np.hypot(counted.value - value, other.value - value))
-    return Cell(nominal.efficiency, counted, other, syst, nominal)
+    syst = float(np.hypot(counted.value - value, exponential.value - value))
+    return Cell(nominal.efficiency, counted, exponential, syst, nominal)
 
 
 def _of_data(cells: Mapping[tuple[int, ...], Cell], shape: tuple[int, ...]) -> tuple[Ratio, Array]:
@@ -244,8 +244,8 @@ def _over(of_data: Ratio, of_simulation: Ratio) -> Ratio:
     """The quotient of two efficiencies that fluctuate by themselves."""
     value = of_data.value / of_simulation.value
     up, down = (
-        value * np.hypot(mine / of_data.value, others / of_simulation.value)
-        for mine, others in (
+        value * np.hypot(error_data / of_data.value, error_simulation / of_simulation.value)
+        for error_data, error_simulation in (
             (of_data.up, of_simulation.down),
             (of_data.down, of_simulation.up),
         )

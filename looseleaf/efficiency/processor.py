@@ -150,10 +150,10 @@ class EfficiencyProcessor(ProcessorABC):
         return accumulator
 
 
-def _mass(one: Any, other: Any) -> NDArray[np.float64]:
+def _mass(tag: Any, probe: Any) -> NDArray[np.float64]:
     """The invariant mass [GeV] of two leptons."""
     energy, x, y, z = np.zeros(4)
-    for lepton in (one, other):
+    for lepton in (tag, probe):
         pt, eta, phi, mass = (
             ak.to_numpy(lepton[name]).astype(np.float64) for name in ("pt", "eta", "phi", "mass")
         )

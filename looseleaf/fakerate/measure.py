@@ -163,9 +163,9 @@ def _to_data(
         group: part(histograms["loose"], (NOMINAL, ...)) for group, histograms in groups.items()
     }
     sums = {group: histogram.sum().value for group, histogram in loose.items()}
-    wanted = sums["measure"] - sums.get("subtract", 0.0)
+    target = sums["measure"] - sums.get("subtract", 0.0)
     own = groups["non_prompt"]
-    out = times(own, wanted / sums["non_prompt"] if sums["non_prompt"] > 0 else 1.0)
+    out = times(own, target / sums["non_prompt"] if sums["non_prompt"] > 0 else 1.0)
     if fit is not None:
         out["prompt_fit"] = own["prompt_fit"] * fit.non_prompt_factor
     return out
@@ -200,15 +200,17 @@ def measure(
     Raises `DataFileError` if most leptons lie beyond an axis or a bin is empty, unless the analysis
     allows it, and for a rate above one that no subtraction has made.
     """
-    found = numbers(analysis, datasets, processed, ledgers)
-    tight, loose = found.nominal
-    refuse_most_beyond(analysis, found.groups["measure"][COVERAGE], edges_of(analysis), "leptons")
-    _refuse_rates_above_one(analysis, found)
+    measured = numbers(analysis, datasets, processed, ledgers)
+    tight, loose = measured.nominal
+    refuse_most_beyond(
+        analysis, measured.groups["measure"][COVERAGE], edges_of(analysis), "leptons"
+    )
+    _refuse_rates_above_one(analysis, measured)
     ratio = divide(tight, loose, analysis.interval)
-    measured = {name: ledgers[name] for name in analysis.datasets["measure"]}
-    _refuse_empty_bins(analysis, ratio, found.groups["measure"], measured)
-    losses = _losses(analysis, ratio, found.groups["measure"])
-    losses += losses_of_variations(analysis, ratio, found.pairs)
+    measured_ledgers = {name: ledgers[name] for name in analysis.datasets["measure"]}
+    _refuse_empty_bins(analysis, ratio, measured.groups["measure"], measured_ledgers)
+    losses = _losses(analysis, ratio, measured.groups["measure"])
+    losses += losses_of_variations(analysis, ratio, measured.pairs)
     say(f"fakerate {analysis.name}", (loss.message for loss in losses))
     metadata = {
         "analysis": analysis.name,
@@ -218,13 +220,13 @@ def measure(
         "is_data": any(datasets[name]["data"] for name in analysis.datasets["measure"]),
         "interval": ratio.interval,
         "empty_bins": np.argwhere(ratio.empty).tolist(),
-        "groups": list(found.groups),
+        "groups": list(measured.groups),
         "observables": list(analysis.observables),
-        "prompt_fit": found.fit.to_json() if found.fit is not None else None,
+        "prompt_fit": measured.fit.to_json() if measured.fit is not None else None,
         "cutflow": cutflow_table(analysis, datasets, processed, ledgers),
         "losses": [loss.to_json() for loss in losses],
     }
-    varied_rates = varied(analysis, ratio, found.pairs)
+    varied_rates = varied(analysis, ratio, measured.pairs)
     maps = {
         "loose": loose,
         "tight": tight,
@@ -235,13 +237,13 @@ def measure(
     }
     for name in analysis.observables:
         for point in POINTS:
-            maps[f"{name}_{point}"] = found.less_prompt(name, point)
+            maps[f"{name}_{point}"] = measured.less_prompt(name, point)
     spectra = {
         f"{group}.{key}": histogram
-        for group, histograms in found.groups.items()
+        for group, histograms in measured.groups.items()
         for key, histogram in distributions(histograms).items()
     }
-    write_uhi(uhi, {**maps, **spectra, "cutflow": found.groups["measure"]["cutflow"]}, metadata)
+    write_uhi(uhi, {**maps, **spectra, "cutflow": measured.groups["measure"]["cutflow"]}, metadata)
     write_root(root, maps)
     flavour = analysis.lepton["collection"].lower()
     write_correction(
@@ -254,18 +256,18 @@ def measure(
     )
 
 
-def _refuse_rates_above_one(analysis: FakeRateAnalysis, found: Numbers) -> None:
+def _refuse_rates_above_one(analysis: FakeRateAnalysis, measured: Numbers) -> None:
     """Tight leptons are some of the loose ones; a subtraction that fluctuates can leave more."""
-    for variation, (tight, loose) in found.pairs.items():
-        if "subtract" in found.groups and variation != "prompt_off":
+    for variation, (tight, loose) in measured.pairs.items():
+        if "subtract" in measured.groups and variation != "prompt_off":
             continue
         # beyond what is rounded in sums
         above = tight.values() > np.maximum(loose.values(), 0.0) * (1 + 1e-9)
         for index in np.argwhere(above):
-            one = tuple(int(i) for i in index)
+            cell = tuple(int(i) for i in index)
             raise DataFileError(
-                f"analysis {analysis.name}: the tight leptons of {_bin(loose, one)} weigh "
-                f"{tight.values()[one]:g}, the loose ones {loose.values()[one]:g} (variation "
+                f"analysis {analysis.name}: the tight leptons of {_bin(loose, cell)} weigh "
+                f"{tight.values()[cell]:g}, the loose ones {loose.values()[cell]:g} (variation "
                 f"{variation}): a rate can't be above one. Either weights are negative and the bin "
                 "has too few leptons (widen it), or a correction of tight leptons is too large, or "
                 "the tight point isn't part of the loose one"
@@ -290,11 +292,11 @@ def _refuse_empty_bins(
     bins = [_bin(loose, tuple(index)) for index in np.argwhere(ratio.empty)]
     number = int(part(group[MAP_ENTRIES], (NUMBER, ...)).values().sum())
     more = f" and {len(bins) - SHOWN} more" if len(bins) > SHOWN else ""
-    left = " or the subtraction leaves none" if "subtract" in analysis.datasets else ""
+    reason = " or the subtraction leaves none" if "subtract" in analysis.datasets else ""
     raise DataFileError(
         f"analysis {analysis.name}: {len(bins)} of {ratio.empty.size} bins have no loose "
-        f"lepton{left}, of {number:,} that were counted: {'; '.join(bins[:SHOWN])}{more}. Make its "
-        "bins wider (are the edges in GeV?), or allow it with allow: {empty_bins: true}: then "
+        f"lepton{reason}, of {number:,} that were counted: {'; '.join(bins[:SHOWN])}{more}. Make "
+        "the bins wider (are the edges in GeV?), or set allow: {empty_bins: true}: then "
         f"nothing is predicted for leptons in these bins{_left_out(ledgers)}"
     )
 
@@ -427,10 +429,10 @@ def compare_with_truth(
     output: str | Path,
 ) -> None:
     """Write how a measured map agrees with the injected probability: chi2, p-value, each bin."""
-    found = numbers(analysis, datasets, processed, ledgers)
-    tight, loose = found.nominal
+    measured = numbers(analysis, datasets, processed, ledgers)
+    tight, loose = measured.nominal
     ratio = divide(tight, loose, analysis.interval)
-    expected, variance = (h.values() for h in expectation(found.groups))
+    expected, variance = (h.values() for h in expectation(measured.groups))
     write_json(output, compare(ratio, loose.values(), expected, variance))
 
 

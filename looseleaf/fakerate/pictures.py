@@ -116,14 +116,14 @@ def _data_and_simulation(
 
 def cutflow(metadata: Mapping[str, Any], folder: Path) -> None:
     """The table of events left after each step, by dataset: weighted, and as they are."""
-    found = metadata["cutflow"]
+    table = metadata["cutflow"]
     cells = [
         [
             f"{weighted:,.4g}\n({events:,})" if metadata["weights"] == "xsec" else f"{events:,}"
             for weighted, events in zip(dataset["weighted"], dataset["events"], strict=True)
         ]
-        for dataset in found["datasets"].values()
+        for dataset in table["datasets"].values()
     ]
-    steps = [textwrap.fill(step, 10) for step in found["steps"]]
-    fig, _ = plots.table(list(found["datasets"]), steps, cells, metadata["title"])
+    steps = [textwrap.fill(step, 10) for step in table["steps"]]
+    fig, _ = plots.table(list(table["datasets"]), steps, cells, metadata["title"])
     plots.save(fig, folder / "cutflow")

@@ -77,7 +77,7 @@ def edges_of(analysis: FakeRateAnalysis) -> dict[str, Sequence[float]]:
 
 
 def beyond_axes(
-    analysis: FakeRateAnalysis, found: Mapping[str, Any], allowed: Collection[str] = ()
+    analysis: FakeRateAnalysis, histograms: Mapping[str, Any], allowed: Collection[str] = ()
 ) -> list[Loss]:
     """What lies beyond each axis that is filled, and what became of it."""
     out = []
@@ -85,7 +85,7 @@ def beyond_axes(
         kept = axis in analysis.binning and analysis.overflow == "clamp"
         where = "the outermost bins hold them" if kept else "no bin holds them"
         unit = "tight leptons" if axis == "prompt_fit" else "loose leptons"
-        out += losses_beyond(found[COVERAGE], {axis: edges}, unit, where, allowed)
+        out += losses_beyond(histograms[COVERAGE], {axis: edges}, unit, where, allowed)
     return out
 
 
@@ -203,28 +203,30 @@ class FakeRateProcessor(ProcessorABC):
             variation: self._event_weight(events, variation) for variation in variations(analysis)
         }
 
-        def weigh(found: _Counted, variation: str = NOMINAL) -> tuple[Any, Any]:
+        def weigh(selected: _Counted, variation: str = NOMINAL) -> tuple[Any, Any]:
             """The weights of loose leptons, and of the tight ones of them."""
             if analysis.weights == "counts":
-                weight = (found.trigger > 0).astype(np.float64)
-                return weight, weight[found.tight]
-            weight = event_weight[variation][found.selection.event] * found.trigger
+                weight = (selected.trigger > 0).astype(np.float64)
+                return weight, weight[selected.tight]
+            weight = event_weight[variation][selected.selection.event] * selected.trigger
             if events.metadata["data"]:
-                return weight, weight[found.tight]
-            weight = weight * self._corrections.lepton_weight(found.selection, "loose", variation)
-            more = self._corrections.lepton_weight(found.selection, "tight", variation)
-            return weight, (weight * more)[found.tight]
+                return weight, weight[selected.tight]
+            weight = weight * self._corrections.lepton_weight(
+                selected.selection, "loose", variation
+            )
+            more = self._corrections.lepton_weight(selected.selection, "tight", variation)
+            return weight, (weight * more)[selected.tight]
 
         loose_map, tight_map = self._map(), self._map()
         out: dict[str, Any] = {"loose": loose_map, "tight": tight_map}
         nominal = counted()
         for variation, threshold in variations(analysis).items():
             same = threshold == analysis.away_jet["pt_min"]
-            found = nominal if same else counted(**{"away jet": away_pt > threshold})
-            of_loose, of_tight = weigh(found, variation)
-            x, y = found.place
+            selected = nominal if same else counted(**{"away jet": away_pt > threshold})
+            of_loose, of_tight = weigh(selected, variation)
+            x, y = selected.place
             loose_map.fill(variation, x, y, weight=of_loose)
-            tight_map.fill(variation, x[found.tight], y[found.tight], weight=of_tight)
+            tight_map.fill(variation, x[selected.tight], y[selected.tight], weight=of_tight)
 
         out |= self._distributions(nominal, counted, weigh, met_pt, mt, undecided)
         of_loose, _ = weigh(nominal)
@@ -254,10 +256,10 @@ class FakeRateProcessor(ProcessorABC):
             (_spectrum("met", "Missing momentum [GeV]"), without_met, met_pt),
             (_spectrum("mt", "Transverse mass [GeV]"), without_mt, mt),
         ]
-        for axis, found, values in spectra:
-            of_leptons = found.selection.take(values)
-            out[axis.name] = self._by_point(axis, found, of_leptons, weigh)
-            seen[axis.name] = of_leptons, weigh(found)[0]
+        for axis, selected, values in spectra:
+            of_leptons = selected.selection.take(values)
+            out[axis.name] = self._by_point(axis, selected, of_leptons, weigh)
+            seen[axis.name] = of_leptons, weigh(selected)[0]
         for name, observable in analysis.observables.items():
             binned = hist.axis.Variable(observable["edges"], name=name, label=observable["label"])
             values = nominal.selection.observable(
@@ -266,29 +268,29 @@ class FakeRateProcessor(ProcessorABC):
             out[name] = self._by_point(binned, nominal, values, weigh)
             seen[name] = values, of_loose
         if analysis.prompt_fit is not None:
-            wanted = analysis.prompt_fit
-            found = counted(met=met_pt > wanted["met_min"], mt=everywhere)
+            region = analysis.prompt_fit
+            selected = counted(met=met_pt > region["met_min"], mt=everywhere)
             out["prompt_fit"] = hist.Hist(
-                hist.axis.Variable(wanted["edges"], name="mt", label="Transverse mass [GeV]"),
+                hist.axis.Variable(region["edges"], name="mt", label="Transverse mass [GeV]"),
                 storage=hist.storage.Weight(),
             )
-            hard = (found.pt > wanted["pt_min"])[found.tight]
-            values = found.selection.take(mt)[found.tight]
-            seen["prompt_fit"] = values[hard], weigh(found)[1][hard]
+            hard = (selected.pt > region["pt_min"])[selected.tight]
+            values = selected.selection.take(mt)[selected.tight]
+            seen["prompt_fit"] = values[hard], weigh(selected)[1][hard]
             out["prompt_fit"].fill(values[hard], weight=seen["prompt_fit"][1])
         out[COVERAGE] = coverage(seen)
         for name, edges in {**edges_of(analysis), **SPECTRA_EDGES}.items():
             cover(out[COVERAGE], name, edges, *seen[name])
         return out
 
-    def _spread(self, found: _Counted, of_loose: Any, event_weight: Any) -> dict[str, Weighted]:
+    def _spread(self, selected: _Counted, of_loose: Any, event_weight: Any) -> dict[str, Weighted]:
         """How weights are spread over all events, over loose leptons and over a bin's."""
         steps = hist.axis.StrCategory(["all", "loose"], name="step", overflow=False)
         out = {ENTRIES: entries(steps), MAP_ENTRIES: entries(*self._axes())}
         if self._analysis.weights != "counts":
             enter(out[ENTRIES], "all", weight=event_weight)
         enter(out[ENTRIES], "loose", weight=of_loose)
-        enter(out[MAP_ENTRIES], *found.place, weight=of_loose)
+        enter(out[MAP_ENTRIES], *selected.place, weight=of_loose)
         return out
 
     def _event_weight(self, events: Any, variation: str) -> NDArray[np.float64]:
@@ -297,15 +299,17 @@ class FakeRateProcessor(ProcessorABC):
         return weights(events) * self._corrections.event_weight(events, variation)
 
     @staticmethod
-    def _by_point(axis: Any, found: _Counted, values: Any, weigh: Callable[..., Any]) -> Weighted:
+    def _by_point(
+        axis: Any, selected: _Counted, values: Any, weigh: Callable[..., Any]
+    ) -> Weighted:
         out: Weighted = hist.Hist(
             hist.axis.StrCategory(POINTS, name=POINT, overflow=False),
             axis,
             storage=hist.storage.Weight(),
         )
-        of_loose, of_tight = weigh(found)
+        of_loose, of_tight = weigh(selected)
         out.fill("loose", values, weight=of_loose)
-        out.fill("tight", values[found.tight], weight=of_tight)
+        out.fill("tight", values[selected.tight], weight=of_tight)
         return out
 
     def _own_cuts(self, events: Any, among: Any, undecided: Undecided) -> dict[str, Any]:
@@ -318,15 +322,15 @@ class FakeRateProcessor(ProcessorABC):
     def _no_other(self, events: Any, undecided: Undecided) -> Any:
         clear = np.ones(len(events), bool)
         for collection, point in self._analysis.veto.items():
-            found = self._points.passes(collection, point, events[collection], undecided)
-            clear &= ~ak.to_numpy(ak.any(found, axis=1))
+            vetoing = self._points.passes(collection, point, events[collection], undecided)
+            clear &= ~ak.to_numpy(ak.any(vetoing, axis=1))
         return clear
 
     def _away_jet_pt(self, events: Any, leptons: Any) -> Any:
         """The pT [GeV] of the hardest jet away from all of an event's leptons, 0 without one."""
-        wanted = self._analysis.away_jet
-        jets = events.Jet[abs(events.Jet.eta) < wanted["abs_eta_max"]]
-        away = ak.all(jets.metric_table(leptons) > wanted["dr_min"], axis=2)
+        cuts = self._analysis.away_jet
+        jets = events.Jet[abs(events.Jet.eta) < cuts["abs_eta_max"]]
+        away = ak.all(jets.metric_table(leptons) > cuts["dr_min"], axis=2)
         return ak.to_numpy(ak.fill_none(ak.max(jets.pt[away], axis=1), 0.0))
 
     @staticmethod
@@ -358,14 +362,14 @@ class FakeRateProcessor(ProcessorABC):
             x, y = (_clamped(v, analysis.binning[n]) for v, n in ((x, "pt"), (y, "abs_eta")))
         return x, y
 
-    def _expectation(self, found: _Counted, weight: Any) -> dict[str, Plain]:
+    def _expectation(self, selected: _Counted, weight: Any) -> dict[str, Plain]:
         """What the injected probability makes of the loose leptons, where there is one."""
         if self._truth is None:
             return {}
         assert self._analysis.truth is not None
         correction = correctionlib.CorrectionSet.from_string(self._truth)
         f = correction[self._analysis.truth["correction"]].evaluate(
-            found.pt.astype(np.float64), np.abs(found.eta).astype(np.float64)
+            selected.pt.astype(np.float64), np.abs(selected.eta).astype(np.float64)
         )
         out: dict[str, Plain] = {}
         for name, value in (
@@ -373,7 +377,7 @@ class FakeRateProcessor(ProcessorABC):
             ("expected_variance", weight**2 * f * (1 - f)),
         ):
             out[name] = hist.Hist(*self._axes(), storage=hist.storage.Double())
-            out[name].fill(*found.place, weight=value)
+            out[name].fill(*selected.place, weight=value)
         return out
 
     def _cutflow(
@@ -381,13 +385,13 @@ class FakeRateProcessor(ProcessorABC):
     ) -> dict[str, hist.Hist[Any]]:
         """Events by step, and their weights; the last step has those of the leptons counted."""
         steps = [*STEPS, *self._cuts, TRIGGER_STEP]
-        left = [np.ones(len(weight), bool)]
+        passing = [np.ones(len(weight), bool)]
         for cut in cuts:
-            left.append(left[-1] & cut)
+            passing.append(passing[-1] & cut)
         axis = hist.axis.StrCategory(steps, name="step", label="selection step")
         counts = hist.Hist(axis, storage=hist.storage.Int64())
         weighted = hist.Hist(axis, storage=hist.storage.Weight())
-        for index, mask in enumerate(left):
+        for index, mask in enumerate(passing):
             counts.view()[index] = mask.sum()
             weighted.view()[index] = weight[mask].sum(), np.square(weight[mask]).sum()
         weighted.view()[-1] = of_loose.sum(), np.square(of_loose).sum()

@@ -126,12 +126,12 @@ def measure(
     `DataFileError` for bins that nothing was counted in, and if most electrons lie beyond an axis
     and the analysis doesn't allow it.
     """
-    first, *others = (read_uhi(path)[0] for path in processed.values())
-    found: dict[str, hist.Hist[Any]] = {
-        key: sum((one[key] for one in others), start=first[key]) for key in first
+    first, *rest = (read_uhi(path)[0] for path in processed.values())
+    histograms: dict[str, hist.Hist[Any]] = {
+        key: sum((one[key] for one in rest), start=first[key]) for key in first
     }
-    refuse_most_beyond(analysis, found[COVERAGE], analysis.binning, "electrons")
-    counted = found["pairs"]
+    refuse_most_beyond(analysis, histograms[COVERAGE], analysis.binning, "electrons")
+    counted = histograms["pairs"]
     counts = {
         (sign, band): part(counted, (sign, band, ...)).values() for sign in SIGNS for band in BANDS
     }
@@ -176,6 +176,6 @@ def measure(
             "chi2": flips.chi2,
             "ndf": flips.ndf,
             "p_value": float(chi2_distribution.sf(flips.chi2, flips.ndf)) if flips.ndf else None,
-            "losses": [loss.to_json() for loss in beyond_axes(analysis, found)],
+            "losses": [loss.to_json() for loss in beyond_axes(analysis, histograms)],
         },
     )

@@ -21,11 +21,11 @@ from looseleaf.objects.rates import clamped_bins
 SIGNS, BANDS = ("opposite", "same"), ("peak", "beside")
 
 
-def beyond_axes(analysis: FlipsAnalysis, found: Mapping[str, Any]) -> list[Loss]:
+def beyond_axes(analysis: FlipsAnalysis, histograms: Mapping[str, Any]) -> list[Loss]:
     """What lies beyond the axes of the map."""
     where = "the outermost bins hold them"
     return losses_beyond(
-        found[COVERAGE], analysis.binning, "electrons", where, analysis.allow.beyond
+        histograms[COVERAGE], analysis.binning, "electrons", where, analysis.allow.beyond
     )
 
 

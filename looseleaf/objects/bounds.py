@@ -59,12 +59,12 @@ Box = Mapping[str, Range]
 
 def range_of(name: str, box: Box) -> Range:
     """The bounds of a column: those of a box, and what is known of every counter and flag."""
-    known = ANY
+    bounds = ANY
     if COUNTER.fullmatch(name):
-        known = Range(0, math.inf, True)
+        bounds = Range(0, math.inf, True)
     elif FLAG.fullmatch(name):
-        known = Range(0, 1, True)
-    return known.within(box.get(name, ANY))
+        bounds = Range(0, 1, True)
+    return bounds.within(box.get(name, ANY))
 
 
 def _is_whole(name: str) -> bool:
@@ -112,35 +112,35 @@ def _is_boolean(node: ast.expr) -> bool:
 # the boxes in which a cut is true, or isn't
 
 
-def _boxes(node: ast.expr, wanted: bool) -> list[dict[str, Range]]:
-    """Boxes that hold every event for which a condition is `wanted`; one without bounds where
-    that isn't known."""
+def _boxes(node: ast.expr, truth: bool) -> list[dict[str, Range]]:
+    """Boxes that hold every event for which a condition has the value `truth`; where that isn't
+    known, one box without bounds."""
     match node:
         case ast.UnaryOp(op=ast.Not() | ast.Invert(), operand=operand) if _is_boolean(operand):
-            return _boxes(operand, not wanted)
+            return _boxes(operand, not truth)
         case ast.BoolOp(op=op, values=parts):
-            return _combined(isinstance(op, ast.And), parts, wanted)
+            return _combined(isinstance(op, ast.And), parts, truth)
         case ast.BinOp(op=op, left=left, right=right) if _is_boolean(node):
-            return _combined(isinstance(op, ast.BitAnd), [left, right], wanted)
+            return _combined(isinstance(op, ast.BitAnd), [left, right], truth)
         case ast.Compare(ops=[op], left=left, comparators=[right]):
-            return _compared(left, type(op) if wanted else _NEGATED[type(op)], right)
+            return _compared(left, type(op) if truth else _NEGATED[type(op)], right)
         case ast.Compare(left=left, ops=ops, comparators=others):
             sides = [left, *others]
             parts = [
                 ast.Compare(left=a, ops=[op], comparators=[b])
                 for a, op, b in zip(sides[:-1], ops, sides[1:], strict=True)
             ]
-            return _combined(True, parts, wanted)
+            return _combined(True, parts, truth)
         case ast.Name(id=name) if FLAG.fullmatch(name):
-            return [{name: Range(1, 1, True) if wanted else Range(0, 0, True)}]
+            return [{name: Range(1, 1, True) if truth else Range(0, 0, True)}]
         case ast.Constant(value=bool(value)):
-            return [{}] if value == wanted else []
+            return [{}] if value == truth else []
     return [{}]
 
 
-def _combined(both: bool, parts: list[ast.expr], wanted: bool) -> list[dict[str, Range]]:
-    alternatives = [_boxes(part, wanted) for part in parts]
-    if both != wanted:
+def _combined(both: bool, parts: list[ast.expr], truth: bool) -> list[dict[str, Range]]:
+    alternatives = [_boxes(part, truth) for part in parts]
+    if both != truth:
         return [box for boxes in alternatives for box in boxes]
     if math.prod(map(len, alternatives)) > MOST_BOXES:
         return [{}]
@@ -196,13 +196,13 @@ def _on_one_side(left: ast.expr, right: ast.expr) -> tuple[dict[str, float], flo
 
 def _split(sums: list[tuple[str, float]], limit: int) -> list[dict[str, Range]]:
     """The ways in which a sum of counters stays up to a limit: `nMuon + nElectron <= 1`."""
-    (name, factor), *others = sums
-    if not others:
+    (name, factor), *rest = sums
+    if not rest:
         return [{name: Range(high=_highest(limit / factor, False, True), whole=True)}]
     return [
         {name: Range(number, number, True), **box}
         for number in range(int(limit // factor) + 1)
-        for box in _split(others, int(limit - factor * number))
+        for box in _split(rest, int(limit - factor * number))
     ]
 
 
@@ -211,8 +211,8 @@ def _bounded(sums: Mapping[str, float], op: type, limit: float) -> dict[str, Ran
     box = {}
     for name, factor in sums.items():
         # the others are counters or flags, which are not negative
-        others = [f for other, f in sums.items() if other != name]
-        if any(f < 0 for f in others):
+        rest = [f for other, f in sums.items() if other != name]
+        if any(f < 0 for f in rest):
             continue
         whole = _is_whole(name)
         if factor > 0:

@@ -53,46 +53,46 @@ class Corrections:
 
     def __init__(self, declared: Mapping[str, Mapping[str, Any]], texts: Mapping[str, str]) -> None:
         self._declared, self._texts = declared, texts
-        for name, wanted in declared.items():
+        for name, entry in declared.items():
             try:
-                inputs = _correction(texts[name], wanted["correction"]).inputs
+                inputs = _correction(texts[name], entry["correction"]).inputs
             except RuntimeError as problem:
                 raise ConfigError(
-                    f"corrections.{name}: {wanted['correction']!r} of {wanted['file']} can't be "
+                    f"corrections.{name}: {entry['correction']!r} of {entry['file']} can't be "
                     f"used: {problem}"
                 ) from None
             kinds = {v.name: v.type for v in inputs}
-            for side, words in wanted.get("variations", {}).items():
+            for side, words in entry.get("variations", {}).items():
                 unknown = set(words) - {n for n, kind in kinds.items() if kind == "string"}
                 if unknown:
                     raise ConfigError(
                         f"corrections.{name}.variations.{side}: {sorted(unknown)[0]!r} is no text "
-                        f"input of {wanted['correction']!r}"
+                        f"input of {entry['correction']!r}"
                     )
             for key, is_text in (("inputs", False), ("choices", True)):
                 expected = {n for n, kind in kinds.items() if (kind == "string") == is_text}
-                given = set(wanted.get(key, {}))
-                if given != expected:
+                names = set(entry.get(key, {}))
+                if names != expected:
                     raise ConfigError(
-                        f"corrections.{name}.{key}: {wanted['correction']!r} takes "
+                        f"corrections.{name}.{key}: {entry['correction']!r} takes "
                         f"{', '.join(sorted(expected)) or 'none'}, not "
-                        f"{', '.join(sorted(given)) or 'none'}"
+                        f"{', '.join(sorted(names)) or 'none'}"
                     )
 
     @classmethod
     def from_files(cls, declared: Mapping[str, Mapping[str, Any]]) -> "Corrections":
         """The declared corrections, read from the files that they name."""
         texts = {
-            name: read_correction(wanted["file"], wanted["correction"])
-            for name, wanted in declared.items()
+            name: read_correction(entry["file"], entry["correction"])
+            for name, entry in declared.items()
         }
         return cls(declared, texts)
 
     def event_weight(self, events: Any, variation: str = "nominal") -> NDArray[np.float64]:
         """The product of all corrections of events, in a variation; one for each event."""
         weight = np.ones(len(events))
-        for name, wanted in self._declared.items():
-            if "of" not in wanted:
+        for name, entry in self._declared.items():
+            if "of" not in entry:
                 weight *= self._of_events(name, events, variation)
         return weight
 
@@ -110,8 +110,8 @@ class Corrections:
     def lepton_weight(self, selection: Selection, of: str, variation: str) -> NDArray[np.float64]:
         """The product of all corrections of loose or tight leptons; one for each selected."""
         weight = np.ones(selection.size)
-        for name, wanted in self._declared.items():
-            if wanted.get("of") == of:
+        for name, entry in self._declared.items():
+            if entry.get("of") == of:
                 weight *= self._of_leptons(name, selection, variation)
         return weight
 
@@ -131,21 +131,21 @@ class Corrections:
 
         `chosen` are jagged masks of the events' leptons by collection, of `loose` and `tight` ones.
         """
-        wanted = self._declared[name]
+        entry = self._declared[name]
         weight = np.ones(len(events))
-        if "of" not in wanted:
+        if "of" not in entry:
             weight *= self._of_events(name, events, variation)
             return weight
-        leptons = chosen[corrected_collection(name, wanted, chosen)][wanted["of"]]
+        leptons = chosen[corrected_collection(name, entry, chosen)][entry["of"]]
         selection = Selection(events, np.ones(len(events), bool), leptons)
         np.multiply.at(weight, selection.event, self._of_leptons(name, selection, variation))
         return weight
 
     def _evaluate(self, name: str, values: Mapping[str, Any], variation: str) -> Any:
-        wanted = self._declared[name]
-        sides = {f"{name}_{side}": words for side, words in wanted.get("variations", {}).items()}
-        choices = {**wanted.get("choices", {}), **sides.get(variation, {})}
-        correction = _correction(self._texts[name], wanted["correction"])
+        entry = self._declared[name]
+        sides = {f"{name}_{side}": words for side, words in entry.get("variations", {}).items()}
+        choices = {**entry.get("choices", {}), **sides.get(variation, {})}
+        correction = _correction(self._texts[name], entry["correction"])
         arguments = []
         for v in correction.inputs:
             if v.type == "string":

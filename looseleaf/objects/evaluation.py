@@ -333,14 +333,14 @@ def _exact(function: Any, *operands: Any) -> Any:
     if any(_kind(value) == "u" or _beyond(value) for value in operands):
         raise _Wrong("integers above 2^63 - 1 can be compared, but not computed with")
     whole = [np.int64(value) if _is_literal(value) else value for value in operands]
-    found = function(*whole)
+    result = function(*whole)
     about = function(*[_as(value, np.float64) for value in whole])
-    if _any(abs(_as(found, np.float64) - about) > 2.0**62) or not _all_finite(about):
+    if _any(abs(_as(result, np.float64) - about) > 2.0**62) or not _all_finite(about):
         raise _Wrong(
             "an integer result doesn't fit into 64 bits; multiply by 1.0 to compute in "
             "floating point"
         )
-    return _literal(found) if _plain(*operands) else found
+    return _literal(result) if _plain(*operands) else result
 
 
 def _beyond(value: Any) -> bool:
@@ -416,8 +416,8 @@ def _elementwise(function: Any, value: Any) -> Any:
 
 
 def _extreme(function: Any, a: Any, b: Any) -> Any:
-    found = function(*_alike(a, b))
-    return _literal(found) if _plain(a, b) else found
+    result = function(*_alike(a, b))
+    return _literal(result) if _plain(a, b) else result
 
 
 def _alike(a: Any, b: Any) -> tuple[Any, Any]:
@@ -489,12 +489,12 @@ def _of_lists(name: str, values: Any) -> Any:
             return _Truth(ak.firsts(values.sure, axis=1), ak.firsts(values.possible, axis=1))
         return ak.firsts(array, axis=1)
     numbers = _number(values)
-    found = getattr(ak, name)(numbers, axis=1)
+    result = getattr(ak, name)(numbers, axis=1)
     if name == "sum":
-        return _whole_sum(numbers, found)
+        return _whole_sum(numbers, result)
     undefined = _nan(numbers)
     # awkward ignores NaN here
-    return found if undefined is None else _with_nan(found, ak.any(undefined, axis=1))
+    return result if undefined is None else _with_nan(result, ak.any(undefined, axis=1))
 
 
 def _any_or_all(function: Any, truth: _Truth) -> _Truth:
@@ -502,14 +502,14 @@ def _any_or_all(function: Any, truth: _Truth) -> _Truth:
     return _Truth(sure, sure if truth.undecided is None else function(truth.possible, axis=1))
 
 
-def _whole_sum(numbers: Any, found: Any) -> Any:
+def _whole_sum(numbers: Any, sums: Any) -> Any:
     """Sums as they are, once it is known that those of integers fit into 64 bits."""
     if _kind(numbers) == "f":
-        return found
+        return sums
     about = ak.sum(_as(numbers, np.float64), axis=1)
-    if _kind(numbers) == "u" or _any(abs(_as(found, np.float64) - about) > 2.0**62):
+    if _kind(numbers) == "u" or _any(abs(_as(sums, np.float64) - about) > 2.0**62):
         raise _Wrong("a sum of integers doesn't fit into 64 bits; multiply what is summed by 1.0")
-    return found
+    return sums
 
 
 # answers, and what is undecided
@@ -592,11 +592,12 @@ class Undecided:
         if number == 0:
             return
         if name not in self.allowed:
-            what = " and ".join(shown(text.text) for text in texts)
+            expressions = " and ".join(shown(text.text) for text in texts)
             cure = f", or allow it: allow.not_finite: [{name}] in the analysis" if name else ""
             raise DataFileError(
-                f"{f'{name}: ' if name else ''}{what} has no finite value (0/0, say, or the root "
-                f"of a negative number) in {number} of {of} {unit}; change the expression{cure}"
+                f"{f'{name}: ' if name else ''}{expressions} has no finite value (0/0, say, or the "
+                f"root of a negative number) in {number} of {of} {unit}; change the "
+                f"expression{cure}"
             )
         of_name = self.counts.setdefault(name, {})
         of_name[unit] = of_name.get(unit, 0) + number
@@ -631,10 +632,10 @@ def losses_of(accumulator: Mapping[str, Any]) -> list[Loss]:
 
 
 def _left_out(name: str, number: int, unit: str) -> str:
-    found = f"{name} has no finite value in {number} {unit}"
+    problem = f"{name} has no finite value in {number} {unit}"
     if name.endswith(f".{CONE_PT}"):
-        return f"{found}; their pT is beyond the map, or in its last bin"
-    return f"{found}; the cut or histogram {name} leaves them out"
+        return f"{problem}; their pT is beyond the map, or in its last bin"
+    return f"{problem}; the cut or histogram {name} leaves them out"
 
 
 def as_floats(value: Any) -> NDArray[np.float64]:
@@ -652,10 +653,10 @@ def _answer(
     value = _evaluated(cut, columns)
     if _is_truth(value):
         truth = _truth(value)
-        found = getattr(truth.sure, "ndim", 0)
-        if found == dimensions or (constant and found == 0):
+        depth = getattr(truth.sure, "ndim", 0)
+        if depth == dimensions or (constant and depth == 0):
             return truth
-        if found == 0:
+        if depth == 0:
             raise ConfigError(f"{_called(name, cut)} is the same for every {each}; drop it")
     raise ConfigError(
         f"{_called(name, cut)} should give a yes or no for each {each}, as a comparison does"

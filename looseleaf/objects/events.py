@@ -78,10 +78,10 @@ class Selection:
         values, branches = self.column(text), Branches(self._events)
         expression = Expression(text)
         if not np.isfinite(values).all():
-            found = expression(branches)
-            if np.ndim(found) == 0:
+            unfilled = expression(branches)
+            if np.ndim(unfilled) == 0:
                 raise ConfigError(f"{name}: {text!r} is the same for every lepton, and not finite")
-            missing = self._floats(ak.is_none(found, axis=-1)) > 0
+            missing = self._floats(ak.is_none(unfilled, axis=-1)) > 0
             known = {name: self._floats(branches[name]) for name in expression.names}
             undecided.check(name, expression, known, values, among & ~missing, "leptons")
         return values
@@ -110,10 +110,10 @@ def fired(events: Any, paths: Sequence[str]) -> NDArray[np.bool_]:
     Raises `DataFileError` if it has none of them.
     """
     fields = events.HLT.fields if "HLT" in events.fields else []
-    there = [path.removeprefix("HLT_") for path in paths if path.removeprefix("HLT_") in fields]
-    if not there:
+    present = [path.removeprefix("HLT_") for path in paths if path.removeprefix("HLT_") in fields]
+    if not present:
         raise DataFileError(f"none of {', '.join(paths)} is among the events' HLT paths")
-    each = [ak.to_numpy(events.HLT[path]) for path in there]
+    each = [ak.to_numpy(events.HLT[path]) for path in present]
     any_path: NDArray[np.bool_] = np.any(each, axis=0)
     return any_path
 
@@ -130,9 +130,9 @@ def recorded(events: Any, triggers: Sequence[Mapping[str, Any]]) -> NDArray[np.b
     any_trigger: NDArray[np.bool_] = np.logical_or.reduce(each)
     if not events.metadata["data"] or "primary" not in triggers[0]:
         return any_trigger
-    here = set(events.metadata["primary"])
-    mine = np.array([not here.isdisjoint(trigger["primary"]) for trigger in triggers])
-    own: NDArray[np.bool_] = mine[each.argmax(axis=0)]
+    primaries = set(events.metadata["primary"])
+    takes = np.array([not primaries.isdisjoint(trigger["primary"]) for trigger in triggers])
+    own: NDArray[np.bool_] = takes[each.argmax(axis=0)]
     return any_trigger & own
 
 

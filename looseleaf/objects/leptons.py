@@ -76,10 +76,10 @@ class WorkingPoints:
         `undecided` may count them as `<collection>.<point>.cone_pt`.
         """
         expression = self._cone(collection, name)
-        found = expression(objects)
+        pt = expression(objects)
         which = f"{collection}.{name}.{CONE_PT}"
-        undecided.check(which, expression, objects, found, among, "leptons")
-        return found
+        undecided.check(which, expression, objects, pt, among, "leptons")
+        return pt
 
     def _cone(self, collection: str, name: str) -> Expression:
         if (collection, name) not in self._cone_pts:
@@ -104,14 +104,14 @@ class WorkingPoints:
 
     def behind(self, used: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
         """The declarations of some points, (collection, name), and of those they build on."""
-        found: dict[str, dict[str, Any]] = {}
+        by_collection: dict[str, dict[str, Any]] = {}
         for collection, name in used:
             point: str | None = name
             while point is not None:
                 declared = self._declared[collection][point]
-                found.setdefault(collection, {})[point] = declared
+                by_collection.setdefault(collection, {})[point] = declared
                 point = declared.get("like")
-        return found
+        return by_collection
 
     def to_json(self) -> Mapping[str, Any]:
         return self._declared

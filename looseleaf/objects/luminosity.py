@@ -25,9 +25,9 @@ def sections(runs: Any, lumis: Any) -> Sections:
     pairs = np.unique(np.stack([runs, lumis], axis=1).astype(np.int64), axis=0)
     out: Sections = {}
     for run in np.unique(pairs[:, 0]):
-        mine = pairs[pairs[:, 0] == run, 1]
-        starts = [0, *(np.flatnonzero(np.diff(mine) > 1) + 1), len(mine)]
-        out[str(run)] = [[int(mine[a]), int(mine[b - 1])] for a, b in pairwise(starts)]
+        of_run = pairs[pairs[:, 0] == run, 1]
+        starts = [0, *(np.flatnonzero(np.diff(of_run) > 1) + 1), len(of_run)]
+        out[str(run)] = [[int(of_run[a]), int(of_run[b - 1])] for a, b in pairwise(starts)]
     return out
 
 
@@ -55,11 +55,11 @@ class _Mask(NamedTuple):
 
     def __call__(self, runs: Any, lumis: Any) -> NDArray[np.bool_]:
         """Which sections lie in a range; `runs` and `lumis` have one entry for each."""
-        found = _joined(runs, lumis)
+        sections = _joined(runs, lumis)
         # ranges don't overlap: the last that begins before a section is the only one to hold it
-        index = np.searchsorted(self.first, found, side="right")
+        index = np.searchsorted(self.first, sections, side="right")
         last = np.concatenate([np.zeros(1, np.uint64), self.last])
-        return (index > 0) & (found <= last[index])
+        return (index > 0) & (sections <= last[index])
 
 
 def _joined(runs: Any, lumis: Any) -> NDArray[np.uint64]:
@@ -67,9 +67,9 @@ def _joined(runs: Any, lumis: Any) -> NDArray[np.uint64]:
     return (run << np.uint64(32)) | lumi
 
 
-def common(found: Mapping[str, Any], golden: str) -> Sections:
+def common(recorded: Mapping[str, Any], golden: str) -> Sections:
     """The sections that a golden JSON certifies."""
-    pairs = _pairs(found)
+    pairs = _pairs(recorded)
     return sections(*pairs[_mask(golden)(*pairs.T)].T)
 
 

@@ -56,10 +56,10 @@ def corrected_collection(
     Raises `ConfigError` if it is of none, or of several.
     """
     branches = cut_columns(correction["inputs"].values())
-    found = sorted({branch.partition("_")[0] for branch in branches} & set(collections))
-    if len(found) != 1:
+    matching = sorted({branch.partition("_")[0] for branch in branches} & set(collections))
+    if len(matching) != 1:
         raise ConfigError(
             f"corrections.{name}.inputs: a weight of leptons takes branches of one collection of "
-            f"{', '.join(collections)}, not of {' and '.join(found) or 'none'}"
+            f"{', '.join(collections)}, not of {' and '.join(matching) or 'none'}"
         )
-    return found[0]
+    return matching[0]

@@ -31,11 +31,11 @@ def clamped_bins(
 def _pairs(maps: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """The variations of a map file that go both ways: name, up and down. The two turns about an
     axis, `pt1` and `pt2`, are such; one that is a check, `prompt_off`, is none."""
-    there = {key.removeprefix("ratio_") for key in maps if key.startswith("ratio_")}
-    for name in sorted(there):
+    variations = {key.removeprefix("ratio_") for key in maps if key.startswith("ratio_")}
+    for name in sorted(variations):
         for up, down in (("_up", "_down"), ("1", "2")):
             base = name.removesuffix(up)
-            if base != name and base + down in there:
+            if base != name and base + down in variations:
                 yield base, name, base + down
 
 
@@ -121,13 +121,13 @@ def predict(bins: ak.Array, tight: ak.Array, rates: NDArray[np.float64], cap: fl
     zero = odds == 0
     zeros = ak.sum(zero, axis=1)
     rest = ak.prod(ak.where(zero, 1.0, odds), axis=1)
-    others = ak.where(
+    other_odds = ak.where(
         zero,
         ak.where(zeros == 1, rest, 0.0),
         ak.where(zeros == 0, rest, 0.0) / ak.where(zero, 1.0, odds),
     )
     event = np.repeat(np.arange(len(number)), ak.to_numpy(counts))[flat_failing]
-    slope = ak.to_numpy(ak.flatten(others))[flat_failing] / (1 - rate[flat_failing]) ** 2
+    slope = ak.to_numpy(ak.flatten(other_odds))[flat_failing] / (1 - rate[flat_failing]) ** 2
     return Prediction(
         weight=weight,
         failing=number,

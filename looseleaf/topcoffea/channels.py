@@ -146,23 +146,23 @@ def _named(where: str, channel: str, cut: str, cuts: Mapping[str, str]) -> str:
 
 
 def _region(where: str, name: str, data_only: bool) -> Region:
-    found = REGION.fullmatch(name)
-    flipped = found is not None and found["sign"] == "SS_OS"
-    if found is None or (flipped and (found["kind"], found["number"]) != ("AR", "2")):
+    match = REGION.fullmatch(name)
+    flipped = match is not None and match["sign"] == "SS_OS"
+    if match is None or (flipped and (match["kind"], match["number"]) != ("AR", "2")):
         raise ConfigError(
             f"{where}: {name!r} is no region; there are isSR_2lSS, isAR_2lSS, isAR_2lSS_OS, "
             "isSR_2lOS, isSR_3l, isAR_3l and the like with another number of leptons"
         )
     sign = {
         None: "",
-        "SS": f" and abs(charge) == {found['number']}",
+        "SS": f" and abs(charge) == {match['number']}",
         "OS": " and charge == 0",
         "SS_OS": " and charge == 0",
-    }[found["sign"]]
-    cut = f"n_lep == {found['number']}{sign}"
+    }[match["sign"]]
+    cut = f"n_lep == {match['number']}{sign}"
     if flipped:
         return Region(FLIPS, cut, True, True)
-    tight = found["kind"] == "SR"
+    tight = match["kind"] == "SR"
     return Region(SIGNAL if tight else NONPROMPT, cut, tight, data_only)
 
 
@@ -190,22 +190,22 @@ def _once(where: str, jets: Sequence[Any]) -> None:
 
 def _range(where: str, text: Any) -> tuple[int, float]:
     """The least and the largest number of jets."""
-    found = _number_of_jets(where, text)
-    number = int(found["number"])
-    return {"=": (number, number), ">": (number, math.inf), "<": (0, number)}[found["relation"]]
+    match = _number_of_jets(where, text)
+    number = int(match["number"])
+    return {"=": (number, number), ">": (number, math.inf), "<": (0, number)}[match["relation"]]
 
 
 def _number_of_jets(where: str, text: Any) -> re.Match[str]:
-    found = JETS.fullmatch(str(text))
-    if found is None:
+    match = JETS.fullmatch(str(text))
+    if match is None:
         raise ConfigError(
             f"{where}: {text!r} should be a number of jets as '=4', '>7' (7 or more) or '<3' "
             "(3 or fewer)"
         )
-    return found
+    return match
 
 
 def _jets(where: str, text: Any) -> tuple[str, str]:
-    found = _number_of_jets(where, text)
-    relation, word = RELATIONS[found["relation"]]
-    return f"{word}{found['number']}j", f"n_jet {relation} {found['number']}"
+    match = _number_of_jets(where, text)
+    relation, word = RELATIONS[match["relation"]]
+    return f"{word}{match['number']}j", f"n_jet {relation} {match['number']}"

@@ -90,9 +90,9 @@ def check_processes(datasets: Iterable[Mapping[str, Any]], file: str) -> None:
             )
 
 
-def _check_coefficients(analysis: TopCoffeaAnalysis, known: set[str], file: str) -> None:
+def _check_coefficients(analysis: TopCoffeaAnalysis, coefficients: set[str], file: str) -> None:
     """Refuse coefficients that no sample has or no card takes, and ranges that are none."""
-    for name in sorted(known):
+    for name in sorted(coefficients):
         if is_reserved(name) or not COEFFICIENT.fullmatch(name):
             raise ConfigError(
                 f"{file}: datasets: a sample has the Wilson coefficient {name!r}; datacards take "
@@ -100,17 +100,17 @@ def _check_coefficients(analysis: TopCoffeaAnalysis, known: set[str], file: str)
             )
     for name, ends in analysis.scan.items():
         check_rising(ends, f"{file}: scan.{name}")
-    kept = known if analysis.coefficients is None else analysis.coefficients
+    kept = coefficients if analysis.coefficients is None else analysis.coefficients
     named: dict[str, Collection[str]] = {"coefficients": analysis.coefficients or []}
     named |= {f"points.{label}": point for label, point in analysis.points.items()}
     named["datacards.coefficients"] = analysis.datacards.coefficients or []
     named["scan"] = analysis.scan
-    for key, wanted in named.items():
-        for name in wanted:
-            if name not in known:
+    for key, used in named.items():
+        for name in used:
+            if name not in coefficients:
                 raise ConfigError(
                     f"{file}: {key}: {name!r} is no Wilson coefficient of its datasets; "
-                    f"there are {', '.join(sorted(known)) or 'none'}"
+                    f"there are {', '.join(sorted(coefficients)) or 'none'}"
                 )
             if name not in kept:
                 raise ConfigError(f"{file}: {key}: {name!r} isn't in the analysis' coefficients")
@@ -121,13 +121,15 @@ def check_regions(analysis: TopCoffeaAnalysis, file: str) -> None:
     with located(file):
         channels = analysis.multiplied_channels()
     roles = {name: {region.role for region in c.regions} for name, c in channels.items()}
-    for name, there in roles.items():
-        if analysis.nonprompt is not None and NONPROMPT not in there:
+    for name, region_roles in roles.items():
+        if analysis.nonprompt is not None and NONPROMPT not in region_roles:
             raise ConfigError(
                 f"{file}: channels: {name!r} has no region isAR_, but nonprompt leaves simulation "
                 "its prompt leptons alone"
             )
-    if analysis.flips is not None and not any(FLIPS in there for there in roles.values()):
+    if analysis.flips is not None and not any(
+        FLIPS in region_roles for region_roles in roles.values()
+    ):
         raise ConfigError(f"{file}: flips: no channel has the region isAR_2lSS_OS to predict from")
 
 
@@ -197,12 +199,12 @@ def _check_nuisances(
 def _check_corrections(analysis: TopCoffeaAnalysis, datasets: Mapping[str, Any], file: str) -> None:
     """Refuse corrections of nothing: of no collection of leptons, or a year without simulation."""
     years = {datasets[name].get("year") for name in analysis.datasets["simulation"]}
-    for name, wanted in analysis.corrections.items():
+    for name, correction in analysis.corrections.items():
         key = f"{file}: corrections.{name}"
-        if "of" in wanted:
+        if "of" in correction:
             with located(file):
-                corrected_collection(name, wanted, analysis.working_points)
-        for year in wanted.get("years", []):
+                corrected_collection(name, correction, analysis.working_points)
+        for year in correction.get("years", []):
             if year not in years:
                 raise ConfigError(f"{key}.years: no simulation of {year} in its datasets")
 
@@ -231,11 +233,11 @@ def _check_theory(
         if not varies(theory, declared["process"]):
             continue
         for direction in ("Up", "Down"):
-            wanted = theory["sums"] + direction
-            if wanted not in declared.get("sums_of_weights", {}):
+            sum_name = theory["sums"] + direction
+            if sum_name not in declared.get("sums_of_weights", {}):
                 key = f"{declared['declared_in']}: {dataset}.sums_of_weights"
                 raise ConfigError(
-                    f"{key}: there is no {wanted!r}, which systematics.theory.{name} of "
+                    f"{key}: there is no {sum_name!r}, which systematics.theory.{name} of "
                     f"{analysis.name} is normalised with"
                 )
 

@@ -65,10 +65,10 @@ def combine(
     covered: list[Plain] = []
     for name, dataset in datasets.items():
         factors = factors_of(name, dataset, analysis, original_of(ledgers[name]))
-        found = read_histograms(processed[name])[0]
-        for kind in failing if dataset["data"] and FAILING in found else ():
-            failing[kind] += int(found[FAILING][kind])
-        for observable, filled in eft_histograms(found).items():
+        contents = read_histograms(processed[name])[0]
+        for kind in failing if dataset["data"] and FAILING in contents else ():
+            failing[kind] += int(contents[FAILING][kind])
+        for observable, filled in eft_histograms(contents).items():
             if not np.isfinite(filled.terms(flow=True)).all():
                 raise DataFileError(
                     f"dataset {name}: the weights in {observable} add up to no number: a "
@@ -76,7 +76,7 @@ def combine(
                 )
             for process, varied in _by_process(filled, dataset, factors, analysis).items():
                 parts.setdefault(observable, {}).setdefault(process, []).append(varied)
-        covered.append(weighed(found[COVERAGE], factors[NOMINAL]))
+        covered.append(weighed(contents[COVERAGE], factors[NOMINAL]))
     total = {observable: _added(by_process) for observable, by_process in parts.items()}
     everything = sum(covered[1:], start=covered[0])
     refuse_most_beyond(analysis, everything, observable_edges(analysis), "events")
@@ -165,8 +165,8 @@ def _added(by_process: Mapping[str, list[Varied]]) -> EFTHist:
     for process, parts in by_process.items():
         for label in dict.fromkeys(label for varied in parts for label in varied):
             for varied in parts:
-                one = varied.get(label, varied[NOMINAL])
-                tagged = one.with_category(SYSTEMATIC, label).with_category(PROCESS, process)
+                histogram = varied.get(label, varied[NOMINAL])
+                tagged = histogram.with_category(SYSTEMATIC, label).with_category(PROCESS, process)
                 if total is None:
                     total = tagged
                 else:
@@ -196,13 +196,13 @@ def yields_of(analysis: TopCoffeaAnalysis, filled: EFTHist) -> dict[str, Any]:
     return out
 
 
-def text_table(found: Mapping[str, Any]) -> str:
+def text_table(channels: Mapping[str, Any]) -> str:
     """The yields as a text: a block a channel, a row a process, a column an EFT point.
 
     Below what is expected stands its sum, of which the errors are taken as independent, then data.
     """
     lines = []
-    for channel, processes in found.items():
+    for channel, processes in channels.items():
         points = list(next(iter(processes.values())))
         expected = {process: at for process, at in processes.items() if process != DATA}
         total = {

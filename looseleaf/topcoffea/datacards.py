@@ -60,12 +60,12 @@ def write_datacards(
     is no part of the model: its file says so and is no card, and the workspace lacks it. Raises
     `DataFileError` if there is nothing in any channel.
     """
-    found, _ = read_histograms(histograms)
+    by_observable, _ = read_histograms(histograms)
     observable = analysis.card_observable
-    filled = found[observable]
-    wanted = analysis.datacards.coefficients
-    wanted = filled.coefficients if wanted is None else wanted
-    coefficients = kept_coefficients(filled, analysis.signal, wanted)
+    filled = by_observable[observable]
+    considered = analysis.datacards.coefficients
+    considered = filled.coefficients if considered is None else considered
+    coefficients = kept_coefficients(filled, analysis.signal, considered)
     channels = {name: channel_model(analysis, filled, name, coefficients) for name in cards}
     fitted = {name: model for name, model in channels.items() if model.templates}
     if not fitted:
@@ -74,7 +74,7 @@ def write_datacards(
             "missing, or are the cuts too tight?"
         )
     folder = Path(next(iter(cards.values()))).parent
-    say(f"topcoffea {analysis.name}", _of_the_cards(wanted, coefficients, folder, channels))
+    say(f"topcoffea {analysis.name}", _of_the_cards(considered, coefficients, folder, channels))
     for channel, model in channels.items():
         root = templates[channel]
         write_root(root, _histograms(channel, model, filled.axes[observable]))
@@ -85,13 +85,13 @@ def write_datacards(
 
 
 def _of_the_cards(
-    wanted: Sequence[str],
+    considered: Sequence[str],
     coefficients: Sequence[str],
     folder: Path,
     channels: Mapping[str, ChannelModel],
 ) -> Iterator[str]:
     """What the log is to say of all cards."""
-    idle = [name for name in wanted if name not in coefficients]
+    idle = [name for name in considered if name not in coefficients]
     if idle:
         yield (
             f"the coefficients {', '.join(idle)} move no signal by more than {NEGLIGIBLE:g} of the "
@@ -236,15 +236,17 @@ def _histograms(channel: str, model: ChannelModel, axis: Any) -> dict[str, Weigh
     """What the ROOT file of a channel holds; `DataFileError` if two have one name."""
     out = {OBSERVED: _histogram(model.observed, model.observed, axis)}
     for template in model.templates:
-        mine = {template.name: _histogram(template.values, template.variances, axis)}
+        of_template = {template.name: _histogram(template.values, template.variances, axis)}
         for label, values in template.variations.items():
-            mine[f"{template.name}_{label}"] = _histogram(values, np.zeros_like(values), axis)
-        for name in mine.keys() & out.keys():
+            of_template[f"{template.name}_{label}"] = _histogram(
+                values, np.zeros_like(values), axis
+            )
+        for name in of_template.keys() & out.keys():
             raise DataFileError(
                 f"channel {channel}: two templates would be called {name!r}, of {template.name!r} "
                 "and of another process: rename a process or a systematic"
             )
-        out |= mine
+        out |= of_template
     return out
 
 

@@ -83,20 +83,20 @@ class EFTModel:
         """The statistical factors: which parameters they are, of which bins, their places among
         the auxiliary measurements, and their widths."""
         config = self.model.config
-        found: list[tuple[int, int, int, float]] = []
+        factors: list[tuple[int, int, int, float]] = []
         of_channel = {statistical(channel): channel for channel in config.channels}
         start = 0
         for name in config.auxdata_order:
             parameters = config.param_set(name)
             if name in of_channel:
                 first = config.channel_slices[of_channel[name]].start
-                found += [
+                factors += [
                     (slices[name].start + i, first + i, start + i, width)
                     for i, width in enumerate(parameters.width())
                     if not held[slices[name].start + i]
                 ]
             start += parameters.n_parameters
-        columns = np.array(found, np.float64).reshape(-1, 4).T
+        columns = np.array(factors, np.float64).reshape(-1, 4).T
         self._stat, self._stat_bins, self._stat_places = columns[:3].astype(np.int64)
         self._stat_widths = columns[3]
 
@@ -214,10 +214,10 @@ class EFTModel:
         likelier than another."""
         for channel in self._workspace["channels"]:
             filled = np.any([sample["data"] for sample in channel["samples"]], axis=0)
-            here = data[self.model.config.channel_slices[channel["name"]]]
-            for index in np.flatnonzero((here > 0) & ~filled):
+            observed = data[self.model.config.channel_slices[channel["name"]]]
+            for index in np.flatnonzero((observed > 0) & ~filled):
                 raise FitFailed(
-                    f"channel {channel['name']}: {here[index]:g} events of data are in bin "
+                    f"channel {channel['name']}: {observed[index]:g} events of data are in bin "
                     f"{index + 1}, where no process has any: merge bins of the observable, or add "
                     "the process that they are of"
                 )

@@ -51,12 +51,12 @@ class FlipMap:
         """`nominal`, and those that the map has of its uncertainty."""
         if len(self._correction.inputs) < 3:
             return ["nominal"]
-        found = ["nominal"]
+        names = ["nominal"]
         for name in ("stat_up", "stat_down"):
             with suppress(IndexError):
                 self._correction.evaluate(name, 30.0, 0.0)
-                found.append(name)
-        return found
+                names.append(name)
+        return names
 
     def probability(
         self, pt: NDArray[Any], abs_eta: NDArray[Any], systematic: str = "nominal"

@@ -52,8 +52,8 @@ def factors_of(
     of events isn't what is declared.
     """
     lumi = analysis.luminosity_of(dataset.get("year"))
-    found = _sum_of_weights(name, dataset, analysis.normalise, original)
-    factors = {NOMINAL: scale_to_luminosity(name, dataset, lumi, found)}
+    total = _sum_of_weights(name, dataset, analysis.normalise, original)
+    factors = {NOMINAL: scale_to_luminosity(name, dataset, lumi, total)}
     for systematic, theory in analysis.systematics.theory.items():
         if dataset["data"] or not varies(theory, dataset["process"]):
             continue
@@ -86,18 +86,18 @@ def _theory_sum(
             "is asked for (the first is 0). If they are a skim that left them out, declare the "
             "sums and say normalise: declared in the analysis"
         )
-    found: float | None = sums[place]
-    if found is None:
+    total: float | None = sums[place]
+    if total is None:
         raise DataFileError(f"dataset {name}: {branch}[{place}] is not a number in some events")
     # what is stated speaks of all files
     complete = not original.get("left_out")
-    if stated is not None and complete and abs(found - stated) > SUM_TOLERANCE * stated:
+    if stated is not None and complete and abs(total - stated) > SUM_TOLERANCE * stated:
         of = f"nSumOfWeights_{key}" if "listed" in dataset else f"{name}.sums_of_weights.{key}"
         raise DataFileError(
             f"{dataset['declared_in']}: {of}: {stated:g} is stated; the {original['events']} "
-            f"events of the files of {name} sum {branch}[{place}] up to {found:g}"
+            f"events of the files of {name} sum {branch}[{place}] up to {total:g}"
         )
-    return found
+    return total
 
 
 def _sum_of_weights(
@@ -110,7 +110,7 @@ def _sum_of_weights(
         _check_complete(name, dataset, original)
         declared: float = listed["sum_of_weights"]
         return declared
-    found: float = original["sum_of_weights"]
+    total: float = original["sum_of_weights"]
     if dataset.get("wc_names"):
         if not original["eft_sums"]:
             raise DataFileError(
@@ -118,30 +118,30 @@ def _sum_of_weights(
                 "weights; of a skim that doesn't say them, have a sample's file state it and say "
                 "normalise: declared in the analysis"
             )
-        found = original["eft_sums"][0]
+        total = original["eft_sums"][0]
     if listed is None or source == "declared":
-        return found
+        return total
     left_out = original.get("left_out", [])
     known = [file["events"] for file in left_out if file["events"] is not None]
-    there = original["events"] + sum(known)
+    events = original["events"] + sum(known)
     # of a file that can't be opened any number may be stated
-    fewer = len(known) == len(left_out) and there < listed["events"]
-    if fewer or there > listed["events"]:
+    fewer = len(known) == len(left_out) and events < listed["events"]
+    if fewer or events > listed["events"]:
         raise DataFileError(
             f"{dataset['declared_in']}: nEvents: {listed['events']} are stated, the files of "
-            f"{name} have {there}: is a file missing, or one too many? "
+            f"{name} have {events}: is a file missing, or one too many? "
             "If they are a skim, say normalise: declared in the analysis"
         )
     if dataset["data"] or left_out:
-        return found
+        return total
     stated = listed["sum_of_weights"]
-    if abs(found - stated) > SUM_TOLERANCE * stated:
+    if abs(total - stated) > SUM_TOLERANCE * stated:
         raise DataFileError(
             f"{dataset['declared_in']}: nSumOfWeights: {stated:g} is stated for "
             f"{listed['events']} events; the {original['events']} events of the files of {name} "
-            f"sum up to {found:g}. If the files are a skim, say normalise: declared in the analysis"
+            f"sum up to {total:g}. If the files are a skim, say normalise: declared in the analysis"
         )
-    return found
+    return total
 
 
 def _check_complete(name: str, dataset: Mapping[str, Any], original: Mapping[str, Any]) -> None:

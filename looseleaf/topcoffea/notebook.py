@@ -86,11 +86,11 @@ def eft_analysis(
         raise ConfigError(f"{path}: kind: {declared.kind!r} should be {TopCoffeaAnalysis.kind!r}")
     points = read_yaml(working_points)
     check(points, schema("working_points"), str(working_points))
-    others: dict[str, Analysis] = {}
+    analyses: dict[str, Analysis] = {}
     for map_path in measured:
-        one = read_analysis(map_path, base)
-        others[one.name] = one
-    analysis = TopCoffea().completed(declared, others, samples, str(path))
+        measured_analysis = read_analysis(map_path, base)
+        analyses[measured_analysis.name] = measured_analysis
+    analysis = TopCoffea().completed(declared, analyses, samples, str(path))
     check_regions(analysis, str(path))
     check_processes((sample for sample in samples.values() if not sample["data"]), str(path))
     check_years(analysis, samples, str(path))

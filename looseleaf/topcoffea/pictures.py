@@ -41,9 +41,11 @@ def pictures(
     """Each observable in each channel, and the curve of each coefficient to scan."""
     lumi = analysis.lumi_ifb
     lumi = sum(lumi.values()) if isinstance(lumi, Mapping) else lumi
-    found = eft_histograms(read_histograms(histograms)[0])
+    by_observable = eft_histograms(read_histograms(histograms)[0])
     caption = partial(plots.label, lumi_ifb=lumi, energies=energies)
-    nominal = {name: filled.select(**{SYSTEMATIC: NOMINAL}) for name, filled in found.items()}
+    nominal = {
+        name: filled.select(**{SYSTEMATIC: NOMINAL}) for name, filled in by_observable.items()
+    }
     for observable, filled in nominal.items():
         for channel in analysis.multiplied_channels():
             fig, ax = stack(analysis, filled.select(**{CHANNEL: channel}), observable, channel)
@@ -66,12 +68,12 @@ def by_process(filled: EFTHist, point: Mapping[str, float]) -> dict[str, Weighte
     }
 
 
-def _folded(one: Weighted) -> Weighted:
-    view = one.view(flow=True)
+def _folded(histogram: Weighted) -> Weighted:
+    view = histogram.view(flow=True)
     for sums in (view.value, view.variance):
         sums[1:-1] = folded(sums)
         sums[[0, -1]] = 0.0
-    return one
+    return histogram
 
 
 def stack(
@@ -84,7 +86,7 @@ def stack(
     signals = [process for process in sm if process in analysis.signal]
     order = [*(process for process in sm if process not in signals), *signals]
     total = _total([sm[process] for process in order])
-    known = np.where(total.values() > 0, total.values(), np.nan)
+    expected = np.where(total.values() > 0, total.values(), np.nan)
     edges = total.axes[0].edges
     with mpl.rc_context(mplhep.style.CMS):
         fig = Figure(figsize=(11, 10), dpi=plots.DPI, layout="constrained")
@@ -99,28 +101,28 @@ def stack(
         )
         error = np.sqrt(total.variances())
         plots.draw_band(ax, edges, total.values(), error, "Statistical uncertainty")
-        plots.draw_band(below, edges, np.where(np.isnan(known), np.nan, 1.0), error / known)
+        plots.draw_band(below, edges, np.where(np.isnan(expected), np.nan, 1.0), error / expected)
         top, top_ratio = np.max(total.values() + error, initial=1e-9), 2.0
         beyond: list[tuple[NDArray[np.float64], str]] = []
         moved = {label: point for label, point in analysis.points.items() if point}
         for (label, point), colour, style in zip(
             moved.items(), cycle(POINT_COLOURS), cycle(POINT_STYLES), strict=False
         ):
-            there = by_process(filled, point)
-            values = _total([there[process] for process in order]).values()
+            at_point = by_process(filled, point)
+            values = _total([at_point[process] for process in order]).values()
             line = {"linewidth": 2, "baseline": None, "color": colour, "linestyle": style}
             ax.stairs(values, edges, label=label, **line)
-            below.stairs(values / known, edges, **line)
-            beyond.append((values / known, colour))
+            below.stairs(values / expected, edges, **line)
+            beyond.append((values / expected, colour))
             top = max(top, np.max(values))
-            top_ratio = np.nanmax(values / known, initial=top_ratio)
+            top_ratio = np.nanmax(values / expected, initial=top_ratio)
         if data is not None and analysis.unblind:
             values, centres = data.values(), (edges[1:] + edges[:-1]) / 2
             # Garwood's interval: a bin without events has an upper end
             bars = np.abs(poisson_interval(values) - values)
             ax.errorbar(centres, values, bars, fmt="ko", label="Data")
-            below.errorbar(centres, values / known, bars / known, fmt="ko")
-            beyond.append((values / known, "black"))
+            below.errorbar(centres, values / expected, bars / expected, fmt="ko")
+            beyond.append((values / expected, "black"))
             top = max(top, np.max(values + bars[1]))
         ax.set_ylim(min(0.0, float(np.min(total.values()))), 1.7 * top)
         ax.set_ylabel("Events / bin")
@@ -175,7 +177,7 @@ def curve(
     analysis: TopCoffeaAnalysis, filled: EFTHist, name: str, scan: NDArray[np.float64]
 ) -> tuple[Figure, Any]:
     """-2 Delta ln L against a coefficient, and below the signals' yields over the SM's."""
-    there = [process for process in analysis.signal if process in filled.categories(PROCESS)]
+    signals = [process for process in analysis.signal if process in filled.categories(PROCESS)]
     points = np.zeros((len(scan), len(filled.coefficients)))
     points[:, filled.coefficients.index(name)] = scan
     with mpl.rc_context(mplhep.style.CMS):
@@ -189,7 +191,7 @@ def curve(
             ax.text(place, level, text, va="bottom", fontsize=15, color="grey")
         ax.set_ylim(0, 10)
         ax.set_ylabel(r"$-2\,\Delta\ln L$ (expected, statistical)", fontsize=20)
-        for process in there:
+        for process in signals:
             total = filled.select(**{PROCESS: process}).project()
             below.plot(scan, total.values(points) / total.values(), linewidth=2, label=process)
         below.set_ylabel("Yield / SM", fontsize=20)

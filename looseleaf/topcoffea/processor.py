@@ -154,7 +154,9 @@ class TopCoffeaProcessor(ProcessorABC):
             name: Expression(observable["expression"])
             for name, observable in analysis.observables.items()
         }
-        self._flips_by = {name: self._flip_keys(*there) for name, there in self._channels.items()}
+        self._flips_by = {
+            name: self._flip_keys(*channel_cuts) for name, channel_cuts in self._channels.items()
+        }
 
     def _flip_keys(
         self, cuts: Sequence[Expression], regions: Sequence[tuple[Region, Expression]]
@@ -273,8 +275,8 @@ class TopCoffeaProcessor(ProcessorABC):
         """The observables by how leptons are seen, looked at where the events are filled."""
         values = {}
         for key, quantities in seen.items():
-            here = [f.mask for f in filled if (f.key if f.key in seen else SIGNAL) == key]
-            among = _any(here, size)
+            masks = [f.mask for f in filled if (f.key if f.key in seen else SIGNAL) == key]
+            among = _any(masks, size)
             values[key] = {
                 name: counter.numbers(name, expression, quantities, among)
                 for name, expression in self._observables.items()
@@ -349,7 +351,7 @@ class TopCoffeaProcessor(ProcessorABC):
         """Loose leptons by collection: whether they are tight, and what rates go by; and which of
         the events' leptons are loose and which tight."""
         offsets = stacked(self._maps)[0] if self._maps else {}
-        found, masks = {}, {}
+        by_collection, masks = {}, {}
         for collection, roles in self._analysis.working_points.items():
             every = events[collection]
             loose = self._points.passes(collection, roles["loose"], every, undecided)
@@ -368,8 +370,8 @@ class TopCoffeaProcessor(ProcessorABC):
                 if not is_data:
                     flavour = leptons.genPartFlav
                     leptons["prompt"] = (flavour == PROMPT[0]) | (flavour == PROMPT[1])
-            found[collection] = leptons
-        return found, masks
+            by_collection[collection] = leptons
+        return by_collection, masks
 
     def _corrected(
         self, declared: Mapping[str, Any], events: Any, masks: Mapping[str, Any]
@@ -379,8 +381,8 @@ class TopCoffeaProcessor(ProcessorABC):
         weight = partial(self._corrections.of_event, events=events, chosen=masks)
         each = {name: weight(name) for name in declared}
         out = {NOMINAL: np.prod([np.ones(len(events)), *each.values()], axis=0)}
-        for name, wanted in declared.items():
-            for side in wanted.get("variations", {}):
+        for name, correction in declared.items():
+            for side in correction.get("variations", {}):
                 varied = {**each, name: weight(name, variation=f"{name}_{side}")}
                 out[name + side.capitalize()] = np.prod(list(varied.values()), axis=0)
         return out
@@ -431,19 +433,19 @@ class TopCoffeaProcessor(ProcessorABC):
         and what else is uncertain of it."""
         offsets, rates = stacked(self._maps)
         out = {NOMINAL: rates}
-        for collection, one in self._maps.items():
-            mine = slice(offsets[collection], offsets[collection] + one.size)
+        for collection, rate_map in self._maps.items():
+            place = slice(offsets[collection], offsets[collection] + rate_map.size)
             measured = self._nonprompt["maps"][collection]
-            statistics = (one.rate + one.sigma, one.rate - one.sigma)
+            statistics = (rate_map.rate + rate_map.sigma, rate_map.rate - rate_map.sigma)
             variations = {NONPROMPT_RATE.format(map=measured): statistics}
             variations |= {
                 OF_A_MAP.format(collection=collection, name=name): pair
-                for name, pair in one.systematics.items()
+                for name, pair in rate_map.systematics.items()
             }
             for full, pair in variations.items():
                 for direction, rate in zip(("Up", "Down"), pair, strict=True):
                     out[full + direction] = rates.copy()
-                    out[full + direction][mine] = rate.ravel()
+                    out[full + direction][place] = rate.ravel()
         return out
 
     def _jets(self, events: Any, is_data: bool) -> Iterator[tuple[str, Any]]:
@@ -514,24 +516,24 @@ class TopCoffeaProcessor(ProcessorABC):
                 blind = is_data and region.role == SIGNAL and not self._analysis.unblind
                 if without_map or blind or (region.data_only and not is_data):
                     continue
-                here = undecided.keeps(name, [requirement], seen[SIGNAL], selected)
-                here = here & (tight if region.tight else ~tight)
+                mask = undecided.keeps(name, [requirement], seen[SIGNAL], selected)
+                mask = mask & (tight if region.tight else ~tight)
                 if region.predicted:
-                    here &= ~flipped
+                    mask &= ~flipped
                 if region.role != FLIPS:
-                    yield Filled(name, region.role, region.role, passing & here)
+                    yield Filled(name, region.role, region.role, passing & mask)
                     continue
                 for key in self._flips_by[name]:
                     # counted already, with the charges as they are
-                    flips = undecided.anew().keeps(name, cuts, seen[key], selected & here)
-                    yield Filled(name, FLIPS, key, flips & selected & here)
+                    flips = undecided.anew().keeps(name, cuts, seen[key], selected & mask)
+                    yield Filled(name, FLIPS, key, flips & selected & mask)
 
     def _weights(self, events: Any) -> tuple[Weights, NDArray[Any] | None]:
         """Each event's weight, and the terms of an EFT sample, whose weight they carry."""
         names, dataset = events.metadata["wc_names"], events.metadata["dataset"]
         if bool(names) != (EFT_COEFFICIENTS in events.fields):
-            there = "has no" if names else "declares no wc_names for its"
-            raise DataFileError(f"dataset {dataset}: {there} {EFT_COEFFICIENTS}")
+            problem = "has no" if names else "declares no wc_names for its"
+            raise DataFileError(f"dataset {dataset}: {problem} {EFT_COEFFICIENTS}")
         if not names:
             return weights(events), None
         expected = len(quadratic_terms(names))

@@ -77,16 +77,16 @@ def factors(coefficients: Sequence[str], point: Sequence[float]) -> dict[str, fl
 
 
 def kept_coefficients(
-    filled: EFTHist, signals: Sequence[str], wanted: Sequence[str] | None
+    filled: EFTHist, signals: Sequence[str], considered: Sequence[str] | None
 ) -> list[str]:
-    """The coefficients that move any bin of a signal; `wanted` are those to consider."""
+    """The coefficients that change a bin of a signal, of those `considered` (None: of all)."""
     nominal = filled.select(**{SYSTEMATIC: NOMINAL})
-    names = list(filled.coefficients if wanted is None else wanted)
+    names = list(filled.coefficients if considered is None else considered)
     columns = [set(term) - {"sm"} for term in quadratic_terms(filled.coefficients)]
-    there = [name for name in signals if name in nominal.categories(PROCESS)]
-    if not there:
+    present = [name for name in signals if name in nominal.categories(PROCESS)]
+    if not present:
         return []
-    terms = nominal.select(**{PROCESS: there}).terms(flow=True)
+    terms = nominal.select(**{PROCESS: present}).terms(flow=True)
     moved = np.abs(terms) > NEGLIGIBLE * np.abs(terms[..., :1])
     return [
         name
@@ -102,20 +102,20 @@ def templates_of(
 
     The variances of quad_i are the quartic's coefficient of c_i^4, from its values at five points.
     """
-    here = filled.select(**{CHANNEL: channel})
+    of_channel = filled.select(**{CHANNEL: channel})
     single = [{name: value} for name in coefficients for value in (1.0, 2.0, -1.0, -2.0)]
     pairs = [{a: 1.0, b: 1.0} for a, b in combinations(coefficients, 2)]
     points = [{}, *single, *pairs]
     out = []
-    for process in here.categories(PROCESS):
-        mine = here.select(**{PROCESS: process})
+    for process in of_channel.categories(PROCESS):
+        histogram = of_channel.select(**{PROCESS: process})
         is_signal = process in signals
         moved = coefficients if is_signal else ()
         contents = {}
-        for label in mine.categories(SYSTEMATIC):
-            terms = np.moveaxis(mine.select(**{SYSTEMATIC: label}).terms(flow=True), -1, 0)
+        for label in histogram.categories(SYSTEMATIC):
+            terms = np.moveaxis(histogram.select(**{SYSTEMATIC: label}).terms(flow=True), -1, 0)
             contents[label] = _parts(folded(terms), filled.coefficients, moved)
-        nominal = mine.select(**{SYSTEMATIC: NOMINAL})
+        nominal = histogram.select(**{SYSTEMATIC: NOMINAL})
         squares = nominal.variances(points if is_signal else points[:1], flow=True)
         errors = _squares(folded(squares), moved)
         # a variation of another process is no cell of this one, up nor down
@@ -169,9 +169,13 @@ def _squares(variances: Any, moved: Sequence[str]) -> dict[str, Any]:
     """The variances of the parts, from those at the points of `templates_of`."""
     out = {"sm": variances[0]}
     for index, name in enumerate(moved):
-        one, two, minus, minus_two = variances[1 + 4 * index : 5 + 4 * index]
-        fourth = (two + minus_two - 4 * (one + minus) + 6 * variances[0]) / 24
-        out[f"lin_{name}"] = one
+        at_plus_one, at_plus_two, at_minus_one, at_minus_two = variances[
+            1 + 4 * index : 5 + 4 * index
+        ]
+        fourth = (
+            at_plus_two + at_minus_two - 4 * (at_plus_one + at_minus_one) + 6 * variances[0]
+        ) / 24
+        out[f"lin_{name}"] = at_plus_one
         out[f"quad_{name}"] = np.maximum(fourth, 0.0)
     first_pair = 1 + 4 * len(moved)
     for index, (a, b) in enumerate(combinations(moved, 2)):

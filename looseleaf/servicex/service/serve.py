@@ -124,12 +124,12 @@ def _crew(service: Service, volume: Path) -> Crew:
 
 def _safe(service: Service) -> None:
     try:
-        here = ipaddress.ip_address(service.host).is_loopback
+        is_local = ipaddress.ip_address(service.host).is_loopback
     except ValueError:
-        here = service.host == "localhost"
+        is_local = service.host == "localhost"
     if (service.certificate is None) != (service.key is None):
         raise ConfigError("--certificate and --key come together")
-    if not here and not (service.token and service.certificate):
+    if not is_local and not (service.token and service.certificate):
         raise ConfigError(
             f"--host {service.host}: others can reach this address, so it takes a token and TLS "
             "(--certificate, --key); 127.0.0.1 is for this machine alone"
