@@ -204,12 +204,12 @@ def test_analysis_of_an_undeclared_dataset(refused: Refusal) -> None:
 
 def test_normalisation_needs_a_cross_section(refused: Refusal) -> None:
     message = refused(file=DEMO, edit=lambda d: d["QCD_Pt-15to20"].pop("xsec_pb"))
-    assert "'QCD_Pt-15to20' needs an xsec_pb to be normalised" in message
+    assert "'QCD_Pt-15to20' needs xsec_pb, since this analysis normalises simulation" in message
 
 
 def test_data_among_simulation(refused: Refusal) -> None:
     message = refused(file=EFT, edit=lambda a: a["datasets"]["simulation"].append("SingleMuon"))
-    assert message.endswith("datasets: 'SingleMuon' is data; here simulation is expected")
+    assert message.endswith("datasets: 'SingleMuon' is data, but this group takes simulation")
 
 
 def test_binomial_interval_of_weighted_events(refused: Refusal) -> None:
@@ -258,11 +258,11 @@ DATA = "config/analyses/muon_data.yaml"
         ),
         (
             lambda a: a["datasets"].update(subtract=["SingleMuon"]),
-            "datasets: 'SingleMuon' stands in more than one group",
+            "datasets: 'SingleMuon' is in more than one group",
         ),
         (
             lambda a: a["datasets"].update(subtract=["SingleMuon"], measure=["WJetsToLNu"]),
-            "datasets: 'SingleMuon' is data; here simulation is expected",
+            "datasets: 'SingleMuon' is data, but this group takes simulation",
         ),
         (
             lambda a: a["datasets"].pop("non_prompt"),
@@ -287,7 +287,7 @@ DATA = "config/analyses/muon_data.yaml"
         ),
         (
             lambda a: a.update(corrections={"pu": {"file": "x", "correction": "y", "inputs": {}}}),
-            "corrections.pu.file: there is no file 'x'",
+            "corrections.pu.file: the file 'x' does not exist",
         ),
         (
             lambda a: a.update(cuts={"met": "MET_pt < 9"}),
@@ -334,7 +334,7 @@ def test_a_fake_rate_analysis_that_does_not_fit_together(
     [
         (
             lambda a: a["datasets"].update(prompt=["SingleMuon"], observe=["TTTo2L2Nu"]),
-            "datasets: 'SingleMuon' is data; here simulation is expected",
+            "datasets: 'SingleMuon' is data, but this group takes simulation",
         ),
         (lambda a: a.pop("unblind"), "the key 'unblind' is missing"),
         (lambda a: a["channels"].update(e="n_ele == 1"), "channels.e: n_ele needs maps.Electron"),
@@ -358,21 +358,21 @@ MU, ELE = {"paths": ["HLT_IsoMu24"]}, {"paths": ["HLT_Ele32_WPTight_Gsf"]}
     [
         (
             [MU, ELE],
-            "datasets: SingleMuon and MultiLepton may hold the same events; say of each trigger "
-            "whose it is, as primary: [SingleMuon], or declare their years",
+            "datasets: SingleMuon and MultiLepton may hold the same events; give each trigger "
+            "its primary dataset, as primary: [SingleMuon], or declare their years",
         ),
         ([], "datasets: SingleMuon and MultiLepton may hold the same events"),
         (
             [{**MU, "primary": ["SingleMuon"]}, ELE],
-            "triggers: HLT_Ele32_WPTight_Gsf: primary is missing, others have it",
+            "triggers: HLT_Ele32_WPTight_Gsf: primary is missing; other triggers have it",
         ),
         (
             [{**MU, "primary": ["SingleMuon"]}, {**ELE, "primary": ["EGamma"]}],
-            "triggers: HLT_Ele32_WPTight_Gsf: no data of EGamma is listed, events of theirs would",
+            "triggers: HLT_Ele32_WPTight_Gsf: no data of EGamma is listed, so their events would",
         ),
         (
             [{**MU, "primary": ["SingleMuon"]}],
-            "datasets: 'MultiLepton': no trigger is of primary MultiLepton",
+            "datasets: 'MultiLepton': no trigger has primary MultiLepton",
         ),
     ],
 )
@@ -455,9 +455,11 @@ def test_data_of_years_holds_no_event_of_another(
     ):
         assert f"{names[0]} and {names[1]} of 2018 may hold the same" in outcome(names, [MU, ELE])
     both = ["DoubleEG_2017", "SingleElectron_2017"]
-    assert "of 2017 may hold the same events; say of each trigger" in outcome(both, [], FLIPS)
+    assert "of 2017 may hold the same events; give each trigger its primary" in outcome(
+        both, [], FLIPS
+    )
     assert outcome(both, [{**ELE, "primary": ["DoubleEG", "SingleElectron"]}], FLIPS) == "accepted"
-    assert "may hold the same events; measure with one" in outcome(both, [], MUON)
+    assert "may hold the same events; keep one of them" in outcome(both, [], MUON)
     # a word more is an era, or a skim
     same = ["DoubleEG_B-ver1_HIPM_UL_NDSkim_2017", "DoubleEG_C-new_OSUSkim_2017", "DoubleEG_2017"]
     assert outcome(same, [], MUON) == "accepted"
@@ -476,7 +478,7 @@ def test_data_of_no_year_may_be_of_any(main_config: dict[str, Any], repo: Path) 
 def test_a_signed_map_is_not_applied(refused: Refusal) -> None:
     maps = {"Muon": "seed2021"}
     message = refused(file=CLOSURE, edit=lambda a: a.update(maps=maps))
-    assert message.endswith("maps.Muon: 'seed2021' is no map of |eta|")
+    assert message.endswith("maps.Muon: 'seed2021' isn't binned in |eta|")
 
 
 def test_only_data_has_a_luminosity_mask(refused: Refusal) -> None:
@@ -484,7 +486,7 @@ def test_only_data_has_a_luminosity_mask(refused: Refusal) -> None:
     message = refused(file=DEMO, edit=lambda d: d["TTTo2L2Nu"].update(lumi_mask=mask))
     assert message == "datasets: TTTo2L2Nu.lumi_mask: only data has luminosity sections"
     message = refused(file=DEMO, edit=lambda d: d["SingleMuon"].update(lumi_mask="gone.json"))
-    assert "SingleMuon.lumi_mask: there is no file 'gone.json'" in message
+    assert "SingleMuon.lumi_mask: the file 'gone.json' does not exist" in message
 
 
 def test_signal_that_is_no_process(refused: Refusal) -> None:
@@ -518,7 +520,7 @@ def test_cut_of_the_transform_that_does_not_parse(refused: Refusal) -> None:
 
 def test_dataset_named_like_a_result(refused: Refusal) -> None:
     message = refused(file=DEMO, edit=lambda d: d.update(map={**d["TTTo2L2Nu"], "das": "/a/b/c"}))
-    assert message == "datasets: 'map' is the name of a result; choose another"
+    assert message == "datasets: 'map' is the name of a result; choose another name"
 
 
 def test_falling_bin_edges(refused: Refusal) -> None:
@@ -552,8 +554,14 @@ def test_channel_that_speaks_of_something_unknown(refused: Refusal) -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("no_such", "maps.Muon: 'no_such' is no fake-rate analysis listed before it"),
-        ("tth_eft", "maps.Muon: 'tth_eft' is no fake-rate analysis listed before it"),
+        (
+            "no_such",
+            "maps.Muon: 'no_such' isn't a fake-rate analysis that is listed before this one",
+        ),
+        (
+            "tth_eft",
+            "maps.Muon: 'tth_eft' isn't a fake-rate analysis that is listed before this one",
+        ),
         ("electron", "maps.Muon: 'electron' is a map of Electrons"),
     ],
 )
@@ -564,12 +572,15 @@ def test_application_of_a_map_that_does_not_fit(refused: Refusal, name: str, why
 
 def test_two_datasets_of_one_das_name(refused: Refusal) -> None:
     message = refused(file=DEMO, edit=lambda d: d.update(again={**d["TTTo2L2Nu"], "process": "x"}))
-    assert "'again' and 'TTTo2L2Nu' are both /TTTo2L2Nu_demo/looseleaf-v1/NANOAODSIM" in message
+    assert (
+        "'again' and 'TTTo2L2Nu' have the same das, /TTTo2L2Nu_demo/looseleaf-v1/NANOAODSIM"
+        in message
+    )
 
 
 def test_missing_file(refused: Refusal) -> None:
     message = refused(lambda c: c.update(analyses=["config/analyses/muom.yaml"]))
-    assert "configuration: analyses: there is no file 'config/analyses/muom.yaml'" in message
+    assert "configuration: analyses: the file 'config/analyses/muom.yaml' does not exist" in message
 
 
 def test_unknown_site(refused: Refusal) -> None:
@@ -968,7 +979,7 @@ def test_a_file_of_two_samples_counts_twice(
     config = copy.deepcopy(main_config)
     config["datasets"].append(str(cfg))
     twice = (
-        f"{tmp_path}/second.json: files: root://host/b.root is a file of 'first' already, its "
+        f"{tmp_path}/second.json: files: root://host/b.root already belongs to 'first', so its "
         "events would count twice; list one of the two samples"
     )
     # told where nothing uses the second, an error where something does
@@ -1103,7 +1114,7 @@ def test_names_that_are_too_long_for_files(
 ) -> None:
     message = refused(lambda c: c["analyses"].append(FLIPS), file, edit)
     assert message.endswith(
-        f": '{'n' * 96}... has more than the 200 characters that a file's name can"
+        f": '{'n' * 96}... is longer than 200 characters, too long for a file name"
     )
 
 
@@ -1117,7 +1128,7 @@ def test_names_that_are_too_long_together(refused: Refusal, repo: Path, file: st
         analysis["observables"]["o" * 100] = next(iter(analysis["observables"].values()))
 
     message = refused(file=file, edit=lambda analysis: edit(analysis, "c"))
-    assert "name a picture together, which takes no more than 255 characters" in message
+    assert "give a picture a file name of more than 255 characters" in message
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         refused(file=file, edit=edit)
 

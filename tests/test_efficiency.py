@@ -575,7 +575,7 @@ def test_a_bin_without_an_efficiency_is_named(measured: Path, tmp_path: Path, si
         ({"datasets": {"measure": ["SingleMuonZ"]}}, "datasets: the key 'simulation' is missing"),
         (
             {"datasets": {"measure": ["ZToLL"], "simulation": ["SingleMuonZ"]}},
-            "'SingleMuonZ' is data; here simulation is expected",
+            "'SingleMuonZ' is data, but this group takes simulation",
         ),
         (
             {"datasets": {"measure": ["SingleMuonZ", "DiLepton"], "simulation": ["ZToLL"]}},

@@ -813,7 +813,7 @@ def test_three_lines_of_a_notebook(filesets: dict[str, Fileset], tmp_path: Path)
     fileset, _ = configured(tmp_path / "both.yaml", tmp_path / "SingleMuon.json", *ways[1:])
     assert fileset["SingleMuon"]["metadata"]["primary"] == ["SingleMuon"]
     (tmp_path / "both.yaml").write_text(yaml.safe_dump({**settings, "triggers": both[1:]}))
-    with pytest.raises(ConfigError, match="'SingleMuon': no trigger is of primary SingleMuon"):
+    with pytest.raises(ConfigError, match="'SingleMuon': no trigger has primary SingleMuon"):
         configured(tmp_path / "both.yaml", tmp_path / "SingleMuon.json", *ways[1:])
     # a file that is left out isn't read
     (tmp_path / "t.json").write_text(
