@@ -279,7 +279,7 @@ DATA = "config/analyses/muon_data.yaml"
         ),
         (
             lambda a: a.update(momentum="cone"),
-            "Muon.tight_simple declares no cone_pt, which momentum: cone needs",
+            "Muon.tight_simple needs a cone_pt, because an analysis says momentum: cone",
         ),
         (
             lambda a: a["observables"]["npvs"].update(edges=[3, 2]),
@@ -548,7 +548,10 @@ def test_cut_that_does_not_parse_is_pointed_at(refused: Refusal) -> None:
 
 def test_channel_that_speaks_of_something_unknown(refused: Refusal) -> None:
     message = refused(file=EFT, edit=lambda a: a["channels"].update(x="n_leptons == 2"))
-    assert "channels.x: 'n_leptons == 2' speaks of 'n_leptons'; known are n_lep" in message
+    assert (
+        "channels.x: 'n_leptons == 2' uses 'n_leptons', which is unknown; there are n_lep"
+        in message
+    )
 
 
 @pytest.mark.parametrize(
@@ -670,7 +673,7 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
                     "a",
                     {"of": "tight"},
                     {},
-                    "corrections.a.inputs: a weight of leptons takes branches of one collection of "
+                    "corrections.a.inputs: a lepton weight takes branches of exactly one of "
                     "Muon, Electron, not of none",
                 ),
                 (

@@ -156,7 +156,7 @@ def test_a_cut_on_a_counter(filesets: Mapping[str, Fileset]) -> None:
 @pytest.mark.parametrize(
     ("cut", "message"),
     [
-        ("Tau_pt > 3", "an expression speaks of 'Tau_pt', which is no branch of these events"),
+        ("Tau_pt > 3", "an expression uses 'Tau_pt', which isn't a branch of these events"),
         ("Muon_pt > 3", "the cut 'Muon_pt > 3' should give a yes or no for each event"),
         ("MET_pt * 2", "the cut 'MET_pt \\* 2' should give a yes or no for each event"),
     ],
@@ -511,8 +511,8 @@ def test_corrections_of_loose_leptons_weigh_the_tight_too(
     ("expression", "message"),
     [
         ("Jet_pt", "'Jet_pt' should give one number for each event, or for each lepton"),
-        ("Jet_pt - Muon_pt", "'Jet_pt - Muon_pt' mixes lists of different lengths"),
-        ("Tau_pt", "an expression speaks of 'Tau_pt'"),
+        ("Jet_pt - Muon_pt", "'Jet_pt - Muon_pt' combines lists of different lengths"),
+        ("Tau_pt", "an expression uses 'Tau_pt'"),
     ],
 )
 def test_an_observable_that_is_none(
@@ -546,7 +546,7 @@ def test_corrections_of_tight_leptons_weigh_the_tight_alone(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"correction": "pileup"}, r"pileup\.json: no correction 'pileup'; there are vertices"),
+        ({"correction": "pileup"}, r"pileup\.json: has no correction 'pileup'; it has vertices"),
         ({"inputs": {}}, r"corrections\.x\.inputs: 'vertices' takes number, not none"),
         ({"choices": {}}, r"corrections\.x\.choices: 'vertices' takes side, not none"),
         ({"inputs": {"number": "PV_npvs + 90"}}, r"corrections\.x: .*minimum\(\) and maximum"),

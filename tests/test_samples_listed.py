@@ -190,7 +190,7 @@ def test_a_sample_that_is_wrong_keeps_no_other_from_being_read(tmp_path: Path) -
         ),
     }
     # by itself, where nothing says which are used, each of them is an error
-    with pytest.raises(ConfigError, match=r"line 3: 'tHq\.jsn' is no sample"):
+    with pytest.raises(ConfigError, match=r"line 3: 'tHq\.jsn' is not a sample"):
         read_samples(cfg)
 
 

@@ -1,4 +1,4 @@
-"""Weights of simulated events from correctionlib files: pile-up, scale factors, any other."""
+"""Weights of simulated events from correctionlib files: pile-up, scale factors and others."""
 
 import gzip
 import json
@@ -18,10 +18,10 @@ from looseleaf.objects.needed_branches import corrected_collection
 
 
 def read_correction(path: str | Path, name: str) -> str:
-    """One correction of a file, as the text of a correctionlib file of its own.
+    """One correction of a file, as the text of a correctionlib file that holds it alone.
 
-    A file can hold megabytes of corrections, and every chunk of work takes its own along. Raises
-    `ConfigError` naming the file if it can't be read or holds no correction of that name.
+    A file can hold megabytes of corrections, and each chunk is sent with its own. Raises
+    `ConfigError` naming the file if it can't be read or has no correction of that name.
     """
     try:
         raw = Path(path).read_bytes()
@@ -30,7 +30,7 @@ def read_correction(path: str | Path, name: str) -> str:
     except (OSError, EOFError, ValueError, KeyError, TypeError) as problem:
         raise ConfigError(f"{path}: not a correctionlib file: {problem}") from None
     if name not in known:
-        raise ConfigError(f"{path}: no correction {name!r}; there are {', '.join(sorted(known))}")
+        raise ConfigError(f"{path}: has no correction {name!r}; it has {', '.join(sorted(known))}")
     return json.dumps({"schema_version": 2, "corrections": [known[name]]})
 
 
@@ -42,13 +42,13 @@ def _correction(text: str, name: str) -> Any:
 class Corrections:
     """The corrections that an analysis declares.
 
-    `declared` is the section `corrections` of an analysis by name: the `correction` of a file, an
-    expression over branches for each of its numeric `inputs`, a word for each of its text inputs
-    (`choices`), other words by `variations`, and in `of` whose weight it is: that of every `loose`
-    lepton, of the `tight` ones, or without `of` the event's. `texts` are what `read_correction`
-    gave, by name.
+    `declared` is the section `corrections` of an analysis, by name. Each entry has the name of a
+    `correction` in its file, an expression over branches for each numeric input (`inputs`), a word
+    for each text input (`choices`), and other words by variation (`variations`). `of` says which
+    leptons the weight belongs to, `loose` or `tight` ones; without it, the weight is of the event.
+    `texts` are the results of `read_correction`, by name.
 
-    Raises `ConfigError` if inputs are missing, unknown or of the other kind.
+    Raises `ConfigError` if inputs are missing, unknown or of the wrong type.
     """
 
     def __init__(self, declared: Mapping[str, Mapping[str, Any]], texts: Mapping[str, str]) -> None:
@@ -66,8 +66,8 @@ class Corrections:
                 unknown = set(words) - {n for n, kind in kinds.items() if kind == "string"}
                 if unknown:
                     raise ConfigError(
-                        f"corrections.{name}.variations.{side}: {sorted(unknown)[0]!r} is no text "
-                        f"input of {entry['correction']!r}"
+                        f"corrections.{name}.variations.{side}: {sorted(unknown)[0]!r} isn't a "
+                        f"text input of {entry['correction']!r}"
                     )
             for key, is_text in (("inputs", False), ("choices", True)):
                 expected = {n for n, kind in kinds.items() if (kind == "string") == is_text}
@@ -89,7 +89,7 @@ class Corrections:
         return cls(declared, texts)
 
     def event_weight(self, events: Any, variation: str = "nominal") -> NDArray[np.float64]:
-        """The product of all corrections of events, in a variation; one for each event."""
+        """The product of all event corrections in a variation, one number for each event."""
         weight = np.ones(len(events))
         for name, entry in self._declared.items():
             if "of" not in entry:
@@ -102,13 +102,13 @@ class Corrections:
         jagged = [inputs[k] for k, v in values.items() if getattr(v, "ndim", 0) > 1]
         if jagged:
             raise ConfigError(
-                f"corrections.{name}: {jagged[0]!r} has a value for each lepton; say of which "
-                "ones the weight is with `of: loose` or `of: tight`"
+                f"corrections.{name}: {jagged[0]!r} has a value for each lepton; set "
+                "`of: loose` or `of: tight` to say which leptons have the weight"
             )
         return self._evaluate(name, values, variation)
 
     def lepton_weight(self, selection: Selection, of: str, variation: str) -> NDArray[np.float64]:
-        """The product of all corrections of loose or tight leptons; one for each selected."""
+        """The product of all corrections of loose or tight leptons, one number for each lepton."""
         weight = np.ones(selection.size)
         for name, entry in self._declared.items():
             if entry.get("of") == of:
@@ -127,9 +127,10 @@ class Corrections:
         chosen: Mapping[str, Mapping[str, Any]],
         variation: str = "nominal",
     ) -> NDArray[np.float64]:
-        """What one correction makes of each event's weight: its own, or the product over leptons.
+        """The weight of each event from one correction: its own, or the product over its leptons.
 
-        `chosen` are jagged masks of the events' leptons by collection, of `loose` and `tight` ones.
+        `chosen` are jagged masks of the events' leptons, by collection and then by `loose` and
+        `tight`.
         """
         entry = self._declared[name]
         weight = np.ones(len(events))
@@ -153,7 +154,7 @@ class Corrections:
                 continue
             value = np.asarray(values[v.name], np.float64)
             if v.type == "int" and np.any(value != np.rint(value)):
-                raise ConfigError(f"corrections.{name}: {v.name} should be whole numbers")
+                raise ConfigError(f"corrections.{name}: {v.name} takes whole numbers only")
             arguments.append(value.astype(np.int64) if v.type == "int" else value)
         try:
             weight = correction.evaluate(*arguments)
@@ -163,5 +164,5 @@ class Corrections:
                 "them within its range"
             ) from None
         if not np.isfinite(weight).all():
-            raise ConfigError(f"corrections.{name}: gives weights that are not numbers")
+            raise ConfigError(f"corrections.{name}: some weights are NaN or infinite")
         return weight
