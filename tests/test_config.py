@@ -222,7 +222,7 @@ def test_prescale_of_counts(refused: Refusal) -> None:
         file="config/analyses/seed2021.yaml",
         edit=lambda a: a.update(triggers=[{"paths": ["HLT_Mu8"], "prescale": 10}]),
     )
-    assert message.endswith("triggers: a prescale needs weights: xsec")
+    assert message.endswith("triggers: set weights: xsec to use a prescale")
 
 
 def test_triggers_that_cover_a_lepton_twice(refused: Refusal) -> None:
@@ -233,7 +233,7 @@ def test_triggers_that_cover_a_lepton_twice(refused: Refusal) -> None:
 def test_tight_that_is_not_loose(refused: Refusal) -> None:
     message = refused(file=MUON, edit=lambda a: a.update(tight="seed2021_tight"))
     assert "tight: 'seed2021_tight' lacks the cut" in message
-    assert "what is tight has to be loose too" in message
+    assert "tight leptons have to be loose too" in message
 
 
 DATA = "config/analyses/muon_data.yaml"
@@ -250,7 +250,7 @@ DATA = "config/analyses/muon_data.yaml"
                 )
                 or a["datasets"]["measure"].append("QCD_Pt-15to20")
             ),
-            "datasets.measure: data and simulation don't add up",
+            "datasets.measure: has data and simulation; keep one kind",
         ),
         (
             lambda a: a["datasets"].update(measure=["QCD_Pt-15to20_x"]),
@@ -275,7 +275,7 @@ DATA = "config/analyses/muon_data.yaml"
         (lambda a: a.pop("prompt_fit"), "systematics.prompt: 'fit' needs a prompt_fit"),
         (
             lambda a: (a.pop("prompt_fit"), a["datasets"].pop("subtract")),
-            "systematics.prompt: there is no datasets.subtract to vary",
+            "systematics.prompt: needs a datasets.subtract to vary",
         ),
         (
             lambda a: a.update(momentum="cone"),
@@ -291,29 +291,29 @@ DATA = "config/analyses/muon_data.yaml"
         ),
         (
             lambda a: a.update(cuts={"met": "MET_pt < 9"}),
-            "cuts: 'met' has a meaning",
+            "cuts: 'met' is a reserved name",
         ),
         (
             lambda a: a["observables"].update(prompt_fit=a["observables"]["npvs"]),
-            "observables: 'prompt_fit' has a meaning",
+            "observables: 'prompt_fit' is a reserved name",
         ),
         (
             lambda a: a["observables"].update(coverage=a["observables"]["npvs"]),
-            "observables: 'coverage' has a meaning",
+            "observables: 'coverage' is a reserved name",
         ),
         (
             lambda a: a.update(
                 corrections={"stat": {"file": MUON, "correction": "y", "inputs": {}}}
             ),
-            "corrections: 'stat' has a meaning",
+            "corrections: 'stat' is a reserved name",
         ),
         (
             lambda a: a["triggers"][1].update(pt_min=30),
-            "triggers: leptons from 25 to 30 GeV would count nowhere",
+            "triggers: no trigger covers leptons from 25 to 30 GeV",
         ),
         (
             lambda a: a["triggers"][1].update(pt_max=20),
-            "triggers: nothing lies from 25 to 20 GeV",
+            "triggers: the range from 25 to 20 GeV is empty",
         ),
         (
             lambda a: a["systematics"].update(prompt={"up": 0.7, "down": 1.3}),
@@ -662,7 +662,7 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
         *[
             ({"corrections": {name: {**CORRECTION, **wanted}}, **more}, message)
             for name, wanted, more, message in (
-                ("jesUp", {}, {}, "corrections.jesUp: 'jesUp' has a meaning; choose another"),
+                ("jesUp", {}, {}, "corrections.jesUp: 'jesUp' is a reserved name; choose another"),
                 (
                     "a",
                     {},
@@ -704,11 +704,11 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
         ({"lumi_ifb": -1}, "lumi_ifb: -1 should be more than 0"),
         (
             {"observables": {"failing": {"expression": "ht", "label": "x", "edges": [0, 1]}}},
-            "observables: 'failing' has a meaning; choose another name",
+            "observables: 'failing' is a reserved name; choose another",
         ),
         (
             {"observables": {"entries": {"expression": "ht", "label": "x", "edges": [0, 1]}}},
-            "observables: 'entries' has a meaning; choose another name",
+            "observables: 'entries' is a reserved name; choose another",
         ),
         ({"lumi_ifb": {2018: 1.0}}, "lumi_ifb: goes by year, but 'tHq_EFT' declares none"),
         (
@@ -720,7 +720,7 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
         *[
             (
                 {"systematics": {"rate": {name: {"value": 1.1}}}},
-                f"systematics.rate.{name}: '{name}' has a meaning; choose another name",
+                f"systematics.rate.{name}: '{name}' is a reserved name; choose another",
             )
             for name in (
                 "nonprompt_rate_muon",

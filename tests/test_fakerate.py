@@ -700,7 +700,7 @@ def test_a_variation_that_empties_a_bin_keeps_the_nominal_rate() -> None:
     (loss,) = losses_of_variations(analysis_of(analysis), nominal, pairs)
     assert (loss.kind, loss.name, loss.count, loss.of) == ("empty bins", "away_jet_pt_up", 1, 2)
     assert loss.message == (
-        "the variation away_jet_pt_up leaves no loose lepton in 1 of 2 bins, which keep the "
+        "with the variation away_jet_pt_up, 1 of 2 bins have no loose lepton and keep the "
         "nominal rate: pt 0 to 1 GeV, abs_eta 0 to 1"
     )
 
@@ -925,7 +925,8 @@ def test_a_subtraction_may_leave_a_rate_above_one_and_says_so(
     (loss,) = about["losses"]
     assert loss["kind"] == "rate above one"
     assert loss["message"] == (
-        "the subtraction leaves a rate of 2, more than one, in pt 20 to 90 GeV, abs_eta 0 to 2.4"
+        "after the subtraction, the rate in pt 20 to 90 GeV, abs_eta 0 to 2.4 is 2, which is "
+        "above one"
     )
     # without the subtraction there is nothing that could make it
     q["tight"].view().value[0, 1, 0] = loose[1] + 5

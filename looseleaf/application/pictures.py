@@ -1,4 +1,4 @@
-"""The pictures of observed against predicted events, from their closure alone."""
+"""The pictures of observed and predicted events, from the closure file alone."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def pictures(
     label: str,
     energies: str = "13",
 ) -> None:
-    """Observed against predicted, a picture for each channel and observable."""
+    """Draw observed and predicted events, a picture for each channel and observable."""
     summary = read_json(closure)
     channels = summary["channels"]
     for channel, results in channels.items():

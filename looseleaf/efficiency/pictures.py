@@ -30,7 +30,7 @@ def pictures(
     label: str,
     energies: str = "13",
 ) -> None:
-    """The maps of efficiencies and of their ratio, and the fitted spectra of each bin."""
+    """Draw the maps of efficiencies and of their ratio, and the fitted spectra of each bin."""
     measured = read_json(summary)
     axes = [
         hist.axis.Variable(measured["pt"], label=f"{analysis.collection} $p_T$ [GeV]"),
@@ -53,7 +53,7 @@ def pictures(
 
 
 def _spectra(of_bin: Mapping[str, Any], edges: Any, title: str) -> tuple[Figure, Any]:
-    """Masses of passing probes over those of failing ones, with the fit and its background."""
+    """The masses of passing probes above those of failing ones, with the fit and its background."""
     fitted = of_bin["fit"]
     centres = (edges[1:] + edges[:-1]) / 2
     with mpl.rc_context(mplhep.style.CMS):

@@ -17,7 +17,7 @@ def pictures(
     label: str,
     energies: str = "13",
 ) -> None:
-    """The map of charge flips, of the summary that its measurement wrote."""
+    """Draw the map of charge flips from the summary of its measurement."""
     measured = read_json(summary)
     value, sigma = (np.array(measured[name]) for name in ("probability", "sigma"))
     axes = [

@@ -56,7 +56,7 @@ def check_analysis(analysis: TopCoffeaAnalysis, datasets: Mapping[str, Any], fil
     observable = analysis.card_observable
     for name in ("cutflow", "failing", "not_finite", names.COVERAGE, names.ENTRIES):
         if name in analysis.observables:
-            raise ConfigError(f"{file}: observables: {name!r} has a meaning; choose another name")
+            raise ConfigError(f"{file}: observables: {name!r} is a reserved name; choose another")
     if observable not in analysis.observables:
         raise ConfigError(f"{file}: datacards.observable: {observable!r} is no observable")
     for key in ("nonprompt", "flips", "unblind"):
@@ -251,4 +251,4 @@ def _check_nuisance(name: str, key: str) -> None:
         or name.endswith(("Up", "Down"))
         or weighed_alone(name) is not None
     ):
-        raise ConfigError(f"{key}: {name!r} has a meaning; choose another name")
+        raise ConfigError(f"{key}: {name!r} is a reserved name; choose another")
