@@ -491,13 +491,16 @@ def test_only_data_has_a_luminosity_mask(refused: Refusal) -> None:
 
 def test_signal_that_is_no_process(refused: Refusal) -> None:
     message = refused(file=EFT, edit=lambda a: a.update(signal=["tth"]))
-    assert message.endswith("signal: 'tth' is no process of its datasets; there are dy, ttH, ttbar")
+    assert message.endswith(
+        "signal: 'tth' is not a process of its datasets; there are dy, ttH, ttbar"
+    )
 
 
 def test_point_of_an_unknown_coefficient(refused: Refusal) -> None:
     message = refused(file=EFT, edit=lambda a: a["points"].update(x={"ctW": 1.0}))
-    assert "points.x: 'ctW' is no Wilson coefficient of its datasets; there are cpt, ctG, ctp" in (
-        message
+    assert (
+        "points.x: 'ctW' is not a Wilson coefficient of its datasets; there are cpt, ctG, ctp"
+        in (message)
     )
 
 
@@ -621,22 +624,25 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"coefficients": ["ctW"]}, "coefficients: 'ctW' is no Wilson coefficient of its datasets"),
+        (
+            {"coefficients": ["ctW"]},
+            "coefficients: 'ctW' is not a Wilson coefficient of its datasets",
+        ),
         ({"coefficients": ["cptb"]}, "points.ctp = 5: 'ctp' isn't in the analysis' coefficients"),
-        ({"scan": {"ctW": [-1, 1]}}, "scan: 'ctW' is no Wilson coefficient"),
+        ({"scan": {"ctW": [-1, 1]}}, "scan: 'ctW' is not a Wilson coefficient"),
         (
             {"datacards": {"coefficients": ["x"]}},
-            "datacards.coefficients: 'x' is no Wilson coefficient",
+            "datacards.coefficients: 'x' is not a Wilson coefficient",
         ),
-        ({"datacards": {"observable": "y"}}, "datacards.observable: 'y' is no observable"),
-        ({"lumi_ifb": {"2018": 1.0}}, "lumi_ifb: goes by year, but 'tHq_EFT' declares none"),
+        ({"datacards": {"observable": "y"}}, "datacards.observable: 'y' is not an observable"),
+        ({"lumi_ifb": {"2018": 1.0}}, "lumi_ifb: depends on the year, but 'tHq_EFT' declares none"),
         (
             {"systematics": {"rate": {"a": {"value": 1.1, "correlated": False}}}},
-            "systematics.rate.a: goes by year, but 'tHq_EFT' declares none",
+            "systematics.rate.a: depends on the year, but 'tHq_EFT' declares none",
         ),
         (
             {"systematics": {"rate": {"a": {"value": 1.1, "processes": ["qcd"]}}}},
-            "systematics.rate.a.processes: 'qcd' is no process of its datasets",
+            "systematics.rate.a.processes: 'qcd' is not a process of its datasets",
         ),
         (
             {
@@ -645,19 +651,20 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
                     "shape": {"a": {"weight": {"up": "2", "down": "1"}}},
                 }
             },
-            "systematics.shape.a: there is a systematics.rate.a already",
+            "systematics.shape.a: the name is already taken by systematics.rate.a",
         ),
         (
             {
                 "normalise": "declared",
                 "systematics": {"theory": {"ISR": {"branch": "PSWeight", "up": 0, "down": 2}}},
             },
-            "systematics.theory.ISR.sums: is missing; with normalise: declared they are declared",
+            "systematics.theory.ISR.sums: is missing; normalise: declared needs it",
         ),
         (
             {"systematics": {"theory": {"ISR": {"branch": "genWeight", "up": 0, "down": 2}}}},
-            "systematics.theory.ISR.branch: 'genWeight' is no branch of theory weights, whose "
-            "names end in Weight and whose sums the ledger has; others need normalise: declared",
+            "systematics.theory.ISR.branch: 'genWeight' is not a branch of theory "
+            "weights. Their names end in Weight and their sums are in the ledger; others need "
+            "normalise: declared",
         ),
         *[
             ({"corrections": {name: {**CORRECTION, **wanted}}, **more}, message)
@@ -667,7 +674,7 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
                     "a",
                     {},
                     {"systematics": {"rate": {"a": {"value": 1.1}}}},
-                    "corrections.a: there is a systematics.rate.a already",
+                    "corrections.a: the name is already taken by systematics.rate.a",
                 ),
                 (
                     "a",
@@ -686,9 +693,14 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
                     "a_2018",
                     {},
                     {"systematics": {"rate": {"a": {"value": 1.1, "correlated": False}}}},
-                    "rate.a: goes by year, but 'tHq_EFT' declares none",
+                    "rate.a: depends on the year, but 'tHq_EFT' declares none",
                 ),
-                ("a", {"years": [2018]}, {}, "corrections.a: goes by year, but 'tHq_EFT' declares"),
+                (
+                    "a",
+                    {"years": [2018]},
+                    {},
+                    "corrections.a: depends on the year, but 'tHq_EFT' declares",
+                ),
                 (
                     "a",
                     {"variations": {"up": {"side": "up"}}},
@@ -699,7 +711,7 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
         ],
         (
             {"systematics": {"shape": {"a": {"weight": {"up": "n_mu", "down": "n_taus"}}}}},
-            "systematics.shape.a.weight.down: 'n_taus' speaks of 'n_taus'",
+            "systematics.shape.a.weight.down: 'n_taus' uses 'n_taus'",
         ),
         ({"lumi_ifb": -1}, "lumi_ifb: -1 should be more than 0"),
         (
@@ -710,7 +722,7 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
             {"observables": {"entries": {"expression": "ht", "label": "x", "edges": [0, 1]}}},
             "observables: 'entries' is a reserved name; choose another",
         ),
-        ({"lumi_ifb": {2018: 1.0}}, "lumi_ifb: goes by year, but 'tHq_EFT' declares none"),
+        ({"lumi_ifb": {2018: 1.0}}, "lumi_ifb: depends on the year, but 'tHq_EFT' declares none"),
         (
             {"points": {"p": {"ctG": float("nan")}}},
             "points.p.ctG: nan is no number to",
@@ -762,7 +774,7 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
                     }
                 }
             },
-            "systematics.shape.a.processes: 'nonprompt' is no process of its datasets",
+            "systematics.shape.a.processes: 'nonprompt' is not a process of its datasets",
         ),
         (
             {
@@ -773,7 +785,7 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
                     },
                 }
             },
-            "flips: no channel has the region isAR_2lSS_OS to predict from",
+            "flips: no channel has the region isAR_2lSS_OS, from which",
         ),
         (
             {
@@ -781,18 +793,24 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
                     "2l": {"lep_chan_lst": [["2l_1b", "2lss"]], "appl_lst": ["isSR_2lSS"]},
                 }
             },
-            "channels: '2l_1b' has no region isAR_, but nonprompt leaves simulation its prompt",
+            "channels: '2l_1b' has no isAR_ region, but with nonprompt, simulation has prompt",
         ),
-        ({"leptons": {"Muon": "loose"}}, "leptons: give them, or maps in nonprompt"),
-        ({"cuts": {"2lss": "lep0_pt > 25"}}, "channels.2l.lep_chan_lst: 2lss_1b: no cut"),
+        ({"leptons": {"Muon": "loose"}}, "leptons: is missing; declare them, or maps in nonprompt"),
+        (
+            {"cuts": {"2lss": "lep0_pt > 25"}},
+            "channels.2l.lep_chan_lst: 2lss_1b: the cut 'exactly_1b' is not",
+        ),
         (
             {"nonprompt": {"maps": {"Muon": "electron"}, "cap": 0.8}},
             "nonprompt.maps.Muon: 'electron' is a map of Electrons",
         ),
-        ({"flips": {"map": "muon"}}, "flips.map: 'muon' is no flips analysis listed before it"),
+        (
+            {"flips": {"map": "muon"}},
+            "flips.map: 'muon' isn't a flips analysis that is listed before this one",
+        ),
         (
             {"datasets": {"simulation": ["tHq_EFT", "ttH_EFT"]}},
-            "nonprompt: takes data: name some in datasets.data",
+            "nonprompt: needs data; list it in datasets.data",
         ),
         (
             {"datasets": {"simulation": ["tHq_EFT"], "data": ["ttH_EFT"]}},
@@ -834,16 +852,19 @@ def test_year_that_the_luminosities_do_not_have(
         ({}, "accepted"),
         (
             {"triggers": [{**MU, "years": [2018]}]},
-            "is of the year 2017, of which there are no trig",
+            "is of the year 2017, for which there are no trig",
         ),
         ({"triggers": [{**MU, "years": [2017]}, {**ELE, "years": ["2018"]}]}, "accepted"),
-        ({"corrections": {"a": {**CORRECTION, "years": [2016]}}}, "a.years: no simulation of 2016"),
+        (
+            {"corrections": {"a": {**CORRECTION, "years": [2016]}}},
+            "a.years: its datasets have no simulation of 2016",
+        ),
         (
             {
                 "corrections": {"a_2017": CORRECTION},
                 "systematics": {"shape": {"a": {"jet_scale": UP_DOWN, "correlated": False}}},
             },
-            "corrections.a_2017: there is a systematics.shape.a already",
+            "corrections.a_2017: the name is already taken by systematics.shape.a",
         ),
         ({"lumi_ifb": {2017: 1.0, "2017": 2.0}}, ": '2017' is given twice"),
     ],
@@ -884,16 +905,16 @@ def test_declared_sums_of_theory_weights(refused_thq: Callable[..., str]) -> Non
     isr = {"branch": "PSWeight", "up": 0, "down": 2, "sums": "ISR"}
     changes = {"normalise": "declared", "systematics": {"theory": {"ISR": isr}}}
     assert refused_thq(lambda a: a.update(changes)) == (
-        "config/datasets/demo.yaml: tHq_EFT.sums_of_weights: there is no 'ISRUp', which "
-        "systematics.theory.ISR of thq is normalised with"
+        "config/datasets/demo.yaml: tHq_EFT.sums_of_weights: 'ISRUp' is missing; "
+        "systematics.theory.ISR of thq needs it for its normalisation"
     )
 
 
 @pytest.mark.parametrize("process", ["data_obs", "data", "nonprompt", "flips"])
 def test_simulation_is_not_called_as_what_data_makes(refused: Refusal, process: str) -> None:
     message = refused(file=DEMO, edit=lambda d: d["ttH_EFT"].update(process=process))
-    assert "tth_eft.yaml: datasets.simulation: 'ttH_EFT' is of the process" in message
-    assert f"{process!r}, which has a meaning" in message
+    assert "tth_eft.yaml: datasets.simulation: 'ttH_EFT' has the process" in message
+    assert f"{process!r}, which is a reserved name" in message
 
 
 @pytest.mark.parametrize("name", ["r", "MH", "prop_bin1", "a_b"])
@@ -1168,7 +1189,7 @@ def test_processes_that_results_would_take_for_one(
 
     analysis["signal"] = ["tt-Z"]
     with pytest.raises(
-        ConfigError, match=r"signal: 'tt-Z' is no process .*; results call it 'tt_Z'"
+        ConfigError, match=r"signal: 'tt-Z' is not a process .*; results call it 'tt_Z'"
     ):
         loaded("one", "same")
     analysis["signal"] = ["tt_Z"]
@@ -1177,6 +1198,6 @@ def test_processes_that_results_would_take_for_one(
     with pytest.raises(ConfigError) as problem:
         loaded("one", "other")
     assert str(problem.value) == (
-        f"{tmp_path}/eft.yaml: datasets: the processes 'tt-Z' and 'tt_Z' would both be 'tt_Z' in "
-        f"results; rename that of {tmp_path}/one.json or of {tmp_path}/other.json"
+        f"{tmp_path}/eft.yaml: datasets: the processes 'tt-Z' and 'tt_Z' would both be "
+        f"called 'tt_Z' in results; rename one, in {tmp_path}/one.json or {tmp_path}/other.json"
     )

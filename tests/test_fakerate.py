@@ -510,7 +510,7 @@ def test_corrections_of_loose_leptons_weigh_the_tight_too(
 @pytest.mark.parametrize(
     ("expression", "message"),
     [
-        ("Jet_pt", "'Jet_pt' should give one number for each event, or for each lepton"),
+        ("Jet_pt", "'Jet_pt' should give one number for each event, or for each selected lepton"),
         ("Jet_pt - Muon_pt", "'Jet_pt - Muon_pt' combines lists of different lengths"),
         ("Tau_pt", "an expression uses 'Tau_pt'"),
     ],
@@ -554,7 +554,7 @@ def test_corrections_of_tight_leptons_weigh_the_tight_alone(
         ({"inputs": {"number": "Muon_pt"}}, r"corrections\.x: 'Muon_pt' has a value for each lept"),
         (
             {"variations": {"up": {"sid": "low"}}},
-            r"corrections\.x\.variations\.up: 'sid' is no",
+            r"corrections\.x\.variations\.up: 'sid' isn't a text",
         ),
         ({"file": __file__}, r"test_fakerate\.py: not a correctionlib file"),
     ],
@@ -584,7 +584,7 @@ def test_weights_that_are_no_numbers(filesets: Mapping[str, Fileset], tmp_path: 
         "correction": "root",
         "inputs": {"number": "30 - PV_npvs"},
     }
-    with pytest.raises(ProcessingFailed, match=r"corrections\.x: gives weights that are not num"):
+    with pytest.raises(ProcessingFailed, match=r"corrections\.x: some weights are NaN"):
         result(filesets["q"], corrections={"x": wanted})
 
 
@@ -873,7 +873,7 @@ def test_empty_bins_are_named(filesets: Mapping[str, Fileset], tmp_path: Path) -
     message = (
         rf"analysis muon: 4 of 6 bins have no loose lepton, of {number:,} that were counted: "
         r"pt 10 to 20 GeV, abs_eta 2\.4 to 3; pt 20 to 90 GeV, abs_eta 2\.4 to 3; "
-        r"pt 90 to 900 GeV, abs_eta 0 to 2\.4; pt 90 to 900 GeV, abs_eta 2\.4 to 3\. Make its bins"
+        r"pt 90 to 900 GeV, abs_eta 0 to 2\.4; pt 90 to 900 GeV, abs_eta 2\.4 to 3\. Make the bins"
     )
     with pytest.raises(DataFileError, match=message):
         measured(tmp_path, found, binning=binning)
@@ -883,7 +883,7 @@ def test_empty_bins_are_named(filesets: Mapping[str, Fileset], tmp_path: Path) -
 
 def test_a_map_without_a_lepton(filesets: Mapping[str, Fileset], tmp_path: Path) -> None:
     found = {"q": {key: h * 0 for key, h in result(filesets["q"], binning=WIDE).items()}}
-    with pytest.raises(DataFileError, match="analysis muon: no loose lepton was counted in any"):
+    with pytest.raises(DataFileError, match="analysis muon: no bin has a loose lepton"):
         measured(tmp_path, found, allow={"empty_bins": True})
 
 

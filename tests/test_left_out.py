@@ -209,12 +209,12 @@ def test_a_listed_sample_leaves_out_too(tmp_path: Path) -> None:
         factors_of("t", dataset, analysis_of(analysis), {**original, "left_out": unknown}) == found
     )
     more = {**original, "events": 301, "left_out": unknown}
-    with pytest.raises(DataFileError, match="nEvents: 300 are stated, the files of t have 301"):
+    with pytest.raises(DataFileError, match="nEvents: states 300, but the files of t have 301"):
         factors_of("t", dataset, analysis_of(analysis), more)
     wrong = [{"name": "/store/b.root", "events": 99}]
-    with pytest.raises(DataFileError, match="nEvents: 300 are stated, the files of t have 299"):
+    with pytest.raises(DataFileError, match="nEvents: states 300, but the files of t have 299"):
         factors_of("t", dataset, analysis_of(analysis), {**original, "left_out": wrong})
-    with pytest.raises(DataFileError, match=r"t\.json: leave_out: the sums that are stated of t"):
+    with pytest.raises(DataFileError, match=r"t\.json: leave_out: the stated sums of t"):
         factors_of(
             "t",
             dataset,

@@ -345,7 +345,7 @@ def losses_of_variations(
         if bins:
             message = (
                 f"with the variation {name}, {len(bins)} of {emptied.size} bins have no loose "
-                f"lepton and keep the nominal rate:  {'; '.join(bins)}"
+                f"lepton and keep the nominal rate: {'; '.join(bins)}"
             )
             out.append(Loss("empty bins", name, len(bins), emptied.size, "bins", message))
     return out

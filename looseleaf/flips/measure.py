@@ -56,7 +56,7 @@ def estimate(
     """The flip probabilities that maximise the likelihood of the observed pairs.
 
     `opposite` and `same` count pairs at the peak by the bins of the two electrons, shape (bins,
-    bins); `beside` counts those in the bands beside it, and `scale` is the fraction of them
+    bins); `beside` counts those in the bands beside it, and `scale` times as many are
     expected beneath the peak. The likelihood is Poisson in each cell, with N_ij P_ij plus the
     background expected. chi2 is Pearson's, over cells with at least five expected pairs of equal
     charge. The covariance comes from the expected curvature of the likelihood, and includes the

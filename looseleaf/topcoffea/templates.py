@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from looseleaf.efthist import EFTHist, quadratic_terms
 from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, SYSTEMATIC
 
-# a coefficient whose every part is less than this of the Standard Model, in every bin, is left out
+# coefficients whose parts are all smaller than this fraction of the Standard Model are left out
 NEGLIGIBLE = 1e-4
 
 
 @dataclass(frozen=True)
 class Template:
-    """Contents and their squared errors by bin; what lies beyond the axis is in the last bins.
+    """Contents and squared errors by bin; the outermost bins include the flow bins.
 
     `part` is `sm`, `lin_<i>`, `quad_<i>` or `quad_mixed_<i>_<j>` of a signal, else empty.
     """
@@ -44,28 +44,30 @@ class Template:
 
     @property
     def name(self) -> str:
+        """The name of the template: that of its process and, for a signal, of its part."""
         return f"{self.process}_{self.part}" if self.part else self.process
 
 
 def parts_of(coefficients: Sequence[str]) -> list[str]:
+    """The names of a signal's parts for these coefficients."""
     single = [f"{kind}_{name}" for name in coefficients for kind in ("lin", "quad")]
     return ["sm", *single, *(f"quad_mixed_{a}_{b}" for a, b in combinations(coefficients, 2))]
 
 
 def statistical(channel: str) -> str:
-    """The name of the statistical factors of a channel's bins."""
+    """The name of the statistical factors of a channel."""
     return f"stat_{channel}"
 
 
 def coefficients_of(workspace: Mapping[str, Any]) -> list[str]:
-    """The coefficients of a workspace, by the names of its parts."""
+    """The coefficients of a workspace, from the names of its parts."""
     (measurement,) = workspace["measurements"]
     parts = [parameter["name"] for parameter in measurement["config"]["parameters"]]
     return [part.removeprefix("lin_") for part in parts if part.startswith("lin_")]
 
 
 def factors(coefficients: Sequence[str], point: Sequence[float]) -> dict[str, float]:
-    """What each part is multiplied with at a point, given in the order of the coefficients."""
+    """The factor of each part at a point, given in the order of the coefficients."""
     c = dict(zip(coefficients, point, strict=True))
     total = sum(c.values())
     pairs = {(a, b): c[a] * c[b] for a, b in combinations(coefficients, 2)}
@@ -98,7 +100,7 @@ def kept_coefficients(
 def templates_of(
     filled: EFTHist, channel: str, signals: Sequence[str], coefficients: Sequence[str]
 ) -> list[Template]:
-    """The templates of a channel: signals by their parts, other processes at the Standard Model.
+    """The templates of a channel: signals in parts, other processes at the Standard Model.
 
     The variances of quad_i are the quartic's coefficient of c_i^4, from its values at five points.
     """
@@ -118,7 +120,7 @@ def templates_of(
         nominal = histogram.select(**{SYSTEMATIC: NOMINAL})
         squares = nominal.variances(points if is_signal else points[:1], flow=True)
         errors = _squares(folded(squares), moved)
-        # a variation of another process is no cell of this one, up nor down
+        # a variation that only another process has leaves both directions of this one empty
         here_too = {
             _varied(label)
             for label, parts in contents.items()
@@ -133,7 +135,7 @@ def templates_of(
 
 
 def _varied(label: str) -> str:
-    """What a variation is of, whichever its direction."""
+    """The name of a variation without its direction."""
     return label.removesuffix("Up").removesuffix("Down")
 
 
@@ -148,9 +150,9 @@ def folded(contents: NDArray[np.float64]) -> NDArray[np.float64]:
 def _parts(
     terms: NDArray[np.float64], names: Sequence[str], moved: Sequence[str]
 ) -> dict[str, NDArray[np.float64]]:
-    """The parts in the coefficients `moved` of quadratics in `names`; terms have shape (K, bins).
+    """The parts of quadratics in `names`, for the coefficients `moved`; terms have shape (K, bins).
 
-    A part that no event has is zero and no remainder of a difference.
+    A part without events is exactly zero, not the rounding of a difference.
     """
     by_name = dict(zip(map(frozenset, quadratic_terms(names)), terms, strict=True))
     sm = by_name[frozenset(["sm"])]
