@@ -10,9 +10,9 @@ def imported(name: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
-def name_of(one: type) -> str:
+def name_of(cls: type) -> str:
     """The `module:name` of a class."""
-    return f"{one.__module__}:{one.__qualname__}"
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def module_of(name: str) -> str:

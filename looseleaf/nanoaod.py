@@ -100,10 +100,10 @@ def open_file(url: str, name: str = TREE) -> Events:
     try:
         tree = directory[name]
     except uproot.KeyInFileError:
-        there = ", ".join(directory.keys(cycle=False, recursive=False)) or "nothing"
+        trees = ", ".join(directory.keys(cycle=False, recursive=False)) or "nothing"
         directory.close()
         raise DataFileError(
-            f"{url}: no {name} tree (the file holds {there}): is this NanoAOD?"
+            f"{url}: no {name} tree (the file holds {trees}): is this NanoAOD?"
         ) from None
     except Exception as problem:
         directory.close()
@@ -147,14 +147,14 @@ def open_events(url: str, name: str = TREE) -> Iterator[Events]:
         file.close()
 
 
-def choose_branches(url: str, present: Iterable[str], wanted: Iterable[str]) -> list[str]:
+def choose_branches(url: str, present: Iterable[str], columns: Iterable[str]) -> list[str]:
     """The branches of a file that answer a list of columns, each once; `A|B` means both if there.
 
     Raises `DataFileError` naming the file and every column that it lacks.
     """
-    there = set(present)
-    wanted = list(wanted)
-    missing = [column for column in wanted if first_present(column, there) is None]
+    branches = set(present)
+    columns = list(columns)
+    missing = [column for column in columns if first_present(column, branches) is None]
     if missing:
         names = ", ".join(column.replace("|", " or ") for column in missing)
         why = "drop what needs it from the analysis, or use files of a NanoAOD version that has it"
@@ -162,5 +162,5 @@ def choose_branches(url: str, present: Iterable[str], wanted: Iterable[str]) -> 
             why = "its dataset declares Wilson coefficients (wc_names, WCnames in a sample's file)"
         raise DataFileError(f"{url}: the {TREE} tree lacks {names}; {why}")
     # two columns may have an alternative in common: written twice, it would get another name
-    chosen = [name for column in wanted for name in column.split("|") if name in there]
+    chosen = [name for column in columns for name in column.split("|") if name in branches]
     return list(dict.fromkeys(chosen))

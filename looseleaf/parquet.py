@@ -141,8 +141,8 @@ class ParquetTree:
 
     def _read(self, groups: Sequence[int], columns: Sequence[str]) -> pa.Table:
         with reading(self._url):
-            found = self._fragment.subset(row_group_ids=list(groups))
-            return found.to_table(columns=list(columns), use_threads=False)
+            fragment = self._fragment.subset(row_group_ids=list(groups))
+            return fragment.to_table(columns=list(columns), use_threads=False)
 
     def left(self, cut: str | None) -> list[int]:
         """The row groups of which some events may pass `cut`."""
@@ -151,11 +151,11 @@ class ParquetTree:
         if condition is None or not everything:
             return everything
         try:
-            found = self._fragment.subset(filter=condition, schema=self.schema)
+            fragment = self._fragment.subset(filter=condition, schema=self.schema)
         except (pa.ArrowException, ValueError):
             # types that pyarrow doesn't compare
             return everything
-        return [group.id for group in found.row_groups]
+        return [group.id for group in fragment.row_groups]
 
     def floating(self, columns: Sequence[str]) -> list[str]:
         """Those of some columns that hold floating-point numbers, also in lists."""
@@ -359,8 +359,8 @@ def stored_bytes(url: str) -> int | None:
     """The size of a file on this machine or in an object store; None if it isn't there."""
     with reading(url):
         filesystem, path = _located(url)
-        found = filesystem.get_file_info(path)
-    return found.size if found.is_file else None
+        info = filesystem.get_file_info(path)
+    return info.size if info.is_file else None
 
 
 def _located(url: str) -> tuple[fs.FileSystem, str]:

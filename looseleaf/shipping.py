@@ -50,12 +50,12 @@ def versions() -> dict[str, str]:
     return by_package
 
 
-def difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
+def difference(submitter: Mapping[str, str], worker: Mapping[str, str]) -> str | None:
     """What differs between the submitter and a worker, naming both sides; None if nothing."""
     differences = [
-        f"{name} is {theirs.get(name)} there and {value} here"
-        for name, value in ours.items()
-        if theirs.get(name) != value
+        f"{name} is {worker.get(name)} there and {value} here"
+        for name, value in submitter.items()
+        if worker.get(name) != value
     ]
     return ", ".join(differences) or None
 

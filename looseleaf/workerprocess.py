@@ -34,13 +34,13 @@ def prepare(site: Mapping[str, Any]) -> None:
 
 def fork_from(*modules: str) -> None:
     """Start the process, with these modules loaded; once is enough."""
-    mine = {name: os.environ.get(name) for name in ENVIRONMENT}
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
     os.environ.update(ENVIRONMENT)
     try:
         forkserver.set_forkserver_preload(list(modules))
         forkserver.ensure_running()
     finally:
-        for name, value in mine.items():
+        for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:

@@ -26,7 +26,7 @@ from looseleaf.entry import module_of, name_of
 from looseleaf.files import canonical, write_json
 from looseleaf.layout import PACKAGE
 from looseleaf.paths import Paths
-from looseleaf.records import SNAPSHOT_FORMAT
+from looseleaf.stage_files import SNAPSHOT_FORMAT
 from looseleaf.yaml_files import read_yaml
 
 try:

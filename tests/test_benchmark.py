@@ -13,7 +13,7 @@ from looseleaf.errors import DataFileError
 from looseleaf.files import read_json, write_json
 from looseleaf.histograms.store import write_uhi
 from looseleaf.losses import Loss
-from looseleaf.records import FileRecord, write_catalogue
+from looseleaf.stage_files import FileRecord, write_catalogue
 
 MEBIBYTE = 1048576
 # neither HTML nor matplotlib's formulas

@@ -215,7 +215,7 @@ def test_what_is_below_zero_is_cut_off_alike_and_told(
     np.testing.assert_allclose(by_name["ttH_lin_a"].values, [5.5, 2.4, 0])
     np.testing.assert_allclose(by_name["ttH_quad_mixed_a_b"].values[2], 2.9 - 2.8)
     says = capsys.readouterr().err
-    about = "where it counts as none: weights below zero outweigh the others"
+    about = "where it is set to zero: negative weights outweigh the others"
     assert f"small: channel 3l: ttH_lin_a is -0.6 in ht from 250 to 500, {about}" in says
     assert f"small: channel 3l: odd is -3 in ht from 0 to 250, {about}" in says
     assert f"channel 3l: gaps is -4 in ht from 0 to 100 and 250 to 500, {about}" in says
@@ -264,7 +264,7 @@ def test_a_variation_that_leaves_nothing_leaves_a_thousandth(
     found = dict(zip(("Down", "Up"), rare.moved["jes"], strict=True))
     np.testing.assert_allclose(found[direction], [0.002, 0, 0.001])
     np.testing.assert_allclose(found[other], [3, 1, 1])
-    assert f"channel 3l: jes{direction} leaves nothing of rare: it is taken to leave" in (
+    assert f"channel 3l: jes{direction} leaves nothing of rare: a thousandth is kept" in (
         capsys.readouterr().err
     )
 
@@ -279,7 +279,7 @@ def test_a_process_of_variations_alone_is_left_out(
     hold_together(tmp_path, workspace)
     assert "rare" not in {column.process for column in card_of(tmp_path).columns}
     says = capsys.readouterr().err
-    assert "channel 2lss_4j: rare has events in jesUp alone and is left out" in says
+    assert "channel 2lss_4j: rare has events only in jesUp and is left out" in says
     assert "3l: rare has" not in says
 
 
@@ -296,8 +296,8 @@ def test_a_card_says_which_option_combine_wants(
         assert broken.value.rule == rule
         card_of(tmp_path, channel, option)
         lines = (tmp_path / f"{channel}.txt").read_text().splitlines()
-        assert [line for line in lines if option in line and line.startswith("# there is no")]
-        assert f"Combine takes the card with {option}" in capsys.readouterr().err or channel == "3l"
+        assert [line for line in lines if option in line and line.startswith("# has no")]
+        assert f"run Combine with {option}" in capsys.readouterr().err or channel == "3l"
     hold_together(tmp_path, workspace)
 
 
@@ -314,7 +314,7 @@ def test_a_channel_that_nothing_is_expected_in_has_no_card(
     hold_together(tmp_path, workspace)
     text = (tmp_path / "3l.txt").read_text()
     number = 3 if unblind else 0
-    note = f"nothing is expected, and {number} events are observed: there is no card, and the work"
+    note = f"nothing is expected, and {number} events are observed: the channel has no card, "
     assert note in text
     assert f"channel 3l: {note}" in capsys.readouterr().err
     assert all(line.startswith("# ") for line in text.splitlines())
@@ -326,7 +326,7 @@ def test_a_channel_that_nothing_is_expected_in_has_no_card(
 def test_nothing_in_any_channel_is_refused(tmp_path: Path) -> None:
     whole = empty()
     put(whole, "data", [1, 2, 0])
-    with pytest.raises(DataFileError, match="analysis small: nothing is expected in any channel"):
+    with pytest.raises(DataFileError, match="analysis small: no channel has expected events"):
         written(tmp_path, whole, unblind=True)
     assert not (tmp_path / "workspace.json").exists()
 
@@ -407,7 +407,7 @@ def test_the_log_says_which_coefficients_and_cards_are_not_of_the_model(
     put(whole, "tt", TT)
     written(tmp_path, whole)
     says = capsys.readouterr().err
-    assert "small: the coefficients b move no signal by more than 0.0001 of the Standard" in says
+    assert "small: the coefficients b change no signal by more than 0.0001 of the Standard" in says
 
 
 Edit = Callable[[str], str]

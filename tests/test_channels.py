@@ -102,17 +102,17 @@ def test_a_channel_may_be_an_expression() -> None:
     [
         (
             {"lep_chan_lst": [["x", "2lsss"]]},
-            "2l.lep_chan_lst: x: no cut '2lsss' is defined; there are 2lss, 2l_p, onZ",
+            "2l.lep_chan_lst: x: the cut '2lsss' is not defined; there are 2lss, 2l_p, onZ",
         ),
-        ({"appl_lst": ["isXR_2lSS"]}, "2l.appl_lst: 'isXR_2lSS' is no region; there are isSR"),
-        ({"appl_lst": ["isSR_2lSS_OS"]}, "2l.appl_lst: 'isSR_2lSS_OS' is no region"),
-        ({"jet_lst": ["4"]}, "2l.jet_lst: '4' should be a number of jets as '=4', '>7'"),
-        ({"lep_flav_lst": ["et"]}, "2l.lep_flav_lst: 'et' should be of e, m and l"),
+        ({"appl_lst": ["isXR_2lSS"]}, "2l.appl_lst: unknown region 'isXR_2lSS'; regions are isSR"),
+        ({"appl_lst": ["isSR_2lSS_OS"]}, "2l.appl_lst: unknown region 'isSR_2lSS_OS'"),
+        ({"jet_lst": ["4"]}, "2l.jet_lst: '4' should be a number of jets such as '=4', '>7'"),
+        ({"lep_flav_lst": ["et"]}, "2l.lep_flav_lst: 'et' should consist of e, m and l"),
         (
             {"appl_lst_data": ["isAR_2lSS_OS", "isAR_2lSS"]},
-            "2l.appl_lst_data: 'isAR_2lSS' is there twice: data would count twice",
+            "2l.appl_lst_data: 'isAR_2lSS' is listed twice, so data would count twice",
         ),
-        ({"appl_lst": ["isSR_2lSS", "isSR_2lSS"]}, "2l.appl_lst: 'isSR_2lSS' is there twice"),
+        ({"appl_lst": ["isSR_2lSS", "isSR_2lSS"]}, "2l.appl_lst: 'isSR_2lSS' is listed twice"),
         (
             {"jet_lst": ["=4", ">4"]},
             "2l.jet_lst: events with 4 jets are in '=4' and in '>4'; > and < include their number",
@@ -120,9 +120,9 @@ def test_a_channel_may_be_an_expression() -> None:
         ({"jet_lst": ["<3", "=2"]}, "2l.jet_lst: events with 2 jets are in '<3' and in '=2'"),
         (
             {"lep_chan_lst": [["a/b", "2lss"]]},
-            "2l.lep_chan_lst: the channel 'a/b_ee_4j' should be called by letters, digits and _",
+            "2l.lep_chan_lst: the name 'a/b_ee_4j' should have letters, digits and _",
         ),
-        ({"jet_lst": ["=4", "=4"]}, "2l: the channel '2lss_p_ee_4j' is there twice"),
+        ({"jet_lst": ["=4", "=4"]}, "2l: the channel '2lss_p_ee_4j' is declared twice"),
     ],
 )
 def test_what_is_wrong_with_a_block(changes: dict[str, Any], message: str) -> None:
@@ -134,7 +134,7 @@ def test_what_is_wrong_with_a_block(changes: dict[str, Any], message: str) -> No
 def test_two_blocks_with_one_channel() -> None:
     blocks = declared()
     blocks["declared"]["more"] = {**BLOCK, "lep_chan_lst": [["2lss_p", "2lss"]]}
-    with pytest.raises(ConfigError, match="the channel '2lss_p_ee_4j' is there twice"):
+    with pytest.raises(ConfigError, match="the channel '2lss_p_ee_4j' is declared twice"):
         channels_of(**blocks)
 
 

@@ -245,7 +245,9 @@ def test_weights_that_are_no_number_are_told_wherever_they_lie(
     tmp_path: Path, weight: float, x: float
 ) -> None:
     found = {"x": filled([("one", "signal", "nominal", x, weight)])}
-    with pytest.raises(DataFileError, match="dataset b: the weights in x add up to no number"):
+    with pytest.raises(
+        DataFileError, match="dataset b: the weights in x don't add up to a finite number"
+    ):
         Combined(tmp_path, ANALYSIS, {"b": (dataset("tt", "2017"), of(9.0), found)})
 
 
@@ -283,11 +285,11 @@ def test_factors_of_a_dataset() -> None:
     assert list(factors_of("b", declared, analysis_of(other), original)) == ["nominal"]
     # places are counted from 0: there is no third of two
     original["theory_sums"] = {"PSWeight": [500.0, 1.0]}
-    assert "sum up 2 weights of PSWeight, but number 2" in refusal(
+    assert "have sums of 2 weights of PSWeight, but number 2" in refusal(
         declared, original, systematics={"theory": THEORY}
     )
     original["theory_sums"] = {"PSWeight": [500.0, 1.0, None]}
-    assert "PSWeight[2] is not a number in some events" in refusal(
+    assert "PSWeight[2] is NaN or infinite in some events" in refusal(
         declared, original, systematics={"theory": THEORY}
     )
 
@@ -296,10 +298,10 @@ def test_factors_of_a_dataset() -> None:
 def test_a_sum_that_is_off_either_way_is_refused(stated: float) -> None:
     original = of(400.0, theory_sums={"PSWeight": [400.0, 0.0, 400.0]})
     listed = dataset("tt", "2017", listed={"events": 1000, "sum_of_weights": stated})
-    assert f"sets.yaml: nSumOfWeights: {stated:g} is stated for 1000" in refusal(listed, original)
+    assert f"sets.yaml: nSumOfWeights: states {stated:g} for 1000" in refusal(listed, original)
     summed = dataset("tt", "2017", sums_of_weights={"ISRUp": stated, "ISRDown": 400.0})
     message = refusal(summed, original, systematics={"theory": THEORY})
-    assert f"sets.yaml: b.sums_of_weights.ISRUp: {stated:g} is stated" in message
+    assert f"sets.yaml: b.sums_of_weights.ISRUp: states {stated:g}, but" in message
     summed["sums_of_weights"] = {"ISRUp": 400.0, "ISRDown": stated}
     message = refusal(summed, original, systematics={"theory": THEORY})
     assert "b.sums_of_weights.ISRDown" in message
@@ -316,7 +318,7 @@ def test_events_that_are_missing_or_too_many_are_refused(events: int) -> None:
     for process in ("tt", "data"):
         about = {"events": events, "sum_of_weights": 400.0}
         message = refusal(dataset(process, "2017", listed=about), of(400.0))
-        assert f"sets.yaml: nEvents: {events} are stated, the files of b have 1000" in message
+        assert f"sets.yaml: nEvents: states {events}, but the files of b have 1000" in message
 
 
 def test_a_skim_is_normalised_to_what_is_declared() -> None:
@@ -350,12 +352,12 @@ def test_coefficients_are_as_many_as_their_terms() -> None:
         check_coefficients("s", declared, of(1.0, eft_sums=left_out))
     for terms in (3, 5, 7, 10):
         with pytest.raises(
-            DataFileError, match=rf"make 6 terms, an event of the files has {terms}"
+            DataFileError, match=rf"make 6 terms, but an event of the files has {terms}"
         ):
             check_coefficients("s", declared, of(1.0, eft_sums=[1.0] * terms))
     # that there are some is known even of a skim that left them out
     for there in ([], [1.0]):
-        with pytest.raises(DataFileError, match=r"sets\.yaml: s\.wc_names: there are none, but"):
+        with pytest.raises(DataFileError, match=r"sets\.yaml: s\.wc_names: is missing, but"):
             check_coefficients("s", dataset("tt", "2017"), of(1.0, eft_sums=there))
     check_coefficients("s", dataset("tt", "2017"), of(1.0))
 

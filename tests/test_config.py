@@ -14,7 +14,7 @@ from looseleaf.config.checks import check_primaries
 from looseleaf.config.settings import Settings, load
 from looseleaf.errors import ConfigError
 from looseleaf.objects.years import YEARS
-from looseleaf.records import primaries_of
+from looseleaf.stage_files import primaries_of
 
 Refusal = Callable[..., str]
 
@@ -204,12 +204,12 @@ def test_analysis_of_an_undeclared_dataset(refused: Refusal) -> None:
 
 def test_normalisation_needs_a_cross_section(refused: Refusal) -> None:
     message = refused(file=DEMO, edit=lambda d: d["QCD_Pt-15to20"].pop("xsec_pb"))
-    assert "'QCD_Pt-15to20' needs an xsec_pb to be normalised" in message
+    assert "'QCD_Pt-15to20' needs xsec_pb, since this analysis normalises simulation" in message
 
 
 def test_data_among_simulation(refused: Refusal) -> None:
     message = refused(file=EFT, edit=lambda a: a["datasets"]["simulation"].append("SingleMuon"))
-    assert message.endswith("datasets: 'SingleMuon' is data; here simulation is expected")
+    assert message.endswith("datasets: 'SingleMuon' is data, but this group takes simulation")
 
 
 def test_binomial_interval_of_weighted_events(refused: Refusal) -> None:
@@ -222,7 +222,7 @@ def test_prescale_of_counts(refused: Refusal) -> None:
         file="config/analyses/seed2021.yaml",
         edit=lambda a: a.update(triggers=[{"paths": ["HLT_Mu8"], "prescale": 10}]),
     )
-    assert message.endswith("triggers: a prescale needs weights: xsec")
+    assert message.endswith("triggers: set weights: xsec to use a prescale")
 
 
 def test_triggers_that_cover_a_lepton_twice(refused: Refusal) -> None:
@@ -233,7 +233,7 @@ def test_triggers_that_cover_a_lepton_twice(refused: Refusal) -> None:
 def test_tight_that_is_not_loose(refused: Refusal) -> None:
     message = refused(file=MUON, edit=lambda a: a.update(tight="seed2021_tight"))
     assert "tight: 'seed2021_tight' lacks the cut" in message
-    assert "what is tight has to be loose too" in message
+    assert "tight leptons have to be loose too" in message
 
 
 DATA = "config/analyses/muon_data.yaml"
@@ -250,7 +250,7 @@ DATA = "config/analyses/muon_data.yaml"
                 )
                 or a["datasets"]["measure"].append("QCD_Pt-15to20")
             ),
-            "datasets.measure: data and simulation don't add up",
+            "datasets.measure: has data and simulation; keep one kind",
         ),
         (
             lambda a: a["datasets"].update(measure=["QCD_Pt-15to20_x"]),
@@ -258,11 +258,11 @@ DATA = "config/analyses/muon_data.yaml"
         ),
         (
             lambda a: a["datasets"].update(subtract=["SingleMuon"]),
-            "datasets: 'SingleMuon' stands in more than one group",
+            "datasets: 'SingleMuon' is in more than one group",
         ),
         (
             lambda a: a["datasets"].update(subtract=["SingleMuon"], measure=["WJetsToLNu"]),
-            "datasets: 'SingleMuon' is data; here simulation is expected",
+            "datasets: 'SingleMuon' is data, but this group takes simulation",
         ),
         (
             lambda a: a["datasets"].pop("non_prompt"),
@@ -275,11 +275,11 @@ DATA = "config/analyses/muon_data.yaml"
         (lambda a: a.pop("prompt_fit"), "systematics.prompt: 'fit' needs a prompt_fit"),
         (
             lambda a: (a.pop("prompt_fit"), a["datasets"].pop("subtract")),
-            "systematics.prompt: there is no datasets.subtract to vary",
+            "systematics.prompt: needs a datasets.subtract to vary",
         ),
         (
             lambda a: a.update(momentum="cone"),
-            "Muon.tight_simple declares no cone_pt, which momentum: cone needs",
+            "Muon.tight_simple needs a cone_pt, because an analysis says momentum: cone",
         ),
         (
             lambda a: a["observables"]["npvs"].update(edges=[3, 2]),
@@ -287,33 +287,33 @@ DATA = "config/analyses/muon_data.yaml"
         ),
         (
             lambda a: a.update(corrections={"pu": {"file": "x", "correction": "y", "inputs": {}}}),
-            "corrections.pu.file: there is no file 'x'",
+            "corrections.pu.file: the file 'x' does not exist",
         ),
         (
             lambda a: a.update(cuts={"met": "MET_pt < 9"}),
-            "cuts: 'met' has a meaning",
+            "cuts: 'met' is a reserved name",
         ),
         (
             lambda a: a["observables"].update(prompt_fit=a["observables"]["npvs"]),
-            "observables: 'prompt_fit' has a meaning",
+            "observables: 'prompt_fit' is a reserved name",
         ),
         (
             lambda a: a["observables"].update(coverage=a["observables"]["npvs"]),
-            "observables: 'coverage' has a meaning",
+            "observables: 'coverage' is a reserved name",
         ),
         (
             lambda a: a.update(
                 corrections={"stat": {"file": MUON, "correction": "y", "inputs": {}}}
             ),
-            "corrections: 'stat' has a meaning",
+            "corrections: 'stat' is a reserved name",
         ),
         (
             lambda a: a["triggers"][1].update(pt_min=30),
-            "triggers: leptons from 25 to 30 GeV would count nowhere",
+            "triggers: no trigger covers leptons from 25 to 30 GeV",
         ),
         (
             lambda a: a["triggers"][1].update(pt_max=20),
-            "triggers: nothing lies from 25 to 20 GeV",
+            "triggers: the range from 25 to 20 GeV is empty",
         ),
         (
             lambda a: a["systematics"].update(prompt={"up": 0.7, "down": 1.3}),
@@ -334,7 +334,7 @@ def test_a_fake_rate_analysis_that_does_not_fit_together(
     [
         (
             lambda a: a["datasets"].update(prompt=["SingleMuon"], observe=["TTTo2L2Nu"]),
-            "datasets: 'SingleMuon' is data; here simulation is expected",
+            "datasets: 'SingleMuon' is data, but this group takes simulation",
         ),
         (lambda a: a.pop("unblind"), "the key 'unblind' is missing"),
         (lambda a: a["channels"].update(e="n_ele == 1"), "channels.e: n_ele needs maps.Electron"),
@@ -358,21 +358,21 @@ MU, ELE = {"paths": ["HLT_IsoMu24"]}, {"paths": ["HLT_Ele32_WPTight_Gsf"]}
     [
         (
             [MU, ELE],
-            "datasets: SingleMuon and MultiLepton may hold the same events; say of each trigger "
-            "whose it is, as primary: [SingleMuon], or declare their years",
+            "datasets: SingleMuon and MultiLepton may hold the same events; give each trigger "
+            "its primary dataset, as primary: [SingleMuon], or declare their years",
         ),
         ([], "datasets: SingleMuon and MultiLepton may hold the same events"),
         (
             [{**MU, "primary": ["SingleMuon"]}, ELE],
-            "triggers: HLT_Ele32_WPTight_Gsf: primary is missing, others have it",
+            "triggers: HLT_Ele32_WPTight_Gsf: primary is missing; other triggers have it",
         ),
         (
             [{**MU, "primary": ["SingleMuon"]}, {**ELE, "primary": ["EGamma"]}],
-            "triggers: HLT_Ele32_WPTight_Gsf: no data of EGamma is listed, events of theirs would",
+            "triggers: HLT_Ele32_WPTight_Gsf: no data of EGamma is listed, so their events would",
         ),
         (
             [{**MU, "primary": ["SingleMuon"]}],
-            "datasets: 'MultiLepton': no trigger is of primary MultiLepton",
+            "datasets: 'MultiLepton': no trigger has primary MultiLepton",
         ),
     ],
 )
@@ -455,9 +455,11 @@ def test_data_of_years_holds_no_event_of_another(
     ):
         assert f"{names[0]} and {names[1]} of 2018 may hold the same" in outcome(names, [MU, ELE])
     both = ["DoubleEG_2017", "SingleElectron_2017"]
-    assert "of 2017 may hold the same events; say of each trigger" in outcome(both, [], FLIPS)
+    assert "of 2017 may hold the same events; give each trigger its primary" in outcome(
+        both, [], FLIPS
+    )
     assert outcome(both, [{**ELE, "primary": ["DoubleEG", "SingleElectron"]}], FLIPS) == "accepted"
-    assert "may hold the same events; measure with one" in outcome(both, [], MUON)
+    assert "may hold the same events; keep one of them" in outcome(both, [], MUON)
     # a word more is an era, or a skim
     same = ["DoubleEG_B-ver1_HIPM_UL_NDSkim_2017", "DoubleEG_C-new_OSUSkim_2017", "DoubleEG_2017"]
     assert outcome(same, [], MUON) == "accepted"
@@ -476,7 +478,7 @@ def test_data_of_no_year_may_be_of_any(main_config: dict[str, Any], repo: Path) 
 def test_a_signed_map_is_not_applied(refused: Refusal) -> None:
     maps = {"Muon": "seed2021"}
     message = refused(file=CLOSURE, edit=lambda a: a.update(maps=maps))
-    assert message.endswith("maps.Muon: 'seed2021' is no map of |eta|")
+    assert message.endswith("maps.Muon: 'seed2021' isn't binned in |eta|")
 
 
 def test_only_data_has_a_luminosity_mask(refused: Refusal) -> None:
@@ -484,18 +486,21 @@ def test_only_data_has_a_luminosity_mask(refused: Refusal) -> None:
     message = refused(file=DEMO, edit=lambda d: d["TTTo2L2Nu"].update(lumi_mask=mask))
     assert message == "datasets: TTTo2L2Nu.lumi_mask: only data has luminosity sections"
     message = refused(file=DEMO, edit=lambda d: d["SingleMuon"].update(lumi_mask="gone.json"))
-    assert "SingleMuon.lumi_mask: there is no file 'gone.json'" in message
+    assert "SingleMuon.lumi_mask: the file 'gone.json' does not exist" in message
 
 
 def test_signal_that_is_no_process(refused: Refusal) -> None:
     message = refused(file=EFT, edit=lambda a: a.update(signal=["tth"]))
-    assert message.endswith("signal: 'tth' is no process of its datasets; there are dy, ttH, ttbar")
+    assert message.endswith(
+        "signal: 'tth' is not a process of its datasets; there are dy, ttH, ttbar"
+    )
 
 
 def test_point_of_an_unknown_coefficient(refused: Refusal) -> None:
     message = refused(file=EFT, edit=lambda a: a["points"].update(x={"ctW": 1.0}))
-    assert "points.x: 'ctW' is no Wilson coefficient of its datasets; there are cpt, ctG, ctp" in (
-        message
+    assert (
+        "points.x: 'ctW' is not a Wilson coefficient of its datasets; there are cpt, ctG, ctp"
+        in (message)
     )
 
 
@@ -518,7 +523,7 @@ def test_cut_of_the_transform_that_does_not_parse(refused: Refusal) -> None:
 
 def test_dataset_named_like_a_result(refused: Refusal) -> None:
     message = refused(file=DEMO, edit=lambda d: d.update(map={**d["TTTo2L2Nu"], "das": "/a/b/c"}))
-    assert message == "datasets: 'map' is the name of a result; choose another"
+    assert message == "datasets: 'map' is the name of a result; choose another name"
 
 
 def test_falling_bin_edges(refused: Refusal) -> None:
@@ -546,14 +551,23 @@ def test_cut_that_does_not_parse_is_pointed_at(refused: Refusal) -> None:
 
 def test_channel_that_speaks_of_something_unknown(refused: Refusal) -> None:
     message = refused(file=EFT, edit=lambda a: a["channels"].update(x="n_leptons == 2"))
-    assert "channels.x: 'n_leptons == 2' speaks of 'n_leptons'; known are n_lep" in message
+    assert (
+        "channels.x: 'n_leptons == 2' uses 'n_leptons', which is unknown; there are n_lep"
+        in message
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("no_such", "maps.Muon: 'no_such' is no fake-rate analysis listed before it"),
-        ("tth_eft", "maps.Muon: 'tth_eft' is no fake-rate analysis listed before it"),
+        (
+            "no_such",
+            "maps.Muon: 'no_such' isn't a fake-rate analysis that is listed before this one",
+        ),
+        (
+            "tth_eft",
+            "maps.Muon: 'tth_eft' isn't a fake-rate analysis that is listed before this one",
+        ),
         ("electron", "maps.Muon: 'electron' is a map of Electrons"),
     ],
 )
@@ -564,12 +578,15 @@ def test_application_of_a_map_that_does_not_fit(refused: Refusal, name: str, why
 
 def test_two_datasets_of_one_das_name(refused: Refusal) -> None:
     message = refused(file=DEMO, edit=lambda d: d.update(again={**d["TTTo2L2Nu"], "process": "x"}))
-    assert "'again' and 'TTTo2L2Nu' are both /TTTo2L2Nu_demo/looseleaf-v1/NANOAODSIM" in message
+    assert (
+        "'again' and 'TTTo2L2Nu' have the same das, /TTTo2L2Nu_demo/looseleaf-v1/NANOAODSIM"
+        in message
+    )
 
 
 def test_missing_file(refused: Refusal) -> None:
     message = refused(lambda c: c.update(analyses=["config/analyses/muom.yaml"]))
-    assert "configuration: analyses: there is no file 'config/analyses/muom.yaml'" in message
+    assert "configuration: analyses: the file 'config/analyses/muom.yaml' does not exist" in message
 
 
 def test_unknown_site(refused: Refusal) -> None:
@@ -607,22 +624,25 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"coefficients": ["ctW"]}, "coefficients: 'ctW' is no Wilson coefficient of its datasets"),
+        (
+            {"coefficients": ["ctW"]},
+            "coefficients: 'ctW' is not a Wilson coefficient of its datasets",
+        ),
         ({"coefficients": ["cptb"]}, "points.ctp = 5: 'ctp' isn't in the analysis' coefficients"),
-        ({"scan": {"ctW": [-1, 1]}}, "scan: 'ctW' is no Wilson coefficient"),
+        ({"scan": {"ctW": [-1, 1]}}, "scan: 'ctW' is not a Wilson coefficient"),
         (
             {"datacards": {"coefficients": ["x"]}},
-            "datacards.coefficients: 'x' is no Wilson coefficient",
+            "datacards.coefficients: 'x' is not a Wilson coefficient",
         ),
-        ({"datacards": {"observable": "y"}}, "datacards.observable: 'y' is no observable"),
-        ({"lumi_ifb": {"2018": 1.0}}, "lumi_ifb: goes by year, but 'tHq_EFT' declares none"),
+        ({"datacards": {"observable": "y"}}, "datacards.observable: 'y' is not an observable"),
+        ({"lumi_ifb": {"2018": 1.0}}, "lumi_ifb: depends on the year, but 'tHq_EFT' declares none"),
         (
             {"systematics": {"rate": {"a": {"value": 1.1, "correlated": False}}}},
-            "systematics.rate.a: goes by year, but 'tHq_EFT' declares none",
+            "systematics.rate.a: depends on the year, but 'tHq_EFT' declares none",
         ),
         (
             {"systematics": {"rate": {"a": {"value": 1.1, "processes": ["qcd"]}}}},
-            "systematics.rate.a.processes: 'qcd' is no process of its datasets",
+            "systematics.rate.a.processes: 'qcd' is not a process of its datasets",
         ),
         (
             {
@@ -631,35 +651,36 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
                     "shape": {"a": {"weight": {"up": "2", "down": "1"}}},
                 }
             },
-            "systematics.shape.a: there is a systematics.rate.a already",
+            "systematics.shape.a: the name is already taken by systematics.rate.a",
         ),
         (
             {
                 "normalise": "declared",
                 "systematics": {"theory": {"ISR": {"branch": "PSWeight", "up": 0, "down": 2}}},
             },
-            "systematics.theory.ISR.sums: is missing; with normalise: declared they are declared",
+            "systematics.theory.ISR.sums: is missing; normalise: declared needs it",
         ),
         (
             {"systematics": {"theory": {"ISR": {"branch": "genWeight", "up": 0, "down": 2}}}},
-            "systematics.theory.ISR.branch: 'genWeight' is no branch of theory weights, whose "
-            "names end in Weight and whose sums the ledger has; others need normalise: declared",
+            "systematics.theory.ISR.branch: 'genWeight' is not a branch of theory "
+            "weights. Their names end in Weight and their sums are in the ledger; others need "
+            "normalise: declared",
         ),
         *[
             ({"corrections": {name: {**CORRECTION, **wanted}}, **more}, message)
             for name, wanted, more, message in (
-                ("jesUp", {}, {}, "corrections.jesUp: 'jesUp' has a meaning; choose another"),
+                ("jesUp", {}, {}, "corrections.jesUp: 'jesUp' is a reserved name; choose another"),
                 (
                     "a",
                     {},
                     {"systematics": {"rate": {"a": {"value": 1.1}}}},
-                    "corrections.a: there is a systematics.rate.a already",
+                    "corrections.a: the name is already taken by systematics.rate.a",
                 ),
                 (
                     "a",
                     {"of": "tight"},
                     {},
-                    "corrections.a.inputs: a weight of leptons takes branches of one collection of "
+                    "corrections.a.inputs: a lepton weight takes branches of exactly one of "
                     "Muon, Electron, not of none",
                 ),
                 (
@@ -672,9 +693,14 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
                     "a_2018",
                     {},
                     {"systematics": {"rate": {"a": {"value": 1.1, "correlated": False}}}},
-                    "rate.a: goes by year, but 'tHq_EFT' declares none",
+                    "rate.a: depends on the year, but 'tHq_EFT' declares none",
                 ),
-                ("a", {"years": [2018]}, {}, "corrections.a: goes by year, but 'tHq_EFT' declares"),
+                (
+                    "a",
+                    {"years": [2018]},
+                    {},
+                    "corrections.a: depends on the year, but 'tHq_EFT' declares",
+                ),
                 (
                     "a",
                     {"variations": {"up": {"side": "up"}}},
@@ -685,18 +711,18 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
         ],
         (
             {"systematics": {"shape": {"a": {"weight": {"up": "n_mu", "down": "n_taus"}}}}},
-            "systematics.shape.a.weight.down: 'n_taus' speaks of 'n_taus'",
+            "systematics.shape.a.weight.down: 'n_taus' uses 'n_taus'",
         ),
         ({"lumi_ifb": -1}, "lumi_ifb: -1 should be more than 0"),
         (
             {"observables": {"failing": {"expression": "ht", "label": "x", "edges": [0, 1]}}},
-            "observables: 'failing' has a meaning; choose another name",
+            "observables: 'failing' is a reserved name; choose another",
         ),
         (
             {"observables": {"entries": {"expression": "ht", "label": "x", "edges": [0, 1]}}},
-            "observables: 'entries' has a meaning; choose another name",
+            "observables: 'entries' is a reserved name; choose another",
         ),
-        ({"lumi_ifb": {2018: 1.0}}, "lumi_ifb: goes by year, but 'tHq_EFT' declares none"),
+        ({"lumi_ifb": {2018: 1.0}}, "lumi_ifb: depends on the year, but 'tHq_EFT' declares none"),
         (
             {"points": {"p": {"ctG": float("nan")}}},
             "points.p.ctG: nan is no number to",
@@ -706,7 +732,7 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
         *[
             (
                 {"systematics": {"rate": {name: {"value": 1.1}}}},
-                f"systematics.rate.{name}: '{name}' has a meaning; choose another name",
+                f"systematics.rate.{name}: '{name}' is a reserved name; choose another",
             )
             for name in (
                 "nonprompt_rate_muon",
@@ -748,7 +774,7 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
                     }
                 }
             },
-            "systematics.shape.a.processes: 'nonprompt' is no process of its datasets",
+            "systematics.shape.a.processes: 'nonprompt' is not a process of its datasets",
         ),
         (
             {
@@ -759,7 +785,7 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
                     },
                 }
             },
-            "flips: no channel has the region isAR_2lSS_OS to predict from",
+            "flips: no channel has the region isAR_2lSS_OS, from which",
         ),
         (
             {
@@ -767,18 +793,24 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
                     "2l": {"lep_chan_lst": [["2l_1b", "2lss"]], "appl_lst": ["isSR_2lSS"]},
                 }
             },
-            "channels: '2l_1b' has no region isAR_, but nonprompt leaves simulation its prompt",
+            "channels: '2l_1b' has no isAR_ region, but with nonprompt, simulation has prompt",
         ),
-        ({"leptons": {"Muon": "loose"}}, "leptons: give them, or maps in nonprompt"),
-        ({"cuts": {"2lss": "lep0_pt > 25"}}, "channels.2l.lep_chan_lst: 2lss_1b: no cut"),
+        ({"leptons": {"Muon": "loose"}}, "leptons: is missing; declare them, or maps in nonprompt"),
+        (
+            {"cuts": {"2lss": "lep0_pt > 25"}},
+            "channels.2l.lep_chan_lst: 2lss_1b: the cut 'exactly_1b' is not",
+        ),
         (
             {"nonprompt": {"maps": {"Muon": "electron"}, "cap": 0.8}},
             "nonprompt.maps.Muon: 'electron' is a map of Electrons",
         ),
-        ({"flips": {"map": "muon"}}, "flips.map: 'muon' is no flips analysis listed before it"),
+        (
+            {"flips": {"map": "muon"}},
+            "flips.map: 'muon' isn't a flips analysis that is listed before this one",
+        ),
         (
             {"datasets": {"simulation": ["tHq_EFT", "ttH_EFT"]}},
-            "nonprompt: takes data: name some in datasets.data",
+            "nonprompt: needs data; list it in datasets.data",
         ),
         (
             {"datasets": {"simulation": ["tHq_EFT"], "data": ["ttH_EFT"]}},
@@ -820,16 +852,19 @@ def test_year_that_the_luminosities_do_not_have(
         ({}, "accepted"),
         (
             {"triggers": [{**MU, "years": [2018]}]},
-            "is of the year 2017, of which there are no trig",
+            "is of the year 2017, for which there are no trig",
         ),
         ({"triggers": [{**MU, "years": [2017]}, {**ELE, "years": ["2018"]}]}, "accepted"),
-        ({"corrections": {"a": {**CORRECTION, "years": [2016]}}}, "a.years: no simulation of 2016"),
+        (
+            {"corrections": {"a": {**CORRECTION, "years": [2016]}}},
+            "a.years: its datasets have no simulation of 2016",
+        ),
         (
             {
                 "corrections": {"a_2017": CORRECTION},
                 "systematics": {"shape": {"a": {"jet_scale": UP_DOWN, "correlated": False}}},
             },
-            "corrections.a_2017: there is a systematics.shape.a already",
+            "corrections.a_2017: the name is already taken by systematics.shape.a",
         ),
         ({"lumi_ifb": {2017: 1.0, "2017": 2.0}}, ": '2017' is given twice"),
     ],
@@ -870,16 +905,16 @@ def test_declared_sums_of_theory_weights(refused_thq: Callable[..., str]) -> Non
     isr = {"branch": "PSWeight", "up": 0, "down": 2, "sums": "ISR"}
     changes = {"normalise": "declared", "systematics": {"theory": {"ISR": isr}}}
     assert refused_thq(lambda a: a.update(changes)) == (
-        "config/datasets/demo.yaml: tHq_EFT.sums_of_weights: there is no 'ISRUp', which "
-        "systematics.theory.ISR of thq is normalised with"
+        "config/datasets/demo.yaml: tHq_EFT.sums_of_weights: 'ISRUp' is missing; "
+        "systematics.theory.ISR of thq needs it for its normalisation"
     )
 
 
 @pytest.mark.parametrize("process", ["data_obs", "data", "nonprompt", "flips"])
 def test_simulation_is_not_called_as_what_data_makes(refused: Refusal, process: str) -> None:
     message = refused(file=DEMO, edit=lambda d: d["ttH_EFT"].update(process=process))
-    assert "tth_eft.yaml: datasets.simulation: 'ttH_EFT' is of the process" in message
-    assert f"{process!r}, which has a meaning" in message
+    assert "tth_eft.yaml: datasets.simulation: 'ttH_EFT' has the process" in message
+    assert f"{process!r}, which is a reserved name" in message
 
 
 @pytest.mark.parametrize("name", ["r", "MH", "prop_bin1", "a_b"])
@@ -968,7 +1003,7 @@ def test_a_file_of_two_samples_counts_twice(
     config = copy.deepcopy(main_config)
     config["datasets"].append(str(cfg))
     twice = (
-        f"{tmp_path}/second.json: files: root://host/b.root is a file of 'first' already, its "
+        f"{tmp_path}/second.json: files: root://host/b.root already belongs to 'first', so its "
         "events would count twice; list one of the two samples"
     )
     # told where nothing uses the second, an error where something does
@@ -1103,7 +1138,7 @@ def test_names_that_are_too_long_for_files(
 ) -> None:
     message = refused(lambda c: c["analyses"].append(FLIPS), file, edit)
     assert message.endswith(
-        f": '{'n' * 96}... has more than the 200 characters that a file's name can"
+        f": '{'n' * 96}... is longer than 200 characters, too long for a file name"
     )
 
 
@@ -1117,7 +1152,7 @@ def test_names_that_are_too_long_together(refused: Refusal, repo: Path, file: st
         analysis["observables"]["o" * 100] = next(iter(analysis["observables"].values()))
 
     message = refused(file=file, edit=lambda analysis: edit(analysis, "c"))
-    assert "name a picture together, which takes no more than 255 characters" in message
+    assert "give a picture a file name of more than 255 characters" in message
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         refused(file=file, edit=edit)
 
@@ -1154,7 +1189,7 @@ def test_processes_that_results_would_take_for_one(
 
     analysis["signal"] = ["tt-Z"]
     with pytest.raises(
-        ConfigError, match=r"signal: 'tt-Z' is no process .*; results call it 'tt_Z'"
+        ConfigError, match=r"signal: 'tt-Z' is not a process .*; results call it 'tt_Z'"
     ):
         loaded("one", "same")
     analysis["signal"] = ["tt_Z"]
@@ -1163,6 +1198,6 @@ def test_processes_that_results_would_take_for_one(
     with pytest.raises(ConfigError) as problem:
         loaded("one", "other")
     assert str(problem.value) == (
-        f"{tmp_path}/eft.yaml: datasets: the processes 'tt-Z' and 'tt_Z' would both be 'tt_Z' in "
-        f"results; rename that of {tmp_path}/one.json or of {tmp_path}/other.json"
+        f"{tmp_path}/eft.yaml: datasets: the processes 'tt-Z' and 'tt_Z' would both be "
+        f"called 'tt_Z' in results; rename one, in {tmp_path}/one.json or {tmp_path}/other.json"
     )

@@ -12,7 +12,7 @@ import uproot
 from looseleaf.das.lookup import lookup
 from looseleaf.errors import DataFileError, LookupFailed
 from looseleaf.files import read_json
-from looseleaf.records import FileRecord, read_snapshot, write_catalogue
+from looseleaf.stage_files import FileRecord, read_snapshot, write_catalogue
 
 A = FileRecord("/store/a.root", 100, 10, "0000000a", "/A/B/C#1")
 B = FileRecord("/store/b.root", 200, 20, "0000000b", "/A/B/C#1", url="/data/b.root")

@@ -33,7 +33,7 @@ from looseleaf.das.records import (
 )
 from looseleaf.das.shapes import lines, objects, wrapped
 from looseleaf.errors import LookupFailed
-from looseleaf.records import FileRecord, write_catalogue
+from looseleaf.stage_files import FileRecord, write_catalogue
 
 # four valid files, of which nothing is alike, and two invalid ones
 FILES = [

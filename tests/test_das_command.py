@@ -43,7 +43,7 @@ from looseleaf.das.records import (
 )
 from looseleaf.das.shapes import lines
 from looseleaf.errors import LookupFailed
-from looseleaf.records import FileRecord, write_catalogue
+from looseleaf.stage_files import FileRecord, write_catalogue
 
 # --- the language
 

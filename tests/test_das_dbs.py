@@ -23,7 +23,7 @@ from looseleaf.das.query import parse
 from looseleaf.das.records import BlockRecord, DatasetRecord, LumiRecord, SummaryRecord
 from looseleaf.errors import LookupFailed
 from looseleaf.files import read_json
-from looseleaf.records import FileRecord
+from looseleaf.stage_files import FileRecord
 
 FILES = "file dataset=/A/B/C"
 

@@ -25,8 +25,8 @@ from looseleaf.das.proxy import Credential
 from looseleaf.das.query import FIELDS, FUNCTIONS, Query, parse
 from looseleaf.das.shapes import lines, objects, table
 from looseleaf.errors import LooseleafError
-from looseleaf.records import FileRecord, write_catalogue
 from looseleaf.servicex.request import request_from_das
+from looseleaf.stage_files import FileRecord, write_catalogue
 
 # how many examples is the profile's to say
 PROPERTY = settings(deadline=None)

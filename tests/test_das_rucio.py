@@ -19,7 +19,7 @@ from looseleaf.das.query import parse
 from looseleaf.das.records import BlockRecord, DatasetRecord, SiteRecord
 from looseleaf.errors import LookupFailed
 from looseleaf.files import read_json
-from looseleaf.records import FileRecord
+from looseleaf.stage_files import FileRecord
 
 ASKING = Asking("rucio")
 FILES = [

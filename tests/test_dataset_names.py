@@ -55,8 +55,8 @@ def test_an_extension_at_the_whole_cross_section(
     assert (
         f"a.yaml: datasets: a ({BASE}) and b ({EXTENSION}) are parts of one simulation" in message
     )
-    assert "each normalised by itself: declare" in message
-    assert f"declare one dataset instead, das: {BOTH}, so that" in message
+    assert "each normalised separately: declare" in message
+    assert f"declare one dataset for both, das: {BOTH}, so that" in message
     # which the lookup takes
     assert all(fnmatchcase(name, BOTH) for name in (BASE, EXTENSION))
     check_kindred(BOTH, [BASE, EXTENSION])
@@ -83,7 +83,7 @@ def test_another_processing_of_the_same_simulation(
     other = "/TT/RunIISummer20UL18NanoAODv2-106X_upgrade2018_realistic_v15_L1v1-v1/NANOAODSIM"
     message = told(main_config, repo, tmp_path, a={"das": BASE}, b={"das": other})
     assert message.endswith(
-        "are parts of one simulation, each normalised by itself: keep one of them"
+        "are parts of one simulation, each normalised separately: keep one of them"
     )
     for apart in (other.replace("UL18", "UL17"), other.replace("/TT/", "/TTTo2L2Nu/")):
         loaded(main_config, repo, tmp_path, a={"das": BASE}, b={"das": apart})
@@ -109,7 +109,7 @@ def test_a_pattern_that_matches_another_dataset(
     message = told(
         main_config, repo, tmp_path, a={"das": EXTENSION}, b={"das": BOTH, "xsec_pb": 1.0}
     )
-    assert f"a ({EXTENSION}) and what b ({BOTH}) matches may be the same dataset" in message
+    assert f"a ({EXTENSION}) and the matches of b ({BOTH}) may be the same dataset" in message
 
 
 PROMPT = [f"/Muon0/Run2024E-PromptReco-v{n}/NANOAOD" for n in (1, 2)]

@@ -32,7 +32,7 @@ from looseleaf.config.schemas import check, schema
 from looseleaf.config.settings import load, read_analysis
 from looseleaf.errors import ConfigError
 from looseleaf.layout import lay_out
-from looseleaf.records import FileRecord, write_catalogue
+from looseleaf.stage_files import FileRecord, write_catalogue
 from looseleaf.yaml_files import read_yaml
 
 pytestmark = pytest.mark.chain

@@ -145,7 +145,7 @@ def test_toys_of_a_weighted_count() -> None:
 
 @pytest.mark.parametrize("level", [0, 50])
 def test_a_count_without_a_peak_is_refused(level: int) -> None:
-    with pytest.raises(NoEfficiency, match="no pairs are left at the peak"):
+    with pytest.raises(NoEfficiency, match="no pairs remain at the peak"):
         count(counts(np.full((2, 30), level)), *PEAK)
 
 
@@ -541,7 +541,7 @@ def test_a_bin_without_an_efficiency_is_named(measured: Path, tmp_path: Path, si
         (tmp_path / path.name).write_bytes(path.read_bytes())
     write_uhi(tmp_path / "z.uhi.json", broken, {})
     why = {"passing": "efficiency of the simulation is 0", "failing": "no pairs of prompt leptons"}
-    pattern = rf"muon_id: pt 40 to 200 GeV, abs_eta 1.2 to 2.4: .*{why[side]}.*widen binning"
+    pattern = rf"muon_id: pt 40 to 200 GeV, abs_eta 1.2 to 2.4: .*{why[side]}.*widen this bin"
     out = tmp_path / "out"
     out.mkdir()
     with pytest.raises(DataFileError, match=pattern):
@@ -568,18 +568,18 @@ def test_a_bin_without_an_efficiency_is_named(measured: Path, tmp_path: Path, si
         ({"mass": {**SHIPPED["mass"], "peak": [102, 80]}}, "mass.peak: .* should increase"),
         (
             {"mass": {**SHIPPED["mass"], "peak": [110, 130]}},
-            "mass.peak: .* lies outside mass.window",
+            "mass.peak: .* is outside mass.window",
         ),
-        ({"mass": {**SHIPPED["mass"], "beside": 25}}, "mass.peak: .* lies outside .*: widen the"),
+        ({"mass": {**SHIPPED["mass"], "beside": 25}}, "mass.peak: .* is outside .*: widen the"),
         ({"mass": {**SHIPPED["mass"], "bins": 33}}, "mass.peak: 70 GeV, .* is no edge of the 33"),
         ({"datasets": {"measure": ["SingleMuonZ"]}}, "datasets: the key 'simulation' is missing"),
         (
             {"datasets": {"measure": ["ZToLL"], "simulation": ["SingleMuonZ"]}},
-            "'SingleMuonZ' is data; here simulation is expected",
+            "'SingleMuonZ' is data, but this group takes simulation",
         ),
         (
             {"datasets": {"measure": ["SingleMuonZ", "DiLepton"], "simulation": ["ZToLL"]}},
-            "datasets.measure: data and simulation don't add up",
+            "datasets.measure: has data and simulation; keep one kind",
         ),
         ({"passing": {"paths": ["HLT_IsoMu24"]}}, "passing: "),
         ({"tag_filter_bits": 0}, "tag_filter_bits: 0 should be at least 1"),
@@ -590,7 +590,7 @@ def test_a_bin_without_an_efficiency_is_named(measured: Path, tmp_path: Path, si
                     "stat": {"file": "config/demo/truth.json", "correction": "muon", "inputs": {}}
                 }
             },
-            "corrections: 'stat' has a meaning; choose another name",
+            "corrections: 'stat' is a reserved name; choose another",
         ),
     ],
 )

@@ -156,7 +156,7 @@ def test_a_cut_on_a_counter(filesets: Mapping[str, Fileset]) -> None:
 @pytest.mark.parametrize(
     ("cut", "message"),
     [
-        ("Tau_pt > 3", "an expression speaks of 'Tau_pt', which is no branch of these events"),
+        ("Tau_pt > 3", "an expression uses 'Tau_pt', which isn't a branch of these events"),
         ("Muon_pt > 3", "the cut 'Muon_pt > 3' should give a yes or no for each event"),
         ("MET_pt * 2", "the cut 'MET_pt \\* 2' should give a yes or no for each event"),
     ],
@@ -510,9 +510,9 @@ def test_corrections_of_loose_leptons_weigh_the_tight_too(
 @pytest.mark.parametrize(
     ("expression", "message"),
     [
-        ("Jet_pt", "'Jet_pt' should give one number for each event, or for each lepton"),
-        ("Jet_pt - Muon_pt", "'Jet_pt - Muon_pt' mixes lists of different lengths"),
-        ("Tau_pt", "an expression speaks of 'Tau_pt'"),
+        ("Jet_pt", "'Jet_pt' should give one number for each event, or for each selected lepton"),
+        ("Jet_pt - Muon_pt", "'Jet_pt - Muon_pt' combines lists of different lengths"),
+        ("Tau_pt", "an expression uses 'Tau_pt'"),
     ],
 )
 def test_an_observable_that_is_none(
@@ -546,7 +546,7 @@ def test_corrections_of_tight_leptons_weigh_the_tight_alone(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"correction": "pileup"}, r"pileup\.json: no correction 'pileup'; there are vertices"),
+        ({"correction": "pileup"}, r"pileup\.json: has no correction 'pileup'; it has vertices"),
         ({"inputs": {}}, r"corrections\.x\.inputs: 'vertices' takes number, not none"),
         ({"choices": {}}, r"corrections\.x\.choices: 'vertices' takes side, not none"),
         ({"inputs": {"number": "PV_npvs + 90"}}, r"corrections\.x: .*minimum\(\) and maximum"),
@@ -554,7 +554,7 @@ def test_corrections_of_tight_leptons_weigh_the_tight_alone(
         ({"inputs": {"number": "Muon_pt"}}, r"corrections\.x: 'Muon_pt' has a value for each lept"),
         (
             {"variations": {"up": {"sid": "low"}}},
-            r"corrections\.x\.variations\.up: 'sid' is no",
+            r"corrections\.x\.variations\.up: 'sid' isn't a text",
         ),
         ({"file": __file__}, r"test_fakerate\.py: not a correctionlib file"),
     ],
@@ -584,7 +584,7 @@ def test_weights_that_are_no_numbers(filesets: Mapping[str, Fileset], tmp_path: 
         "correction": "root",
         "inputs": {"number": "30 - PV_npvs"},
     }
-    with pytest.raises(ProcessingFailed, match=r"corrections\.x: gives weights that are not num"):
+    with pytest.raises(ProcessingFailed, match=r"corrections\.x: some weights are NaN"):
         result(filesets["q"], corrections={"x": wanted})
 
 
@@ -700,7 +700,7 @@ def test_a_variation_that_empties_a_bin_keeps_the_nominal_rate() -> None:
     (loss,) = losses_of_variations(analysis_of(analysis), nominal, pairs)
     assert (loss.kind, loss.name, loss.count, loss.of) == ("empty bins", "away_jet_pt_up", 1, 2)
     assert loss.message == (
-        "the variation away_jet_pt_up leaves no loose lepton in 1 of 2 bins, which keep the "
+        "with the variation away_jet_pt_up, 1 of 2 bins have no loose lepton and keep the "
         "nominal rate: pt 0 to 1 GeV, abs_eta 0 to 1"
     )
 
@@ -873,7 +873,7 @@ def test_empty_bins_are_named(filesets: Mapping[str, Fileset], tmp_path: Path) -
     message = (
         rf"analysis muon: 4 of 6 bins have no loose lepton, of {number:,} that were counted: "
         r"pt 10 to 20 GeV, abs_eta 2\.4 to 3; pt 20 to 90 GeV, abs_eta 2\.4 to 3; "
-        r"pt 90 to 900 GeV, abs_eta 0 to 2\.4; pt 90 to 900 GeV, abs_eta 2\.4 to 3\. Make its bins"
+        r"pt 90 to 900 GeV, abs_eta 0 to 2\.4; pt 90 to 900 GeV, abs_eta 2\.4 to 3\. Make the bins"
     )
     with pytest.raises(DataFileError, match=message):
         measured(tmp_path, found, binning=binning)
@@ -883,7 +883,7 @@ def test_empty_bins_are_named(filesets: Mapping[str, Fileset], tmp_path: Path) -
 
 def test_a_map_without_a_lepton(filesets: Mapping[str, Fileset], tmp_path: Path) -> None:
     found = {"q": {key: h * 0 for key, h in result(filesets["q"], binning=WIDE).items()}}
-    with pytest.raises(DataFileError, match="analysis muon: no loose lepton was counted in any"):
+    with pytest.raises(DataFileError, match="analysis muon: no bin has a loose lepton"):
         measured(tmp_path, found, allow={"empty_bins": True})
 
 
@@ -925,7 +925,8 @@ def test_a_subtraction_may_leave_a_rate_above_one_and_says_so(
     (loss,) = about["losses"]
     assert loss["kind"] == "rate above one"
     assert loss["message"] == (
-        "the subtraction leaves a rate of 2, more than one, in pt 20 to 90 GeV, abs_eta 0 to 2.4"
+        "after the subtraction, the rate in pt 20 to 90 GeV, abs_eta 0 to 2.4 is 2, which is "
+        "above one"
     )
     # without the subtraction there is nothing that could make it
     q["tight"].view().value[0, 1, 0] = loose[1] + 5

@@ -271,6 +271,8 @@ def test_counts_that_do_not_fill_the_map(tmp_path: Path) -> None:
     counted = process_task(processor, chunks_of(fileset, 200), fileset.metadata)[0]
     write_uhi(tmp_path / "z.json", counted, {})
     outputs = tmp_path / "c.json", tmp_path / "s.json"
-    with pytest.raises(DataFileError, match=r"analysis flips: no pair .* bins \[1\] .*binning"):
+    with pytest.raises(
+        DataFileError, match=r"analysis flips: no pair .* bins \[1\] .*widen the bins"
+    ):
         measure(analysis_of(wide), Z, {"z": str(tmp_path / "z.json")}, *outputs)
     assert not outputs[0].exists()

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import REPO, Run, Snakemake
 
-from looseleaf.records import FileRecord, write_catalogue
+from looseleaf.stage_files import FileRecord, write_catalogue
 
 DATASETS = 15
 SAMPLES = {"samples_generate": DATASETS}

@@ -27,8 +27,8 @@ from looseleaf.processing.ledger import ChunkRecord, ledger_of
 from looseleaf.processing.runner import Partial, added
 from looseleaf.processing.stage import event_metadata
 from looseleaf.processing.tree import groups_of
-from looseleaf.records import MANIFEST_FORMAT
 from looseleaf.servicex.transform import FileResult
+from looseleaf.stage_files import MANIFEST_FORMAT
 
 # one identity after which a group of chunks ends, and one after which it goes on
 ENDS = next(f"uuid-{n}" for n in range(100) if crc32(f"uuid-{n}".encode()) % 8 == 0)

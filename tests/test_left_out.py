@@ -19,11 +19,11 @@ from looseleaf.errors import DataFileError, LookupFailed
 from looseleaf.files import read_json
 from looseleaf.processing.fileset import from_manifest
 from looseleaf.processing.ledger import ledger_of
-from looseleaf.records import FileRecord, write_catalogue
 from looseleaf.samples.generate import generate
 from looseleaf.servicex.embedded import Embedded
 from looseleaf.servicex.request import request_from_das
 from looseleaf.servicex.submission import transform
+from looseleaf.stage_files import FileRecord, write_catalogue
 from looseleaf.topcoffea.normalisation import factors_of
 
 A, B, C = (FileRecord(f"/store/{n}.root", 100 + i, 10 + i, None) for i, n in enumerate("abc"))
@@ -209,12 +209,12 @@ def test_a_listed_sample_leaves_out_too(tmp_path: Path) -> None:
         factors_of("t", dataset, analysis_of(analysis), {**original, "left_out": unknown}) == found
     )
     more = {**original, "events": 301, "left_out": unknown}
-    with pytest.raises(DataFileError, match="nEvents: 300 are stated, the files of t have 301"):
+    with pytest.raises(DataFileError, match="nEvents: states 300, but the files of t have 301"):
         factors_of("t", dataset, analysis_of(analysis), more)
     wrong = [{"name": "/store/b.root", "events": 99}]
-    with pytest.raises(DataFileError, match="nEvents: 300 are stated, the files of t have 299"):
+    with pytest.raises(DataFileError, match="nEvents: states 300, but the files of t have 299"):
         factors_of("t", dataset, analysis_of(analysis), {**original, "left_out": wrong})
-    with pytest.raises(DataFileError, match=r"t\.json: leave_out: the sums that are stated of t"):
+    with pytest.raises(DataFileError, match=r"t\.json: leave_out: the stated sums of t"):
         factors_of(
             "t",
             dataset,

@@ -133,9 +133,9 @@ def test_the_golden_json_of_2018_against_coffeas_mask() -> None:
         ("[", "g.json: not valid JSON"),
         ("[" * 100_000, "g.json: not valid JSON"),
         ('{"1": [[1, ' + "9" * 5000 + "]]}", "g.json: not valid JSON"),
-        ("[]", "g.json: a golden JSON is of the form"),
-        ("{}", "g.json: a golden JSON is of the form"),
-        ("null", "g.json: a golden JSON is of the form"),
+        ("[]", "g.json: a golden JSON has the form"),
+        ("{}", "g.json: a golden JSON has the form"),
+        ("null", "g.json: a golden JSON has the form"),
         ('{"one": [[1, 2]]}', "g.json: run 'one': a run is a number below"),
         ('{"²": [[1, 2]]}', "g.json: run '²': a run is a number below"),
         ('{"-1": [[1, 2]]}', "g.json: run '-1': a run is a number below"),
@@ -170,7 +170,7 @@ def test_what_is_no_golden_json(tmp_path: Path, text: str, message: str) -> None
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
 def test_a_golden_json_in_another_encoding(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "g.json").write_bytes('{"1é": [[1, 2]]}'.encode(encoding))
-    with pytest.raises(DataFileError, match=r"g\.json: not a text in UTF-8"):
+    with pytest.raises(DataFileError, match=r"g\.json: not UTF-8 text"):
         read_golden(tmp_path / "g.json")
 
 
@@ -286,5 +286,5 @@ def test_masks_that_begin_at_section_0_or_hold_a_run_twice(tmp_path: Path) -> No
         maps, _ = read_uhi(results / f"fakerate/{analysis}/map.json")
         assert [maps[point].sum() for point in ("loose", "tight")] == [192, 54], run.text
     log = next(results.glob("logs/fakerate_process/a_twice*")).read_text()
-    assert "twice.json: run 315257 is given twice: write its ranges into one list" in log
+    assert "twice.json: run 315257 is given twice; put its ranges into one list" in log
     assert not (results / "fakerate/a_twice/map.json").exists()

@@ -18,12 +18,12 @@ from looseleaf.errors import DataFileError, LooseleafError
 from looseleaf.fakerate.measure import summed
 from looseleaf.files import digest
 from looseleaf.histograms.store import write_uhi
-from looseleaf.processing.columns import losses_of_columns
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
-from looseleaf.records import LEDGER_FORMAT, MANIFEST_FORMAT, FileRecord, original_of
+from looseleaf.processing.input_losses import losses_of_columns
 from looseleaf.servicex.request import MANIFEST, Request, Source
 from looseleaf.servicex.transform import FileResult
 from looseleaf.servicex.volume import complete_manifest, made_before, told_of
+from looseleaf.stage_files import LEDGER_FORMAT, MANIFEST_FORMAT, FileRecord, original_of
 from looseleaf.topcoffea.normalisation import check_coefficients, factors_of
 
 COST = {"events": 8, "bytes_read": 100, "wall_s": 0.5, "cpu_s": 0.25, "peak_rss_bytes": 1000}

@@ -13,11 +13,11 @@ from coffea.nanoevents import NanoEventsFactory
 from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.losses import Loss
 from looseleaf.objects.branches import first_present
-from looseleaf.objects.columns import cut_columns
 from looseleaf.objects.evaluation import Undecided, losses_of
 from looseleaf.objects.events import Branches, Selection, counted_momentum
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.needed_branches import cut_columns
 from looseleaf.processing.runner import SkimmedNanoAOD
 
 COLUMNS = {"x": np.array([1.0, 2.0, 3.0]), "y": np.array([3.0, 2.0, 1.0])}
@@ -193,11 +193,11 @@ def test_float_columns_keep_their_precision() -> None:
         ("maximum(x)", "maximum takes two arguments or more"),
         ("count(x, y)", "count takes one argument"),
         (" + ".join(["x"] * 3000), "it is too long, or nested too deeply"),
-        (" + ".join(["x"] * 600), "more than 500 operations are inside one another"),
-        ("(" * 3000 + "x" + ")" * 3000, "too many brackets inside one another"),
+        (" + ".join(["x"] * 600), "operations are nested more than 500 deep"),
+        ("(" * 3000 + "x" + ")" * 3000, "brackets are nested too deeply"),
         ("-" * 20_000 + "x", "it is too long, or nested too deeply"),
         ("x > \0", "can't be read here"),
-        ("x > \ud800", "it has characters that are no text"),
+        ("x > \ud800", "it has characters that aren't valid text"),
         ("9" * 5000, "can't be read here"),
         ("x < 18446744073709551616", "this integer has more than 64 bits"),
         ("1j", "this is not allowed in an expression"),
@@ -222,7 +222,7 @@ def test_an_expression_of_many_terms() -> None:
         ("x & y", "& and | take a yes or no on both sides, or integers"),
         ("where(x, y, 1)", "the first argument of where should be a yes or no"),
         ("~x", "~ takes a yes or no, or integers"),
-        ("x[x > 1]", r"in \[\] there should be a yes or no for each object"),
+        ("x[x > 1]", r"\[\] takes a yes or no for each object"),
     ],
 )
 def test_an_operation_without_meaning_is_refused(text: str, message: str) -> None:
@@ -388,11 +388,11 @@ def test_what_is_computed_of_branches_is_told() -> None:
 
 
 def test_a_cut_that_is_the_same_for_all_is_refused() -> None:
-    message = "the cut '1 < 2' is the same for every event; drop it"
+    message = "the cut '1 < 2' is the same for every event; remove it"
     with pytest.raises(ConfigError, match=message):
         Expression("1 < 2").keeps({})
     points = WorkingPoints({"Muon": {"loose": {"cuts": ["1 < 2"]}}})
-    with pytest.raises(ConfigError, match="is the same for every object; drop it"):
+    with pytest.raises(ConfigError, match="is the same for every object; remove it"):
         points.passes("Muon", "loose", ak.zip({"pt": [[5.0]]}))
 
 

@@ -23,10 +23,10 @@ from looseleaf.files import read_json
 from looseleaf.histograms.store import read_uhi
 from looseleaf.processing.runner import Limits
 from looseleaf.processing.stage import DatasetFiles, Running, columns_read
-from looseleaf.records import describe
 from looseleaf.servicex.request import Request, Source
 from looseleaf.servicex.transform import FileTask, TreeQuery, transform_file
 from looseleaf.servicex.volume import manifest_of, output_name
+from looseleaf.stage_files import describe
 
 CASES = TEST_DATA.parent / "cases"
 LOCAL = {"kind": "local", "redirectors": []}

@@ -20,16 +20,16 @@ from looseleaf.files import adler32
 from looseleaf.losses import Loss
 from looseleaf.nanoaod import open_events
 from looseleaf.objects.events import fired
-from looseleaf.processing.columns import losses_of_columns
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
+from looseleaf.processing.input_losses import losses_of_columns
 from looseleaf.processing.ledger import ledger_of
 from looseleaf.processing.runner import process_task
-from looseleaf.records import FileRecord
 from looseleaf.servicex.formats import create, read_original
 from looseleaf.servicex.request import Request, Source
 from looseleaf.servicex.submission import ORIGINAL_TREE
 from looseleaf.servicex.transform import FileResult, FileTask, TreeQuery, transform_file
 from looseleaf.servicex.volume import manifest_of, output_name
+from looseleaf.stage_files import FileRecord
 from looseleaf.topcoffea.normalisation import factors_of
 
 FORMATS = ("root-file", "root-rntuple", "parquet")

@@ -21,8 +21,8 @@ from looseleaf.parquet import ParquetTree, _located, is_parquet, read
 from looseleaf.processing.fileset import chunks_of, from_manifest
 from looseleaf.processing.ledger import ledger_of
 from looseleaf.processing.runner import process_task
-from looseleaf.records import MANIFEST_FORMAT
 from looseleaf.servicex.transform import FileTask, TreeQuery, transform_file
+from looseleaf.stage_files import MANIFEST_FORMAT
 
 CUT = "(MET_pt > 20) & ~(nMuon < 1)"
 

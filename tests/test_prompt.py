@@ -65,10 +65,10 @@ def test_toys_give_unbiased_factors_with_honest_errors() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p, o: (p + o, p, p), "no minimum was found; do the two templates differ"),
-        (lambda p, o: (o, p, o), "no prompt leptons were found in data"),
-        (lambda p, o: (0 * o, p, o), "there are no data leptons in its region"),
-        (lambda p, o: (p + o, p, 0 * o), "there are no non-prompt leptons in its region"),
+        (lambda p, o: (p + o, p, p), "no minimum was found; are the two templates different"),
+        (lambda p, o: (o, p, o), "the fit finds no prompt leptons in data"),
+        (lambda p, o: (0 * o, p, o), "the region has no data leptons"),
+        (lambda p, o: (p + o, p, 0 * o), "the region has no non-prompt leptons"),
         (
             lambda p, o: (p + o, np.where(p == p[2], -1.0, p), o),
             "negative sum of weights for a transverse mass of 20 to 30 GeV",

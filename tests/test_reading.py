@@ -18,10 +18,10 @@ from storage import IMPATIENT, Cut, Xrootd
 
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json
-from looseleaf.records import FileRecord, read_catalogue, write_catalogue
 from looseleaf.samples.generate import generate
 from looseleaf.servicex.request import urls_of
 from looseleaf.servicex.transform import FileTask, TreeQuery, transform_file
+from looseleaf.stage_files import FileRecord, read_catalogue, write_catalogue
 
 NOWHERE = "root://127.0.0.1:1/"
 DATASETS = {"A": qcd(6000), "B": {**qcd(6000), "das": "/qcd_other/looseleaf-v1/NANOAODSIM"}}

@@ -25,10 +25,10 @@ from looseleaf.processing.stage import (
     event_metadata,
     process_datasets,
 )
-from looseleaf.records import FileRecord, write_catalogue
 from looseleaf.servicex.embedded import Embedded
 from looseleaf.servicex.request import request_from_das
 from looseleaf.servicex.submission import transform
+from looseleaf.stage_files import FileRecord, write_catalogue
 
 CASES = TEST_DATA.parent / "cases"
 SIMULATION: dict[str, Any] = {}

@@ -10,9 +10,9 @@ import uproot
 from samples import SETTINGS, TRUTH, qcd, sample
 from scipy.stats import chi2, poisson
 
-from looseleaf.records import read_catalogue
 from looseleaf.samples.generate import generate, plan, share, truth_probability
 from looseleaf.samples.physics import eft_terms
+from looseleaf.stage_files import read_catalogue
 
 
 def arrays(folder: Path, name: str) -> list[ak.Array]:

@@ -9,7 +9,7 @@ from conftest import TEST_DATA
 
 from looseleaf.config.listed import REQUIRED, Listed, read_samples, write_sample_catalogue
 from looseleaf.errors import ConfigError, LooseleafError
-from looseleaf.records import read_catalogue
+from looseleaf.stage_files import read_catalogue
 
 SAMPLE: dict[str, Any] = {
     "xsec": 0.07096,
@@ -96,18 +96,21 @@ def test_a_cfg_lists_redirectors_and_samples(tmp_path: Path) -> None:
         ({"xsec": -1}, "xsec: -1 should be a positive number"),
         ({"year": 2019}, "year: '2019' is not one of 2016APV, 2016, 2017, 2018"),
         ({"isData": True}, "WCnames: data has no Wilson coefficients"),
-        ({"WCnames": ["a", "a"]}, "WCnames: a coefficient is there twice"),
+        ({"WCnames": ["a", "a"]}, "WCnames: a coefficient is listed twice"),
         ({"WCnames": "absent"}, "the key 'WCnames' is missing"),
         ({"treeName": "tree"}, "treeName: 'tree': NanoAOD's is Events"),
         ({"files": []}, "files: there are none"),
-        ({"files": ["a", "a"]}, r"files: \['a'\] is there twice"),
+        ({"files": ["a", "a"]}, r"files: \['a'\] is listed twice"),
         ({"histAxisName": " - "}, "histAxisName: ' - ' should be the name of a process"),
         ({"histAxisName": 5}, "histAxisName: 5 should be the name of a process"),
         ({"histAxisName": "t" * 201}, "histAxisName: 't{96}.* has more than 200 characters"),
         ({"WCnames": "ctG"}, "WCnames: 'ctG' should be a list of texts"),
         ({"WCnames": [1, 2]}, r"WCnames: \[1, 2\] should be a list of texts"),
         ({"WCnames": None}, "WCnames: None should be a list of texts"),
-        ({"WCnames": ["sm", "ctG"]}, "WCnames: 'sm' is the Standard Model, no coefficient"),
+        (
+            {"WCnames": ["sm", "ctG"]},
+            "WCnames: 'sm' stands for the Standard Model and can't be a coefficient",
+        ),
         ({"files": "a.root"}, "files: 'a.root' should be a list of texts"),
         ({"isData": "False"}, "isData: 'False' should be true or false"),
         ({"nEvents": -5}, "nEvents: -5 should be a number of events"),
@@ -159,34 +162,35 @@ def test_a_sample_that_is_wrong_keeps_no_other_from_being_read(tmp_path: Path) -
     start = f"{tmp_path}/"
     found = {name: text.removeprefix(start) for name, text in listed.problems.items()}
     shared = "root://here//store/user/someone/tHq/output_2.root"
-    assert found.pop("n" * 300).startswith("samples.cfg, line 15: there is no file 'nnn")
+    assert found.pop("n" * 300).startswith("samples.cfg, line 15: the file 'nnn")
     assert found.pop("deep").startswith("deep.json: not valid JSON (")
     assert found.pop("cut").startswith("cut.json: not valid JSON (")
     assert found == {
-        "tHq": "samples.cfg, line 3: 'tHq.jsn' is no sample; those are JSON files",
+        "tHq": "samples.cfg, line 3: 'tHq.jsn' is not a sample; a sample is a JSON file",
         "bad": "bad.json: xsec: -1 should be a positive number",
-        "gone": "samples.cfg, line 5: there is no file 'gone.json'",
+        "gone": "samples.cfg, line 5: the file 'gone.json' does not exist",
         "copy": (
-            f"copy.json: files: {shared} is a file of 'tHq' already, its events would count twice; "
+            f"copy.json: files: {shared} already belongs to 'tHq', so its events would count "
+            "twice; "
             "list one of the two samples"
         ),
-        "twice": "twice.json: xsec: is there twice",
-        "list": "list.json: a sample is an object with " + ", ".join(REQUIRED),
+        "twice": "twice.json: xsec: is given twice",
+        "list": "list.json: a sample is a JSON object with " + ", ".join(REQUIRED),
         "latin": (
             "latin.json, line 2: the byte 0xe9 isn't UTF-8 (is the file Latin-1?); save it as "
             "UTF-8 text"
         ),
         "with space": (
-            "with space.json: the sample is called like its file, which should be up to 200 "
+            "with space.json: a sample has the name of its file, which may have up to 200 "
             "letters, digits, _, - and ."
         ),
-        "folder": "samples.cfg, line 13: there is no file 'folder.json'",
+        "folder": "samples.cfg, line 13: the file 'folder.json' does not exist",
         "FixJsons": (
-            "samples.cfg, line 14: 'jsons/FixJsons.py' is no sample; those are JSON files"
+            "samples.cfg, line 14: 'jsons/FixJsons.py' is not a sample; a sample is a JSON file"
         ),
     }
     # by itself, where nothing says which are used, each of them is an error
-    with pytest.raises(ConfigError, match=r"line 3: 'tHq\.jsn' is no sample"):
+    with pytest.raises(ConfigError, match=r"line 3: 'tHq\.jsn' is not a sample"):
         read_samples(cfg)
 
 
@@ -216,8 +220,8 @@ def test_a_sample_that_is_listed_again_counts_once(tmp_path: Path) -> None:
     assert read_samples(other, listed) == {}
     assert listed.problems == {}
     assert listed.remarks == [
-        f"{one}: tHq is listed again, and counts once",
-        f"{other}: tHq is listed again, and counts once",
+        f"{one}: tHq is listed twice and counts once",
+        f"{other}: tHq is listed twice and counts once",
     ]
     other.write_text(f"root://there//\n{path}\n")
     with pytest.raises(ConfigError, match=r"two samples are called 'tHq': .* behind root://here//"):
@@ -245,7 +249,7 @@ def test_processes_have_names_that_results_can_use(tmp_path: Path, name: str, pr
     found = read_samples(path, listed)["tHq"]
     assert (found["process"], found["listed"]["process"]) == (process, name)
     assert listed.remarks == [
-        f"{path}: names of processes have letters, digits and _: {process} for {name}"
+        f"{path}: names of processes take letters, digits and _ only: {process} for {name}"
     ]
 
 
@@ -269,8 +273,8 @@ def test_sums_that_cannot_normalise_are_left_out(tmp_path: Path) -> None:
     found = read_samples(path, listed)["tHq"]
     assert found["sums_of_weights"] == {"renormDown_factUp": 361.5}
     assert listed.remarks == [
-        f"{path}: nSumOfWeights_ISRUp, nSumOfWeights_ISRDown should be positive, and can't "
-        "normalise a variation"
+        f"{path}: nSumOfWeights_ISRUp, nSumOfWeights_ISRDown should be positive; the "
+        "variation can't be normalised"
     ]
 
 
@@ -284,7 +288,7 @@ def test_paths_that_were_written_for_another_folder(tmp_path: Path) -> None:
     found = read_samples(cfg, listed)
     assert Path(found["tHq"]["listed"]["file"]) == right
     assert listed.remarks == [
-        f"{cfg}: there is no ../../jsons/tHq.json as seen from it; {right} is read"
+        f"{cfg}: ../../jsons/tHq.json does not exist relative to this file; {right} is read instead"
     ]
     # as it is written comes first
     first = written(tmp_path / "jsons/tHq.json")
@@ -299,7 +303,7 @@ def test_paths_that_were_written_for_another_folder(tmp_path: Path) -> None:
         far.write_text(f"{line}\n")
         listed = Listed()
         read_samples(far, listed)
-        assert listed.problems == {"tHq": f"{far}, line 1: there is no file {line!r}"}
+        assert listed.problems == {"tHq": f"{far}, line 1: the file {line!r} does not exist"}
 
 
 def test_what_is_wrong_with_a_cfg(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from samples import qcd, sample, skimmed
 from looseleaf.errors import ConfigError, DataFileError, LookupFailed, Shortfall
 from looseleaf.files import adler32, read_json, write_json
 from looseleaf.processing.fileset import from_manifest
-from looseleaf.records import SNAPSHOT_FORMAT, FileRecord, describe
 from looseleaf.servicex.embedded import Embedded
 from looseleaf.servicex.formats import read_original
 from looseleaf.servicex.request import (
@@ -30,6 +29,7 @@ from looseleaf.servicex.request import (
 from looseleaf.servicex.submission import transform
 from looseleaf.servicex.transform import FileTask, Sums, TreeQuery, transform_file
 from looseleaf.servicex.volume import output_name
+from looseleaf.stage_files import SNAPSHOT_FORMAT, FileRecord, describe
 
 COLUMNS = [
     "run",

@@ -160,7 +160,7 @@ def test_an_event_without_an_object_has_no_first_one(file: Path, tmp_path: Path)
 def test_a_list_beside_an_object_is_refused(file: Path, tmp_path: Path) -> None:
     query = from_tree().Select(lambda e: {"x": e.Muon_pt.Select(lambda p: p + e.Muon_eta)})
     text = query.generate_selection_string()
-    with pytest.raises(ConfigError, match=r"scalar\(\) is of one value in each event"):
+    with pytest.raises(ConfigError, match=r"scalar\(\) takes one value for each event"):
         carried_out(text, file, tmp_path / "out.root", "root-file")
 
 

@@ -18,9 +18,8 @@ import uproot
 
 from looseleaf.errors import ConfigError, DataFileError, Shortfall
 from looseleaf.files import adler32, write_json
-from looseleaf.records import SNAPSHOT_FORMAT, FileRecord
-from looseleaf.servicex.columns import selected
 from looseleaf.servicex.formats import create, read_original
+from looseleaf.servicex.jagged import selected
 from looseleaf.servicex.request import (
     Request,
     Source,
@@ -38,6 +37,7 @@ from looseleaf.servicex.volume import (
     remember,
     result_name,
 )
+from looseleaf.stage_files import SNAPSHOT_FORMAT, FileRecord
 
 # --- sums before and after the selection
 

@@ -21,10 +21,10 @@ from looseleaf.objects.analysis import Allow
 from looseleaf.processing.fileset import Fileset
 from looseleaf.processing.runner import Limits
 from looseleaf.processing.stage import DatasetFiles, Reading, Running, process_datasets
-from looseleaf.records import FileRecord, write_catalogue
 from looseleaf.servicex.embedded import Embedded
 from looseleaf.servicex.request import request_from_das
 from looseleaf.servicex.submission import transform
+from looseleaf.stage_files import FileRecord, write_catalogue
 
 EVENTS = 50
 # in tasks of at most 20 events, and these in pieces of at most 10

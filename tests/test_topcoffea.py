@@ -320,19 +320,21 @@ def test_declared_coefficients_that_are_not_those_of_the_files(tmp_path: Path) -
     manifest = skimmed(tmp_path, "e", {"e": DATASETS["e"]}, columns)
     manifest.rename(tmp_path / "e.manifest.json")
     assert refusal(tmp_path, wc_names=["ctG"]) == (
-        "sets.yaml: e.wc_names: 1 coefficients (ctG) make 3 terms, an event of the files has 6"
+        "sets.yaml: e.wc_names: 1 coefficients (ctG) make 3 terms, but an event of the files has 6"
     )
     assert refusal(tmp_path, wc_names=["a", "b", "c"], declared_in="jsons/e.json") == (
-        "jsons/e.json: WCnames: 3 coefficients (a, b, c) make 10 terms, an event of the files has 6"
+        "jsons/e.json: WCnames: 3 coefficients (a, b, c) make 10 terms, but an event of the files "
+        "has 6"
     )
     assert refusal(tmp_path, wc_names=[]) == (
-        "sets.yaml: e.wc_names: there are none, but the files carry EFTfitCoefficients: of which "
-        "Wilson coefficients?"
+        "sets.yaml: e.wc_names: is missing, but the files have EFTfitCoefficients; name their "
+        "Wilson "
+        "coefficients"
     )
     # also if nobody has asked for them
     manifest = skimmed(tmp_path / "few", "e", {"e": DATASETS["e"]}, ["Muon_pt"])
     manifest.rename(tmp_path / "e.manifest.json")
-    assert "e.wc_names: there are none, but the files carry" in refusal(tmp_path, wc_names=[])
+    assert "e.wc_names: is missing, but the files have" in refusal(tmp_path, wc_names=[])
 
 
 def test_what_normalises_is_held_against_what_is_declared_before_processing(
@@ -343,15 +345,15 @@ def test_what_normalises_is_held_against_what_is_declared_before_processing(
     manifest.rename(tmp_path / "e.manifest.json")
     listed = {"events": 5999, "sum_of_weights": 1.0}
     more = {"declared_in": "jsons/e.json", "listed": listed}
-    assert "jsons/e.json: nEvents: 5999 are stated" in refusal(tmp_path, **more)
+    assert "jsons/e.json: nEvents: states 5999" in refusal(tmp_path, **more)
     listed["events"] = 6000
-    assert "jsons/e.json: nSumOfWeights: 1 is stated for 6000" in refusal(tmp_path, **more)
+    assert "jsons/e.json: nSumOfWeights: states 1 for 6000" in refusal(tmp_path, **more)
     # a skim that doesn't say how many coefficients it has
     value = read_json(tmp_path / "e.manifest.json")
     for file in value["files"]:
         file["eft_sums_in"] = None
     write_json(tmp_path / "e.manifest.json", value)
-    assert "dataset e: its files have no EFTfitCoefficients that add up" in refusal(tmp_path)
+    assert "dataset e: its files have no EFTfitCoefficients from which" in refusal(tmp_path)
 
 
 def test_files_of_one_sample_with_other_coefficients(tmp_path: Path) -> None:
@@ -417,7 +419,7 @@ def test_yields_are_normalised_to_cross_section_and_luminosity(
 def test_eft_sample_without_sums_is_not_normalised(
     filesets: dict[str, Fileset], tmp_path: Path
 ) -> None:
-    with pytest.raises(DataFileError, match="dataset e: its files have no EFTfitCoefficients that"):
+    with pytest.raises(DataFileError, match="dataset e: its files have no EFTfitCoefficients from"):
         combined(filesets, tmp_path, eft_sums=None)
 
 

@@ -76,4 +76,4 @@ def test_an_analysis_of_a_sample_that_is_not_there(
     run = snakemake("-n", override=configured(tmp_path, repo, [*listed, "WZZ"]))
     assert run.status != 0
     assert "run3.yaml: datasets: 'WZZ' can't be used: " in run.text
-    assert "2022_mc_background_samples.cfg, line 37: there is no file" in run.text
+    assert "2022_mc_background_samples.cfg, line 37: the file '" in run.text

@@ -18,11 +18,11 @@ from looseleaf.das.lookup import lookup
 from looseleaf.errors import DataFileError, LookupFailed, Shortfall
 from looseleaf.files import adler32, read_json
 from looseleaf.nanoaod import BLOCK, open_events
-from looseleaf.records import FileRecord, write_catalogue
 from looseleaf.servicex.embedded import Embedded
 from looseleaf.servicex.request import Request, request_from_das
 from looseleaf.servicex.submission import transform
 from looseleaf.servicex.transform import FileTask, TreeQuery, transform_file
+from looseleaf.stage_files import FileRecord, write_catalogue
 
 COLUMNS = ("run", "luminosityBlock", "event", "genWeight", "MET_pt")
 

@@ -232,11 +232,15 @@ def test_case_11_names(case: Callable[..., Settings], name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("2018", "datasets.measure.0: 2018 should be of type string; what is to be text goes in "),
-        ("No", "datasets.measure.0: False should be of type string; what is to be text goes in"),
+        ("2018", "datasets.measure.0: 2018 should be of type string; put text in quotes, as"),
+        ("No", "datasets.measure.0: False should be of type string; put text in quotes, as"),
         ("[d]", r"datasets.measure.0: ['d'] should be of type string"),
         ("0100", "datasets.measure.0: 0100 is not the same to all readers of YAML; write 100, o"),
-        ("x-d", "datasets: 'x-d' is not declared; names that begin with x- are for anchors alone"),
+        (
+            "x-d",
+            "datasets: 'x-d' is not declared; names that begin with x- are reserved for YAML "
+            "anchors",
+        ),
     ],
 )
 def test_case_11_names_in_lists(case: Callable[..., Settings], name: str, message: str) -> None:

@@ -1,1 +1,1 @@
-"""Applying measured rates, and holding what they predict against what is observed."""
+"""Applying measured rates, and comparing the prediction with the observed events."""

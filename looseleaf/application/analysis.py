@@ -9,9 +9,9 @@ from looseleaf.objects.multilepton_analysis import MultileptonAnalysis
 
 @dataclass(frozen=True, kw_only=True)
 class ApplicationAnalysis(MultileptonAnalysis):
-    """Events with non-prompt leptons: predicted by the maps, by collection, and observed.
+    """Events with non-prompt leptons: predicted from maps, by collection, and observed.
 
-    What is observed in data is left out unless the analysis is unblinded.
+    Observed data is left out unless the analysis is unblinded.
     """
 
     kind = "application"
@@ -19,17 +19,19 @@ class ApplicationAnalysis(MultileptonAnalysis):
     ORDERED = ("maps", "working_points", "channels", "observables", "corrections", "datasets")
 
     maps: Mapping[str, str]
-    # rates above it count as much
+    # larger rates are lowered to this
     cap: float
     lumi_ifb: float | None = None
     unblind: bool = True
 
     def role_of(self, dataset: str) -> str:
-        """The group that a dataset stands in: predict, observe, prompt."""
+        """The group that a dataset is in: predict, observe or prompt."""
         return next(group for group, names in self.datasets.items() if dataset in names)
 
     def metadata(self, name: str, dataset: Mapping[str, Any]) -> dict[str, Any]:
+        """The role of a dataset."""
         return {"role": self.role_of(name)}
 
     def simulated_columns(self, dataset: Mapping[str, Any]) -> set[str]:
+        """The branches with the origins of leptons."""
         return {f"{collection}_genPartFlav" for collection in self.maps}

@@ -1,4 +1,4 @@
-"""Closure: predicted against observed, with the uncertainties of both and of the map."""
+"""Closure: predicted against observed events, with the uncertainties of both and of the map."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +21,9 @@ from looseleaf.losses import say
 from looseleaf.objects.names import COVERAGE, ENTRIES
 from looseleaf.objects.rates import RateMap
 from looseleaf.objects.weights import scale_to_luminosity
-from looseleaf.records import original_of
+from looseleaf.stage_files import original_of
 
-# a chi-squared of fewer events than these in a bin is none; such bins are merged into the next
+# bins with fewer events are merged into the next, since they would distort chi2
 MINIMUM_EVENTS = 10
 
 
@@ -35,8 +35,8 @@ def totals(
 ) -> dict[str, Any]:
     """The datasets' histograms, normalised and added.
 
-    With data, what simulated prompt leptons contribute to events with failing leptons is taken
-    away from the prediction, and what they contribute to events without is in `<name>.prompt`.
+    With data, simulated events with prompt leptons are subtracted from the prediction, and those
+    without a failing lepton are in `<name>.prompt`.
     """
     total: dict[str, Any] = {}
 
@@ -44,16 +44,16 @@ def totals(
         total[key] = total[key] + histogram if key in total else histogram
 
     for name, dataset in declared.items():
-        found, _ = read_uhi(processed[name])
+        histograms, _ = read_uhi(processed[name])
         weight = original_of(ledgers[name])["sum_of_weights"]
         scale = scale_to_luminosity(name, dataset, analysis.lumi_ifb, weight)
         prompt = analysis.role_of(name) == "prompt"
-        for key, histogram in found.items():
+        for key, histogram in histograms.items():
             observable, _, kind = key.partition(".")
             if key in (COVERAGE, ENTRIES):
                 add(key, weighed(histogram, scale))
             elif not kind:
-                # counts of events: those of simulation tell nothing about data
+                # these counts are of events in data, and simulation isn't added to them
                 if not prompt:
                     add(key, histogram)
             elif prompt and kind == "observed":
@@ -72,14 +72,14 @@ def combine(
     histograms: str | Path,
     closure: str | Path,
 ) -> None:
-    """Normalise and add the datasets, and hold prediction against observation.
+    """Normalise and add the datasets, and compare the prediction with the observation.
 
-    `datasets`, `processed` and `ledgers` are by dataset name. The closure file has, for each
-    channel and observable, observed and predicted by bin with their uncertainties, and chi2,
-    degrees of freedom and p-value with the full covariance: a map bin's uncertainty moves all the
-    bins that it feeds together. With data there is also what prompt leptons are expected to give,
-    and what was observed is left out of both files unless the analysis is unblinded. Raises
-    `DataFileError` if most events lie beyond the axis of an observable, and it isn't allowed.
+    `datasets`, `processed` and `ledgers` are by dataset name. For each channel and observable, the
+    closure file has observed and predicted events by bin with their uncertainties, and chi2,
+    degrees of freedom and p-value with the full covariance: the uncertainty of a map bin is common
+    to all bins that it contributes to. With data, it also has the expected prompt events, and
+    observed events only if the analysis is unblinded. Raises `DataFileError` if most events are
+    outside the edges of an observable and the analysis doesn't allow it.
     """
     total = totals(analysis, datasets, processed, ledgers)
     refuse_most_beyond(analysis, total[COVERAGE], observable_edges(analysis), "events")
@@ -94,7 +94,7 @@ def combine(
     for channel in analysis.channels:
         failing = total["by_failing"][channel, :].values()
         channels[channel] = {
-            # those without a failing lepton are the observed ones
+            # events without a failing lepton are the observed ones
             "events_by_failing_leptons": [
                 int(number) if seen or index else None for index, number in enumerate(failing)
             ],
@@ -105,8 +105,8 @@ def combine(
     unmeasured = int(total["unmeasured"].sum())
     if unmeasured:
         message = (
-            f"{unmeasured} failing leptons lie in empty bins of the maps and predict nothing; "
-            "wider bins would tell"
+            f"{unmeasured} failing leptons are in empty bins of the maps and predict "
+            "nothing; use wider bins"
         )
         say(f"application {analysis.name}", [message])
     write_json(
@@ -125,10 +125,10 @@ def combine(
 def agreement(
     total: Mapping[str, Any], name: str, channel: str, sigma: NDArray[np.float64]
 ) -> dict[str, Any]:
-    """Observed against predicted in one channel; what lies beyond the axis is in the last bins.
+    """Observed and predicted events in one channel; the outermost bins include the flow bins.
 
-    `sigma` is the uncertainty of each map bin. Where prompt leptons are expected too, the sum of
-    both predictions is what is held against the observation; a blind total has none.
+    `sigma` is the uncertainty of each map bin. If prompt events are expected too, chi2 compares the
+    sum of both predictions with the observation. A blind total has no chi2.
     """
     predicted = _with_flow(total[f"{name}.predicted"][channel, :].view(flow=True))
     slopes = _with_flow(total[f"{name}.slopes"][channel, :, :].view(flow=True))
@@ -153,9 +153,9 @@ def agreement(
     covariance = from_map @ from_map.T + np.diag(observed["variance"] + variance)
     merge = merging(value, variance)
     difference = merge @ (observed["value"] - value)
-    # bins in which nothing was seen and nothing expected say nothing
-    known = np.diag(merge @ covariance @ merge.T) > 0
-    merge, difference = merge[known], difference[known]
+    # a bin without observed or predicted events carries no information
+    informative = np.diag(merge @ covariance @ merge.T) > 0
+    merge, difference = merge[informative], difference[informative]
     chi2 = float(difference @ np.linalg.solve(merge @ covariance @ merge.T, difference))
     ndf = len(difference)
     return out | {
@@ -168,7 +168,7 @@ def agreement(
 
 
 def _with_flow(view: Any) -> Any:
-    """Bins with underflow in the first and overflow in the last."""
+    """The bins with the underflow added to the first and the overflow to the last."""
     if view.dtype.names is None:
         out = view[1:-1].copy()
         out[0] += view[0]

@@ -1,4 +1,4 @@
-"""Analyses that apply measured rates as a kind of analysis."""
+"""The kind `application`: analyses that apply measured rates."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -15,7 +15,7 @@ from looseleaf.objects.leptons import WorkingPoints
 
 
 class Application(Kind[ApplicationAnalysis]):
-    """Events with non-prompt leptons as measured rates predict them, against the observed ones."""
+    """Events with non-prompt leptons: predicted with measured rates, and observed."""
 
     analysis = ApplicationAnalysis
     stage = "fakerate"
@@ -69,7 +69,7 @@ class Application(Kind[ApplicationAnalysis]):
 
 
 def _check_flavours(analysis: ApplicationAnalysis, file: str) -> None:
-    """Refuse channels that count leptons of which there is no map: there would be none of them."""
+    """Refuse channels that count leptons without a map, since none would be found."""
     expressions = {f"channels.{name}": text for name, text in analysis.channels.items()}
     for name, observable in analysis.observables.items():
         expressions[f"observables.{name}"] = observable["expression"]

@@ -1,4 +1,4 @@
-"""The pictures of observed against predicted events, from their closure alone."""
+"""The pictures of observed and predicted events, from the closure file alone."""
 
 from pathlib import Path
 
@@ -14,13 +14,13 @@ def pictures(
     label: str,
     energies: str = "13",
 ) -> None:
-    """Observed against predicted, a picture for each channel and observable."""
-    found = read_json(closure)
-    channels = found["channels"]
+    """Draw observed and predicted events, a picture for each channel and observable."""
+    summary = read_json(closure)
+    channels = summary["channels"]
     for channel, results in channels.items():
         for name, table in results["observables"].items():
             fig, ax = plots.closure(
                 table, analysis.observables[name]["label"], f"{analysis.title}, {channel}"
             )
-            plots.label(ax, label, found["is_data"], analysis.lumi_ifb, energies)
+            plots.label(ax, label, summary["is_data"], analysis.lumi_ifb, energies)
             plots.save(fig, Path(folder) / f"closure_{channel}_{name}")

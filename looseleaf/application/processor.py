@@ -1,4 +1,4 @@
-"""Applying measured rates: the coffea processor that predicts events with non-prompt leptons."""
+"""The coffea processor that applies measured rates to predict events with non-prompt leptons."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -41,10 +41,10 @@ PROMPT = (1, 15)
 FIELDS = ("pt", "eta", "phi", "charge", "tight", "prompt", "bin")
 
 
-def beyond_axes(analysis: ApplicationAnalysis, found: Mapping[str, Any]) -> list[Loss]:
-    """What lies beyond the observables' axes; an event counts in each of its channels."""
+def beyond_axes(analysis: ApplicationAnalysis, histograms: Mapping[str, Any]) -> list[Loss]:
+    """The events outside the observables' edges; an event counts in each of its channels."""
     return losses_beyond(
-        found[COVERAGE],
+        histograms[COVERAGE],
         observable_edges(analysis),
         "events",
         "the outermost bins hold them",
@@ -55,18 +55,18 @@ def beyond_axes(analysis: ApplicationAnalysis, found: Mapping[str, Any]) -> list
 class ApplicationProcessor(ProcessorABC):
     """Observed and predicted events with non-prompt leptons, by channel.
 
-    Leptons are those that pass the loose working point. Observed are events whose leptons are all
-    tight, predicted those with failing leptons, weighted with the rates. Which events count is
-    told by the metadata's `role`: of a dataset to `predict` (simulation) those with a lepton that
-    isn't prompt; of one to `observe` (data) all that are certified; of a `prompt` one
-    (simulation) those whose leptons are all prompt, which the prediction from data has to lose.
+    Leptons pass the loose working point. Observed events have tight leptons only; predicted events
+    have failing leptons, and are weighted with the rates. Which events count depends on the `role`
+    in a dataset's metadata: for `predict` (simulation), those with a lepton that isn't prompt; for
+    `observe` (data), those in certified sections; for `prompt` (simulation), those whose leptons
+    are all prompt, which are subtracted from the prediction from data.
 
-    The accumulator holds for each observable `<name>.observed`, `<name>.predicted` and
-    `<name>.slopes` (the sums of w d weight / d f by map bin), and the counts `by_failing` (events
-    by channel and number of failing leptons), `capped` and `unmeasured` (failing leptons in bins
-    of the map that are empty); `coverage` and `entries` tell where observables and failing leptons
-    lie on their axes and how the channels' weights are spread. Unless the analysis is unblinded,
-    events of data without a failing lepton are not looked at.
+    For each observable, the accumulator has `<name>.observed`, `<name>.predicted` and
+    `<name>.slopes` (the sums of w d weight / d f by map bin). It counts `by_failing` (events by
+    channel and number of failing leptons), `capped` and `unmeasured` (failing leptons in empty bins
+    of the map). `coverage` and `entries` tell where observables and failing leptons are on their
+    axes, and how the channels' weights are spread. Unless the analysis is unblinded, data without a
+    failing lepton isn't used.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class ApplicationProcessor(ProcessorABC):
         }
 
     def process(self, events: Any) -> dict[str, Any]:
+        """Fill one chunk of events; returns the accumulator."""
         undecided = Undecided(self._analysis.allow.not_finite)
         chosen = self._loose(events, undecided)
         leptons = merged(chosen, FIELDS)
@@ -137,13 +138,13 @@ class ApplicationProcessor(ProcessorABC):
                     values[loose],
                     weight=(event_weight * prediction.weight)[loose],
                 )
-                mine = loose[prediction.event]
-                event = prediction.event[mine]
+                in_region = loose[prediction.event]
+                event = prediction.event[in_region]
                 slopes.fill(
                     np.full(len(event), channel),
                     values[event],
-                    prediction.bin[mine],
-                    weight=event_weight[event] * prediction.slope[mine],
+                    prediction.bin[in_region],
+                    weight=event_weight[event] * prediction.slope[in_region],
                 )
             out |= {
                 f"{name}.observed": observed,
@@ -162,8 +163,8 @@ class ApplicationProcessor(ProcessorABC):
         return out | undecided.counted()
 
     def _loose(self, events: Any, undecided: Undecided) -> dict[str, Any]:
-        """Loose leptons by collection, with what their rate is looked up by."""
-        found = {}
+        """Loose leptons by collection, with the bins of their rates."""
+        by_collection = {}
         for collection, rate_map in self._maps.items():
             roles = self._analysis.working_points[collection]
             all_of = events[collection]
@@ -171,7 +172,7 @@ class ApplicationProcessor(ProcessorABC):
             leptons = all_of[loose]
             tight = self._points.passes(collection, roles["tight"], all_of, undecided)
             leptons["tight"] = tight[loose]
-            # what fails counts at the momentum at which the map counted it
+            # leptons that fail the tight selection count at the momentum of the map
             leptons["pt"] = counted_momentum(
                 self._points, collection, roles, leptons, loose[loose], leptons.tight, undecided
             )
@@ -183,8 +184,9 @@ class ApplicationProcessor(ProcessorABC):
             pt, eta = (ak.to_numpy(ak.flatten(leptons[field])) for field in ("pt", "eta"))
             bins = rate_map.bins(pt, np.abs(eta)) + self._offsets[collection]
             leptons["bin"] = ak.unflatten(bins, counts)
-            found[collection] = leptons
-        return found
+            by_collection[collection] = leptons
+        return by_collection
 
     def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
+        """The accumulator as it is."""
         return accumulator

@@ -10,14 +10,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from looseleaf import records
+from looseleaf import stage_files
 from looseleaf.cost import Cost
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json
 from looseleaf.histograms.store import read_uhi
 from looseleaf.losses import Loss
-from looseleaf.records import read_catalogue
 from looseleaf.shape import COUNT, NUMBER, TEXT, check
+from looseleaf.stage_files import read_catalogue
 
 FORMAT = "looseleaf-benchmark/1"
 JOBS = "/benchmark/jobs/"
@@ -37,12 +37,12 @@ LOSS = {
 }
 LEDGER = {
     "dataset": TEXT,
-    "chunks": [{"worker": TEXT, "cost": records.COST}],
+    "chunks": [{"worker": TEXT, "cost": stage_files.COST}],
     "losses": [LOSS],
 }
 MANIFEST = {
     "totals": {"events_out": COUNT, "bytes": COUNT},
-    "files": [{"cost": records.COST}],
+    "files": [{"cost": stage_files.COST}],
 }
 
 Number = TypeVar("Number", int, float)
@@ -97,8 +97,8 @@ def read_jobs(path: str | Path) -> list[Job]:
     The rule is the folder or file below `benchmark/jobs`. Raises `DataFileError` if the file
     can't be read, holds no job, or a line of it isn't whole.
     """
-    _, found, below = f"/{Path(path).as_posix()}".rpartition(JOBS)
-    if not found:
+    _, separator, below = f"/{Path(path).as_posix()}".rpartition(JOBS)
+    if not separator:
         raise DataFileError(f"{path}: not below a folder {JOBS.strip('/')}")
     rule = below.partition("/")[0].removesuffix(".jsonl")
     try:
@@ -144,7 +144,7 @@ def _measured(value: Any) -> float | None:
 def read_ledger(path: str | Path) -> Account:
     """The chunks and losses in a ledger at <stage>/<analysis>/<dataset>.ledger.json."""
     stage = Path(path).parent.parent.name
-    ledger = records.read_ledger(path, LEDGER)
+    ledger = stage_files.read_ledger(path, LEDGER)
     dataset = ledger["dataset"]
     chunks = [
         ChunkCost(stage, dataset, chunk["worker"], _made(Cost, chunk["cost"]))
@@ -162,7 +162,7 @@ def read_losses(path: str | Path) -> list[Loss]:
 
 def read_manifest(path: str | Path) -> Transformed:
     """The costs and totals of a transform's manifest."""
-    manifest = records.read_manifest(path, MANIFEST)
+    manifest = stage_files.read_manifest(path, MANIFEST)
     totals = manifest["totals"]
     costs = [_made(Cost, file["cost"]) for file in manifest["files"]]
     return Transformed(costs, totals["events_out"], totals["bytes"])
@@ -193,8 +193,8 @@ def summary_of(
 ) -> dict[str, Any]:
     """The whole summary, as it is written. What isn't known is None; rates are sums over sums."""
     chunks = {
-        name: [chunk for account in mine for chunk in account.chunks]
-        for name, mine in accounts.items()
+        name: [chunk for account in of_analysis for chunk in account.chunks]
+        for name, of_analysis in accounts.items()
     }
     costs = _costs(chain.from_iterable(chunks.values()), transforms)
     made = _written(transforms, catalogues)
@@ -217,7 +217,7 @@ def summary_of(
             for stage in stages
         ],
         "losses": _all_losses(accounts, losses),
-        "processing": [_analysis(name, mine) for name, mine in chunks.items()],
+        "processing": [_analysis(name, own) for name, own in chunks.items()],
         "rules": [
             {"rule": rule, "stage": rule.partition("_")[0]}
             | _jobs_total([job for job in jobs if job.rule == rule])

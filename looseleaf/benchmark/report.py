@@ -61,7 +61,7 @@ def report(
     Raises `DataFileError` naming a record that can't be read.
     """
     accounts = {name: [read_ledger(path) for path in paths] for name, paths in ledgers.items()}
-    found = summary_of(
+    numbers = summary_of(
         [job for path in jobs for job in read_jobs(path)],
         accounts,
         {name: read_losses(path) for name, path in results.items()},
@@ -69,8 +69,8 @@ def report(
         catalogues,
         read_reference(reference),
     )
-    text = render(found, accounts)
-    write_json(summary, found)
+    text = render(numbers, accounts)
+    write_json(summary, numbers)
     with whole(page) as part:
         part.write_text(text, encoding="utf-8")
 
@@ -183,22 +183,24 @@ def chunk_rates(accounts: Mapping[str, Sequence[Account]]) -> Markup | None:
     rates = {
         name: [
             chunk.cost.events / chunk.cost.wall_s
-            for account in mine
+            for account in analysis_rates
             for chunk in account.chunks
             if chunk.cost.wall_s
         ]
-        for name, mine in accounts.items()
+        for name, analysis_rates in accounts.items()
     }
-    rates = {name: mine for name, mine in rates.items() if mine}
+    rates = {name: analysis_rates for name, analysis_rates in rates.items() if analysis_rates}
     if not rates:
         return None
     fig = Figure(figsize=(9.5, 1.1 + 0.75 * len(rates)), layout="constrained")
     ax = fig.subplots()
-    for row, mine in enumerate(rates.values()):
+    for row, analysis_rates in enumerate(rates.values()):
         # spread over the height of the row, evenly and the same each time
-        heights = [row + 0.6 * (index * GOLDEN % 1 - 0.5) for index in range(len(mine))]
-        ax.plot(mine, heights, "o", color=OURS, markersize=6, alpha=0.4, markeredgewidth=0)
-        ax.vlines(median(mine), row - 0.38, row + 0.38, color="black")
+        heights = [row + 0.6 * (index * GOLDEN % 1 - 0.5) for index in range(len(analysis_rates))]
+        ax.plot(
+            analysis_rates, heights, "o", color=OURS, markersize=6, alpha=0.4, markeredgewidth=0
+        )
+        ax.vlines(median(analysis_rates), row - 0.38, row + 0.38, color="black")
     ax.set_xlim(left=0)
     ax.set_yticks(range(len(rates)), [_label(name) for name in rates])
     ax.set_ylim(len(rates) - 0.5, -0.5)

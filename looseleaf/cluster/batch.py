@@ -62,20 +62,20 @@ def batch_cluster(site: Mapping[str, Any], workers: int, logs: Path) -> Iterator
     system: BatchSystem = import_module(f"{__package__}.{kind.replace('-', '_')}").SYSTEM
     cluster_class = _cluster_class(kind, system)
     run = uuid4().hex
-    asked = site.get("cluster", {})
-    settings = system.tagged(asked, run)
+    options = site.get("cluster", {})
+    settings = system.tagged(options, run)
     shutil.rmtree(logs, ignore_errors=True)
     logs.mkdir(parents=True)
     settings.setdefault("log_directory", str(logs.resolve()))
     keys = logs.resolve() / KEYS
     if system.keyed is not None:
         settings = _reserved(system.keyed(settings, keys))
-    with _swept(system.remove(asked, run), keys):
+    with _swept(system.remove(options, run), keys):
         try:
             cluster = cluster_class(**settings)
         except (TypeError, ValueError) as problem:
             raise ConfigError(f"site {kind}: cluster: {problem}") from None
-        with cluster, _replaced(cluster, system.queued(asked, run), workers):
+        with cluster, _replaced(cluster, system.queued(options, run), workers):
             # scale() doesn't replace a worker whose job was removed
             cluster.adapt(minimum_jobs=workers, maximum_jobs=workers, interval="2s")
             yield cluster
@@ -103,14 +103,14 @@ def _replaced(cluster: Any, queued: Sequence[str], workers: int) -> Iterator[Non
     Dask learns of a worker that has gone, and not of one that never was there. Not more than a
     few for each worker: what never starts is no fault that passes.
     """
-    ended, left = Event(), REPLACEMENTS * workers
+    ended, attempts = Event(), REPLACEMENTS * workers
 
     def look() -> None:
-        nonlocal left
-        while left > 0 and not ended.wait(LOOK_EVERY_S):
-            gone = _gone(cluster, queued)[:left]
+        nonlocal attempts
+        while attempts > 0 and not ended.wait(LOOK_EVERY_S):
+            gone = _gone(cluster, queued)[:attempts]
             if gone and not ended.is_set():
-                left -= len(gone)
+                attempts -= len(gone)
                 _fetch_logs(cluster)
                 cluster.sync(cluster.scale_down, gone)
 

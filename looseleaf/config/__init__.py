@@ -1,1 +1,1 @@
-"""The configuration: reading it, its schemas, and what is checked of all analyses."""
+"""Reading the configuration, its schemas, and the checks that all analyses share."""

@@ -1,7 +1,7 @@
-"""Checks of an analysis that several kinds share. What is wrong is a `ConfigError` naming file and
-key.
+"""Checks of an analysis that several kinds share.
 
-Light enough to be imported while Snakemake parses the graph.
+They raise `ConfigError`, naming the file and the key. This module is light enough to be imported
+while Snakemake parses the graph.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -12,15 +12,15 @@ from typing import Any
 from looseleaf.errors import ConfigError, shown
 from looseleaf.objects.analysis import Analysis
 from looseleaf.objects.leptons import WorkingPoints
-from looseleaf.records import primaries_of
+from looseleaf.stage_files import primaries_of
 
-# characters of a file's name on all that we write to
+# the longest file name that common file systems take
 LONGEST = 255
 
 
 @contextmanager
 def located(where: str) -> Iterator[None]:
-    """Say where what is wrong stands."""
+    """Add the place, such as a file and a key, to the message of a `ConfigError`."""
     try:
         yield
     except ConfigError as problem:
@@ -36,40 +36,47 @@ def check_rising(edges: Sequence[float], where: str) -> None:
 def check_columns(
     analysis: Analysis, datasets: Iterable[Mapping[str, Any]], points: WorkingPoints, file: str
 ) -> None:
-    """Refuse what an analysis would read, of any of the datasets, and is not to be known."""
+    """Refuse an analysis if the branches that it reads from a dataset can't be determined."""
     with located(file):
         for dataset in datasets:
             analysis.columns(dataset, points)
 
 
 def check_picture_names(channels: Collection[str], observables: Collection[str], file: str) -> None:
-    """Refuse channels and observables that are too long together to name a picture's file."""
+    """Refuse channels and observables whose names together are too long for a picture's file
+    name."""
     channel, observable = (max(names, key=len, default="") for names in (channels, observables))
     if len(f"closure_{channel}_{observable}.png") > LONGEST:
         raise ConfigError(
-            f"{file}: channels: {shown(channel)} and the observable {shown(observable)} name a "
-            f"picture together, which takes no more than {LONGEST} characters; shorten them"
+            f"{file}: channels: {shown(channel)} and the observable {shown(observable)} give a "
+            f"picture a file name of more than {LONGEST} characters; shorten them"
         )
 
 
 def lepton_roles(
     maps: Mapping[str, str], others: Mapping[str, Analysis], file: str, key: str
 ) -> dict[str, Mapping[str, str]]:
-    """Loose and tight points, and the momentum at which leptons count, by collection: those of the
-    maps that an analysis applies, which stand at `key` and are measured by one of the others."""
+    """The loose and tight working points and the momentum of the leptons, by collection.
+
+    They are those of the fake-rate `maps` (by collection) that an analysis applies. `key` is where
+    the analysis names the maps, and `others` are the analyses listed before it. Raises
+    `ConfigError` if a map isn't measured by one of them, is of another collection, or isn't binned
+    in |eta|.
+    """
     roles = {}
     for collection, name in maps.items():
         measured = others[name].measured_leptons() if name in others else None
         if measured is None:
             raise ConfigError(
-                f"{file}: {key}.{collection}: {name!r} is no fake-rate analysis listed before it"
+                f"{file}: {key}.{collection}: {name!r} isn't a fake-rate analysis that is "
+                "listed before this one"
             )
         if measured.collection != collection:
             raise ConfigError(
                 f"{file}: {key}.{collection}: {name!r} is a map of {measured.collection}s"
             )
         if not measured.absolute_eta:
-            raise ConfigError(f"{file}: maps.{collection}: {name!r} is no map of |eta|")
+            raise ConfigError(f"{file}: maps.{collection}: {name!r} isn't binned in |eta|")
         roles[collection] = measured.roles
     return roles
 
@@ -81,17 +88,20 @@ def check_primaries(
     several: bool = True,
     complete: bool = True,
 ) -> None:
-    """Refuse data that may hold events twice, or triggers whose events no data has, in any year.
+    """Refuse datasets that may share events, and triggers whose primary datasets aren't listed.
 
-    Triggers may say whose they are where an analysis takes `several` primary datasets; `complete`
-    data is all of an analysis.
+    Both are checked year by year. `several` is whether the analysis may read several primary
+    datasets, each trigger naming its own; `complete` whether `data` is all the data of the
+    analysis.
     """
     declared = [trigger for trigger in triggers if "primary" in trigger]
     if declared and len(declared) < len(triggers):
         missing = next(", ".join(t["paths"]) for t in triggers if "primary" not in t)
-        raise ConfigError(f"{file}: triggers: {missing}: primary is missing, others have it")
+        raise ConfigError(
+            f"{file}: triggers: {missing}: primary is missing; other triggers have it"
+        )
     years = dict.fromkeys(dataset.get("year") for dataset in data.values())
-    # data of no year may be of any
+    # data without a year may be of any year
     for year in [None] if None in years else years:
         of_year = {
             name: dataset["das"]
@@ -110,16 +120,16 @@ def check_primaries(
 def _refuse_shared_events(
     das_names: Mapping[str, str], year: str | None, file: str, several: bool
 ) -> None:
-    """Refuse datasets of one year that may be of different primary datasets."""
+    """Refuse datasets of one year that may belong to different primary datasets."""
     words = {name: set(primaries_of(das)) for name, das in das_names.items()}
     for one, other in combinations(words, 2):
-        # eras and skims may have a word more
+        # names of eras and skims may contain one more word
         if words[one] <= words[other] or words[other] <= words[one]:
             continue
-        cure = "measure with one of them"
+        cure = "keep one of them"
         if several:
             primary = primaries_of(das_names[one])[0]
-            cure = f"say of each trigger whose it is, as primary: [{primary}]"
+            cure = f"give each trigger its primary dataset, as primary: [{primary}]"
         undated = ", or declare their years" if year is None else ""
         raise ConfigError(
             f"{file}: datasets: {one} and {other}{_of(year)} may hold the same events; "
@@ -133,25 +143,25 @@ def _refuse_lost_events(
     year: str | None,
     file: str,
 ) -> None:
-    """Refuse triggers of whose primary datasets there is no data."""
+    """Refuse triggers whose primary datasets aren't among the data."""
     words = {word for das in das_names.values() for word in primaries_of(das)}
     for trigger in triggers:
         if not words & set(trigger["primary"]):
             raise ConfigError(
                 f"{file}: triggers: {', '.join(trigger['paths'])}: no data{_of(year)} of "
-                f"{' or '.join(trigger['primary'])} is listed, events of theirs would be lost"
+                f"{' or '.join(trigger['primary'])} is listed, so their events would be lost"
             )
 
 
 def _refuse_idle_data(
     das_names: Mapping[str, str], triggers: Sequence[Mapping[str, Any]], file: str
 ) -> None:
-    """Refuse data of whose primary dataset there is no trigger."""
+    """Refuse data whose primary dataset no trigger names."""
     primaries = {word for trigger in triggers for word in trigger["primary"]}
     for name, das in das_names.items():
         if not primaries & set(primaries_of(das)):
             raise ConfigError(
-                f"{file}: datasets: {name!r}: no trigger is of primary "
+                f"{file}: datasets: {name!r}: no trigger has primary "
                 + " or ".join(primaries_of(das))
             )
 

@@ -1,6 +1,7 @@
-"""The jobs of an analysis as the rules need them: which files its kind's functions take and make.
+"""The jobs of an analysis as the rules need them: which files the functions of its kind read and
+write.
 
-Files are told to scripts by name, as JSON: nothing is paired by its place in a list.
+Scripts get files by name, as JSON, so that nothing is paired by its position in a list.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,7 +21,7 @@ def flat(files: Any) -> list[str]:
 
 
 class Graph:
-    """The files of the analyses of a configuration. `locate` finds a file that it names."""
+    """The files of all analyses. `locate` finds a file that the configuration names."""
 
     def __init__(self, settings: Settings, paths: Paths, locate: Callable[[str], str]) -> None:
         self._settings, self._paths, self._locate = settings, paths, locate
@@ -30,6 +31,7 @@ class Graph:
         return self._paths.result(self.stage_of(analysis), analysis, name)
 
     def stage_of(self, analysis: str) -> str:
+        """The target that makes an analysis' results, which is also their folder."""
         return kind_of(self._settings.analyses[analysis]).stage
 
     def by_dataset(self, analysis: str, pattern: str) -> dict[str, str]:
@@ -40,7 +42,8 @@ class Graph:
         }
 
     def datasets(self, analysis: str) -> dict[str, dict[str, str]]:
-        """What processing reads and writes of each dataset, as `DatasetFiles` has it."""
+        """The files that processing reads and writes for each dataset, as `DatasetFiles` takes
+        them."""
         ending = kind_of(self._settings.analyses[analysis]).ending
         return {
             name: {
@@ -55,12 +58,15 @@ class Graph:
         return {name: files[role] for name, files in self.datasets(analysis).items()}
 
     def manifests(self, analysis: str) -> dict[str, str]:
+        """The manifests of an analysis' datasets, by dataset."""
         return self._of_each(analysis, "manifest")
 
     def processed(self, analysis: str) -> dict[str, str]:
+        """The histograms of an analysis' processed datasets, by dataset."""
         return self._of_each(analysis, "histograms")
 
     def ledgers(self, analysis: str) -> dict[str, str]:
+        """The ledgers of an analysis' processed datasets, by dataset."""
         return self._of_each(analysis, "ledger")
 
     def applied(self, analysis: str) -> dict[str, Any]:
@@ -75,10 +81,10 @@ class Graph:
         if isinstance(file, Map):
             measured_map = kind_of(self._settings.analyses[file.analysis]).measured_map
             return self.result(file.analysis, measured_map)
-        return {name: self._applied(one) for name, one in file.items()}
+        return {name: self._applied(part) for name, part in file.items()}
 
     def corrections(self, analysis: str) -> list[str]:
-        """The correctionlib files that weigh an analysis' simulated events, each once."""
+        """The correctionlib files of an analysis' weights, each once."""
         declared = self._settings.analyses[analysis].corrections
         return list(dict.fromkeys(correction["file"] for correction in declared.values()))
 
@@ -88,7 +94,7 @@ class Graph:
         return list(dict.fromkeys(d["lumi_mask"] for d in declared if "lumi_mask" in d))
 
     def declared(self, analysis: str, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """These keys of the declarations of an analysis' datasets."""
+        """The given keys of the declarations of an analysis' datasets."""
         datasets = self._settings.datasets
         return {
             name: {key: datasets[name][key] for key in keys if key in datasets[name]}
@@ -96,13 +102,13 @@ class Graph:
         }
 
     def steps(self) -> Iterator[tuple[str, Step]]:
-        """The jobs after processing, with the analyses that they are of."""
+        """The steps after processing, each with the name of its analysis."""
         for name, analysis in self._settings.analyses.items():
             for step in kind_of(analysis).steps(analysis):
                 yield name, step
 
     def taken(self, analysis: str, step: Step) -> dict[str, Any]:
-        """The paths that a step is given to read, by name."""
+        """The paths that a step reads, by name."""
         by_dataset = {"processed": self.processed, "ledgers": self.ledgers}
         applied = self.applied(analysis)
         return {

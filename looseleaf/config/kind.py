@@ -1,7 +1,7 @@
-"""What a kind of analysis says of itself: how it is checked, what it reads, and what it makes.
+"""What a kind of analysis declares: how it is checked, what it reads and what it makes.
 
-Each kind's package has a `declaration` with one `Kind`. It is read while Snakemake parses the
-graph: what runs is named as `module:function`, and imported where it runs.
+The package of each kind has a `declaration` with one `Kind`. Snakemake imports it while it parses
+the graph, so functions are named as `module:function` and imported only where they run.
 """
 
 from abc import ABC, abstractmethod
@@ -14,7 +14,7 @@ from looseleaf.objects.bounds import Box
 from looseleaf.objects.leptons import WorkingPoints
 
 A = TypeVar("A", bound=Analysis)
-# files by name: one, or several by a name of their own
+# files by name: a path, or several paths by a name of their own
 Files = Mapping[str, str | Mapping[str, str]]
 MayKeep = Callable[[Box], bool]
 
@@ -28,12 +28,12 @@ class Map:
 
 @dataclass(frozen=True)
 class Step:
-    """A job after the events of an analysis are processed: one call of a function.
+    """A job that runs after the events of an analysis have been processed.
 
-    `run` is called with the analysis and, by keyword, the declarations of its `datasets` (these
-    keys of theirs), what it `reads` of each (`processed`, `ledgers`), what it `uses` (files in the
-    analysis' folder), what it `applies` of `Kind.applied`, and the paths of what it `makes` in the
-    folder. It waits for the files in `after`.
+    It calls the function `run` with the analysis and these keyword arguments: `datasets`, the given
+    keys of the datasets' declarations; what it `reads` for each dataset (`processed`, `ledgers`);
+    files of the analysis' folder that it `uses`; those of `Kind.applied` that it `applies`; and the
+    paths of the files that it `makes`. The job starts when the files in `after` exist.
     """
 
     name: str
@@ -48,8 +48,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures of an analysis: `run` is called with the analysis and, by keyword, the paths of
-    `uses`, files in its folder, the `folder` to draw into, a `label` and the beams' `energies`."""
+    """The pictures of an analysis.
+
+    The function `run` is called with the analysis and these keyword arguments: the paths in `uses`
+    (files of the analysis' folder), the `folder` to draw into, a `label` and the beam `energies`.
+    """
 
     run: str
     names: Sequence[str]
@@ -59,12 +62,11 @@ class Pictures:
 class Kind(ABC, Generic[A]):
     """A kind of analysis.
 
-    `stage` is the target that makes its results, and their folder; `ending` that of the files of
-    its processed datasets. `process` is called with the analysis, its working points, the
-    declarations (`declares` says which of a dataset's keys) and files of its datasets and how to
-    run, and by keyword with what `applied` names. `summary` is the result that says what is lost,
-    `measured_map` the file of a map that others may apply. `reserved` are names of files beside
-    those of the datasets.
+    `stage` is the target that makes its results, and the name of their folder. `ending` is the
+    suffix of the files of processed datasets. `process` is called with the analysis, its working
+    points, the declarations of its datasets (the keys in `declares`), their files and how to run;
+    what `applied` names comes by keyword. `summary` is the result that lists losses, `measured_map`
+    the file of a map that others may apply. `reserved` are file names that no dataset may take.
     """
 
     analysis: ClassVar[type[Analysis]]
@@ -77,21 +79,22 @@ class Kind(ABC, Generic[A]):
     reserved: ClassVar[Collection[str]]
     # the group of datasets that may be data
     may_be_data: ClassVar[str] = "measure"
-    # whether triggers may say whose primary dataset they are in
+    # whether triggers may name their primary datasets
     several_primaries: ClassVar[bool] = True
-    # what a dataset's normalisation takes of its declaration, if it is tried before processing
+    # the keys of a dataset from which its normalisation is computed; it is tried before processing
     tried: ClassVar[Collection[str]] = ()
 
     @property
     def name(self) -> str:
+        """The name of the kind, as files declare it."""
         return self.analysis.kind
 
     def completed(
         self, analysis: A, others: Mapping[str, Analysis], datasets: Mapping[str, Any], file: str
     ) -> A:
-        """The analysis with what follows from those listed before it and from the datasets.
+        """The analysis, completed from the analyses listed before it and from the datasets.
 
-        Raises `ConfigError` for one that isn't what it should be.
+        Raises `ConfigError` if they don't fit.
         """
         return analysis
 
@@ -99,7 +102,7 @@ class Kind(ABC, Generic[A]):
     def check(
         self, analysis: A, datasets: Mapping[str, Any], points: WorkingPoints, file: str
     ) -> None:
-        """Raise `ConfigError` for what the kind's own keys may not be."""
+        """Raise `ConfigError` if a key of this kind has a value that isn't allowed."""
 
     def normalised(self, analysis: A) -> bool:
         """Whether simulation is normalised to cross sections."""
@@ -107,19 +110,23 @@ class Kind(ABC, Generic[A]):
 
     @abstractmethod
     def selections(self, analysis: A) -> Iterator[tuple[str, MayKeep]]:
-        """What an analysis fills, in words ("" for all of it), and whether an event whose counters
-        and branches lie in a box may be part of it once it has passed the triggers."""
+        """The selections of an analysis, each with a function that tells whether it may keep an
+        event.
+
+        A selection is described in words, with "" for the whole analysis. The function takes a box,
+        that is the bounds of counters and branches of an event that has passed the triggers.
+        """
 
     def may_lose(self, analysis: A, box: Box) -> bool:
-        """Whether a skim may remove what lies in a box, without an `allow.skim`."""
+        """Whether a skim may remove the events of a box without an `allow.skim`."""
         return False
 
     def declares(self, analysis: A) -> Collection[str]:
-        """The keys of a dataset's declaration that decide about its events."""
+        """The keys of a dataset's declaration that affect its events."""
         return ("data", "das", "lumi_mask")
 
     def applied(self, analysis: A) -> Mapping[str, Map | str | Mapping[str, Map]]:
-        """What is applied to events: maps that others measure, and files of the configuration."""
+        """What is applied to events: maps that other analyses measure, and configured files."""
         return {}
 
     @abstractmethod
@@ -128,7 +135,7 @@ class Kind(ABC, Generic[A]):
 
     @abstractmethod
     def pictures(self, analysis: A) -> Pictures:
-        """The pictures, drawn of results."""
+        """The pictures that are drawn from the results."""
 
 
 def made_by(steps: Iterable[Step]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The kinds of analysis by name: the one place, beside a kind's own package, that knows of it."""
+"""The registry: all kinds of analysis by name. Nothing else outside a kind's package names it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,9 +17,10 @@ KINDS: Mapping[str, Kind[Any]] = {
 
 
 def kind_of(analysis: Analysis) -> Kind[Any]:
+    """The kind of an analysis."""
     return KINDS[analysis.kind]
 
 
 def stages() -> list[str]:
-    """The targets that make analyses' results, each once."""
+    """The targets that make the results of analyses, each once."""
     return list(dict.fromkeys(kind.stage for kind in KINDS.values()))

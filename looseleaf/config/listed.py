@@ -1,4 +1,4 @@
-"""Samples as TopEFT lists them: a JSON file for each, and cfg files that list those.
+"""Samples in TopEFT's form: a JSON file for each sample, and cfg files that list the JSON files.
 
 They are read while the graph is parsed, so nothing heavy is imported here.
 """
@@ -15,11 +15,11 @@ from typing import Any
 from looseleaf.errors import ConfigError, LooseleafError, shown
 from looseleaf.files import ODD_CHARACTER, read_json, read_text
 from looseleaf.objects.years import YEARS
-from looseleaf.records import FileRecord, block_name, describe, write_catalogue
+from looseleaf.stage_files import FileRecord, block_name, describe, write_catalogue
 
 REQUIRED = ("xsec", "year", "treeName", "histAxisName", "WCnames", "files", "nEvents", "isData")
 SUMS = "nSumOfWeights"
-# samples are called like their JSON files, and give targets their names
+# a sample has the name of its JSON file, which becomes part of paths and targets
 SAMPLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 PROCESS = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,199}")
 COEFFICIENT = re.compile(r"[A-Za-z][A-Za-z0-9]{0,199}")
@@ -28,11 +28,11 @@ REDIRECTOR = re.compile(r"[a-z]+://\S+|/\S*|\S+/")
 
 @dataclass
 class Listed:
-    """What there is to say of listed samples, beside their declarations.
+    """What was noticed about listed samples, beside their declarations.
 
-    `problems` are sentences by sample: why it can't be used. `remarks` are sentences about samples
-    that are used otherwise than they are written. `files` says which sample a file belongs to, by
-    the file's address.
+    `problems` has a sentence for each sample that can't be used. `remarks` are sentences about
+    samples that are read differently from how they are written. `files` is the sample of each
+    file's address.
     """
 
     problems: dict[str, str] = field(default_factory=dict)
@@ -44,29 +44,29 @@ class Listed:
 def read_samples(path: Path, listed: Listed | None = None) -> dict[str, dict[str, Any]]:
     """The samples of a `.cfg` or `.json` file as dataset declarations, by name.
 
-    A sample is called like its JSON file. `listed` keeps the JSON file, the redirector before its
-    file names and what it states: `events`, `sum_of_weights` and, if results have to call it
-    otherwise, its `process`; `sums_of_weights` are by variation (`ISRUp`).
+    A sample has the name of its JSON file. The key `listed` of a declaration keeps the JSON file,
+    the redirector of its files and what the file states: `events`, `sum_of_weights` and `process`,
+    if results have to use another name. `sums_of_weights` are by variation (`ISRUp`).
 
-    A sample that can't be used doesn't keep the others from being read: what is wrong with it is
-    added to the problems of `listed`, which is of all files read so far. So is a file of two
-    samples, whose events would count twice. Where no `listed` is given, nothing may be wrong.
+    A sample that can't be used doesn't stop the others: the reason is added to the problems of
+    `listed`, which collects over all files. Two samples that share a file are such a problem, since
+    its events would count twice. Without `listed`, any problem is raised.
 
-    Raises a `LooseleafError` naming file and line for a cfg file that can't be read, or a name of
-    two samples.
+    Raises a `LooseleafError` naming the file and the line if a cfg file can't be read, or if two
+    samples have the same name.
     """
     strict = listed is None
     listed = Listed() if listed is None else listed
     lines = [(path, "")] if path.suffix == ".json" else _lines(path, listed)
     samples: dict[str, dict[str, Any]] = {}
-    found, problems_before = 0, len(listed.problems)
+    number, problems_before = 0, len(listed.problems)
     for file, redirector in lines:
-        found += 1
+        number += 1
         try:
             declared, names = _declaration(file, redirector, listed)
             if file.stem in listed.declared:
                 _refuse_another(path, file.stem, listed.declared[file.stem], declared)
-                listed.remarks.append(f"{path}: {file.stem} is listed again, and counts once")
+                listed.remarks.append(f"{path}: {file.stem} is listed twice and counts once")
                 continue
             _add_files(file.stem, declared, names, listed)
         except _Problem as problem:
@@ -75,26 +75,26 @@ def read_samples(path: Path, listed: Listed | None = None) -> dict[str, dict[str
         samples[file.stem] = listed.declared[file.stem] = declared
     if strict and listed.problems:
         raise ConfigError(next(iter(listed.problems.values())))
-    if not found and len(listed.problems) == problems_before:
-        raise ConfigError(f"{path}: lists no sample; a line names a JSON file")
+    if not number and len(listed.problems) == problems_before:
+        raise ConfigError(f"{path}: lists no sample; each line names a JSON file")
     _remark_on_processes(path, samples, listed)
     return samples
 
 
 class _Problem(ConfigError):
-    """What is wrong with one sample, and with no other."""
+    """What is wrong with one sample; the others can be used."""
 
 
 def _refuse_another(
-    path: Path, name: str, known: Mapping[str, Any], declared: Mapping[str, Any]
+    path: Path, name: str, first: Mapping[str, Any], declared: Mapping[str, Any]
 ) -> None:
-    one, other = known["listed"], declared["listed"]
+    one, other = first["listed"], declared["listed"]
     same = Path(one["file"]).resolve() == Path(other["file"]).resolve()
     if not same or one["redirector"] != other["redirector"]:
         places = [f"{two['file']} behind {two['redirector'] or 'nothing'}" for two in (one, other)]
         raise ConfigError(
-            f"{path}: two samples are called {name!r}: {places[0]}, and {places[1]}; rename one, "
-            "or take it out"
+            f"{path}: two samples are called {name!r}: {places[0]}, and {places[1]}; rename or "
+            "remove one"
         )
 
 
@@ -103,8 +103,9 @@ def _add_files(name: str, declared: Mapping[str, Any], files: list[str], listed:
     for url in urls:
         if url in listed.files:
             raise _Problem(
-                f"{declared['listed']['file']}: files: {url} is a file of {listed.files[url]!r} "
-                "already, its events would count twice; list one of the two samples"
+                f"{declared['listed']['file']}: files: {url} already belongs to "
+                f"{listed.files[url]!r}, so its events would count twice; list one of the two "
+                "samples"
             )
     listed.files |= dict.fromkeys(urls, name)
 
@@ -112,7 +113,7 @@ def _add_files(name: str, declared: Mapping[str, Any], files: list[str], listed:
 def _remark_on_processes(
     path: Path, samples: Mapping[str, Mapping[str, Any]], listed: Listed
 ) -> None:
-    """Say which processes have other names in results than in the samples' files."""
+    """Note processes whose names differ between results and the samples' files."""
     renamed = {
         sample["listed"]["process"]: sample["process"]
         for sample in samples.values()
@@ -120,46 +121,51 @@ def _remark_on_processes(
     }
     if renamed:
         pairs = ", ".join(f"{new} for {old}" for old, new in renamed.items())
-        listed.remarks.append(f"{path}: names of processes have letters, digits and _: {pairs}")
+        listed.remarks.append(
+            f"{path}: names of processes take letters, digits and _ only: {pairs}"
+        )
 
 
 def _lines(path: Path, listed: Listed) -> Iterator[tuple[Path, str]]:
-    """The JSON files of a cfg file, each with the redirector that was named last before it."""
+    """The JSON files of a cfg file, each with the last redirector before it."""
     redirector = ""
     moved: dict[str, str] = {}
     for number, text in enumerate(read_text(path).splitlines(), start=1):
         line = text.partition("#")[0].strip()
         where = f"{path}, line {number}"
         if line.endswith(".json"):
-            found = _find(path, line)
-            if found is None:
-                listed.problems[Path(line).stem] = f"{where}: there is no file {shown(line)}"
+            json_file = _find(path, line)
+            if json_file is None:
+                listed.problems[Path(line).stem] = f"{where}: the file {shown(line)} does not exist"
                 continue
             if not (path.parent / line).is_file() and not Path(line).is_file():
-                moved[line] = str(found)
-            yield found, redirector
+                moved[line] = str(json_file)
+            yield json_file, redirector
         elif REDIRECTOR.fullmatch(line):
             redirector = line.removeprefix("file://")
         elif Path(line).suffix and ":" not in line:
             listed.problems[Path(line).stem] = (
-                f"{where}: {shown(line)} is no sample; those are JSON files"
+                f"{where}: {shown(line)} is not a sample; a sample is a JSON file"
             )
         elif line:
             raise ConfigError(
-                f"{where}: {shown(line)} is neither a JSON file nor a redirector as root://host/ "
-                "or a folder"
+                f"{where}: {shown(line)} is neither a JSON file nor a redirector such as "
+                "root://host/ or a folder"
             )
     if moved:
         line, file = next(iter(moved.items()))
-        others = f", and {len(moved) - 1} others likewise" if len(moved) > 1 else ""
-        listed.remarks.append(f"{path}: there is no {line} as seen from it; {file} is read{others}")
+        rest = f", and {len(moved) - 1} others like it" if len(moved) > 1 else ""
+        listed.remarks.append(
+            f"{path}: {line} does not exist relative to this file; {file} is read instead{rest}"
+        )
 
 
 def _find(cfg: Path, line: str) -> Path | None:
     """The JSON file of a line: from the folder of the cfg file, or from the working folder.
 
-    A path that climbs, `../../sample_jsons/x.json`, may have been written for another folder. Then
-    what it climbs to is looked for in the cfg file's folder and above, no further than it climbs.
+    A path with `..`, such as `../../sample_jsons/x.json`, may have been written for another folder.
+    Then the rest of the path is looked for in the cfg file's folder and in as many folders above it
+    as the path climbs.
     """
     tail = Path(line)
     climbs = 0
@@ -172,7 +178,7 @@ def _find(cfg: Path, line: str) -> Path | None:
             if file.is_file():
                 return file
         except OSError:
-            # a name too long for any file
+            # the name is too long for any file system
             return None
     return None
 
@@ -194,7 +200,7 @@ def _declaration(path: Path, redirector: str, listed: Listed) -> tuple[dict[str,
     _refuse(path, "isData", data not in (True, False), f"{shown(data)} should be true or false")
     _refuse(path, "files", not files, "there are none")
     twice = [file for file, count in Counter(files).items() if count > 1]
-    _refuse(path, "files", bool(twice), f"{shown(twice[:1])} is there twice")
+    _refuse(path, "files", bool(twice), f"{shown(twice[:1])} is listed twice")
     _check_coefficients(path, names, bool(data))
     events = _events(path, sample["nEvents"])
     declared: dict[str, Any] = {
@@ -225,7 +231,7 @@ def _declaration(path: Path, redirector: str, listed: Listed) -> tuple[dict[str,
 def _read_sample(path: Path) -> dict[str, Any]:
     if not SAMPLE.fullmatch(path.stem):
         raise _Problem(
-            f"{path}: the sample is called like its file, which should be up to 200 letters, "
+            f"{path}: a sample has the name of its file, which may have up to 200 letters, "
             "digits, _, - and ."
         )
     try:
@@ -238,12 +244,12 @@ def _read_sample(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as problem:
         raise _Problem(f"{path}: not valid JSON ({problem})") from None
     if not isinstance(sample, dict):
-        raise _Problem(f"{path}: a sample is an object with {', '.join(REQUIRED)}")
+        raise _Problem(f"{path}: a sample is a JSON object with {', '.join(REQUIRED)}")
     return sample
 
 
 def _process(path: Path, name: Any) -> str:
-    """What results call a process: names of templates take letters, digits and _ alone."""
+    """The name of a process in results, where templates allow only letters, digits and _."""
     text = isinstance(name, str) and re.search("[A-Za-z0-9]", name)
     _refuse(path, "histAxisName", not text, f"{shown(name)} should be the name of a process")
     word = re.sub("[^A-Za-z0-9_]", "_", name.strip())
@@ -260,8 +266,13 @@ def _are_texts(value: Any) -> bool:
 
 
 def _check_coefficients(path: Path, names: list[str], data: bool) -> None:
-    _refuse(path, "WCnames", len(set(names)) < len(names), "a coefficient is there twice")
-    _refuse(path, "WCnames", "sm" in names, "'sm' is the Standard Model, no coefficient")
+    _refuse(path, "WCnames", len(set(names)) < len(names), "a coefficient is listed twice")
+    _refuse(
+        path,
+        "WCnames",
+        "sm" in names,
+        "'sm' stands for the Standard Model and can't be a coefficient",
+    )
     _refuse(path, "WCnames", bool(data and names), "data has no Wilson coefficients")
     for name in names:
         word = f"{shown(name)} should be a word of letters and digits"
@@ -269,14 +280,14 @@ def _check_coefficients(path: Path, names: list[str], data: bool) -> None:
 
 
 def _events(path: Path, value: Any) -> int:
-    """A number of events; TopEFT's files have it as 148654795.0, too."""
+    """A number of events; TopEFT's files also write it as 148654795.0."""
     whole = _is_number(value) and 0 <= value < 2**63 and int(value) == value
     _refuse(path, "nEvents", not whole, f"{shown(value)} should be a number of events")
     return int(value)
 
 
 def _sums(path: Path, sample: Mapping[str, Any], listed: Listed) -> dict[str, float]:
-    """The sums of theory weights by variation, without those that can't normalise."""
+    """The sums of theory weights by variation, without those that aren't positive."""
     sums, left_out = {}, []
     for key, value in sample.items():
         if not key.startswith(f"{SUMS}_"):
@@ -288,7 +299,7 @@ def _sums(path: Path, sample: Mapping[str, Any], listed: Listed) -> dict[str, fl
         sums[key.removeprefix(f"{SUMS}_")] = value
     if left_out:
         listed.remarks.append(
-            f"{path}: {', '.join(left_out)} should be positive, and can't normalise a variation"
+            f"{path}: {', '.join(left_out)} should be positive; the variation can't be normalised"
         )
     return sums
 
@@ -304,7 +315,7 @@ def _refuse_sum(path: Path, key: str, value: Any) -> None:
 
 def _once(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for key, count in Counter(key for key, _ in pairs).items():
-        _refuse(path, key, count > 1, "is there twice")
+        _refuse(path, key, count > 1, "is given twice")
     return dict(pairs)
 
 
@@ -314,16 +325,16 @@ def _refuse(path: Path, key: str, wrong: bool, why: str) -> None:
 
 
 def url_of(dataset: Mapping[str, Any], name: str) -> str:
-    """Where a file of a listed sample stands: its name behind the redirector."""
+    """The address of a file of a listed sample: its name behind the redirector."""
     redirector = dataset["listed"]["redirector"]
     return f"{redirector.rstrip('/')}/{name}" if redirector else name
 
 
 def write_sample_catalogue(dataset: Mapping[str, Any], output: str | Path) -> None:
-    """The files of a listed sample as a catalogue, for the lookup.
+    """Write the files of a listed sample as a catalogue, for the lookup.
 
-    What stands on this machine is opened for its events and checksum; of what stands behind a
-    redirector neither is known before it is read.
+    Files on this machine are opened for their number of events and checksum. Behind a redirector
+    neither is known before the file is read.
     """
     records = []
     for name in read_json(dataset["listed"]["file"])["files"]:

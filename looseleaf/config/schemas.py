@@ -1,4 +1,4 @@
-"""Holding values against the JSON schemas of config/schemas, with messages for the user."""
+"""Validation of values against the JSON schemas of looseleaf, with messages for the user."""
 
 import difflib
 from collections.abc import Mapping
@@ -12,19 +12,19 @@ from looseleaf.errors import ConfigError, shown
 from looseleaf.layout import schemas
 from looseleaf.yaml_files import check_plain, read_yaml
 
-# what the schemas refer to
+# the schema with common definitions, to which the others refer
 COMMON = "common"
 
 
 @cache
 def schema(name: str) -> dict[str, Any]:
-    """A schema by name; its references to the common one are by the name of that file."""
+    """A schema by name. It refers to the common schema by that file's name."""
     return read_yaml(schemas() / _file(name))
 
 
 @cache
 def registry() -> Registry[Any]:
-    """Where references of schemas to the common one are looked up."""
+    """The registry in which references to the common schema are resolved."""
     resource = Resource.from_contents(schema(COMMON))
     references: Registry[Any] = Registry().with_resource(_file(COMMON), resource)
     return references
@@ -37,7 +37,7 @@ def _file(name: str) -> str:
 def check(value: Any, allowed: Mapping[str, Any], file: str) -> None:
     """Check a value against a JSON schema; raise `ConfigError` for the most telling violation.
 
-    Numbers that are none, which a schema lets pass, are refused wherever they are.
+    NaN and infinity, which a schema lets pass, are refused everywhere.
     """
     check_plain(value, file)
     validator = jsonschema.Draft202012Validator(allowed, registry=registry())
@@ -55,10 +55,12 @@ def _in_words(problem: jsonschema.ValidationError) -> str:
     around = problem.schema if isinstance(problem.schema, Mapping) else {}
     match rule:
         case "additionalProperties" if isinstance(value, dict):
-            known = list(around.get("properties", {}))
-            unknown = sorted(set(value) - set(known))
-            near = difflib.get_close_matches(unknown[0], known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+            allowed_keys = list(around.get("properties", {}))
+            unknown = sorted(set(value) - set(allowed_keys))
+            near = difflib.get_close_matches(unknown[0], allowed_keys, n=1)
+            hint = (
+                f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(allowed_keys)}"
+            )
             return f"unknown key {unknown[0]!r}{hint}"
         case "required":
             missing = [name for name in allowed if name not in value]
@@ -66,7 +68,7 @@ def _in_words(problem: jsonschema.ValidationError) -> str:
         case "type":
             hint = "" if not _is_number(value) else "; YAML takes 5e-5 as text: write 5.0e-5"
             if "string" in allowed and isinstance(value, (bool, int, float)):
-                hint = '; what is to be text goes in quotes, as "2018" or "No"'
+                hint = '; put text in quotes, as "2018" or "No"'
             return f"{shown(value)} should be of type {allowed}{hint}"
         case "enum":
             return f"{shown(value)} is not one of {', '.join(map(str, allowed))}"
@@ -82,9 +84,9 @@ def _in_words(problem: jsonschema.ValidationError) -> str:
             expected = around.get("x-expected", f"something like {allowed}")
             return f"{shown(value)} should be {expected}"
         case "maxLength":
-            return f"{shown(value)} has more than the {allowed} characters that a file's name can"
+            return f"{shown(value)} is longer than {allowed} characters, too long for a file name"
         case "minProperties" if not value:
-            return "there is nothing in it"
+            return "it is empty"
         case _:
             return str(problem.message)
 

@@ -1,7 +1,7 @@
-"""Reading and checking the configuration: its shape by JSON schema first, then its meaning.
+"""Reading and checking the configuration: first its shape, by JSON schemas, then its meaning.
 
-Every message names the file, the key, the value and what is allowed. Paths in the configuration
-are relative to the working folder or, failing that, to the folder of the Snakefile.
+Every message names the file, the key, the value and what is allowed. Paths in the configuration are
+relative to the working folder or, failing that, to the folder of the Snakefile.
 """
 
 import difflib
@@ -27,10 +27,10 @@ from looseleaf.yaml_files import ANCHORS, read_yaml, without_anchors
 class Settings:
     """The whole configuration, checked.
 
-    `datasets` and `analyses` are by name, in the order in which they were declared; a dataset's
-    `declared_in` is the file that declares it. `general` is the main file after the overrides of
-    the command line, `branches` names those that stand in for others, `site` says where processors
-    run. `remarks` are sentences for the user about samples that are listed.
+    `datasets` and `analyses` are by name, in the order of their declaration; `declared_in` of a
+    dataset is its file. `general` is the main file with the overrides of the command line,
+    `branches` has alternative names of branches, and `site` says where processors run. `remarks`
+    are sentences for the user about listed samples.
     """
 
     general: Mapping[str, Any]
@@ -42,7 +42,7 @@ class Settings:
     remarks: Sequence[str] = ()
 
     def datasets_of(self, analysis: str) -> list[str]:
-        """The datasets an analysis reads, each once, in the order it names them."""
+        """The datasets that an analysis reads, each once, in the order in which it names them."""
         return list(dict.fromkeys(self.analyses[analysis].dataset_names()))
 
     def datasets_in_use(self) -> list[str]:
@@ -53,7 +53,8 @@ class Settings:
     def columns_for(self, dataset: str) -> list[str]:
         """The branches that the analyses of a dataset read, for its transform request.
 
-        An entry `A|B` asks for whichever of the alternatives a file has, at least one.
+        An entry `A|B` asks for whichever of the alternatives a file has; a file must have at least
+        one.
         """
         columns: set[str] = set()
         for name, analysis in self.analyses.items():
@@ -62,16 +63,17 @@ class Settings:
         return sorted("|".join([column, *self.branches.get(column, [])]) for column in columns)
 
     def energies_of(self, analysis: str) -> str:
-        """The energies of collisions [TeV] that an analysis' datasets are of: 13 until 2018, and
-        where no year is declared."""
+        """The collision energies [TeV] of an analysis' datasets; 13 up to 2018, or without a
+        year."""
         years = {self.datasets[name].get("year", "") for name in self.datasets_of(analysis)}
         return ", ".join(sorted({"13.6" if year >= "2022" else "13" for year in years}))
 
     def points_of(self, analysis: str) -> dict[str, dict[str, Any]]:
-        """The declarations of the working points that an analysis uses, and of no others."""
+        """The declarations of the working points that an analysis uses, and no others."""
         return self.working_points.behind(self.analyses[analysis].used_points())
 
     def to_json(self) -> dict[str, Any]:
+        """The settings as JSON."""
         return {
             "general": self.general,
             "datasets": self.datasets,
@@ -83,14 +85,19 @@ class Settings:
 
 
 def find(path: str, base: Path, asked_in: str) -> Path:
-    """A configured path as it stands, or below `base` (the folder of the Snakefile)."""
+    """A configured path, relative to the working folder or to `base` (the folder of the Snakefile).
+
+    Raises `ConfigError` naming `asked_in`, the file and key, if it doesn't exist or is a folder.
+    """
     try:
-        found = [candidate for candidate in (Path(path), base / path) if candidate.exists()]
+        existing = [candidate for candidate in (Path(path), base / path) if candidate.exists()]
     except OSError as problem:
         raise ConfigError(f"{asked_in}: {shown(path)}: {problem.strerror}") from None
-    if not found:
-        raise ConfigError(f"{asked_in}: there is no file {path!r} (nor {str(base / path)!r})")
-    files = [candidate for candidate in found if not candidate.is_dir()]
+    if not existing:
+        raise ConfigError(
+            f"{asked_in}: the file {path!r} does not exist (nor does {str(base / path)!r})"
+        )
+    files = [candidate for candidate in existing if not candidate.is_dir()]
     if not files:
         raise ConfigError(f"{asked_in}: {path!r} is a folder; name a file in it")
     return files[0]
@@ -120,14 +127,16 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
         path = find(name, base, f"{main}: analyses")
         analysis = read_analysis(path, base)
         if analysis.name in analyses:
-            raise ConfigError(f"{path}: name: the analysis {analysis.name!r} exists already")
+            raise ConfigError(f"{path}: name: there already is an analysis {analysis.name!r}")
         read = {one: datasets[one] for one in analysis.dataset_names() if one in datasets}
         analysis = kind_of(analysis).completed(analysis, analyses, read, str(path))
         _check_usable(analysis, listed.problems, str(path))
         _check_analysis(analysis, datasets, working_points, str(path))
         columns = [analysis.columns(dataset, working_points) for dataset in read.values()]
-        others = {name: branches[name] for name in sorted(set().union(*columns) & set(branches))}
-        analyses[analysis.name] = replace(analysis, branches=others)
+        alternatives = {
+            name: branches[name] for name in sorted(set().union(*columns) & set(branches))
+        }
+        analyses[analysis.name] = replace(analysis, branches=alternatives)
     _check_datasets(datasets)
     for name in check_skim(cut, analyses, datasets, KINDS, f"{main}: servicex.cut"):
         analyses[name] = replace(analyses[name], skim=cut)
@@ -137,7 +146,8 @@ def load(config: Mapping[str, Any], base: Path, site: str | None = None) -> Sett
 
 
 def _read(key: str, path: str, base: Path, main: str) -> tuple[dict[str, Any], Path]:
-    """A file that the main configuration names at a key, held against the schema of that name."""
+    """A file that the main configuration names at a key, checked against the schema of that
+    name."""
     place = find(path, base, f"{main}: {key}")
     value = read_yaml(place)
     check(value, schema(key), str(place))
@@ -145,15 +155,15 @@ def _read(key: str, path: str, base: Path, main: str) -> tuple[dict[str, Any], P
 
 
 def read_analysis(path: Path, base: Path) -> Analysis:
-    """An analysis of a file, held against its schema, and its corrections found.
+    """The analysis in a file, checked against its schema, with the paths of its corrections found.
 
     `base` is the folder of the Snakefile.
     """
     declared = _name_years(read_yaml(path))
     kinds = ", ".join(KINDS)
     if "kind" not in declared:
-        raise ConfigError(f"{path}: the key 'kind' is missing; it is one of {kinds}")
-    # of a list: what is declared may be no key of a mapping
+        raise ConfigError(f"{path}: the key 'kind' is missing; it takes one of {kinds}")
+    # compared with a list: the value may be unhashable
     if declared["kind"] not in list(KINDS):
         raise ConfigError(f"{path}: kind: {shown(declared['kind'])} is not one of {kinds}")
     check(declared, schema(declared["kind"]), str(path))
@@ -166,7 +176,7 @@ def read_analysis(path: Path, base: Path) -> Analysis:
 def _datasets(
     config: Mapping[str, Any], base: Path, main: str
 ) -> tuple[dict[str, dict[str, Any]], Listed]:
-    """The datasets by name, and what is to be said of those that are listed in TopEFT's form."""
+    """The datasets by name, and what was noticed about samples in TopEFT's form."""
     datasets: dict[str, dict[str, Any]] = {}
     listed = Listed()
     for name in config["datasets"]:
@@ -176,7 +186,7 @@ def _datasets(
         else:
             declared = read_yaml(path)
             for value in declared.values():
-                # YAML takes 2018 as a number
+                # YAML reads 2018 as a number
                 if isinstance(value, dict) and _is_year(value.get("year")):
                     value["year"] = str(value["year"])
             check(declared, schema("datasets"), str(path))
@@ -193,7 +203,7 @@ def _datasets(
 
 
 def _name_years(value: Any) -> Any:
-    """Lists of years as texts, which YAML takes for numbers."""
+    """The value with years as text, in lists too; YAML reads them as numbers."""
     if isinstance(value, list):
         return [_name_years(one) for one in value]
     if not isinstance(value, dict):
@@ -209,7 +219,7 @@ def _is_year(value: Any) -> bool:
 
 
 def _check_usable(analysis: Analysis, problems: Mapping[str, str], file: str) -> None:
-    """Refuse samples that are listed and can't be used: an analysis without them is another."""
+    """Refuse an analysis that names a listed sample with a problem."""
     for name in analysis.dataset_names():
         if name in problems:
             raise ConfigError(f"{file}: datasets: {name!r} can't be used: {problems[name]}")
@@ -233,24 +243,29 @@ def _check_analysis(
 
 
 def _check_listed(analysis: Analysis, datasets: Mapping[str, Any], file: str) -> None:
-    """Refuse datasets that aren't declared, or aren't what their group takes."""
+    """Refuse datasets that aren't declared, or that don't belong in their group."""
     kind, names = kind_of(analysis), analysis.dataset_names()
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"{file}: datasets: {name!r} stands in more than one group")
+            raise ConfigError(f"{file}: datasets: {name!r} is in more than one group")
         if name not in datasets:
             near = difflib.get_close_matches(name, datasets, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             if name.startswith(ANCHORS):
-                hint = f"; names that begin with {ANCHORS} are for anchors alone"
+                hint = f"; names that begin with {ANCHORS} are reserved for YAML anchors"
             raise ConfigError(f"{file}: datasets: {name!r} is not declared{hint}")
         is_data = datasets[name]["data"]
         if name in analysis.datasets.get("data", []) and not is_data:
             raise ConfigError(f"{file}: datasets.data: {name!r} is simulation")
         if is_data and name not in analysis.datasets.get(kind.may_be_data, []):
-            raise ConfigError(f"{file}: datasets: {name!r} is data; here simulation is expected")
+            raise ConfigError(
+                f"{file}: datasets: {name!r} is data, but this group takes simulation"
+            )
         if kind.normalised(analysis) and not is_data and "xsec_pb" not in datasets[name]:
-            raise ConfigError(f"{file}: datasets: {name!r} needs an xsec_pb to be normalised")
+            raise ConfigError(
+                f"{file}: datasets: {name!r} needs xsec_pb, since this analysis normalises "
+                "simulation"
+            )
 
 
 def _check_same_events(analysis: Analysis, datasets: Mapping[str, Any], file: str) -> None:
@@ -262,26 +277,27 @@ def _check_same_events(analysis: Analysis, datasets: Mapping[str, Any], file: st
         if other != name:
             raise ConfigError(
                 f"{file}: datasets: {other} ({das_of[other]}) and {name} ({das}) are two versions "
-                "of one dataset, whose events would count twice: keep one"
+                "of one dataset, so its events would count twice: keep one"
             )
     for pattern in (name for name, das in das_of.items() if "*" in das):
         for name, das in das_of.items():
             if name != pattern and das_names.may_match_the_same(das_of[pattern], das):
                 raise ConfigError(
-                    f"{file}: datasets: {name} ({das}) and what {pattern} ({das_of[pattern]}) "
-                    "matches may be the same dataset, whose events would count twice: keep one"
+                    f"{file}: datasets: {name} ({das}) and the matches of {pattern} "
+                    f"({das_of[pattern]}) may be the same dataset, so its events would count "
+                    "twice: keep one"
                 )
 
 
 def _check_parts(analysis: Analysis, datasets: Mapping[str, Any], file: str) -> None:
-    """Refuse parts of one simulation, each of which would be normalised by itself."""
+    """Refuse parts of one simulation that would be normalised separately."""
     for group in analysis.datasets.values():
         seen: dict[tuple[Any, ...], str] = {}
         for name in group:
             dataset = datasets[name]
             primary, processed, tier = das_names.parts_of(dataset["das"])
             key = (primary, dataset.get("year"), das_names.campaign(processed))
-            # users' skims of one simulation may have no event in common
+            # users' skims of one simulation may be disjoint
             if dataset["data"] or tier == "USER":
                 continue
             if key in seen:
@@ -295,31 +311,33 @@ def _parts_of_one(one: str, other: str, datasets: Mapping[str, Any], file: str) 
     cure = (
         "keep one of them"
         if joint is None
-        else f"declare one dataset instead, das: {joint}, so that their sums of weights add up"
+        else f"declare one dataset for both, das: {joint}, so that their sums of weights add up"
     )
     return (
-        f"{file}: datasets: {one} ({a}) and {other} ({b}) are parts of one simulation, each "
-        f"normalised by itself: {cure}"
+        f"{file}: datasets: {one} ({a}) and {other} ({b}) are parts of one simulation, "
+        f"each normalised separately: {cure}"
     )
 
 
 def _check_datasets(datasets: Mapping[str, Any]) -> None:
-    # what stands beside the datasets' own files in an analysis' folder
+    # other files in an analysis' folder, beside those of the datasets
     reserved = {name for kind in KINDS.values() for name in kind.reserved}
     by_das: dict[str, str] = {}
     for name, dataset in datasets.items():
         if name in reserved:
-            raise ConfigError(f"datasets: {name!r} is the name of a result; choose another")
+            raise ConfigError(f"datasets: {name!r} is the name of a result; choose another name")
         if "lumi_mask" in dataset and not dataset["data"]:
             raise ConfigError(f"datasets: {name}.lumi_mask: only data has luminosity sections")
         das = dataset["das"]
         if das in by_das:
-            raise ConfigError(f"datasets: {name!r} and {by_das[das]!r} are both {das}")
+            raise ConfigError(
+                f"datasets: {name!r} and {by_das[das]!r} have the same das, {das}; keep one"
+            )
         by_das[das] = name
         if "sample" in dataset and "files" in dataset:
-            raise ConfigError(f"datasets: {name!r} has both 'sample' and 'files': give one")
+            raise ConfigError(f"datasets: {name!r} has both 'sample' and 'files'; keep one")
         for part in dataset.get("sample", {}).get("sum_of", []):
             if "xsec_pb" not in datasets.get(part, {}) or "sample" not in datasets[part]:
                 raise ConfigError(
-                    f"datasets: {name}.sample.sum_of: {part!r} is no demo sample with an xsec_pb"
+                    f"datasets: {name}.sample.sum_of: {part!r} isn't a demo sample with an xsec_pb"
                 )

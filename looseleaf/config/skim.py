@@ -1,4 +1,4 @@
-"""Whether the cut of the skim may lose events that an analysis would keep.
+"""Whether the cut of the skim can lose events that an analysis would keep.
 
 Light enough to be imported while Snakemake parses the graph.
 """
@@ -14,7 +14,7 @@ from looseleaf.objects.bounds import ANY, Box, Range, dropped_by, may_hold, rang
 from looseleaf.objects.expressions import Expression
 
 NOTHING = Range(0, 0, True)
-# a lepton that isn't there has pT 0: how many there have to be for another
+# the number of leptons from which on a quantity isn't 0
 NEEDED = {"lep0_pt": 1, "lep0_mt": 1, "lep1_pt": 2, "lep2_pt": 3}
 
 
@@ -25,11 +25,11 @@ def check_skim(
     kinds: Mapping[str, Kind[Any]],
     where: str,
 ) -> list[str]:
-    """Refuse a cut unless all that it drops is dropped by every channel of every analysis.
+    """Refuse a cut that may drop events which a channel of an analysis would keep.
 
-    A rate may be measured in events with few jets, and an analysis may allow the loss
-    (`allow.skim`); the analyses of which that is so are returned, for their ledgers to say it.
-    Raises `ConfigError` naming `where` the cut is declared, and the channel or analysis.
+    An analysis may accept the loss (`allow.skim`, or a rate measured in events with few jets). The
+    names of these analyses are returned, so that their ledgers can record it. Raises `ConfigError`
+    naming `where` the cut is declared, and the channel or analysis.
     """
     if cut is None:
         return []
@@ -58,7 +58,7 @@ def check_skim(
 def _kept_by(
     analysis: Analysis, kind: Kind[Any], datasets: Mapping[str, Any]
 ) -> Iterator[tuple[str, MayKeep]]:
-    """What an analysis fills, and whether an event in a box may be part of it."""
+    """The selections of an analysis, each with whether it may keep an event of a box."""
     of = f"the analysis {analysis.name!r}"
     paths = _paths(analysis, datasets)
     for selection, keeps in kind.selections(analysis):
@@ -67,7 +67,7 @@ def _kept_by(
 
 
 def _paths(analysis: Analysis, datasets: Mapping[str, Any]) -> set[str]:
-    """The trigger paths of which an event needs one; none if some of its datasets need none."""
+    """The trigger paths of which an event needs one; empty if some of its datasets need none."""
     paths: set[str] = set()
     for name in analysis.dataset_names():
         triggers = analysis.of_year(datasets[name].get("year")).triggers
@@ -86,14 +86,16 @@ def _fires(paths: set[str], box: Box) -> bool:
 
 
 def channel_keeps(collections: Iterable[str], cuts: Iterable[str]) -> MayKeep:
-    """Whether an event may pass the cuts of a channel, which are of quantities of events with
-    leptons of the collections."""
+    """Whether an event may pass the cuts of a channel, given the bounds of its branches.
+
+    The cuts are on event quantities, computed with the leptons of `collections`.
+    """
     expressions = [Expression(cut) for cut in cuts]
 
     def keeps(box: Box) -> bool:
         most = {name: range_of(f"n{name}", box).high for name in collections}
         leptons = sum(most.values())
-        known = {
+        bounds = {
             "n_lep": Range(0, leptons, True),
             "n_mu": Range(0, most.get("Muon", 0), True),
             "n_ele": Range(0, most.get("Electron", 0), True),
@@ -101,25 +103,25 @@ def channel_keeps(collections: Iterable[str], cuts: Iterable[str]) -> MayKeep:
             "n_bjet": Range(0, range_of("nJet", box).high, True),
             "met": range_of("MET_pt", box),
         }
-        known |= {name: NOTHING for name, number in NEEDED.items() if leptons < number}
+        bounds |= {name: NOTHING for name, number in NEEDED.items() if leptons < number}
         if range_of("nJet", box).high < 1:
-            known["ht"] = NOTHING
-        return all(may_hold(cut, lambda name: known.get(name, ANY)) for cut in expressions)
+            bounds["ht"] = NOTHING
+        return all(may_hold(cut, lambda name: bounds.get(name, ANY)) for cut in expressions)
 
     return keeps
 
 
 def _in_words(box: Box) -> str:
-    """The bounds of a box: `, those with nMuon <= 0 and nJet >= 2`, or that it has none."""
+    """The bounds of a box as text, such as `, those with nMuon <= 0 and nJet >= 2`."""
     parts = []
     for name in sorted(box):
-        bounds, known = range_of(name, box), range_of(name, {})
+        bounds, widest = range_of(name, box), range_of(name, {})
         if bounds.low == bounds.high:
             parts.append(f"{name} == {bounds.low:g}")
             continue
-        if bounds.low > known.low:
+        if bounds.low > widest.low:
             parts.append(f"{name} >= {bounds.low:g}")
-        if bounds.high < known.high:
+        if bounds.high < widest.high:
             parts.append(f"{name} <= {bounds.high:g}")
     if not parts:
         return " (looseleaf can't tell which events it removes)"

@@ -17,7 +17,7 @@ from looseleaf.das.records import (
     only_valid,
 )
 from looseleaf.errors import LookupFailed
-from looseleaf.records import FileRecord, block_name, describe, read_catalogue
+from looseleaf.stage_files import FileRecord, block_name, describe, read_catalogue
 
 
 class Catalogue:

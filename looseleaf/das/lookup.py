@@ -16,7 +16,7 @@ from looseleaf.das.query import parse
 from looseleaf.dataset_names import parts_of, unextended, unversioned
 from looseleaf.errors import DataFileError, LookupFailed
 from looseleaf.files import write_json
-from looseleaf.records import SNAPSHOT_FORMAT, FileRecord, read_snapshot
+from looseleaf.stage_files import SNAPSHOT_FORMAT, FileRecord, read_snapshot
 
 CHANGES = ("added", "removed", "invalidated", "left_out", "altered")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from looseleaf.das.problems import BackendFailed, QueryWrong
-from looseleaf.records import FileRecord
+from looseleaf.stage_files import FileRecord
 
 HEX = re.compile("[0-9a-f]{1,8}")
 # counts are less than this

@@ -19,7 +19,7 @@ from looseleaf.das.records import (
     SiteRecord,
     SummaryRecord,
 )
-from looseleaf.records import FileRecord
+from looseleaf.stage_files import FileRecord
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,1 +1,1 @@
-"""Efficiencies by tag and probe in Z boson decays: processor, measurement, and maps as files."""
+"""Efficiencies by tag and probe in Z boson decays: processor, measurement, files of the maps."""

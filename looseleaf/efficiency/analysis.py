@@ -13,13 +13,13 @@ TRIGGER_OBJECTS = frozenset(
 )
 MATCHED = "genPartFlav"
 PROBES = ("failing", "passing")
-# what lies beyond the axes of the map, and what becomes of it
+# the message for probes outside the edges of the map
 BEYOND = {"unit": "probes", "where": "they count nowhere"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EfficiencyAnalysis(Analysis):
-    """Probes that pass, of all probes, in pairs with a tag at the Z boson's mass.
+    """The efficiency of probes in pairs with a tag at the Z boson's mass.
 
     `passing` is a working point or a trigger: its `paths`, one of which has to fire, and the
     `filter_bits` of the trigger object that a probe has to match. `tag_filter_bits` are those of
@@ -41,17 +41,18 @@ class EfficiencyAnalysis(Analysis):
 
     @property
     def collection(self) -> str:
+        """The collection of the tag and the probe."""
         return self.lepton["collection"]
 
     @property
     def of_trigger(self) -> bool:
-        """Whether the efficiency of a trigger is measured, and not that of a working point."""
+        """Whether it is the efficiency of a trigger, not of a working point."""
         return not isinstance(self.passing, str)
 
     @property
     def tag_bits(self) -> int | None:
-        """The filter bits that a tag has to match: where a trigger's efficiency is measured those
-        of the trigger, unless others are declared."""
+        """The filter bits that a tag has to match; for a trigger, its own unless others are
+        declared."""
         if self.tag_filter_bits is None and self.of_trigger:
             return int(self.passing["filter_bits"])
         return self.tag_filter_bits
@@ -69,12 +70,15 @@ class EfficiencyAnalysis(Analysis):
         return [low + (high - low) * step / bins for step in range(bins + 1)]
 
     def used_points(self) -> list[tuple[str, str]]:
+        """The working points of the tag, the probe and the passing probe."""
         passing = [] if self.of_trigger else [self.passing]
         return [(self.collection, name) for name in (self.tag, self.probe, *passing)]
 
     def own_columns(self, points: WorkingPoints) -> set[str]:
+        """The paths of a measured trigger, and the branches of the trigger objects."""
         columns = {"|".join(self.passing["paths"])} if self.of_trigger else set()
         return columns | (TRIGGER_OBJECTS if self.tag_bits is not None else set())
 
     def simulated_columns(self, dataset: Mapping[str, Any]) -> set[str]:
+        """The branch with the origins of leptons."""
         return {f"{self.collection}_{MATCHED}"}

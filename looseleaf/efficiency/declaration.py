@@ -1,4 +1,4 @@
-"""Measurements of efficiencies as a kind of analysis."""
+"""The kind `efficiency`: measurements of efficiencies."""
 
 from collections.abc import Collection, Iterator, Mapping
 from itertools import product
@@ -12,7 +12,7 @@ from looseleaf.objects.bounds import range_of
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.names import NOMINAL
 
-# variations of a scale factor that every analysis has; corrections add theirs
+# variations of every scale factor; corrections add others
 OWN_VARIATIONS = (NOMINAL, "stat", "syst")
 
 
@@ -40,10 +40,10 @@ class Efficiency(Kind[EfficiencyAnalysis]):
         for name in analysis.corrections:
             if name in OWN_VARIATIONS:
                 raise ConfigError(
-                    f"{file}: corrections: {name!r} has a meaning; choose another name"
+                    f"{file}: corrections: {name!r} is a reserved name; choose another"
                 )
         if len({datasets[name]["data"] for name in analysis.datasets["measure"]}) > 1:
-            raise ConfigError(f"{file}: datasets.measure: data and simulation don't add up")
+            raise ConfigError(f"{file}: datasets.measure: has data and simulation; keep one kind")
 
     def declares(self, analysis: EfficiencyAnalysis) -> Collection[str]:
         return ("data", "das", "lumi_mask")
@@ -72,19 +72,19 @@ class Efficiency(Kind[EfficiencyAnalysis]):
 
 
 def fit_picture(pt: int, abs_eta: int) -> str:
-    """The name of the picture of a bin's fit, without its ending."""
+    """The name of the picture of a bin's fit, without its suffix."""
     return f"fit_pt{pt}_eta{abs_eta}"
 
 
 def _check_mass(analysis: EfficiencyAnalysis, file: str) -> None:
-    """Refuse a peak, or bands beside it, that the bins of the window can't tell."""
+    """Refuse a peak, or bands beside it, whose ends aren't edges of the mass bins."""
     mass = analysis.mass
     for key in ("window", "peak"):
         check_rising(mass[key], f"{file}: mass.{key}")
     (low, high), (first, last), beside = mass["window"], mass["peak"], mass["beside"]
     if first - beside < low or last + beside > high:
         raise ConfigError(
-            f"{file}: mass.peak: {mass['peak']} with bands of {beside:g} GeV beside it lies "
+            f"{file}: mass.peak: {mass['peak']} with bands of {beside:g} GeV beside it is "
             f"outside mass.window, {mass['window']}: widen the window, or narrow the peak or beside"
         )
     edges = analysis.mass_edges
@@ -108,6 +108,6 @@ def _check_passing(analysis: EfficiencyAnalysis, points: WorkingPoints, file: st
     if not probe <= passing:
         raise ConfigError(
             f"{file}: passing: {analysis.passing!r} lacks the cut {sorted(probe - passing)[0]!r} "
-            f"of the probe {analysis.probe!r}: what passes has to be a probe; build it on "
+            f"of the probe {analysis.probe!r}: passing leptons have to be probes; build it on "
             f"{analysis.probe!r} with like"
         )

@@ -19,22 +19,22 @@ from looseleaf.errors import LooseleafError
 
 Array = NDArray[np.float64]
 SIDES = ("failing", "passing")
-# how much a fit may shift and smear the simulated peak [GeV], and the steepest background [1/GeV]
+# the limits of a fit: shift and smearing of the peak [GeV], slope of the background [1/GeV]
 LARGEST_SHIFT, LARGEST_SMEARING, STEEPEST = 3.0, 5.0, 0.3
-# less smearing than that is none
+# a smaller smearing counts as none
 SMALLEST_SMEARING = 0.05
-# parameters of backgrounds; of the polynomial, the number of pairs of each term
+# parameters of the backgrounds; those of the polynomial are the pairs of each term
 DEGREE = 3
 BACKGROUNDS = {
     "polynomial": tuple(f"term{k}" for k in range(DEGREE + 1)),
     "exponential": ("number", "slope"),
 }
-# entries expected in a mass bin before it is part of chi2
+# a mass bin needs this many expected entries to be part of chi2
 FEW = 5
 
 
 class NoEfficiency(LooseleafError):
-    """The probes of a bin give no efficiency; the message says why."""
+    """The efficiency of a bin can't be measured; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Spectra(NamedTuple):
 
 
 def bands(edges: Array, peak: Sequence[float], beside: float) -> tuple[Any, Any, float]:
-    """Which mass bins are the peak, which lie beside it, and the ratio of their widths."""
+    """The mass bins of the peak, those beside it, and the ratio of their widths."""
     centres = (edges[1:] + edges[:-1]) / 2
     low, high = peak
     inside = (centres > low) & (centres < high)
@@ -63,15 +63,15 @@ def bands(edges: Array, peak: Sequence[float], beside: float) -> tuple[Any, Any,
 
 
 def count(spectra: Spectra, inside: Any, near: Any, scale: float) -> Estimate:
-    """The efficiency in the peak, less what the bands beside it say lies beneath.
+    """The efficiency at the peak, after subtracting the background measured in the bands beside it.
 
-    With P and F the passing and failing pairs that are left, P - e (P + F) is zero on average for
-    the true efficiency e. The interval are those e for which it is within one standard deviation of
-    zero, k e (1 - e) (P + F) + (1 - e)^2 (var P - k P) + e^2 (var F - k F): binomial of the signal,
-    Poisson of what lies beneath and of the bands, k being the mean weight of a pair. Without
-    background it is Wilson's interval.
+    With P and F the remaining passing and failing pairs, P - e (P + F) is zero on average for the
+    true efficiency e. The interval has the e for which it is within one standard deviation of zero,
+    k e (1 - e) (P + F) + (1 - e)^2 (var P - k P) + e^2 (var F - k F): binomial for the signal,
+    Poisson for the background and the bands, with k the mean weight of a pair. Without background
+    it is Wilson's interval.
 
-    Raises `NoEfficiency` if nothing is left in the peak, or too little to tell.
+    Raises `NoEfficiency` if no pairs remain at the peak, or too few to measure an efficiency.
     """
     total = spectra.values[:, inside].sum(axis=1)
     beneath = scale * spectra.values[:, near].sum(axis=1)
@@ -80,16 +80,16 @@ def count(spectra: Spectra, inside: Any, near: Any, scale: float) -> Estimate:
     var_f, var_p = square + scale**2 * spectra.variances[:, near].sum(axis=1)
     signal = failing + passing
     if not (total.sum() > 0 and signal > 0):
-        raise NoEfficiency("no pairs are left at the peak")
+        raise NoEfficiency("no pairs remain at the peak")
     mean = square.sum() / total.sum()
     more_p, more_f = var_p - mean * passing, var_f - mean * failing
-    # of a quadratic in e
+    # of a quadratic equation in e
     a = signal**2 + mean * signal - more_p - more_f
     b = -2 * passing * signal - mean * signal + 2 * more_p
     c = passing**2 - more_p
     root = b**2 - 4 * a * c
     if not (a > 0 and root >= 0):
-        raise NoEfficiency("the pairs at the peak don't stand out of what lies beneath them")
+        raise NoEfficiency("the pairs at the peak can't be separated from the background")
     lower, upper = ((-b + sign * np.sqrt(root)) / (2 * a) for sign in (-1, 1))
     value = min(max(passing / signal, 0.0), 1.0)
     return Estimate(value, min(max(lower, 0.0), value), max(min(upper, 1.0), value))
@@ -99,10 +99,10 @@ def count(spectra: Spectra, inside: Any, near: Any, scale: float) -> Estimate:
 class Fit:
     """A fit of the masses of passing and failing probes.
 
-    `signal`, `shift` and `smearing` are the number of pairs in the window and, in GeV, what
-    brings the simulated peak to the data, beyond what its mass bins do. `expected` has the spectra
-    of the model and `background` the part of them that isn't signal, shape (2, bins). `remarks` are
-    what is to be known: errors of the Hessian instead of the likelihood's, parameters at a limit.
+    `signal` is the number of pairs in the window. `shift` and `smearing`, in GeV, are applied to
+    the simulated peak to match the data, beyond the effect of the mass bins. `expected` has the
+    spectra of the model and `background` their background, shape (2, bins). `remarks` are sentences
+    for the user, on errors from the Hessian and on parameters at a limit.
     """
 
     efficiency: Estimate
@@ -127,8 +127,10 @@ class Fit:
 
 
 def smeared(edges: Array, shift: float, smearing: float) -> Array:
-    """What a Gaussian makes of pairs that lie evenly in a mass bin: the part of bin j that is found
-    in bin i, at [i, j]."""
+    """The Gaussian smearing of pairs that are uniform in a mass bin.
+
+    At [i, j], it has the part of bin j that is moved to bin i.
+    """
     sigma = max(smearing, 1e-6)
     u = (edges[:, None] - edges[None, :] - shift) / sigma
     # the integral of the normal distribution's cumulative one
@@ -139,7 +141,7 @@ def smeared(edges: Array, shift: float, smearing: float) -> Array:
 
 def exponential(edges: Array, slope: float) -> Array:
     """Parts of a falling exponential by mass bin; `slope` in 1/GeV."""
-    # from the middle, for the numbers to stay small; a slope of zero would divide by it
+    # relative to the middle, to avoid large numbers; for a slope of zero, without dividing by it
     slope = slope if abs(slope) > 1e-9 else 1e-9
     parts = -np.diff(np.exp(-slope * (edges - edges.mean()))) / slope
     normalised: Array = parts / parts.sum()
@@ -147,17 +149,19 @@ def exponential(edges: Array, slope: float) -> Array:
 
 
 def bernstein(edges: Array) -> Array:
-    """The polynomials of DEGREE that are positive, and add up to any that is, as parts by mass bin;
-    shape (DEGREE + 1, bins)."""
+    """Positive polynomials that span those of DEGREE, integrated by mass bin.
+
+    Shape (DEGREE + 1, bins).
+    """
     t = (edges - edges[0]) / (edges[-1] - edges[0])
     return np.array([np.diff(betainc(k + 1, DEGREE - k + 1, t)) for k in range(DEGREE + 1)])
 
 
 class _Model:
-    """Expected spectra of passing and failing probes, by parameters.
+    """Expected spectra of passing and failing probes, as functions of the parameters.
 
-    The signal is the simulated peak of each, shifted and smeared by a Gaussian; failing and passing
-    backgrounds have shapes of their own.
+    The signal is the simulated peak of either, shifted and smeared by a Gaussian; failing and
+    passing probes have backgrounds of their own.
     """
 
     def __init__(self, edges: Array, peaks: Array, shape: str) -> None:
@@ -188,17 +192,17 @@ class _Model:
 
 
 def fit(data: Spectra, peaks: Spectra, edges: Array, start: float, shape: str) -> Fit:
-    """Fit passing and failing masses at once: an extended binned likelihood.
+    """Fit the masses of passing and failing probes together, with an extended binned likelihood.
 
-    `peaks` are the simulated spectra of prompt pairs, the shapes of the signal; `start` is an
-    efficiency to begin with. Backgrounds are of the shape `polynomial`, positive ones of degree
-    three, which fall or turn on, or `exponential`. The efficiency's errors are those of the
-    profiled likelihood (MINOS). Weighted data enter scaled to their effective number of entries by
-    bin (G. Bohm and G. Zech, NIM A 748 (2014) 1), as iminuit has it. Pearson's chi2 holds the
-    statistics of the simulated peaks too, which the likelihood takes as known.
+    `peaks` are the simulated spectra of prompt pairs, which give the shapes of the signal; `start`
+    is an initial efficiency. The background `shape` is `polynomial`, a positive one of degree three
+    that can fall or turn on, or `exponential`. The efficiency's errors are from the profile
+    likelihood (MINOS). Weighted data are scaled to their effective number of entries by bin (G.
+    Bohm and G. Zech, NIM A 748 (2014) 1), as implemented in iminuit. Pearson's chi2 includes the
+    statistics of the simulated peaks, which the likelihood takes as exact.
 
-    Raises `NoEfficiency` if a spectrum is empty, if no minimum is found, or if it lies at a limit
-    of the efficiency, the shift or the smearing.
+    Raises `NoEfficiency` if a spectrum is empty, if no minimum is found, or if the efficiency, the
+    shift or the smearing is at a limit.
     """
     for side, name in enumerate(SIDES):
         if not data.values[side].sum() > 0:
@@ -243,8 +247,8 @@ def fit(data: Spectra, peaks: Spectra, edges: Array, start: float, shape: str) -
 
 
 def _started(cost: Any, own: Sequence[str], data: Spectra, start: float) -> Minuit:
-    """The parameters as they begin, and their limits; `own` are those of a background."""
-    # the bins at either end are taken as background, of which half is believed
+    """The initial parameters, and their limits; `own` are those of a background."""
+    # the bins at either end are taken as background, and the fit starts with half of it
     bins = data.values.shape[1]
     ends = max(bins // 10, 1)
     outer = np.concatenate([data.values[:, :ends], data.values[:, -ends:]], axis=1)
@@ -275,8 +279,10 @@ def _started(cost: Any, own: Sequence[str], data: Spectra, start: float) -> Minu
 
 
 def _without_vanishing(minuit: Minuit) -> list[str]:
-    """Fix backgrounds that vanish, whose slope means nothing then, and the smearing where none is
-    needed, and fit again. The sentences say which backgrounds are none."""
+    """Fix vanishing backgrounds and a vanishing smearing, and fit again.
+
+    Returns a sentence for each vanishing background, whose slope is undefined.
+    """
     least = 1e-3 * minuit.values["signal"] ** 0.5
     remarks, fixed = [], []
     for side in SIDES:
@@ -299,7 +305,7 @@ def _without_vanishing(minuit: Minuit) -> list[str]:
 
 
 def _at_limits(minuit: Minuit) -> list[str]:
-    """What lies at a limit: refused if the efficiency can't be trusted, or else to be told."""
+    """Remarks on parameters at a limit; `NoEfficiency` if the efficiency can't be trusted."""
     remarks = []
     for name in minuit.parameters:
         low, high = minuit.limits[name]
@@ -316,7 +322,7 @@ def _at_limits(minuit: Minuit) -> list[str]:
 
 
 def _errors(minuit: Minuit) -> tuple[tuple[float, float], list[str]]:
-    """The efficiency's errors down and up, of the likelihood or else of its Hessian."""
+    """The efficiency's errors down and up, from the likelihood or, failing that, its Hessian."""
     try:
         minuit.minos("efficiency")
         minos = minuit.merrors["efficiency"]
@@ -329,8 +335,7 @@ def _errors(minuit: Minuit) -> tuple[tuple[float, float], list[str]]:
 
 
 def _spectra(minuit: Minuit, model: _Model, peaks: Spectra) -> tuple[Array, Array, Array]:
-    """What is expected by side and mass, of that the background, and the variance that the
-    statistics of the simulated peaks give it."""
+    """The expected spectra by side, their background, and the variance from the simulated peaks."""
     expected, background, variance = [], [], []
     for side, names in enumerate(model.names):
         parameters = [minuit.values[name] for name in names]
@@ -345,7 +350,7 @@ def _spectra(minuit: Minuit, model: _Model, peaks: Spectra) -> tuple[Array, Arra
 
 
 def _pearson(data: Spectra, expected: Array, variance: Array, weighted: bool) -> tuple[float, int]:
-    """Pearson's chi2, and the number of bins in it."""
+    """Pearson's chi2, and the number of bins that it uses."""
     of_data = data.variances if weighted else expected
     square = (
         data.values**2 / np.where(data.variances > 0, data.variances, 1) if weighted else expected

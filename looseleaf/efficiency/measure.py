@@ -1,4 +1,4 @@
-"""Measuring efficiencies of data and simulation and their ratio, from processed datasets."""
+"""Measuring efficiencies in data and simulation and their ratio, from processed datasets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,21 +28,21 @@ from looseleaf.histograms.typed import Plain, Weighted, part
 from looseleaf.losses import say
 from looseleaf.objects.names import COVERAGE, NOMINAL
 from looseleaf.objects.weights import scale_to_luminosity
-from looseleaf.records import original_of
+from looseleaf.stage_files import original_of
 
-# a scale factor divides by no smaller efficiency
+# a scale factor isn't computed from a smaller efficiency
 SMALLEST = 1e-3
-# a fit whose chi2 has a smaller p-value is told
+# a fit with a smaller p-value is reported
 POOR = 1e-3
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What was measured in one bin.
+    """The measurement of one bin.
 
-    `data` is the fitted efficiency; `counted` that of the count, `alternative` that of the fit with
-    the other background, and `syst` what they differ by from the first, added in quadrature.
+    `data` is the fitted efficiency, `counted` that of the count, and `alternative` that of the fit
+    with the other background. `syst` has the differences of both to the first, added in quadrature.
     """
 
     data: Estimate
@@ -64,19 +64,19 @@ def measure(
 ) -> None:
     """Measure efficiencies and scale factors, and write them as correctionlib and as JSON.
 
-    The efficiency of data is that of the fit, that of the simulation the part of its prompt pairs
-    in the mass window that pass. The scale factor takes `nominal`, `stat_up`, `stat_down`,
+    The efficiency of data is that of the fit; that of the simulation is the fraction of prompt
+    pairs in the mass window that pass. The scale factor takes `nominal`, `stat_up`, `stat_down`,
     `syst_up`, `syst_down` or a variation of a correction, pT [GeV] and |eta|.
 
-    Raises `DataFileError` naming the bin where no efficiency can be told, and if most probes lie
-    beyond an axis and the analysis doesn't allow it.
+    Raises `DataFileError` naming the bin if no efficiency can be measured there, and if most probes
+    are outside the edges of an axis and the analysis doesn't allow it.
     """
     groups = {
         group: _summed(names, analysis, datasets, processed, ledgers)
         for group, names in analysis.datasets.items()
     }
-    for found in groups.values():
-        refuse_most_beyond(analysis, found[COVERAGE], analysis.binning, "probes")
+    for histograms in groups.values():
+        refuse_most_beyond(analysis, histograms[COVERAGE], analysis.binning, "probes")
     measured, simulated = (groups[group]["pairs"] for group in ("measure", "simulation"))
     like: Plain = hist.Hist(
         hist.axis.Variable(analysis.binning["pt"], name="pt", label="pT [GeV]"),
@@ -152,7 +152,7 @@ def _summed(
     processed: Mapping[str, str],
     ledgers: Mapping[str, str],
 ) -> dict[str, hist.Hist[Any]]:
-    """The histograms of several datasets added up, each scaled to its cross section."""
+    """The histograms of several datasets, each scaled to its cross section, and added."""
     total: dict[str, hist.Hist[Any]] = {}
     for name in names:
         histograms, _ = read_uhi(processed[name])
@@ -167,9 +167,9 @@ def _summed(
 
 
 def _simulated(analysis: EfficiencyAnalysis, pairs: Weighted, variation: str) -> Ratio:
-    """The part of the simulated prompt pairs that pass.
+    """The fraction of the simulated prompt pairs that pass.
 
-    Raises `DataFileError` naming the first bin without one, or of which next to none pass.
+    Raises `DataFileError` naming the first bin without pairs, or with almost none that pass.
     """
     prompt = part(pairs, (variation, slice(None), "prompt", sum, ...))
     passing, every = part(prompt, ("passing", ...)), part(prompt, (sum, ...))
@@ -186,18 +186,18 @@ def _simulated(analysis: EfficiencyAnalysis, pairs: Weighted, variation: str) ->
 
 def _refused(analysis: EfficiencyAnalysis, where: str, problem: Any) -> DataFileError:
     return DataFileError(
-        f"analysis {analysis.name}: {where}: {problem}: widen binning around this bin or drop it, "
-        "process more events, or look at the cutflow in the files of its datasets"
+        f"analysis {analysis.name}: {where}: {problem}: widen this bin or drop it, "
+        "process more events, or see the cutflow in the files of its datasets"
     )
 
 
 def _where(like: hist.Hist[Any], index: tuple[int, ...]) -> str:
-    """A bin of the map as messages name it."""
+    """The name of a bin of the map in messages."""
     return ", ".join(named_bin(axis, i) for axis, i in zip(like.axes, index, strict=True))
 
 
 def _spectra(pairs: Weighted, index: tuple[int, ...]) -> Spectra:
-    """Masses in a bin of the map, of failing and of passing probes."""
+    """The masses in a bin of the map, of failing and of passing probes."""
     view = pairs.view()
     place: tuple[Any, ...] = (..., *index)
     return Spectra(view.value[place], view.variance[place])
@@ -217,14 +217,14 @@ def _cell(
     try:
         counted = count(data, *bands(edges, analysis.mass["peak"], analysis.mass["beside"]))
         nominal = fit(data, peaks, edges, start, "polynomial")
-        other = fit(data, peaks, edges, nominal.efficiency.value, "exponential").efficiency
+        exponential = fit(data, peaks, edges, nominal.efficiency.value, "exponential").efficiency
     except NoEfficiency as problem:
         raise _refused(analysis, where, problem) from None
     value = nominal.efficiency.value
     if value < SMALLEST:
         raise _refused(analysis, where, f"the efficiency of the data is {value:.2g}")
-    syst = float(np.hypot(counted.value - value, other.value - value))
-    return Cell(nominal.efficiency, counted, other, syst, nominal)
+    syst = float(np.hypot(counted.value - value, exponential.value - value))
+    return Cell(nominal.efficiency, counted, exponential, syst, nominal)
 
 
 def _of_data(cells: Mapping[tuple[int, ...], Cell], shape: tuple[int, ...]) -> tuple[Ratio, Array]:
@@ -241,11 +241,11 @@ def _sides(value: Array, syst: Array) -> dict[str, Array]:
 
 
 def _over(of_data: Ratio, of_simulation: Ratio) -> Ratio:
-    """The quotient of two efficiencies that fluctuate by themselves."""
+    """The ratio of two independent efficiencies."""
     value = of_data.value / of_simulation.value
     up, down = (
-        value * np.hypot(mine / of_data.value, others / of_simulation.value)
-        for mine, others in (
+        value * np.hypot(error_data / of_data.value, error_simulation / of_simulation.value)
+        for error_data, error_simulation in (
             (of_data.up, of_simulation.down),
             (of_data.down, of_simulation.up),
         )
@@ -256,7 +256,7 @@ def _over(of_data: Ratio, of_simulation: Ratio) -> Ratio:
 def _tell(
     analysis: EfficiencyAnalysis, cells: Mapping[tuple[int, ...], Cell], like: hist.Hist[Any]
 ) -> None:
-    """Say what is to be known of the fits of the bins, in the log."""
+    """Log the remarks on the fits of the bins."""
     messages = []
     for index, cell in cells.items():
         where = _where(like, index)
@@ -264,7 +264,7 @@ def _tell(
         messages += [f"{where}: {remark}" for remark in of_bin.remarks]
         if of_bin.p_value < POOR:
             messages.append(
-                f"{where}: the fit describes the data badly, chi2/ndf = {of_bin.chi2:.1f}/"
+                f"{where}: the fit describes the data poorly, chi2/ndf = {of_bin.chi2:.1f}/"
                 f"{of_bin.ndf}, p = {of_bin.p_value:.2g}: look at its picture"
             )
     say(f"analysis {analysis.name}", messages)
@@ -277,7 +277,7 @@ def _shown(ratio: Ratio) -> dict[str, Any]:
 def _bin(
     cell: Cell, measured: Weighted, index: tuple[int, ...], like: hist.Hist[Any]
 ) -> dict[str, Any]:
-    """What a summary has of one bin, and what its picture shows."""
+    """The summary of one bin, including what its picture shows."""
     spectra = _spectra(part(measured, (NOMINAL, slice(None), sum, ...)), index)
     return {
         "pt": like.axes[0].edges[index[0] : index[0] + 2].tolist(),

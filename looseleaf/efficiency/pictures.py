@@ -30,30 +30,30 @@ def pictures(
     label: str,
     energies: str = "13",
 ) -> None:
-    """The maps of efficiencies and of their ratio, and the fitted spectra of each bin."""
-    found = read_json(summary)
+    """Draw the maps of efficiencies and of their ratio, and the fitted spectra of each bin."""
+    measured = read_json(summary)
     axes = [
-        hist.axis.Variable(found["pt"], label=f"{analysis.collection} $p_T$ [GeV]"),
-        hist.axis.Variable(found["abs_eta"], label=f"{analysis.collection} $|\\eta|$"),
+        hist.axis.Variable(measured["pt"], label=f"{analysis.collection} $p_T$ [GeV]"),
+        hist.axis.Variable(measured["abs_eta"], label=f"{analysis.collection} $|\\eta|$"),
     ]
     for name, text in MAPS.items():
-        value, lower, upper = (np.array(found[name][key]) for key in ("value", "lower", "upper"))
+        value, lower, upper = (np.array(measured[name][key]) for key in ("value", "lower", "upper"))
         ratio = Ratio(value, lower, upper, np.zeros(value.shape, bool), "likelihood")
         texts = plots.ratio_texts(ratio)
         fig, ax = plots.map2d(ratio.value, axes, analysis.title, text, texts)
-        is_data = found["is_data"] and name != "simulation"
+        is_data = measured["is_data"] and name != "simulation"
         plots.label(ax, label, is_data, analysis.lumi_ifb, energies)
         plots.save(fig, Path(folder) / name)
-    bins = iter(found["bins"])
-    for pt in range(len(found["pt"]) - 1):
-        for abs_eta in range(len(found["abs_eta"]) - 1):
-            fig, ax = _spectra(next(bins), np.array(found["mass"]), analysis.title)
-            plots.label(ax, label, found["is_data"], analysis.lumi_ifb, energies)
+    bins = iter(measured["bins"])
+    for pt in range(len(measured["pt"]) - 1):
+        for abs_eta in range(len(measured["abs_eta"]) - 1):
+            fig, ax = _spectra(next(bins), np.array(measured["mass"]), analysis.title)
+            plots.label(ax, label, measured["is_data"], analysis.lumi_ifb, energies)
             plots.save(fig, Path(folder) / fit_picture(pt, abs_eta))
 
 
 def _spectra(of_bin: Mapping[str, Any], edges: Any, title: str) -> tuple[Figure, Any]:
-    """Masses of passing probes over those of failing ones, with the fit and its background."""
+    """The masses of passing probes above those of failing ones, with the fit and its background."""
     fitted = of_bin["fit"]
     centres = (edges[1:] + edges[:-1]) / 2
     with mpl.rc_context(mplhep.style.CMS):

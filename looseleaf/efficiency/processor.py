@@ -20,16 +20,16 @@ from looseleaf.objects.names import COVERAGE, NOMINAL, VARIATION
 from looseleaf.processing.stage import DatasetFiles, Reading, Running, process_datasets
 
 ORIGINS = ("other", "prompt")
-# the id of trigger objects by collection, and how near one lies to its lepton
+# the id of trigger objects by collection, and the largest dR to a lepton
 TRIGGER_ID = {"Electron": 11, "Muon": 13}
 NEAR = 0.1
-# genPartFlav of leptons that are prompt, or of a prompt tau
+# genPartFlav of prompt leptons, and of leptons from prompt taus
 PROMPT = (1, 15)
 
 
 def near_trigger_object(leptons: Any, objects: Any, identity: int, bits: int) -> Any:
-    """Which leptons have a trigger object with this id and all of these filter bits within
-    dR < 0.1, jagged."""
+    """Which leptons have a trigger object with this id and all of these bits within dR < 0.1,
+    jagged."""
     objects = objects[(objects.id == identity) & ((objects.filterBits & bits) == bits)]
     pairs = ak.cartesian({"lepton": leptons, "object": objects}, axis=1, nested=True)
     d_eta = pairs.lepton.eta - pairs.object.eta
@@ -41,13 +41,14 @@ class EfficiencyProcessor(ProcessorABC):
     """Masses of pairs of a tag and a probe of opposite charge, by bins of the probe.
 
     `analysis` is an `efficiency` analysis of the configuration, `points` the declared working
-    points, `corrections` weigh simulated events. Every tag takes every other probe of its event: a
-    pair of two tags counts twice, once with either of them as the probe, since a choice between
-    them would depend on whether the probe passes. Probes beyond the edges of the map count nowhere.
+    points; `corrections` are weights of simulated events. Every tag is paired with every other
+    probe of its event. A pair of two tags counts twice, with either as the probe, since choosing
+    one would depend on whether the probe passes. Probes outside the edges of the map don't count.
 
-    The accumulator holds `pairs`, over `variation`, `probe` (failing or passing), `origin`, `mass`,
-    `pt` and `abs_eta`, `cutflow`, and `coverage`, where the probes lie. The origin of a pair is
-    `prompt` if both leptons are matched to prompt ones of the generator; in data all are `other`.
+    The accumulator has `pairs`, over `variation`, `probe` (failing or passing), `origin`, `mass`,
+    `pt` and `abs_eta`, `cutflow`, and `coverage`, where the probes are on the axes. The origin of a
+    pair is `prompt` if both leptons are matched to prompt ones of the generator; in data it is
+    `other`.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class EfficiencyProcessor(ProcessorABC):
         self._analysis, self._points, self._corrections = analysis, points, corrections
 
     def process(self, events: Any) -> dict[str, Any]:
+        """Fill one chunk of events; returns the accumulator."""
         analysis = self._analysis
         undecided = Undecided(analysis.allow.not_finite)
         leptons = self._marked(events, undecided)
@@ -86,7 +88,7 @@ class EfficiencyProcessor(ProcessorABC):
         }
 
     def _marked(self, events: Any, undecided: Undecided) -> Any:
-        """The leptons of all events, and whether each is a tag, is a probe and passes."""
+        """The leptons of all events, each with whether it is a tag, is a probe, and passes."""
         analysis, leptons = self._analysis, events[self._analysis.collection]
 
         def passes(point: str) -> Any:
@@ -147,13 +149,14 @@ class EfficiencyProcessor(ProcessorABC):
         return weights(events) * self._corrections.event_weight(events, variation)
 
     def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
+        """The accumulator as it is."""
         return accumulator
 
 
-def _mass(one: Any, other: Any) -> NDArray[np.float64]:
+def _mass(tag: Any, probe: Any) -> NDArray[np.float64]:
     """The invariant mass [GeV] of two leptons."""
     energy, x, y, z = np.zeros(4)
-    for lepton in (one, other):
+    for lepton in (tag, probe):
         pt, eta, phi, mass = (
             ak.to_numpy(lepton[name]).astype(np.float64) for name in ("pt", "eta", "phi", "mass")
         )

@@ -70,8 +70,8 @@ class Lookup:
 
     def __call__(self, values: Array) -> NDArray[np.int64]:
         if not (self._scale and values.ndim and values.dtype.kind in "fiu"):
-            asked: NDArray[np.int64] = np.add(self._axis.index(values), self._under, dtype=np.int64)
-            return asked
+            bins: NDArray[np.int64] = np.add(self._axis.index(values), self._under, dtype=np.int64)
+            return bins
         floats = values.astype(np.float64, copy=False)
         if self._edges is None:
             index, unsure = equal_bins(

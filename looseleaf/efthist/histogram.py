@@ -348,8 +348,8 @@ class EFTHist:
                 f"{number} terms are expected for {len(coefficients)} coefficients "
                 f"({', '.join(coefficients)}), there are {terms.shape[-1]}"
             )
-        wanted = terms.dtype if terms.dtype in (np.float32, np.float64) else np.float64
-        return np.ascontiguousarray(terms, wanted)
+        dtype = terms.dtype if terms.dtype in (np.float32, np.float64) else np.float64
+        return np.ascontiguousarray(terms, dtype)
 
     @staticmethod
     def _size(arrays: Sequence[Array], terms: Array | None) -> int:
@@ -368,8 +368,8 @@ class EFTHist:
 
     def _columns(self, coefficients: Sequence[str]) -> NDArray[np.int64]:
         """Where each term of a fill belongs in this histogram, -1 where nowhere."""
-        mine = {frozenset(term): i for i, term in enumerate(quadratic_terms(self.coefficients))}
-        return np.array([mine.get(frozenset(t), -1) for t in quadratic_terms(coefficients)])
+        places = {frozenset(term): i for i, term in enumerate(quadratic_terms(self.coefficients))}
+        return np.array([places.get(frozenset(t), -1) for t in quadratic_terms(coefficients)])
 
     def _new_cell(self) -> _Cell:
         bins = math.prod(self._dense_shape)
@@ -469,8 +469,8 @@ class EFTHist:
                 yield tuple(single), None
             return
         order = np.argsort(codes, kind="stable")
-        found, starts = np.unique(codes[order], return_index=True)
-        for code, events in zip(found.tolist(), np.split(order, starts[1:]), strict=True):
+        present, starts = np.unique(codes[order], return_index=True)
+        for code, events in zip(present.tolist(), np.split(order, starts[1:]), strict=True):
             key, rest = [0 if index is None else index for index in fixed], code
             for position in reversed(range(len(key))):
                 if fixed[position] is None:
@@ -494,11 +494,11 @@ class EFTHist:
         columns: NDArray[np.int64] | None,
     ) -> None:
         if terms is None:
-            there = bins >= 0
-            total = np.bincount(bins[there], weights[there], len(cell.sums))
+            inside = bins >= 0
+            total = np.bincount(bins[inside], weights[inside], len(cell.sums))
             cell.sums[:, 0] += total
             if cell.squares is not None:
-                total = np.bincount(bins[there], weights[there] ** 2, len(cell.sums))
+                total = np.bincount(bins[inside], weights[inside] ** 2, len(cell.sums))
                 cell.squares[:, slice(0, 1) if self._exact else slice(None)] += total[:, None]
             return
         if columns is None:
@@ -513,13 +513,13 @@ class EFTHist:
         for start in range(0, len(order), TILE_EVENTS):
             tile = order[start : start + TILE_EVENTS]
             chosen = tile if rows is None else rows[tile]
-            mine = terms[chosen].astype(np.float64) * weights[tile, None]
+            weighted = terms[chosen].astype(np.float64) * weights[tile, None]
             if columns is not None:
-                mine = _moved(mine, columns, cell.sums.shape[1])
+                weighted = _moved(weighted, columns, cell.sums.shape[1])
             if self._exact:
-                _add_quartics(cell.squares, bins[tile], mine, len(self.coefficients))
+                _add_quartics(cell.squares, bins[tile], weighted, len(self.coefficients))
             else:
-                at_points = (mine @ monomials(self._square_points)) ** 2
+                at_points = (weighted @ monomials(self._square_points)) ** 2
                 ones = np.ones(len(tile))
                 add_terms(cell.squares, bins[tile], None, ones, at_points)
 
@@ -655,9 +655,9 @@ class EFTHist:
     def _accumulate(self, key: tuple[int, ...], cell: _Cell) -> None:
         if key not in self._cells:
             self._cells[key] = self._new_cell()
-        for mine, other in zip(self._cells[key], cell, strict=True):
-            if mine is not None and other is not None:
-                np.add(mine, other, out=mine)
+        for total, added in zip(self._cells[key], cell, strict=True):
+            if total is not None and added is not None:
+                np.add(total, added, out=total)
 
     def copy(self) -> "EFTHist":
         out = self._like()
@@ -693,8 +693,8 @@ class EFTHist:
             self._cells = {key: _Cell(cell.sums, None) for key, cell in self._cells.items()}
         moved = other.copy()
         moved._placed_on([
-            axis if is_category(axis) else mine
-            for axis, mine in zip(other.axes, both, strict=True)
+            axis if is_category(axis) else common
+            for axis, common in zip(other.axes, both, strict=True)
         ])  # fmt: skip
         places = [placement(other.axes[i], both[i]) for i in self._categories]
         for key, cell in moved._cells.items():
@@ -938,7 +938,7 @@ def _add_quartics(
     The products of all pairs of terms, summed over a bin's events, are one matrix product.
     """
     product = _quartic(number)[1].ravel()
-    found, starts = np.unique(bins, return_index=True)
-    for index, mine in zip(found, np.split(terms, starts[1:]), strict=True):
-        pairs = mine.T @ mine
+    filled, starts = np.unique(bins, return_index=True)
+    for index, of_bin in zip(filled, np.split(terms, starts[1:]), strict=True):
+        pairs = of_bin.T @ of_bin
         squares[index] += np.bincount(product, pairs.ravel(), squares.shape[1])

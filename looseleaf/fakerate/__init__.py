@@ -1,1 +1,1 @@
-"""The lepton fake rate: processor, measurement, and the map as files."""
+"""The lepton fake rate: processor, measurement, and the files of the map."""

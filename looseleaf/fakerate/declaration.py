@@ -1,4 +1,4 @@
-"""Measurements of fake rates as a kind of analysis."""
+"""The kind `fakerate`: measurements of fake rates."""
 
 from collections.abc import Collection, Iterator, Mapping
 from itertools import pairwise
@@ -17,7 +17,7 @@ TRUTH = "truth.json"
 
 
 class FakeRate(Kind[FakeRateAnalysis]):
-    """The ratio of tight to loose leptons, where leptons are non-prompt."""
+    """The ratio of tight to loose leptons in a region with non-prompt leptons."""
 
     analysis = FakeRateAnalysis
     stage = "fakerate"
@@ -39,7 +39,7 @@ class FakeRate(Kind[FakeRateAnalysis]):
             check_rising(edges, f"{file}: binning.{axis}")
         _check_weights(analysis, file)
         if len({datasets[name]["data"] for name in analysis.datasets["measure"]}) > 1:
-            raise ConfigError(f"{file}: datasets.measure: data and simulation don't add up")
+            raise ConfigError(f"{file}: datasets.measure: has data and simulation; keep one kind")
         _check_prompt(analysis, file)
         _check_tight(analysis, points, file)
         _check_names(analysis, file)
@@ -47,7 +47,7 @@ class FakeRate(Kind[FakeRateAnalysis]):
         if analysis.eta == "signed" and "abs_eta" in analysis.systematics.tilt:
             raise ConfigError(f"{file}: systematics.tilt.abs_eta: needs eta: absolute")
         if analysis.weights == "counts" and analysis.corrections:
-            raise ConfigError(f"{file}: corrections: they need weights: xsec")
+            raise ConfigError(f"{file}: corrections: set weights: xsec to use them")
 
     def normalised(self, analysis: FakeRateAnalysis) -> bool:
         return analysis.weights == "xsec"
@@ -56,8 +56,10 @@ class FakeRate(Kind[FakeRateAnalysis]):
         yield "", lambda box: _measures(analysis, box)
 
     def may_lose(self, analysis: FakeRateAnalysis, box: Box) -> bool:
-        """Whether a box holds events with more jets than the one that a measurement needs, as those
-        that `nJet < 5` drops: such a cut is a choice of where the rate of a lepton is measured."""
+        """Whether the events of a box have more jets than the one that a measurement needs.
+
+        A skim such as `nJet < 5`, which drops them, is a choice of where the rate is measured.
+        """
         if not box.keys() <= {"nJet", "nMuon", "nElectron"}:
             return False
         jets, leptons = range_of("nJet", box), range_of(f"n{analysis.collection}", box)
@@ -99,7 +101,8 @@ class FakeRate(Kind[FakeRateAnalysis]):
 
 
 def _measures(analysis: FakeRateAnalysis, box: Box) -> bool:
-    """Whether a measurement may take an event: it takes a lepton, a jet, and its own cuts."""
+    """Whether a measurement may use an event: it needs a lepton, a jet and the analysis' own
+    cuts."""
     varied = analysis.systematics.away_jet_pt.values()
     least = min([analysis.away_jet["pt_min"], *varied])
     enough = range_of("nJet", box).high > 0 or least < 0
@@ -112,11 +115,11 @@ def _measures(analysis: FakeRateAnalysis, box: Box) -> bool:
 def _check_weights(analysis: FakeRateAnalysis, file: str) -> None:
     if analysis.weights == "xsec" and analysis.interval in ("clopper-pearson", "wilson"):
         raise ConfigError(
-            f"{file}: interval: {analysis.interval!r} is for unweighted counts; with "
-            "weights: xsec use 'weighted' or 'uncorrelated'"
+            f"{file}: interval: {analysis.interval!r} is for unweighted counts; "
+            "with weights: xsec, use 'weighted' or 'uncorrelated'"
         )
     if analysis.weights == "counts" and analysis.datasets.get("subtract"):
-        raise ConfigError(f"{file}: datasets.subtract: a subtraction needs weights: xsec")
+        raise ConfigError(f"{file}: datasets.subtract: set weights: xsec to subtract")
 
 
 def _check_tight(analysis: FakeRateAnalysis, points: WorkingPoints, file: str) -> None:
@@ -127,12 +130,12 @@ def _check_tight(analysis: FakeRateAnalysis, points: WorkingPoints, file: str) -
     if not below <= tight:
         raise ConfigError(
             f"{file}: tight: {analysis.tight!r} lacks the cut {sorted(below - tight)[0]!r} of "
-            f"{analysis.denominator!r}: what is tight has to be loose too"
+            f"{analysis.denominator!r}: tight leptons have to be loose too"
         )
 
 
 def _check_names(analysis: FakeRateAnalysis, file: str) -> None:
-    """Refuse names of a user's that the program uses itself: one would replace the other."""
+    """Refuse names that the results use themselves, since one would replace the other."""
     taken = {
         "cuts": (analysis.cuts, (*names.STEPS, names.TRIGGER_STEP)),
         "observables": (analysis.observables, (*names.SPECTRA, *names.RESULTS)),
@@ -141,26 +144,26 @@ def _check_names(analysis: FakeRateAnalysis, file: str) -> None:
     for section, (declared, reserved) in taken.items():
         for name in declared:
             if name in reserved:
-                raise ConfigError(f"{file}: {section}: {name!r} has a meaning; choose another name")
+                raise ConfigError(f"{file}: {section}: {name!r} is a reserved name; choose another")
 
 
 def _check_triggers(analysis: FakeRateAnalysis, file: str) -> None:
     prescaled = [trigger for trigger in analysis.triggers if trigger.get("prescale", 1) != 1]
     if prescaled and analysis.weights == "counts":
-        raise ConfigError(f"{file}: triggers: a prescale needs weights: xsec")
+        raise ConfigError(f"{file}: triggers: set weights: xsec to use a prescale")
     ranges = sorted(
         (trigger.get("pt_min", 0), trigger.get("pt_max", float("inf")))
         for trigger in analysis.triggers
     )
     for start, end in ranges:
         if start >= end:
-            raise ConfigError(f"{file}: triggers: nothing lies from {start} to {end} GeV")
+            raise ConfigError(f"{file}: triggers: the range from {start} to {end} GeV is empty")
     for (_, end), (start, _) in pairwise(ranges):
         if start < end:
             raise ConfigError(f"{file}: triggers: the pt ranges overlap at {start} GeV")
         if start > end:
             raise ConfigError(
-                f"{file}: triggers: leptons from {end} to {start} GeV would count nowhere"
+                f"{file}: triggers: no trigger covers leptons from {end} to {start} GeV"
             )
 
 
@@ -172,7 +175,7 @@ def _check_prompt(analysis: FakeRateAnalysis, file: str) -> None:
             raise ConfigError(f"{file}: prompt_fit: needs datasets.{needed[0]} for its templates")
         check_rising(analysis.prompt_fit["edges"], f"{file}: prompt_fit.edges")
     if prompt is not None and not groups.get("subtract"):
-        raise ConfigError(f"{file}: systematics.prompt: there is no datasets.subtract to vary")
+        raise ConfigError(f"{file}: systematics.prompt: needs a datasets.subtract to vary")
     if prompt == "fit" and analysis.prompt_fit is None:
         raise ConfigError(f"{file}: systematics.prompt: 'fit' needs a prompt_fit")
     if isinstance(prompt, Mapping) and prompt["up"] < prompt["down"]:

@@ -1,4 +1,4 @@
-"""Measuring a fake-rate map from processed datasets, and holding it against a known truth."""
+"""Measuring a fake-rate map from processed datasets, and comparing it with a known truth."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,12 +28,12 @@ from looseleaf.histograms.typed import Plain, S, Weighted, part
 from looseleaf.losses import Loss, say
 from looseleaf.objects.names import COVERAGE, ENTRIES, MAP_ENTRIES, NOMINAL, POINT, POINTS
 from looseleaf.objects.weights import scale_to_luminosity
-from looseleaf.records import original_of, read_ledger
 from looseleaf.shape import TEXT
+from looseleaf.stage_files import original_of, read_ledger
 
-# kinds of losses that leave out events
+# kinds of losses that remove events
 LEFT_OUT = ("skimmed before", "skimmed", "file left out")
-# empty bins that a message names
+# how many empty bins a message names
 SHOWN = 5
 # tight leptons and loose ones
 Pair = tuple[hist.Hist[Any], hist.Hist[Any]]
@@ -46,9 +46,9 @@ def summed(
     processed: Mapping[str, str],
     ledgers: Mapping[str, str],
 ) -> dict[str, hist.Hist[Any]]:
-    """Histograms of several datasets added up, each scaled to the luminosity.
+    """The histograms of several datasets, each scaled to the luminosity, and added.
 
-    With `weights: counts` they are added as they are.
+    With `weights: counts` they are added unscaled.
     """
     total: dict[str, hist.Hist[Any]] = {}
     for name in names:
@@ -64,7 +64,7 @@ def summed(
 
 
 def subtracted(total: Weighted, prompt: Weighted) -> Weighted:
-    """`total` less `prompt`, the variances added: both fluctuate."""
+    """`total` minus `prompt`, with the variances added, since both fluctuate independently."""
     out = total.copy()
     out.view(flow=True).value -= prompt.view(flow=True).value
     out.view(flow=True).variance += prompt.view(flow=True).variance
@@ -73,10 +73,10 @@ def subtracted(total: Weighted, prompt: Weighted) -> Weighted:
 
 @dataclass(frozen=True)
 class Numbers:
-    """What an analysis counted, normalised: by group of datasets, and after the subtraction.
+    """The normalised histograms of an analysis, by group of datasets and after the subtraction.
 
-    `groups` holds the added histograms of each group, those of `subtract` scaled by `factor`,
-    which `fit` has found if there was one. `pairs` are (tight, loose) by variation.
+    `groups` has the added histograms of each group, with those of `subtract` scaled by `factor`,
+    which `fit` has determined if there is one. `pairs` are (tight, loose) by variation.
     """
 
     groups: dict[str, dict[str, hist.Hist[Any]]]
@@ -85,10 +85,11 @@ class Numbers:
 
     @property
     def nominal(self) -> Pair:
+        """The tight and loose maps without a variation."""
         return self.pairs[NOMINAL]
 
     def less_prompt(self, key: str, *index: Any) -> Weighted:
-        """A histogram of what is measured, less the prompt leptons."""
+        """A histogram of the measured group, minus the prompt leptons."""
         total: Weighted = part(self.groups["measure"][key], (*index, ...))
         if "subtract" not in self.groups:
             return total
@@ -103,11 +104,11 @@ def numbers(
 ) -> Numbers:
     """The normalised histograms of an analysis.
 
-    The datasets of `measure` are added, those of `subtract` taken away, as simulated or scaled as
-    the fit of the transverse mass says. The variations are `nominal`, those of the away jet's
-    threshold and of the corrections; with a subtraction `prompt_off`, without it, and `prompt_up`
-    and `prompt_down`, with it scaled by the factors of `systematics.prompt` or by the
-    uncertainty of the fit.
+    The datasets of `measure` are added; those of `subtract` are subtracted, with the normalisation
+    of simulation or of the fit of the transverse mass. The variations are `nominal`, those of the
+    away jet's threshold and those of the corrections. With a subtraction, there are also
+    `prompt_off` (without it), `prompt_up` and `prompt_down`: it is scaled by the factors of
+    `systematics.prompt`, or by the uncertainty of the fit.
     """
     groups = {
         group: summed(names, analysis, datasets, processed, ledgers)
@@ -155,24 +156,24 @@ def times(histograms: Mapping[str, hist.Hist[Any]], factor: float) -> dict[str, 
 def _to_data(
     groups: Mapping[str, Mapping[str, hist.Hist[Any]]], fit: PromptFit | None
 ) -> dict[str, hist.Hist[Any]]:
-    """Simulated non-prompt leptons brought to as many loose ones as data has beside the prompt.
+    """Simulated non-prompt leptons, scaled to the loose leptons of data minus the prompt ones.
 
-    In the region of the fit they are brought to what the fit found.
+    In the region of the fit they are scaled by its result.
     """
     loose: dict[str, Weighted] = {
         group: part(histograms["loose"], (NOMINAL, ...)) for group, histograms in groups.items()
     }
     sums = {group: histogram.sum().value for group, histogram in loose.items()}
-    wanted = sums["measure"] - sums.get("subtract", 0.0)
+    target = sums["measure"] - sums.get("subtract", 0.0)
     own = groups["non_prompt"]
-    out = times(own, wanted / sums["non_prompt"] if sums["non_prompt"] > 0 else 1.0)
+    out = times(own, target / sums["non_prompt"] if sums["non_prompt"] > 0 else 1.0)
     if fit is not None:
         out["prompt_fit"] = own["prompt_fit"] * fit.non_prompt_factor
     return out
 
 
 def scaled(key: str, histogram: hist.Hist[S], factor: float) -> hist.Hist[S]:
-    """A histogram times a factor; `expected_variance` holds variances, and cutflows are counts."""
+    """A histogram times a factor; `expected_variance` has variances, and cutflows are counts."""
     if key == "cutflow":
         return histogram
     if key in (COVERAGE, ENTRIES, MAP_ENTRIES):
@@ -191,24 +192,26 @@ def measure(
 ) -> None:
     """Measure the map of an analysis from its processed datasets, and write it.
 
-    `datasets`, `processed` and `ledgers` are by dataset name: the declarations and the paths.
-    Written are UHI JSON (loose, tight, ratio with the ends of its interval, the ratio of each
+    `datasets`, `processed` and `ledgers` are by dataset name: the declarations and the paths. The
+    results are UHI JSON (loose, tight, the ratio and the ends of its interval, the ratio of each
     variation, distributions of loose and tight leptons by group of datasets, cutflow), ROOT and
-    correctionlib. What the map lacks, or what is doubtful in it, is logged and stands in its
-    metadata as `losses`.
+    correctionlib. Missing or doubtful parts of the map are logged and listed as `losses` in its
+    metadata.
 
-    Raises `DataFileError` if most leptons lie beyond an axis or a bin is empty, unless the analysis
-    allows it, and for a rate above one that no subtraction has made.
+    Raises `DataFileError` if most leptons are outside the edges of an axis or if a bin is empty,
+    unless the analysis allows it, and for a rate above one without a subtraction.
     """
-    found = numbers(analysis, datasets, processed, ledgers)
-    tight, loose = found.nominal
-    refuse_most_beyond(analysis, found.groups["measure"][COVERAGE], edges_of(analysis), "leptons")
-    _refuse_rates_above_one(analysis, found)
+    measured = numbers(analysis, datasets, processed, ledgers)
+    tight, loose = measured.nominal
+    refuse_most_beyond(
+        analysis, measured.groups["measure"][COVERAGE], edges_of(analysis), "leptons"
+    )
+    _refuse_rates_above_one(analysis, measured)
     ratio = divide(tight, loose, analysis.interval)
-    measured = {name: ledgers[name] for name in analysis.datasets["measure"]}
-    _refuse_empty_bins(analysis, ratio, found.groups["measure"], measured)
-    losses = _losses(analysis, ratio, found.groups["measure"])
-    losses += losses_of_variations(analysis, ratio, found.pairs)
+    measured_ledgers = {name: ledgers[name] for name in analysis.datasets["measure"]}
+    _refuse_empty_bins(analysis, ratio, measured.groups["measure"], measured_ledgers)
+    losses = _losses(analysis, ratio, measured.groups["measure"])
+    losses += losses_of_variations(analysis, ratio, measured.pairs)
     say(f"fakerate {analysis.name}", (loss.message for loss in losses))
     metadata = {
         "analysis": analysis.name,
@@ -218,13 +221,13 @@ def measure(
         "is_data": any(datasets[name]["data"] for name in analysis.datasets["measure"]),
         "interval": ratio.interval,
         "empty_bins": np.argwhere(ratio.empty).tolist(),
-        "groups": list(found.groups),
+        "groups": list(measured.groups),
         "observables": list(analysis.observables),
-        "prompt_fit": found.fit.to_json() if found.fit is not None else None,
+        "prompt_fit": measured.fit.to_json() if measured.fit is not None else None,
         "cutflow": cutflow_table(analysis, datasets, processed, ledgers),
         "losses": [loss.to_json() for loss in losses],
     }
-    varied_rates = varied(analysis, ratio, found.pairs)
+    varied_rates = varied(analysis, ratio, measured.pairs)
     maps = {
         "loose": loose,
         "tight": tight,
@@ -235,13 +238,13 @@ def measure(
     }
     for name in analysis.observables:
         for point in POINTS:
-            maps[f"{name}_{point}"] = found.less_prompt(name, point)
+            maps[f"{name}_{point}"] = measured.less_prompt(name, point)
     spectra = {
         f"{group}.{key}": histogram
-        for group, histograms in found.groups.items()
+        for group, histograms in measured.groups.items()
         for key, histogram in distributions(histograms).items()
     }
-    write_uhi(uhi, {**maps, **spectra, "cutflow": found.groups["measure"]["cutflow"]}, metadata)
+    write_uhi(uhi, {**maps, **spectra, "cutflow": measured.groups["measure"]["cutflow"]}, metadata)
     write_root(root, maps)
     flavour = analysis.lepton["collection"].lower()
     write_correction(
@@ -254,21 +257,21 @@ def measure(
     )
 
 
-def _refuse_rates_above_one(analysis: FakeRateAnalysis, found: Numbers) -> None:
-    """Tight leptons are some of the loose ones; a subtraction that fluctuates can leave more."""
-    for variation, (tight, loose) in found.pairs.items():
-        if "subtract" in found.groups and variation != "prompt_off":
+def _refuse_rates_above_one(analysis: FakeRateAnalysis, measured: Numbers) -> None:
+    """Refuse rates above one, except after a subtraction, whose fluctuations can cause them."""
+    for variation, (tight, loose) in measured.pairs.items():
+        if "subtract" in measured.groups and variation != "prompt_off":
             continue
-        # beyond what is rounded in sums
+        # allow for the rounding of sums
         above = tight.values() > np.maximum(loose.values(), 0.0) * (1 + 1e-9)
         for index in np.argwhere(above):
-            one = tuple(int(i) for i in index)
+            cell = tuple(int(i) for i in index)
             raise DataFileError(
-                f"analysis {analysis.name}: the tight leptons of {_bin(loose, one)} weigh "
-                f"{tight.values()[one]:g}, the loose ones {loose.values()[one]:g} (variation "
+                f"analysis {analysis.name}: the tight leptons of {_bin(loose, cell)} weigh "
+                f"{tight.values()[cell]:g}, the loose ones {loose.values()[cell]:g} (variation "
                 f"{variation}): a rate can't be above one. Either weights are negative and the bin "
-                "has too few leptons (widen it), or a correction of tight leptons is too large, or "
-                "the tight point isn't part of the loose one"
+                "has too few leptons (widen it), a correction of tight leptons is too large, or "
+                "the tight working point isn't a subset of the loose one"
             )
 
 
@@ -278,11 +281,11 @@ def _refuse_empty_bins(
     group: Mapping[str, hist.Hist[Any]],
     ledgers: Mapping[str, str],
 ) -> None:
-    """Raise `DataFileError` for bins without leptons, with what `ledgers` say that is left out."""
+    """Raise `DataFileError` for bins without leptons; the message has the losses in `ledgers`."""
     if ratio.empty.all():
         raise DataFileError(
-            f"analysis {analysis.name}: no loose lepton was counted in any bin; its cutflow, in "
-            "the files of its datasets, says where they went"
+            f"analysis {analysis.name}: no bin has a loose lepton; see the cutflow in "
+            "the files of its datasets for the cut that removes them"
         )
     if not ratio.empty.any() or analysis.allow.empty_bins:
         return
@@ -290,17 +293,17 @@ def _refuse_empty_bins(
     bins = [_bin(loose, tuple(index)) for index in np.argwhere(ratio.empty)]
     number = int(part(group[MAP_ENTRIES], (NUMBER, ...)).values().sum())
     more = f" and {len(bins) - SHOWN} more" if len(bins) > SHOWN else ""
-    left = " or the subtraction leaves none" if "subtract" in analysis.datasets else ""
+    reason = " or the subtraction leaves none" if "subtract" in analysis.datasets else ""
     raise DataFileError(
         f"analysis {analysis.name}: {len(bins)} of {ratio.empty.size} bins have no loose "
-        f"lepton{left}, of {number:,} that were counted: {'; '.join(bins[:SHOWN])}{more}. Make its "
-        "bins wider (are the edges in GeV?), or allow it with allow: {empty_bins: true}: then "
+        f"lepton{reason}, of {number:,} that were counted: {'; '.join(bins[:SHOWN])}{more}. Make "
+        "the bins wider (are the edges in GeV?), or set allow: {empty_bins: true}: then "
         f"nothing is predicted for leptons in these bins{_left_out(ledgers)}"
     )
 
 
 def _left_out(ledgers: Mapping[str, str]) -> str:
-    """Which events datasets lack, as may explain empty bins: `; dataset d: ...`."""
+    """Losses of events that may explain empty bins, as text: `; dataset d: ...`."""
     parts = []
     for name, path in ledgers.items():
         losses = read_ledger(path, {"losses": [{"kind": TEXT, "message": TEXT}]})["losses"]
@@ -313,13 +316,13 @@ def _left_out(ledgers: Mapping[str, str]) -> str:
 def _losses(
     analysis: FakeRateAnalysis, ratio: Ratio, group: Mapping[str, hist.Hist[Any]]
 ) -> list[Loss]:
-    """What the map lacks, and rates in it that are doubtful."""
+    """Losses for empty bins of the map, and for doubtful rates."""
     out = beyond_axes(analysis, group, analysis.allow.beyond)
     out += losses_dominated(group[MAP_ENTRIES], "loose leptons")
     loose = part(group["loose"], (NOMINAL, ...))
     for index in np.argwhere(ratio.value > 1 + 1e-9):
         place, value = _bin(loose, tuple(index)), float(ratio.value[tuple(index)])
-        message = f"the subtraction leaves a rate of {value:.3g}, more than one, in {place}"
+        message = f"after the subtraction, the rate in {place} is {value:.3g}, which is above one"
         out.append(Loss("rate above one", place, value, 1.0, "of the loose leptons", message))
     empty = [_bin(loose, tuple(index)) for index in np.argwhere(ratio.empty)]
     if empty:
@@ -334,27 +337,27 @@ def _losses(
 def losses_of_variations(
     analysis: FakeRateAnalysis, nominal: Ratio, pairs: Mapping[str, Pair]
 ) -> list[Loss]:
-    """Bins that a variation leaves empty, which keep the nominal rate."""
+    """Losses for bins that are empty in a variation and keep the nominal rate."""
     out = []
     for name, (tight, loose) in pairs.items():
         emptied = divide(tight, loose, analysis.interval).empty & ~nominal.empty
         bins = [_bin(loose, tuple(index)) for index in np.argwhere(emptied)]
         if bins:
             message = (
-                f"the variation {name} leaves no loose lepton in {len(bins)} of {emptied.size} "
-                f"bins, which keep the nominal rate: {'; '.join(bins)}"
+                f"with the variation {name}, {len(bins)} of {emptied.size} bins have no loose "
+                f"lepton and keep the nominal rate: {'; '.join(bins)}"
             )
             out.append(Loss("empty bins", name, len(bins), emptied.size, "bins", message))
     return out
 
 
 def _bin(histogram: hist.Hist[Any], index: Sequence[int]) -> str:
-    """A bin of the map as messages name it."""
+    """The name of a bin of the map in messages."""
     return ", ".join(named_bin(axis, i) for axis, i in zip(histogram.axes, index, strict=True))
 
 
 def distributions(histograms: Mapping[str, hist.Hist[Any]]) -> dict[str, hist.Hist[Any]]:
-    """The distributions of a group's leptons: pT and |eta| from its maps, and those it filled."""
+    """The distributions of a group's leptons: pT and |eta| from its maps, and its own spectra."""
     out = {
         f"{point}.{axis}": part(histograms[point], (NOMINAL, ...)).project(axis)
         for point in POINTS
@@ -374,7 +377,7 @@ def cutflow_table(
     processed: Mapping[str, str],
     ledgers: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Events that pass each step, and their weights scaled to the luminosity, by dataset."""
+    """Events after each step, and their weights scaled to the luminosity, by dataset."""
     table: dict[str, Any] = {"datasets": {}}
     for group, names in analysis.datasets.items():
         for name in names:
@@ -393,12 +396,12 @@ def varied(
     nominal: Ratio,
     pairs: Mapping[str, Pair],
 ) -> dict[str, Any]:
-    """The rate by systematic variation; a bin that a variation leaves empty keeps the nominal.
+    """The rates by systematic variation; a bin that is empty in a variation keeps the nominal rate.
 
     `systematics.closure` is a relative uncertainty of every bin, as a closure test suggests it.
-    `systematics.tilt` turns the map about its middle along an axis: `pt1` raises the rate at high
-    and lowers it at low pT by that much, `pt2` the other way round; `be1` and `be2` (barrel and
-    endcap) are the same in |eta|.
+    `systematics.tilt` tilts the map about its middle along an axis: `pt1` raises the rate at high
+    and lowers it at low pT by that fraction, `pt2` the other way round; `be1` and `be2` (barrel and
+    endcap) do the same in |eta|.
     """
     base = np.where(nominal.empty, 0.0, nominal.value)
     out = {}
@@ -409,7 +412,7 @@ def varied(
     systematics = analysis.systematics
     for axis, (name, label) in enumerate((("pt", "pt"), ("abs_eta", "be"))):
         if name in systematics.tilt:
-            # the same step from bin to bin, since bins of a spectrum widen as it falls
+            # equal steps from bin to bin, since bins of a falling spectrum get wider
             along = np.linspace(-1, 1, base.shape[axis]) if base.shape[axis] > 1 else np.zeros(1)
             slope = systematics.tilt[name] * np.expand_dims(along, 1 - axis)
             out[f"{label}1"], out[f"{label}2"] = base * (1 + slope), base * (1 - slope)
@@ -426,18 +429,19 @@ def compare_with_truth(
     ledgers: Mapping[str, str],
     output: str | Path,
 ) -> None:
-    """Write how a measured map agrees with the injected probability: chi2, p-value, each bin."""
-    found = numbers(analysis, datasets, processed, ledgers)
-    tight, loose = found.nominal
+    """Write the agreement of a measured map with the injected probability: chi2, p-value, each
+    bin."""
+    measured = numbers(analysis, datasets, processed, ledgers)
+    tight, loose = measured.nominal
     ratio = divide(tight, loose, analysis.interval)
-    expected, variance = (h.values() for h in expectation(found.groups))
+    expected, variance = (h.values() for h in expectation(measured.groups))
     write_json(output, compare(ratio, loose.values(), expected, variance))
 
 
 def expectation(groups: Mapping[str, Mapping[str, hist.Hist[Any]]]) -> tuple[Plain, Plain]:
-    """What is expected of the tight leptons, and its variance, prompt leptons taken away.
+    """The expected tight leptons and their variance, after subtracting the prompt leptons.
 
-    What is expected of the loose leptons that are taken away is taken away with them.
+    The expectation of the subtracted loose leptons is subtracted as well.
     """
     value, variance = (groups["measure"][key] for key in ("expected", "expected_variance"))
     if "subtract" in groups:
@@ -454,12 +458,12 @@ def _plain(values: Any, like: hist.Hist[Any], flow: bool = False) -> Plain:
 
 
 def compare(ratio: Ratio, loose: Any, expected: Any, variance: Any) -> dict[str, Any]:
-    """The measured ratio against the injected probability, averaged over each bin's leptons.
+    """Compare the measured ratio with the injected probability, averaged over each bin's leptons.
 
-    The average is that of the loose leptons themselves (sum w f / sum w), so no shape of the
-    spectrum within a bin enters. chi2 takes, in each bin, the end of the measured interval that
-    points towards the truth. Empty bins don't count. The arrays have the shape of the axes:
-    `loose` the sums of weights, `expected` those of w f and `variance` those of w^2 f (1-f).
+    The average is over the loose leptons themselves (sum w f / sum w), so it doesn't depend on the
+    shape of the spectrum within a bin. chi2 uses, in each bin, the side of the measured interval
+    that faces the truth. Empty bins don't count. The arrays have the shape of the axes: `loose` are
+    sums of weights, `expected` those of w f and `variance` those of w^2 f (1-f).
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         expected = expected / loose

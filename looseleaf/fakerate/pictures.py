@@ -16,7 +16,7 @@ from looseleaf.histograms.store import empty_bins, read_uhi
 
 
 def stored_ratio(maps: Mapping[str, hist.Hist[Any]], metadata: Mapping[str, Any]) -> Ratio:
-    """The ratio of a map file, empty bins marked again."""
+    """The ratio in a map file, with empty bins marked."""
     empty = empty_bins(metadata, maps["ratio"].shape)
     value, lower, upper = (
         np.where(empty, np.nan, maps[key].values())
@@ -83,7 +83,7 @@ def _data_and_simulation(
     label: str,
     beams: Mapping[str, Any],
 ) -> None:
-    """Loose and tight leptons measured over simulated ones, and the fit of the prompt ones."""
+    """Draw measured over simulated loose and tight leptons, and the fit of the prompt ones."""
     groups = {"non_prompt": "Non-prompt", "subtract": "Prompt"}
     fit = metadata["prompt_fit"]
     title = metadata["title"]
@@ -115,15 +115,15 @@ def _data_and_simulation(
 
 
 def cutflow(metadata: Mapping[str, Any], folder: Path) -> None:
-    """The table of events left after each step, by dataset: weighted, and as they are."""
-    found = metadata["cutflow"]
+    """The table of events after each step, by dataset, weighted and unweighted."""
+    table = metadata["cutflow"]
     cells = [
         [
             f"{weighted:,.4g}\n({events:,})" if metadata["weights"] == "xsec" else f"{events:,}"
             for weighted, events in zip(dataset["weighted"], dataset["events"], strict=True)
         ]
-        for dataset in found["datasets"].values()
+        for dataset in table["datasets"].values()
     ]
-    steps = [textwrap.fill(step, 10) for step in found["steps"]]
-    fig, _ = plots.table(list(found["datasets"]), steps, cells, metadata["title"])
+    steps = [textwrap.fill(step, 10) for step in table["steps"]]
+    fig, _ = plots.table(list(table["datasets"]), steps, cells, metadata["title"])
     plots.save(fig, folder / "cutflow")

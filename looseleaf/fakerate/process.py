@@ -23,8 +23,8 @@ def process(
 ) -> None:
     """Process every dataset of a fake-rate analysis on one cluster.
 
-    `declared` says of each dataset whether it is `data` and which `lumi_mask` certifies it;
-    `truth` is the path of a correctionlib file to compare with.
+    `declared` has for each dataset whether it is `data`, and its `lumi_mask`; `truth` is the path
+    of a correctionlib file to compare with.
     """
     working_points = WorkingPoints(points)
     process_datasets(

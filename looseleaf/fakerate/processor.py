@@ -49,13 +49,13 @@ from looseleaf.objects.names import (
     correction_variations,
 )
 
-# distributions of these are always made, each without the cut on it: bins and ends [GeV]
+# spectra that are always filled, each without the cut on it: number of bins and ends [GeV]
 SPECTRUM = (30, 0, 150)
 SPECTRA_EDGES: dict[str, Sequence[float]] = {"met": SPECTRUM[1:], "mt": SPECTRUM[1:]}
 
 
 def away_jet_thresholds(analysis: FakeRateAnalysis) -> dict[str, float]:
-    """The away jet's smallest pT [GeV] by variation, the nominal one first."""
+    """The threshold of the away jet's pT [GeV] by variation, the nominal one first."""
     varied = analysis.systematics.away_jet_pt
     return {
         NOMINAL: analysis.away_jet["pt_min"],
@@ -77,24 +77,24 @@ def edges_of(analysis: FakeRateAnalysis) -> dict[str, Sequence[float]]:
 
 
 def beyond_axes(
-    analysis: FakeRateAnalysis, found: Mapping[str, Any], allowed: Collection[str] = ()
+    analysis: FakeRateAnalysis, histograms: Mapping[str, Any], allowed: Collection[str] = ()
 ) -> list[Loss]:
-    """What lies beyond each axis that is filled, and what became of it."""
+    """The leptons outside the edges of each filled axis, and what happened to them."""
     out = []
     for axis, edges in {**edges_of(analysis), **SPECTRA_EDGES}.items():
         kept = axis in analysis.binning and analysis.overflow == "clamp"
         where = "the outermost bins hold them" if kept else "no bin holds them"
         unit = "tight leptons" if axis == "prompt_fit" else "loose leptons"
-        out += losses_beyond(found[COVERAGE], {axis: edges}, unit, where, allowed)
+        out += losses_beyond(histograms[COVERAGE], {axis: edges}, unit, where, allowed)
     return out
 
 
 @dataclass(frozen=True)
 class _Counted:
-    """The leptons of a region that count, one entry for each.
+    """The selected leptons of a region, in flat arrays with one entry for each lepton.
 
-    `trigger` is the weight of the trigger; `x` and `y` are where the lepton lies, and `place` is
-    where it is filled, within the map's axes if the analysis says so.
+    `trigger` is the weight of the trigger. `x` and `y` are the lepton's coordinates, and `place`
+    those at which it is filled, moved into the map if the analysis says so.
     """
 
     selection: Selection
@@ -108,26 +108,25 @@ class _Counted:
 
 
 class FakeRateProcessor(ProcessorABC):
-    """Loose and tight leptons by pT [GeV] and |eta|, where leptons are non-prompt.
+    """Loose and tight leptons by pT [GeV] and |eta| in a region with non-prompt leptons.
 
     `analysis` is a fake-rate analysis of the configuration, `points` the declared working points,
-    `corrections` its weights of simulated events. The measurement region
-    is: a certified section, exactly one lepton of the point `loose`, none of those in `veto`, an
-    away jet, small missing
-    momentum and transverse mass, and the analysis' own cuts. In such an event the leptons of
-    `denominator` go into the histogram `loose`, those of them that are also `tight` into `tight`;
-    both have a first axis for the variations.
+    `corrections` its weights of simulated events. The measurement region has certified sections,
+    exactly one lepton of the working point `loose`, none of those in `veto`, an away jet, small
+    missing momentum and transverse mass, and the analysis' own cuts. Leptons of `denominator` fill
+    the histogram `loose`, and those that are also `tight` fill `tight`; the first axis of both is
+    the variation.
 
-    Weights are genWeight times corrections in simulation and the trigger's prescale in data,
-    which the metadata's `data` tells apart; normalisation to a luminosity comes later, from the
-    ledger. With `truth`, the text of a correctionlib file, two more histograms hold what is to be
-    expected of `tight`: `expected`, the sum of w f, and `expected_variance`, that of w^2 f (1-f).
+    Weights are genWeight times corrections in simulation, and the trigger's prescale in data, which
+    `data` in the metadata distinguishes. The normalisation to a luminosity comes later, from the
+    ledger. With `truth`, the text of a correctionlib file, two more histograms have the expectation
+    of `tight`: `expected`, the sum of w f, and `expected_variance`, that of w^2 f (1-f).
 
-    The accumulator also holds `cutflow` (events) and `weighted_cutflow` by step; by loose and
-    tight, the distributions of `met` and `mt` without the cut on them and of the analysis' own
-    observables; with a `prompt_fit` the transverse mass of tight leptons in its region,
-    `prompt_fit`; and where values lie on the declared axes and how weights are spread, as
-    `histograms.coverage` has them: `coverage`, `entries` and, by bins of the map, `map_entries`.
+    The accumulator also has, by step, `cutflow` (events) and `weighted_cutflow`; for loose and
+    tight leptons, the distributions of `met` and `mt`, each without the cut on it, and of the
+    analysis' own observables; with a `prompt_fit`, the transverse mass of tight leptons in its
+    region, `prompt_fit`; and, as in `histograms.coverage`, where values are on the declared axes
+    and how weights are spread: `coverage`, `entries` and, by bins of the map, `map_entries`.
     """
 
     def __init__(
@@ -158,6 +157,7 @@ class FakeRateProcessor(ProcessorABC):
         return hist.Hist(variation, *self._axes(), storage=hist.storage.Weight())
 
     def process(self, events: Any) -> dict[str, Any]:
+        """Fill one chunk of events; returns the accumulator."""
         analysis, undecided = self._analysis, Undecided(self._analysis.allow.not_finite)
         leptons = events[self._collection]
         loose, denominator, tight = (
@@ -203,28 +203,30 @@ class FakeRateProcessor(ProcessorABC):
             variation: self._event_weight(events, variation) for variation in variations(analysis)
         }
 
-        def weigh(found: _Counted, variation: str = NOMINAL) -> tuple[Any, Any]:
-            """The weights of loose leptons, and of the tight ones of them."""
+        def weigh(selected: _Counted, variation: str = NOMINAL) -> tuple[Any, Any]:
+            """The weights of the loose leptons, and of the tight ones among them."""
             if analysis.weights == "counts":
-                weight = (found.trigger > 0).astype(np.float64)
-                return weight, weight[found.tight]
-            weight = event_weight[variation][found.selection.event] * found.trigger
+                weight = (selected.trigger > 0).astype(np.float64)
+                return weight, weight[selected.tight]
+            weight = event_weight[variation][selected.selection.event] * selected.trigger
             if events.metadata["data"]:
-                return weight, weight[found.tight]
-            weight = weight * self._corrections.lepton_weight(found.selection, "loose", variation)
-            more = self._corrections.lepton_weight(found.selection, "tight", variation)
-            return weight, (weight * more)[found.tight]
+                return weight, weight[selected.tight]
+            weight = weight * self._corrections.lepton_weight(
+                selected.selection, "loose", variation
+            )
+            more = self._corrections.lepton_weight(selected.selection, "tight", variation)
+            return weight, (weight * more)[selected.tight]
 
         loose_map, tight_map = self._map(), self._map()
         out: dict[str, Any] = {"loose": loose_map, "tight": tight_map}
         nominal = counted()
         for variation, threshold in variations(analysis).items():
             same = threshold == analysis.away_jet["pt_min"]
-            found = nominal if same else counted(**{"away jet": away_pt > threshold})
-            of_loose, of_tight = weigh(found, variation)
-            x, y = found.place
+            selected = nominal if same else counted(**{"away jet": away_pt > threshold})
+            of_loose, of_tight = weigh(selected, variation)
+            x, y = selected.place
             loose_map.fill(variation, x, y, weight=of_loose)
-            tight_map.fill(variation, x[found.tight], y[found.tight], weight=of_tight)
+            tight_map.fill(variation, x[selected.tight], y[selected.tight], weight=of_tight)
 
         out |= self._distributions(nominal, counted, weigh, met_pt, mt, undecided)
         of_loose, _ = weigh(nominal)
@@ -243,7 +245,7 @@ class FakeRateProcessor(ProcessorABC):
         mt: Any,
         undecided: Undecided,
     ) -> dict[str, hist.Hist[Any]]:
-        """Spectra, observables and the region of the fit, and where values lie on their axes."""
+        """Spectra, observables and the region of the fit, and where values are on their axes."""
         analysis = self._analysis
         out: dict[str, hist.Hist[Any]] = {}
         of_loose, _ = weigh(nominal)
@@ -254,10 +256,10 @@ class FakeRateProcessor(ProcessorABC):
             (_spectrum("met", "Missing momentum [GeV]"), without_met, met_pt),
             (_spectrum("mt", "Transverse mass [GeV]"), without_mt, mt),
         ]
-        for axis, found, values in spectra:
-            of_leptons = found.selection.take(values)
-            out[axis.name] = self._by_point(axis, found, of_leptons, weigh)
-            seen[axis.name] = of_leptons, weigh(found)[0]
+        for axis, selected, values in spectra:
+            of_leptons = selected.selection.take(values)
+            out[axis.name] = self._by_point(axis, selected, of_leptons, weigh)
+            seen[axis.name] = of_leptons, weigh(selected)[0]
         for name, observable in analysis.observables.items():
             binned = hist.axis.Variable(observable["edges"], name=name, label=observable["label"])
             values = nominal.selection.observable(
@@ -266,29 +268,30 @@ class FakeRateProcessor(ProcessorABC):
             out[name] = self._by_point(binned, nominal, values, weigh)
             seen[name] = values, of_loose
         if analysis.prompt_fit is not None:
-            wanted = analysis.prompt_fit
-            found = counted(met=met_pt > wanted["met_min"], mt=everywhere)
+            region = analysis.prompt_fit
+            selected = counted(met=met_pt > region["met_min"], mt=everywhere)
             out["prompt_fit"] = hist.Hist(
-                hist.axis.Variable(wanted["edges"], name="mt", label="Transverse mass [GeV]"),
+                hist.axis.Variable(region["edges"], name="mt", label="Transverse mass [GeV]"),
                 storage=hist.storage.Weight(),
             )
-            hard = (found.pt > wanted["pt_min"])[found.tight]
-            values = found.selection.take(mt)[found.tight]
-            seen["prompt_fit"] = values[hard], weigh(found)[1][hard]
+            hard = (selected.pt > region["pt_min"])[selected.tight]
+            values = selected.selection.take(mt)[selected.tight]
+            seen["prompt_fit"] = values[hard], weigh(selected)[1][hard]
             out["prompt_fit"].fill(values[hard], weight=seen["prompt_fit"][1])
         out[COVERAGE] = coverage(seen)
         for name, edges in {**edges_of(analysis), **SPECTRA_EDGES}.items():
             cover(out[COVERAGE], name, edges, *seen[name])
         return out
 
-    def _spread(self, found: _Counted, of_loose: Any, event_weight: Any) -> dict[str, Weighted]:
-        """How weights are spread over all events, over loose leptons and over a bin's."""
+    def _spread(self, selected: _Counted, of_loose: Any, event_weight: Any) -> dict[str, Weighted]:
+        """How weights are spread over all events, over loose leptons and over each bin's
+        leptons."""
         steps = hist.axis.StrCategory(["all", "loose"], name="step", overflow=False)
         out = {ENTRIES: entries(steps), MAP_ENTRIES: entries(*self._axes())}
         if self._analysis.weights != "counts":
             enter(out[ENTRIES], "all", weight=event_weight)
         enter(out[ENTRIES], "loose", weight=of_loose)
-        enter(out[MAP_ENTRIES], *found.place, weight=of_loose)
+        enter(out[MAP_ENTRIES], *selected.place, weight=of_loose)
         return out
 
     def _event_weight(self, events: Any, variation: str) -> NDArray[np.float64]:
@@ -297,19 +300,21 @@ class FakeRateProcessor(ProcessorABC):
         return weights(events) * self._corrections.event_weight(events, variation)
 
     @staticmethod
-    def _by_point(axis: Any, found: _Counted, values: Any, weigh: Callable[..., Any]) -> Weighted:
+    def _by_point(
+        axis: Any, selected: _Counted, values: Any, weigh: Callable[..., Any]
+    ) -> Weighted:
         out: Weighted = hist.Hist(
             hist.axis.StrCategory(POINTS, name=POINT, overflow=False),
             axis,
             storage=hist.storage.Weight(),
         )
-        of_loose, of_tight = weigh(found)
+        of_loose, of_tight = weigh(selected)
         out.fill("loose", values, weight=of_loose)
-        out.fill("tight", values[found.tight], weight=of_tight)
+        out.fill("tight", values[selected.tight], weight=of_tight)
         return out
 
     def _own_cuts(self, events: Any, among: Any, undecided: Undecided) -> dict[str, Any]:
-        """The analysis' cuts, which have to be decided for events with one loose lepton."""
+        """The analysis' own cuts, which must be decidable for events with one loose lepton."""
         return {
             name: undecided.keeps(name, [Expression(cut)], Branches(events), among)
             for name, cut in self._cuts.items()
@@ -318,29 +323,30 @@ class FakeRateProcessor(ProcessorABC):
     def _no_other(self, events: Any, undecided: Undecided) -> Any:
         clear = np.ones(len(events), bool)
         for collection, point in self._analysis.veto.items():
-            found = self._points.passes(collection, point, events[collection], undecided)
-            clear &= ~ak.to_numpy(ak.any(found, axis=1))
+            vetoing = self._points.passes(collection, point, events[collection], undecided)
+            clear &= ~ak.to_numpy(ak.any(vetoing, axis=1))
         return clear
 
     def _away_jet_pt(self, events: Any, leptons: Any) -> Any:
-        """The pT [GeV] of the hardest jet away from all of an event's leptons, 0 without one."""
-        wanted = self._analysis.away_jet
-        jets = events.Jet[abs(events.Jet.eta) < wanted["abs_eta_max"]]
-        away = ak.all(jets.metric_table(leptons) > wanted["dr_min"], axis=2)
+        """The pT [GeV] of the hardest jet away from all of an event's leptons, 0 if there is
+        none."""
+        cuts = self._analysis.away_jet
+        jets = events.Jet[abs(events.Jet.eta) < cuts["abs_eta_max"]]
+        away = ak.all(jets.metric_table(leptons) > cuts["dr_min"], axis=2)
         return ak.to_numpy(ak.fill_none(ak.max(jets.pt[away], axis=1), 0.0))
 
     @staticmethod
     def _below(values: Any, largest: float | None) -> Any:
-        """Whether an event has a value below a limit, where there is one."""
+        """Whether an event has a value below a limit, if there is one."""
         if largest is None:
             return np.ones(len(values), bool)
         below = values < largest
         return ak.to_numpy(ak.any(below, axis=1) if below.ndim > 1 else below)
 
     def _trigger_weight(self, recorded: Sequence[Any], pt: Any, is_data: bool) -> Any:
-        """One if the path that covers a lepton's pT fired, else 0; in data times its prescale.
+        """One if the path for a lepton's pT fired, else 0; in data, times its prescale.
 
-        `recorded` tells for each trigger of the analysis which leptons' events it recorded.
+        `recorded` has for each trigger which leptons' events it recorded.
         """
         triggers: Sequence[Mapping[str, Any]] = self._analysis.triggers
         if not triggers:
@@ -352,20 +358,21 @@ class FakeRateProcessor(ProcessorABC):
         return weight
 
     def _place(self, x: Any, y: Any) -> tuple[Any, Any]:
-        """Where leptons are filled: pT and |eta|, clamped to the axes if the analysis says so."""
+        """The coordinates at which leptons are filled, moved into the axes if the analysis says
+        so."""
         analysis = self._analysis
         if analysis.overflow == "clamp":
             x, y = (_clamped(v, analysis.binning[n]) for v, n in ((x, "pt"), (y, "abs_eta")))
         return x, y
 
-    def _expectation(self, found: _Counted, weight: Any) -> dict[str, Plain]:
-        """What the injected probability makes of the loose leptons, where there is one."""
+    def _expectation(self, selected: _Counted, weight: Any) -> dict[str, Plain]:
+        """The expected tight leptons from the injected probability, if there is one."""
         if self._truth is None:
             return {}
         assert self._analysis.truth is not None
         correction = correctionlib.CorrectionSet.from_string(self._truth)
         f = correction[self._analysis.truth["correction"]].evaluate(
-            found.pt.astype(np.float64), np.abs(found.eta).astype(np.float64)
+            selected.pt.astype(np.float64), np.abs(selected.eta).astype(np.float64)
         )
         out: dict[str, Plain] = {}
         for name, value in (
@@ -373,27 +380,28 @@ class FakeRateProcessor(ProcessorABC):
             ("expected_variance", weight**2 * f * (1 - f)),
         ):
             out[name] = hist.Hist(*self._axes(), storage=hist.storage.Double())
-            out[name].fill(*found.place, weight=value)
+            out[name].fill(*selected.place, weight=value)
         return out
 
     def _cutflow(
         self, cuts: Sequence[Any], weight: Any, of_loose: Any
     ) -> dict[str, hist.Hist[Any]]:
-        """Events by step, and their weights; the last step has those of the leptons counted."""
+        """Events by step, and their weights; the last step has the weights of the leptons."""
         steps = [*STEPS, *self._cuts, TRIGGER_STEP]
-        left = [np.ones(len(weight), bool)]
+        passing = [np.ones(len(weight), bool)]
         for cut in cuts:
-            left.append(left[-1] & cut)
+            passing.append(passing[-1] & cut)
         axis = hist.axis.StrCategory(steps, name="step", label="selection step")
         counts = hist.Hist(axis, storage=hist.storage.Int64())
         weighted = hist.Hist(axis, storage=hist.storage.Weight())
-        for index, mask in enumerate(left):
+        for index, mask in enumerate(passing):
             counts.view()[index] = mask.sum()
             weighted.view()[index] = weight[mask].sum(), np.square(weight[mask]).sum()
         weighted.view()[-1] = of_loose.sum(), np.square(of_loose).sum()
         return {"cutflow": counts, "weighted_cutflow": weighted}
 
     def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
+        """The accumulator as it is."""
         return accumulator
 
 
@@ -402,8 +410,8 @@ def _spectrum(name: str, label: str) -> hist.axis.Regular:
 
 
 def _clamped(values: Any, edges: Sequence[float]) -> Any:
-    """Values brought into [first edge, last edge): what lies beyond goes into the last bins.
+    """Values moved into [first edge, last edge), so that those outside are in the outermost bins.
 
-    In double precision: rounded to single, an edge may lie on the other side of itself.
+    This needs double precision: in single precision, an edge may be rounded to its other side.
     """
     return np.clip(values.astype(np.float64), edges[0], np.nextafter(edges[-1], edges[0]))

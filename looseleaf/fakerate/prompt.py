@@ -1,4 +1,4 @@
-"""The prompt (electroweak) leptons of a measurement region: how many, from a template fit."""
+"""The prompt (electroweak) leptons of a measurement region: their number, from a template fit."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,14 +14,14 @@ from looseleaf.histograms.typed import Weighted
 
 
 class FitFailed(LooseleafError):
-    """The prompt leptons can't be told from the others; the message says why."""
+    """The prompt leptons can't be separated from the others; the message says why."""
 
 
 @dataclass(frozen=True)
 class PromptFit:
-    """Factors that bring simulated prompt and non-prompt leptons to the data.
+    """Factors that scale simulated prompt and non-prompt leptons to the data.
 
-    Errors are one standard deviation, and hold the statistics of the simulation too.
+    Errors are one standard deviation, and include the statistics of the simulation.
     """
 
     factor: float
@@ -37,20 +37,20 @@ class PromptFit:
 
 
 def fit_prompt(data: Weighted, prompt: Weighted, non_prompt: Weighted) -> PromptFit:
-    """Fit the transverse mass of data by the sum of two templates, both scaled freely.
+    """Fit the transverse mass of data with the sum of two templates, both with free normalisations.
 
-    All three are 1D with Weight storage on the same axis; what lies beyond its edges takes no
-    part. The likelihood is that of weighted templates with their own statistics (H. Dembinski and
-    A. Abdelmotteleb, Eur. Phys. J. C 82 (2022) 1043), as iminuit has it.
+    All three are 1D with Weight storage on the same axis; flow bins aren't used. The likelihood is
+    that of weighted templates with their own statistics (H. Dembinski and A. Abdelmotteleb, Eur.
+    Phys. J. C 82 (2022) 1043), as implemented in iminuit.
 
     Raises `FitFailed` if data or a template is empty, if a template is negative in a bin or both
-    are empty where there is data, if no minimum is found, or if it has no prompt leptons.
+    are empty where there is data, if no minimum is found, or if the fit finds no prompt leptons.
     """
     pairs = {"data": data, "prompt": prompt, "non-prompt": non_prompt}
     for name, histogram in pairs.items():
         values = histogram.values()
         if not values.sum() > 0:
-            raise FitFailed(f"prompt_fit: there are no {name} leptons in its region")
+            raise FitFailed(f"prompt_fit: the region has no {name} leptons")
         if np.any(values < 0):
             edges = data.axes[0].edges[np.flatnonzero(values < 0)[0] :][:2]
             raise FitFailed(
@@ -77,11 +77,13 @@ def fit_prompt(data: Weighted, prompt: Weighted, non_prompt: Weighted) -> Prompt
     fit.migrad()
     fit.hesse()
     if not (fit.valid and fit.accurate):
-        raise FitFailed("prompt_fit: no minimum was found; do the two templates differ?")
+        raise FitFailed("prompt_fit: no minimum was found; are the two templates different enough?")
     if fit.values["prompt"] <= fit.errors["prompt"] * 1e-3:
-        raise FitFailed("prompt_fit: no prompt leptons were found in data: nothing to subtract")
+        raise FitFailed(
+            "prompt_fit: the fit finds no prompt leptons in data, so there is nothing to subtract"
+        )
     expected = {"prompt": prompt.values().sum(), "non_prompt": non_prompt.values().sum()}
-    # bins without anything have no part in the likelihood
+    # empty bins don't contribute to the likelihood
     filled = (data.values() != 0) | (prompt.values() != 0) | (non_prompt.values() != 0)
     ndf = filled.sum() - fit.nfit
     return PromptFit(

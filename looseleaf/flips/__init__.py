@@ -1,1 +1,1 @@
-"""Charge flips of electrons: processor, measurement, and the map as files."""
+"""Charge flips of electrons: processor, measurement, and the files of the map."""

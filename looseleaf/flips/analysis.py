@@ -28,4 +28,5 @@ class FlipsAnalysis(Analysis):
         return prod(len(edges) - 1 for edges in self.binning.values())
 
     def used_points(self) -> list[tuple[str, str]]:
+        """The working point of the electrons."""
         return [("Electron", self.electron)]

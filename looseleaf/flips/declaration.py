@@ -1,4 +1,4 @@
-"""Measurements of charge flips as a kind of analysis."""
+"""The kind `flips`: measurements of charge flips."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -32,14 +32,14 @@ from looseleaf.histograms.store import read_uhi, write_correction
 from looseleaf.histograms.typed import Plain, part
 from looseleaf.objects.names import COVERAGE, FLIP_CORRECTION
 
-# probabilities are looked for up to here
+# the largest probability that the fit tries
 LARGEST = 0.5
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Flips:
-    """Flip probabilities by bin, their covariance, and how well they describe the pairs."""
+    """Flip probabilities by bin, their covariance, and the quality of the fit."""
 
     probability: Array
     covariance: Array
@@ -53,15 +53,16 @@ def estimate(
     beside: tuple[NDArray[Any], NDArray[Any]],
     scale: float,
 ) -> Flips:
-    """The probabilities that make the pairs of equal charge most likely.
+    """The flip probabilities that maximise the likelihood of the observed pairs.
 
-    `opposite` and `same` count pairs at the peak by the bins of the two electrons, shape
-    (bins, bins); `beside` the same beside it, of which `scale` lie beneath the peak. Poisson in
-    each cell, N_ij P_ij and what lies beneath being expected. chi2 is Pearson's over cells in
-    which at least five pairs of equal charge are expected. The covariance is that of the
-    likelihood's expected curvature, the statistics of the bands in it.
+    `opposite` and `same` count pairs at the peak by the bins of the two electrons, shape (bins,
+    bins); `beside` counts those in the bands beside it, and `scale` times as many are
+    expected beneath the peak. The likelihood is Poisson in each cell, with N_ij P_ij plus the
+    background expected. chi2 is Pearson's, over cells with at least five expected pairs of equal
+    charge. The covariance comes from the expected curvature of the likelihood, and includes the
+    statistics of the bands.
 
-    Raises ValueError naming the bins that no pair at the peak has an electron in.
+    Raises ValueError naming the bins without an electron in any pair.
     """
     opposite, same, *bands = (_folded(counts) for counts in (opposite, same, *beside))
     beneath = scale * bands[1]
@@ -94,7 +95,7 @@ def estimate(
         options={"ftol": 1e-14, "gtol": 1e-9, "maxiter": 10_000, "maxfun": 100_000},
     )  # fmt: skip
     value, slope = expected(best.x)
-    # a bin without a flip still has an uncertainty: as if one pair were expected in all its cells
+    # a bin without a flip still has an uncertainty, as if one pair were expected in all its cells
     floor = np.maximum(value, 1.0 / len(i))
     variance = floor + scale * below
     curvature = slope.T @ (slope / variance[:, None])
@@ -107,7 +108,7 @@ def estimate(
 
 
 def _folded(counts: Any) -> Array:
-    """Pairs by bins in either order, above the diagonal."""
+    """Pairs by bins in either order, added above the diagonal."""
     pairs = np.asarray(counts, np.float64)
     return np.triu(pairs) + np.tril(pairs, -1).T
 
@@ -123,15 +124,15 @@ def measure(
 
     `datasets` and `processed` are by name: the declarations and the files. The correction
     `electron_charge_flip` takes `nominal`, `stat_up` or `stat_down`, pT [GeV] and |eta|. Raises
-    `DataFileError` for bins that nothing was counted in, and if most electrons lie beyond an axis
+    `DataFileError` for bins without pairs, and if most electrons are outside the edges of an axis
     and the analysis doesn't allow it.
     """
-    first, *others = (read_uhi(path)[0] for path in processed.values())
-    found: dict[str, hist.Hist[Any]] = {
-        key: sum((one[key] for one in others), start=first[key]) for key in first
+    first, *rest = (read_uhi(path)[0] for path in processed.values())
+    histograms: dict[str, hist.Hist[Any]] = {
+        key: sum((one[key] for one in rest), start=first[key]) for key in first
     }
-    refuse_most_beyond(analysis, found[COVERAGE], analysis.binning, "electrons")
-    counted = found["pairs"]
+    refuse_most_beyond(analysis, histograms[COVERAGE], analysis.binning, "electrons")
+    counted = histograms["pairs"]
     counts = {
         (sign, band): part(counted, (sign, band, ...)).values() for sign in SIGNS for band in BANDS
     }
@@ -148,8 +149,8 @@ def measure(
         )
     except ValueError as problem:
         raise DataFileError(
-            f"analysis {analysis.name}: {problem} (by pT, then |eta|): widen its binning, or "
-            "look at the cutflow in the files of its datasets"
+            f"analysis {analysis.name}: {problem} (by pT, then |eta|): widen the bins, or "
+            "see the cutflow in the files of its datasets"
         ) from None
     value = flips.probability.reshape(shape)
     sigma = np.sqrt(np.diag(flips.covariance)).reshape(shape)
@@ -176,6 +177,6 @@ def measure(
             "chi2": flips.chi2,
             "ndf": flips.ndf,
             "p_value": float(chi2_distribution.sf(flips.chi2, flips.ndf)) if flips.ndf else None,
-            "losses": [loss.to_json() for loss in beyond_axes(analysis, found)],
+            "losses": [loss.to_json() for loss in beyond_axes(analysis, histograms)],
         },
     )

@@ -17,17 +17,17 @@ def pictures(
     label: str,
     energies: str = "13",
 ) -> None:
-    """The map of charge flips, of the summary that its measurement wrote."""
-    found = read_json(summary)
-    value, sigma = (np.array(found[name]) for name in ("probability", "sigma"))
+    """Draw the map of charge flips from the summary of its measurement."""
+    measured = read_json(summary)
+    value, sigma = (np.array(measured[name]) for name in ("probability", "sigma"))
     axes = [
-        hist.axis.Variable(found["pt"], label="Electron $p_T$ [GeV]"),
-        hist.axis.Variable(found["abs_eta"], label="Electron $|\\eta|$"),
+        hist.axis.Variable(measured["pt"], label="Electron $p_T$ [GeV]"),
+        hist.axis.Variable(measured["abs_eta"], label="Electron $|\\eta|$"),
     ]
     texts = np.empty(value.shape, object)
     for index in np.ndindex(value.shape):
         texts[index] = f"{value[index]:.4f}\n±{sigma[index]:.4f}"
     name = "Probability that the charge is wrong"
     fig, ax = plots.map2d(value, axes, analysis.title, name, texts)
-    plots.label(ax, label, found["is_data"], None, energies)
+    plots.label(ax, label, measured["is_data"], None, energies)
     plots.save(fig, Path(folder) / "flips")

@@ -1,4 +1,4 @@
-"""The coffea processor that counts pairs of electrons at the Z boson's mass by their charges."""
+"""The coffea processor that counts electron pairs at the Z boson's mass by their charges."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,30 +21,31 @@ from looseleaf.objects.rates import clamped_bins
 SIGNS, BANDS = ("opposite", "same"), ("peak", "beside")
 
 
-def beyond_axes(analysis: FlipsAnalysis, found: Mapping[str, Any]) -> list[Loss]:
-    """What lies beyond the axes of the map."""
+def beyond_axes(analysis: FlipsAnalysis, histograms: Mapping[str, Any]) -> list[Loss]:
+    """The electrons outside the edges of the map."""
     where = "the outermost bins hold them"
     return losses_beyond(
-        found[COVERAGE], analysis.binning, "electrons", where, analysis.allow.beyond
+        histograms[COVERAGE], analysis.binning, "electrons", where, analysis.allow.beyond
     )
 
 
 class FlipProcessor(ProcessorABC):
-    """Pairs of electrons at the Z's mass by charge, mass band and bins of both.
+    """Electron pairs at the Z boson's mass by charge, mass band and the bins of both electrons.
 
     `analysis` is a `flips` analysis of the configuration, `points` the declared working points. An
-    event has exactly two electrons of the analysis' point. Pairs count one each, in simulation as
-    well: its weights are those of the event, and not of the charges. Bins are counted row by row,
-    pT first; what lies beyond the last edges is in the last bins.
+    event has exactly two electrons of the analysis' working point. Each pair counts once, in
+    simulation too, since the weight of an event doesn't depend on the charges. Bins are numbered
+    row by row, pT first; electrons outside the edges are in the outermost bins.
 
-    The accumulator holds `pairs`, over `sign`, `band`, `first` and `second`, the bins of the
-    harder and the softer electron, `cutflow`, and `coverage`, where their electrons lie.
+    The accumulator has `pairs`, over `sign`, `band`, `first` and `second` (the bins of the harder
+    and the softer electron), `cutflow`, and `coverage`, where their electrons are on the axes.
     """
 
     def __init__(self, analysis: FlipsAnalysis, points: WorkingPoints) -> None:
         self._analysis, self._points = analysis, points
 
     def process(self, events: Any) -> dict[str, Any]:
+        """Fill one chunk of events; returns the accumulator."""
         analysis, undecided = self._analysis, Undecided(self._analysis.allow.not_finite)
         electrons = events.Electron
         chosen = self._points.passes("Electron", analysis.electron, electrons, undecided)
@@ -90,4 +91,5 @@ class FlipProcessor(ProcessorABC):
         return {"pairs": counted, "cutflow": cutflow, COVERAGE: covered, **undecided.counted()}
 
     def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
+        """The accumulator as it is."""
         return accumulator

@@ -40,9 +40,9 @@ def coverage(axes: Iterable[str]) -> Plain:
 def cover(out: Plain, axis: str, edges: Edges, values: ArrayLike, weight: NDArray[Any]) -> None:
     """Note where the values lie that were filled into an axis. Entries without a weight weren't
     filled, and NaN lies on no side."""
-    given = np.asarray(values, np.float64)
-    filled = (weight != 0) & ~np.isnan(given)
-    entered, weight = given[filled], np.abs(weight[filled])
+    numbers = np.asarray(values, np.float64)
+    filled = (weight != 0) & ~np.isnan(numbers)
+    entered, weight = numbers[filled], np.abs(weight[filled])
     view = out.view(flow=True)
     side = np.digitize(entered, [edges[0], edges[-1]])
     place = side * view.shape[-1] + out.axes["value"].index(entered) + 1
@@ -105,15 +105,17 @@ def losses_beyond(
     """
     out = []
     for axis, its in edges.items():
-        found = beyond(histogram, axis)
-        if found.number:
+        outside = beyond(histogram, axis)
+        if outside.number:
             message = (
-                f"{axis}: {found.number:,} of {found.all:,} {unit} lie beyond its edges {its[0]:g} "
-                f"to {its[-1]:g} ({found.below:,} below, {found.above:,} above, between "
-                f"{found.smallest:g} and {found.largest:g}): {where}"
+                f"{axis}: {outside.number:,} of {outside.all:,} {unit} lie beyond its edges "
+                f"{its[0]:g} to {its[-1]:g} ({outside.below:,} below, {outside.above:,} above, "
+                f"between {outside.smallest:g} and {outside.largest:g}): {where}"
             )
             key = "allow.beyond" if axis in allowed else None
-            out.append(Loss("beyond the axis", axis, found.number, found.all, unit, message, key))
+            out.append(
+                Loss("beyond the axis", axis, outside.number, outside.all, unit, message, key)
+            )
     return out
 
 
@@ -126,14 +128,14 @@ def refuse_most_beyond(
     """Raise `DataFileError` if more than half of the weights lie beyond an axis, and the
     analysis doesn't allow it."""
     for axis, its in edges.items():
-        found = beyond(histogram, axis)
-        if found.share > 0.5 and axis not in analysis.allow.beyond:
-            signed = axis == "abs_eta" and found.smallest < 0
+        outside = beyond(histogram, axis)
+        if outside.share > 0.5 and axis not in analysis.allow.beyond:
+            signed = axis == "abs_eta" and outside.smallest < 0
             why = "is eta meant to be absolute?" if signed else "are the edges in GeV?"
             raise DataFileError(
-                f"analysis {analysis.name}: {found.number:,} of {found.all:,} {unit}, "
-                f"{found.share:.1%} of their weights, lie beyond the edges of {axis}, {its[0]:g} "
-                f"to {its[-1]:g}, at values between {found.smallest:g} and {found.largest:g}: "
+                f"analysis {analysis.name}: {outside.number:,} of {outside.all:,} {unit}, "
+                f"{outside.share:.1%} of their weights, lie beyond the edges of {axis}, {its[0]:g} "
+                f"to {its[-1]:g}, at values between {outside.smallest:g} and {outside.largest:g}: "
                 f"{why} If these are meant to be outside, add allow: {{beyond: [{axis}]}} to the "
                 "analysis"
             )

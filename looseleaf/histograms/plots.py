@@ -40,9 +40,9 @@ def label(ax: Any, text: str, data: bool, lumi_ifb: float | None, energies: str 
     if lumi_ifb is not None:
         right = f"{luminosity(lumi_ifb)} {right}"
     # the space keeps the text off the experiment's name
-    left = f" {text}" if data else f" Simulation {text}"
+    words = f" {text}" if data else f" Simulation {text}"
     with mpl.rc_context(mplhep.style.CMS):
-        mplhep.cms.label(llabel=left, rlabel=right, ax=ax, fontsize=20)
+        mplhep.cms.label(llabel=words, rlabel=right, ax=ax, fontsize=20)
 
 
 def luminosity(ifb: float) -> str:
@@ -150,14 +150,14 @@ def projections(
             low, high = axes[1].edges[row : row + 2]
             # points of neighbouring sets side by side
             shift = (row - (bins - 1) / 2) * 0.25 * half
-            known = ~ratio.empty[:, row]
+            measured = ~ratio.empty[:, row]
             points = ax.errorbar(
-                (centres + shift)[known],
-                ratio.value[known, row],
+                (centres + shift)[measured],
+                ratio.value[measured, row],
                 xerr=None,
                 yerr=[
-                    np.maximum(ratio.down[known, row], 0),
-                    np.maximum(ratio.up[known, row], 0),
+                    np.maximum(ratio.down[measured, row], 0),
+                    np.maximum(ratio.up[measured, row], 0),
                 ],
                 fmt="o^sDv"[row % 5],
                 markersize=8,
@@ -189,9 +189,11 @@ def rate(ratio: Ratio, axis: Any, y_label: str) -> tuple[Figure, Any]:
     with mpl.rc_context(mplhep.style.CMS):
         fig, ax = figure(11, 9)
         centres, half = (axis.edges[1:] + axis.edges[:-1]) / 2, np.diff(axis.edges) / 2
-        known = ~ratio.empty
-        bars = [np.maximum(side[known], 0) for side in (ratio.down, ratio.up)]
-        ax.errorbar(centres[known], ratio.value[known], bars, half[known], fmt="ko", capsize=3)
+        measured = ~ratio.empty
+        bars = [np.maximum(side[measured], 0) for side in (ratio.down, ratio.up)]
+        ax.errorbar(
+            centres[measured], ratio.value[measured], bars, half[measured], fmt="ko", capsize=3
+        )
         ax.set_xlim(axis.edges[0], axis.edges[-1])
         high = float(np.nanmax(np.where(ratio.empty, np.nan, ratio.upper), initial=0))
         ax.set_ylim(0, min(1.0, 1.3 * high) or 1)

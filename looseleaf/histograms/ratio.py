@@ -152,42 +152,42 @@ def _moments(
             "storage=hist.storage.Weight()"
         )
     places = []
-    for number, (axis, wanted) in enumerate(zip(histogram.axes, axes, strict=True)):
-        places.append(_places(axis, wanted, f"axis {wanted.name or number}", flow))
+    for number, (axis, target) in enumerate(zip(histogram.axes, axes, strict=True)):
+        places.append(_places(axis, target, f"axis {target.name or number}", flow))
         if -1 in places[-1] and axis.traits.overflow and np.any(np.take(values, -1, number)):
             raise CannotDivide(
-                f"axis {wanted.name or number}: the numerator has entries of no category; give it "
-                f"those of the denominator, {list(wanted)}"
+                f"axis {target.name or number}: the numerator has entries of no category; give it "
+                f"those of the denominator, {list(target)}"
             )
     # one bin of nothing at the end of each axis, which -1 is the place of
     grid = np.ix_(*places)
     return np.pad(values, (0, 1))[grid], np.pad(variances, (0, 1))[grid]
 
 
-def _places(axis: Any, wanted: Any, name: str, flow: bool) -> list[int]:
-    """Where the bins of the axis `wanted` are on `axis`, counted with flow; -1 for nowhere."""
-    if axis.name and wanted.name and axis.name != wanted.name:
+def _places(axis: Any, target: Any, name: str, flow: bool) -> list[int]:
+    """Where the bins of the axis `target` are on `axis`, counted with flow; -1 for nowhere."""
+    if axis.name and target.name and axis.name != target.name:
         raise CannotDivide(f"{name} of the denominator is {axis.name!r} in the numerator")
-    if not (axis.traits.ordered or wanted.traits.ordered):
-        found, categories = list(axis), list(wanted)
-        if extra := [category for category in found if category not in categories]:
+    if not (axis.traits.ordered or target.traits.ordered):
+        present, categories = list(axis), list(target)
+        if extra := [category for category in present if category not in categories]:
             raise NotASubset(
                 f"{name}: categories {extra} are in the numerator only; the denominator has "
                 f"{categories}"
             )
-        places = [found.index(category) if category in found else -1 for category in categories]
-        if flow and wanted.traits.overflow:
+        places = [present.index(category) if category in present else -1 for category in categories]
+        if flow and target.traits.overflow:
             places.append(axis.size if axis.traits.overflow else -1)
         return places
-    mine, theirs = (list(a.edges) if a.traits.ordered else list(a) for a in (axis, wanted))
-    if axis.traits.ordered != wanted.traits.ordered or not _same(mine, theirs):
+    bins, target_bins = (list(a.edges) if a.traits.ordered else list(a) for a in (axis, target))
+    if axis.traits.ordered != target.traits.ordered or not _same(bins, target_bins):
         raise CannotDivide(
-            f"{name}: {_short(mine)} in the numerator, {_short(theirs)} in the denominator"
+            f"{name}: {_short(bins)} in the numerator, {_short(target_bins)} in the denominator"
         )
     first = int(axis.traits.underflow)
     if not flow:
         return list(range(first, first + axis.size))
-    if (first, axis.extent) != (int(wanted.traits.underflow), wanted.extent):
+    if (first, axis.extent) != (int(target.traits.underflow), target.extent):
         raise CannotDivide(f"{name}: numerator and denominator have different flow bins")
     return list(range(axis.extent))
 
@@ -256,11 +256,11 @@ def _widened(
     The effective entries are (sum w)^2 / sum w^2 of all. The wider of the two intervals holds:
     with a subtraction, the weights' own spread can exceed that of the counts.
     """
-    known = ~empty & (den_var > 0)
-    effective = np.where(known, den**2 / np.where(known, den_var, 1.0), 1.0)
-    passed = np.where(known, np.clip(value, 0, 1), 0.0) * effective
+    measured = ~empty & (den_var > 0)
+    effective = np.where(measured, den**2 / np.where(measured, den_var, 1.0), 1.0)
+    passed = np.where(measured, np.clip(value, 0, 1), 0.0) * effective
     low, high = _clopper_pearson(passed, effective)
-    few = known & (np.minimum(passed, effective - passed) < FEW)
+    few = measured & (np.minimum(passed, effective - passed) < FEW)
     lower = np.where(few, np.maximum(np.minimum(lower, low), 0.0), lower)
     # a subtraction can leave a rate of more than one
     widest = np.where(value > 1, np.inf, 1.0)

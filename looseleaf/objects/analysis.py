@@ -11,8 +11,8 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from looseleaf.files import canonical
 from looseleaf.objects.branches import WEIGHT
-from looseleaf.objects.columns import IDENTITY, cut_columns, lepton_columns, trigger_columns
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.needed_branches import IDENTITY, cut_columns, lepton_columns, trigger_columns
 
 # what an analysis may measure for others to apply
 RATES, CHARGE_FLIPS = "rates", "charge flips"
@@ -28,12 +28,12 @@ class Section:
 
     @classmethod
     def from_json(cls, declared: Mapping[str, Any]) -> Self:
-        """The section in a mapping that its schema has let pass."""
+        """The section in a mapping that has passed its schema."""
         types = {one.name: one.type for one in fields(cls)}
         return cls(**{name: _value(types[name], value) for name, value in declared.items()})
 
     def to_json(self) -> dict[str, Any]:
-        """What differs from the defaults; `from_json` makes an equal section of it."""
+        """The fields that differ from their defaults; `from_json` restores an equal section."""
         values = {one.name: (getattr(self, one.name), _default(one)) for one in fields(self)}
         return {
             name: value.to_json() if isinstance(value, Section) else value
@@ -42,7 +42,7 @@ class Section:
         }
 
     def without(self, *names: str) -> Self:
-        """The section with the defaults of these fields."""
+        """The section with these fields set back to their defaults."""
         return replace(
             self, **{one.name: _default(one) for one in fields(self) if one.name in names}
         )
@@ -56,9 +56,11 @@ def _value(kind: Any, value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Allow(Section):
-    """The losses that an analysis accepts: columns and expressions with values that aren't finite,
-    axes that most of what is filled may lie beyond, empty bins of a map, events that the skim
-    removes."""
+    """The losses that an analysis accepts.
+
+    They are columns and expressions with values that aren't finite (`not_finite`), axes with most
+    entries outside their edges (`beyond`), empty bins of a map, and events that the skim removes.
+    """
 
     not_finite: Sequence[str] = ()
     beyond: Sequence[str] = ()
@@ -66,13 +68,17 @@ class Allow(Section):
     skim: bool = False
 
     def of_events(self) -> "Allow":
-        """Those that are accepted while events are processed; the others are judged afterwards."""
+        """The losses that are accepted while events are processed; the others are checked
+        afterwards."""
         return self.without("beyond", "empty_bins")
 
 
 class Leptons(NamedTuple):
-    """The leptons of a measured map: their collection, working points (`loose`, `tight`) and
-    `momentum`, and whether the map is of |eta|."""
+    """The leptons of a measured map.
+
+    `collection` is theirs, `roles` their `loose` and `tight` working points and `momentum`;
+    `absolute_eta` tells whether the map is binned in |eta|.
+    """
 
     collection: str
     roles: Mapping[str, str]
@@ -83,15 +89,15 @@ class Leptons(NamedTuple):
 class Analysis(Section):
     """What analyses of all kinds declare.
 
-    `datasets` names them by group. `branches` are the names that stand in for branches the analysis
-    reads, and `skim` is the transform's cut if it removes events that the analysis might count:
-    both are set by the configuration as a whole.
+    `datasets` are names by group. `branches` are alternative names of the branches that the
+    analysis reads; `skim` is the cut of the transform if it removes events that the analysis might
+    count. The configuration sets both.
     """
 
     kind: ClassVar[str]
-    # what others may apply of it
+    # what other analyses may apply of it
     MEASURES: ClassVar[str | None] = None
-    # fields that matter after the events only, and nested ones whose order results follow
+    # fields that don't affect events, and nested ones whose order affects the results
     AFTERWARDS: ClassVar[Collection[str]] = ("title",)
     ORDERED: ClassVar[Collection[str]] = ()
 
@@ -107,47 +113,52 @@ class Analysis(Section):
 
     @classmethod
     def from_json(cls, declared: Mapping[str, Any]) -> Self:
+        """The analysis in a mapping that has passed the schema of its kind."""
         return super().from_json({k: value for k, value in declared.items() if k != "kind"})
 
     def to_json(self) -> dict[str, Any]:
+        """The kind, and the fields that differ from their defaults."""
         return {"kind": self.kind, **super().to_json()}
 
     def dataset_names(self) -> list[str]:
-        """The datasets that the analysis reads, as it names them."""
+        """The names of the datasets that the analysis reads, in their order."""
         return [name for group in self.datasets.values() for name in group]
 
     def of_events(self) -> Self:
-        """The analysis without what comes after its events: those fields have their defaults."""
+        """The analysis as far as it affects events; the other fields have their defaults."""
         return replace(self.without(*self.AFTERWARDS), allow=self.allow.of_events())
 
     def to_params(self) -> dict[str, Any]:
-        """The analysis as JSON that tells whether results would differ: the order of keys is that
-        of the declaration where results follow it, and otherwise none."""
+        """The analysis as JSON that changes if, and only if, results may change.
+
+        The order of keys is kept only in fields whose order affects the results.
+        """
         return {
             name: value if name in self.ORDERED else _sorted(value)
             for name, value in self.to_json().items()
         }
 
     def of_year(self, year: str | None) -> Self:
-        """The analysis as it is for the datasets of a year, None where they declare none."""
+        """The analysis for datasets of a year, or for those that declare none (None)."""
         return self
 
     def used_points(self) -> list[tuple[str, str]]:
-        """The working points that the analysis speaks of, as (collection, name)."""
+        """The working points that the analysis uses, as (collection, name)."""
         raise NotImplementedError
 
     def measured_leptons(self) -> Leptons | None:
-        """The leptons that rates are measured of, if they are."""
+        """The leptons whose rates are measured, or None."""
         return None
 
     def metadata(self, name: str, dataset: Mapping[str, Any]) -> dict[str, Any]:
-        """What the processor is told of a dataset beside `event_metadata`."""
+        """What the processor needs to know about a dataset, beside `event_metadata`."""
         return {}
 
     def columns(self, dataset: Mapping[str, Any], points: WorkingPoints) -> set[str]:
-        """The branches that the analysis reads from a dataset, both as declared.
+        """The branches that the analysis reads from a dataset with this declaration.
 
-        An entry `A|B` asks for whichever of the alternatives a file has, and for at least one.
+        An entry `A|B` asks for whichever of the alternatives a file has; a file must have at least
+        one.
         """
         columns = set(IDENTITY) | lepton_columns(self.used_points(), points)
         columns |= trigger_columns(self.triggers) | self.own_columns(points)
@@ -158,11 +169,12 @@ class Analysis(Section):
         return columns | {WEIGHT} | self.simulated_columns(dataset)
 
     def own_columns(self, points: WorkingPoints) -> set[str]:
-        """What is read beside leptons and triggers."""
+        """The branches that are read beside those of leptons and triggers."""
         return set()
 
     def simulated_columns(self, dataset: Mapping[str, Any]) -> set[str]:
-        """What is read of simulation alone, beside the weight and the inputs of corrections."""
+        """The branches that are read in simulation only, beside the weight and inputs of
+        corrections."""
         return set()
 
 

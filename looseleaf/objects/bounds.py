@@ -1,9 +1,9 @@
-"""Within which bounds an expression lies, when its columns are known to lie within some.
+"""Interval arithmetic: the bounds of an expression, given the bounds of its columns.
 
-With it a cut on events can be proved to lose nothing that another expression would keep: what the
-cut drops are some boxes, in each of which columns have bounds, and in none of them may the other
-expression be true. Whatever can't be told is taken as possible. Nothing heavy is imported: this is
-asked while the graph is parsed.
+It can prove that a cut on events loses nothing that another expression would keep. The events that
+the cut drops are covered by boxes, in which columns have bounds; in none of them may the other
+expression be true. Whatever can't be decided is taken as possible. This module is imported while
+the graph is parsed, so it imports nothing heavy.
 """
 
 import ast
@@ -20,11 +20,11 @@ COUNTER = re.compile(r"n[A-Z]\w*")
 FLAG = re.compile(r"(HLT|L1|Flag)_\w+")
 # functions that have no value for an empty list
 NO_VALUE = ("first", "max", "min")
-# more alternatives than these of how an event can be dropped are not told apart
+# more boxes than these are replaced by one without bounds
 MOST_BOXES = 1000
-# sums of counters up to here are told apart
+# sums of counters up to this value are split into boxes
 LARGEST_SUM = 10
-# what single precision may be off by, in arithmetic of a few steps
+# the relative error of single precision after a few operations
 ROUNDING = 1e-5
 _NEGATED: dict[type, type] = {
     ast.Lt: ast.GtE, ast.LtE: ast.Gt, ast.Gt: ast.LtE, ast.GtE: ast.Lt, ast.Eq: ast.NotEq,
@@ -38,7 +38,7 @@ _MIRRORED: dict[type, type] = {
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `low` to `high`, both among them; `whole` if they are integers."""
+    """The numbers from `low` to `high`, ends included; `whole` if they are integers."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -46,9 +46,11 @@ class Range:
 
     @property
     def empty(self) -> bool:
+        """Whether no number is in the range."""
         return self.low > self.high
 
     def within(self, other: "Range") -> "Range":
+        """The numbers that are in both ranges."""
         whole = self.whole or other.whole
         return Range(max(self.low, other.low), min(self.high, other.high), whole)
 
@@ -58,25 +60,25 @@ Box = Mapping[str, Range]
 
 
 def range_of(name: str, box: Box) -> Range:
-    """The bounds of a column: those of a box, and what is known of every counter and flag."""
-    known = ANY
+    """The bounds of a column: those of the box, and those of every counter and flag."""
+    bounds = ANY
     if COUNTER.fullmatch(name):
-        known = Range(0, math.inf, True)
+        bounds = Range(0, math.inf, True)
     elif FLAG.fullmatch(name):
-        known = Range(0, 1, True)
-    return known.within(box.get(name, ANY))
+        bounds = Range(0, 1, True)
+    return bounds.within(box.get(name, ANY))
 
 
 def _is_whole(name: str) -> bool:
-    """Whether a column surely holds integers that aren't negative: counters and flags do."""
+    """Whether a column holds non-negative integers, as counters and flags do."""
     return COUNTER.fullmatch(name) is not None or FLAG.fullmatch(name) is not None
 
 
 def dropped_by(cut: Expression) -> list[Box]:
-    """Boxes in which lies every event that a cut drops, and perhaps others."""
+    """Boxes that cover every event that a cut drops, and perhaps others."""
     called = [node.func for node, _ in cut.steps if isinstance(node, ast.Call)]
     if any(isinstance(one, ast.Name) and one.id in NO_VALUE for one in called):
-        # an event is dropped where these have no value, whatever else is asked for
+        # an event without such a value is dropped, whatever else the cut asks for
         return [{}]
     try:
         boxes = _boxes(cut.body, False)
@@ -88,7 +90,7 @@ def dropped_by(cut: Expression) -> list[Box]:
 
 
 def may_hold(cut: Expression, ranges: Callable[[str], Range]) -> bool:
-    """Whether a cut may be true, given the bounds of its columns; False only if it can't be."""
+    """Whether a cut can be true, given the bounds of its columns; True if that isn't known."""
     try:
         return _truth(cut.body, ranges) is not False
     except RecursionError:
@@ -96,7 +98,7 @@ def may_hold(cut: Expression, ranges: Callable[[str], Range]) -> bool:
 
 
 def _is_boolean(node: ast.expr) -> bool:
-    """Whether a part surely is a yes or no: `&`, `|` and `~` of integers are something else."""
+    """Whether a part is surely a yes or no; `&`, `|` and `~` of integers aren't."""
     match node:
         case ast.Compare() | ast.BoolOp() | ast.UnaryOp(op=ast.Not()) | ast.Constant(value=bool()):
             return True
@@ -109,38 +111,38 @@ def _is_boolean(node: ast.expr) -> bool:
     return False
 
 
-# the boxes in which a cut is true, or isn't
+# the boxes in which a cut is true, or false
 
 
-def _boxes(node: ast.expr, wanted: bool) -> list[dict[str, Range]]:
-    """Boxes that hold every event for which a condition is `wanted`; one without bounds where
-    that isn't known."""
+def _boxes(node: ast.expr, truth: bool) -> list[dict[str, Range]]:
+    """Boxes that hold every event for which a condition has the value `truth`; where that isn't
+    known, one box without bounds."""
     match node:
         case ast.UnaryOp(op=ast.Not() | ast.Invert(), operand=operand) if _is_boolean(operand):
-            return _boxes(operand, not wanted)
+            return _boxes(operand, not truth)
         case ast.BoolOp(op=op, values=parts):
-            return _combined(isinstance(op, ast.And), parts, wanted)
+            return _combined(isinstance(op, ast.And), parts, truth)
         case ast.BinOp(op=op, left=left, right=right) if _is_boolean(node):
-            return _combined(isinstance(op, ast.BitAnd), [left, right], wanted)
+            return _combined(isinstance(op, ast.BitAnd), [left, right], truth)
         case ast.Compare(ops=[op], left=left, comparators=[right]):
-            return _compared(left, type(op) if wanted else _NEGATED[type(op)], right)
+            return _compared(left, type(op) if truth else _NEGATED[type(op)], right)
         case ast.Compare(left=left, ops=ops, comparators=others):
             sides = [left, *others]
             parts = [
                 ast.Compare(left=a, ops=[op], comparators=[b])
                 for a, op, b in zip(sides[:-1], ops, sides[1:], strict=True)
             ]
-            return _combined(True, parts, wanted)
+            return _combined(True, parts, truth)
         case ast.Name(id=name) if FLAG.fullmatch(name):
-            return [{name: Range(1, 1, True) if wanted else Range(0, 0, True)}]
+            return [{name: Range(1, 1, True) if truth else Range(0, 0, True)}]
         case ast.Constant(value=bool(value)):
-            return [{}] if value == wanted else []
+            return [{}] if value == truth else []
     return [{}]
 
 
-def _combined(both: bool, parts: list[ast.expr], wanted: bool) -> list[dict[str, Range]]:
-    alternatives = [_boxes(part, wanted) for part in parts]
-    if both != wanted:
+def _combined(both: bool, parts: list[ast.expr], truth: bool) -> list[dict[str, Range]]:
+    alternatives = [_boxes(part, truth) for part in parts]
+    if both != truth:
         return [box for boxes in alternatives for box in boxes]
     if math.prod(map(len, alternatives)) > MOST_BOXES:
         return [{}]
@@ -156,7 +158,7 @@ def _together(boxes: tuple[dict[str, Range], ...]) -> dict[str, Range]:
 
 
 def _compared(left: ast.expr, op: type, right: ast.expr) -> list[dict[str, Range]]:
-    """The bounds that a comparison puts on its columns."""
+    """The bounds that a comparison sets for its columns."""
     if op is ast.Eq:
         return [
             _together((a, b))
@@ -177,8 +179,10 @@ def _compared(left: ast.expr, op: type, right: ast.expr) -> list[dict[str, Range
 
 
 def _on_one_side(left: ast.expr, right: ast.expr) -> tuple[dict[str, float], float] | None:
-    """Factors by name and the limit that their sum is compared with, `sum of factor * name (op)
-    limit`; None if no column is left, or it isn't exact in any precision."""
+    """Factors by column and the limit of a comparison, as `sum of factor * column (op) limit`.
+
+    None if no column remains, or if the comparison isn't exact in both precisions.
+    """
     terms, constant = _linear(left, 1), _linear(right, -1)
     if terms is None or constant is None:
         return None
@@ -195,24 +199,24 @@ def _on_one_side(left: ast.expr, right: ast.expr) -> tuple[dict[str, float], flo
 
 
 def _split(sums: list[tuple[str, float]], limit: int) -> list[dict[str, Range]]:
-    """The ways in which a sum of counters stays up to a limit: `nMuon + nElectron <= 1`."""
-    (name, factor), *others = sums
-    if not others:
+    """The combinations of counters whose sum is at most a limit, as in `nMuon + nElectron <= 1`."""
+    (name, factor), *rest = sums
+    if not rest:
         return [{name: Range(high=_highest(limit / factor, False, True), whole=True)}]
     return [
         {name: Range(number, number, True), **box}
         for number in range(int(limit // factor) + 1)
-        for box in _split(others, int(limit - factor * number))
+        for box in _split(rest, int(limit - factor * number))
     ]
 
 
 def _bounded(sums: Mapping[str, float], op: type, limit: float) -> dict[str, Range]:
-    """Bounds of each name in `sum of factor * name (op) limit`, where op is < or <=."""
+    """The bounds of each column in `sum of factor * column (op) limit`, where op is < or <=."""
     box = {}
     for name, factor in sums.items():
         # the others are counters or flags, which are not negative
-        others = [f for other, f in sums.items() if other != name]
-        if any(f < 0 for f in others):
+        rest = [f for other, f in sums.items() if other != name]
+        if any(f < 0 for f in rest):
             continue
         whole = _is_whole(name)
         if factor > 0:
@@ -230,7 +234,7 @@ def _highest(limit: float, strict: bool, whole: bool) -> float:
     if whole:
         return math.ceil(limit) - 1 if strict else math.floor(limit)
     single = _single(limit)
-    # a column of single precision is compared with the limit rounded to it
+    # a single-precision column is compared with the limit rounded to its precision
     return math.nextafter(limit, -math.inf) if strict and single == limit else max(limit, single)
 
 
@@ -243,7 +247,8 @@ def _single(value: float) -> float:
 
 
 def _linear(node: ast.expr, sign: float) -> dict[str, float] | None:
-    """Factors by name, and of no name the constant, of a sum of columns; None if it is none."""
+    """The factors of a sum of columns, by name, and its constant under ""; None if it isn't a
+    sum."""
     match node:
         case ast.Constant(value=bool()):
             return None
@@ -263,17 +268,18 @@ def _linear(node: ast.expr, sign: float) -> dict[str, float] | None:
                 return None
             total = {name: a.get(name, 0) + b.get(name, 0) for name in (*a, *b)}
             names = [name for name in total if name]
-            # sums of others are rounded
+            # sums of other columns are rounded
             exact = all(map(_is_whole, names)) and float(total.get("", 0)).is_integer()
             return total if exact else None
     return None
 
 
-# what an expression may be
+# what values an expression can take
 
 
 def _truth(node: ast.expr, ranges: Callable[[str], Range]) -> bool | None:
-    """True or False if a condition is that for all values of its columns, None if not known."""
+    """True or False if a condition has that value for all values of its columns, None if
+    unknown."""
     match node:
         case ast.UnaryOp(op=ast.Not() | ast.Invert(), operand=operand) if _is_boolean(operand):
             truth = _truth(operand, ranges)
@@ -361,7 +367,7 @@ def _product(a: Range, b: Range) -> Range:
 
 
 def _rounded(low: float, high: float, whole: bool) -> Range:
-    """Bounds after a computation, with room for its rounding unless it is of integers."""
+    """Bounds after a computation, widened for rounding unless the values are integers."""
     if math.isnan(low) or math.isnan(high):
         return ANY
     if whole:

@@ -1,4 +1,4 @@
-"""Names of NanoAOD branches, and what a list of alternatives comes to in a file."""
+"""Names of NanoAOD branches, and the choice between alternative names."""
 
 from typing import Any
 
@@ -7,13 +7,16 @@ WEIGHT = "genWeight"
 
 
 def is_theory_weight(name: str) -> bool:
-    """Whether a branch holds other weights of an event relative to its own, as LHEScaleWeight,
-    LHEPdfWeight and PSWeight do; nobody else ends in Weight and has several values."""
+    """Whether a branch holds weights relative to the event's own weight.
+
+    LHEScaleWeight, LHEPdfWeight and PSWeight do; no other branch with several values ends in
+    Weight.
+    """
     return name.endswith("Weight") and name != WEIGHT
 
 
 def is_trigger(alternatives: str) -> bool:
-    """Whether `A|B` are trigger paths; one that a file lacks has not fired there."""
+    """Whether `A|B` are trigger paths. A path that is missing in a file has not fired there."""
     return all(name.startswith("HLT_") for name in alternatives.split("|"))
 
 

@@ -1,4 +1,4 @@
-"""Weights of simulated events from correctionlib files: pile-up, scale factors, any other."""
+"""Weights of simulated events from correctionlib files: pile-up, scale factors and others."""
 
 import gzip
 import json
@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from looseleaf.errors import ConfigError
-from looseleaf.objects.columns import corrected_collection
 from looseleaf.objects.events import Branches, Selection
 from looseleaf.objects.expressions import Expression
+from looseleaf.objects.needed_branches import corrected_collection
 
 
 def read_correction(path: str | Path, name: str) -> str:
-    """One correction of a file, as the text of a correctionlib file of its own.
+    """One correction of a file, as the text of a correctionlib file that holds it alone.
 
-    A file can hold megabytes of corrections, and every chunk of work takes its own along. Raises
-    `ConfigError` naming the file if it can't be read or holds no correction of that name.
+    A file can hold megabytes of corrections, and each chunk is sent with its own. Raises
+    `ConfigError` naming the file if it can't be read or has no correction of that name.
     """
     try:
         raw = Path(path).read_bytes()
@@ -30,7 +30,7 @@ def read_correction(path: str | Path, name: str) -> str:
     except (OSError, EOFError, ValueError, KeyError, TypeError) as problem:
         raise ConfigError(f"{path}: not a correctionlib file: {problem}") from None
     if name not in known:
-        raise ConfigError(f"{path}: no correction {name!r}; there are {', '.join(sorted(known))}")
+        raise ConfigError(f"{path}: has no correction {name!r}; it has {', '.join(sorted(known))}")
     return json.dumps({"schema_version": 2, "corrections": [known[name]]})
 
 
@@ -42,57 +42,57 @@ def _correction(text: str, name: str) -> Any:
 class Corrections:
     """The corrections that an analysis declares.
 
-    `declared` is the section `corrections` of an analysis by name: the `correction` of a file, an
-    expression over branches for each of its numeric `inputs`, a word for each of its text inputs
-    (`choices`), other words by `variations`, and in `of` whose weight it is: that of every `loose`
-    lepton, of the `tight` ones, or without `of` the event's. `texts` are what `read_correction`
-    gave, by name.
+    `declared` is the section `corrections` of an analysis, by name. Each entry has the name of a
+    `correction` in its file, an expression over branches for each numeric input (`inputs`), a word
+    for each text input (`choices`), and other words by variation (`variations`). `of` says which
+    leptons the weight belongs to, `loose` or `tight` ones; without it, the weight is of the event.
+    `texts` are the results of `read_correction`, by name.
 
-    Raises `ConfigError` if inputs are missing, unknown or of the other kind.
+    Raises `ConfigError` if inputs are missing, unknown or of the wrong type.
     """
 
     def __init__(self, declared: Mapping[str, Mapping[str, Any]], texts: Mapping[str, str]) -> None:
         self._declared, self._texts = declared, texts
-        for name, wanted in declared.items():
+        for name, entry in declared.items():
             try:
-                inputs = _correction(texts[name], wanted["correction"]).inputs
+                inputs = _correction(texts[name], entry["correction"]).inputs
             except RuntimeError as problem:
                 raise ConfigError(
-                    f"corrections.{name}: {wanted['correction']!r} of {wanted['file']} can't be "
+                    f"corrections.{name}: {entry['correction']!r} of {entry['file']} can't be "
                     f"used: {problem}"
                 ) from None
             kinds = {v.name: v.type for v in inputs}
-            for side, words in wanted.get("variations", {}).items():
+            for side, words in entry.get("variations", {}).items():
                 unknown = set(words) - {n for n, kind in kinds.items() if kind == "string"}
                 if unknown:
                     raise ConfigError(
-                        f"corrections.{name}.variations.{side}: {sorted(unknown)[0]!r} is no text "
-                        f"input of {wanted['correction']!r}"
+                        f"corrections.{name}.variations.{side}: {sorted(unknown)[0]!r} isn't a "
+                        f"text input of {entry['correction']!r}"
                     )
             for key, is_text in (("inputs", False), ("choices", True)):
                 expected = {n for n, kind in kinds.items() if (kind == "string") == is_text}
-                given = set(wanted.get(key, {}))
-                if given != expected:
+                names = set(entry.get(key, {}))
+                if names != expected:
                     raise ConfigError(
-                        f"corrections.{name}.{key}: {wanted['correction']!r} takes "
+                        f"corrections.{name}.{key}: {entry['correction']!r} takes "
                         f"{', '.join(sorted(expected)) or 'none'}, not "
-                        f"{', '.join(sorted(given)) or 'none'}"
+                        f"{', '.join(sorted(names)) or 'none'}"
                     )
 
     @classmethod
     def from_files(cls, declared: Mapping[str, Mapping[str, Any]]) -> "Corrections":
         """The declared corrections, read from the files that they name."""
         texts = {
-            name: read_correction(wanted["file"], wanted["correction"])
-            for name, wanted in declared.items()
+            name: read_correction(entry["file"], entry["correction"])
+            for name, entry in declared.items()
         }
         return cls(declared, texts)
 
     def event_weight(self, events: Any, variation: str = "nominal") -> NDArray[np.float64]:
-        """The product of all corrections of events, in a variation; one for each event."""
+        """The product of all event corrections in a variation, one number for each event."""
         weight = np.ones(len(events))
-        for name, wanted in self._declared.items():
-            if "of" not in wanted:
+        for name, entry in self._declared.items():
+            if "of" not in entry:
                 weight *= self._of_events(name, events, variation)
         return weight
 
@@ -102,16 +102,16 @@ class Corrections:
         jagged = [inputs[k] for k, v in values.items() if getattr(v, "ndim", 0) > 1]
         if jagged:
             raise ConfigError(
-                f"corrections.{name}: {jagged[0]!r} has a value for each lepton; say of which "
-                "ones the weight is with `of: loose` or `of: tight`"
+                f"corrections.{name}: {jagged[0]!r} has a value for each lepton; set "
+                "`of: loose` or `of: tight` to say which leptons have the weight"
             )
         return self._evaluate(name, values, variation)
 
     def lepton_weight(self, selection: Selection, of: str, variation: str) -> NDArray[np.float64]:
-        """The product of all corrections of loose or tight leptons; one for each selected."""
+        """The product of all corrections of loose or tight leptons, one number for each lepton."""
         weight = np.ones(selection.size)
-        for name, wanted in self._declared.items():
-            if wanted.get("of") == of:
+        for name, entry in self._declared.items():
+            if entry.get("of") == of:
                 weight *= self._of_leptons(name, selection, variation)
         return weight
 
@@ -127,25 +127,26 @@ class Corrections:
         chosen: Mapping[str, Mapping[str, Any]],
         variation: str = "nominal",
     ) -> NDArray[np.float64]:
-        """What one correction makes of each event's weight: its own, or the product over leptons.
+        """The weight of each event from one correction: its own, or the product over its leptons.
 
-        `chosen` are jagged masks of the events' leptons by collection, of `loose` and `tight` ones.
+        `chosen` are jagged masks of the events' leptons, by collection and then by `loose` and
+        `tight`.
         """
-        wanted = self._declared[name]
+        entry = self._declared[name]
         weight = np.ones(len(events))
-        if "of" not in wanted:
+        if "of" not in entry:
             weight *= self._of_events(name, events, variation)
             return weight
-        leptons = chosen[corrected_collection(name, wanted, chosen)][wanted["of"]]
+        leptons = chosen[corrected_collection(name, entry, chosen)][entry["of"]]
         selection = Selection(events, np.ones(len(events), bool), leptons)
         np.multiply.at(weight, selection.event, self._of_leptons(name, selection, variation))
         return weight
 
     def _evaluate(self, name: str, values: Mapping[str, Any], variation: str) -> Any:
-        wanted = self._declared[name]
-        sides = {f"{name}_{side}": words for side, words in wanted.get("variations", {}).items()}
-        choices = {**wanted.get("choices", {}), **sides.get(variation, {})}
-        correction = _correction(self._texts[name], wanted["correction"])
+        entry = self._declared[name]
+        sides = {f"{name}_{side}": words for side, words in entry.get("variations", {}).items()}
+        choices = {**entry.get("choices", {}), **sides.get(variation, {})}
+        correction = _correction(self._texts[name], entry["correction"])
         arguments = []
         for v in correction.inputs:
             if v.type == "string":
@@ -153,7 +154,7 @@ class Corrections:
                 continue
             value = np.asarray(values[v.name], np.float64)
             if v.type == "int" and np.any(value != np.rint(value)):
-                raise ConfigError(f"corrections.{name}: {v.name} should be whole numbers")
+                raise ConfigError(f"corrections.{name}: {v.name} takes whole numbers only")
             arguments.append(value.astype(np.int64) if v.type == "int" else value)
         try:
             weight = correction.evaluate(*arguments)
@@ -163,5 +164,5 @@ class Corrections:
                 "them within its range"
             ) from None
         if not np.isfinite(weight).all():
-            raise ConfigError(f"corrections.{name}: gives weights that are not numbers")
+            raise ConfigError(f"corrections.{name}: some weights are NaN or infinite")
         return weight

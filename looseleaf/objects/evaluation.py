@@ -1,15 +1,18 @@
-"""What expressions come to, on numpy and awkward arrays.
+"""The evaluation of expressions on numpy and awkward arrays.
 
-- **Integers** are computed with 64 bits, whatever the column's own width is, and yes and no count
-  1 and 0. What doesn't fit into 64 bits is refused. A quotient of integers, and an integer compared
-  or computed with a floating-point number, is in double precision.
+- **Integers** are computed in 64 bits, whatever the width of their column; yes and no count as 1
+and 0. A result that doesn't fit into 64 bits is refused. A quotient of integers, and an integer
+compared or computed with a floating-point number, is in double precision.
+
 - **Floating-point columns** keep their precision, and a number in the expression takes that of the
-  column that it meets: `pt > 25.1` compares with the float32 nearest to 25.1, as numpy does.
-- **What isn't a number** (0/0, the logarithm of -1) leaves a comparison undecided. `&`, `|`,
-  `and`, `or` and `not` decide where the other side suffices: a no and anything is a no. An event
-  whose cut stays undecided isn't kept, and is counted: see `Undecided`.
-- **No value**, which `first`, `max` and `min` of an empty list have, is no answer either: such
-  events are not kept.
+column that it meets: `pt > 25.1` compares with the float32 nearest to 25.1, as numpy does.
+
+- **NaN** (0/0, the logarithm of -1) leaves a comparison undecided. `&`, `|`, `and`, `or` and `not`
+decide if the other side suffices: a no and anything is a no. An event whose cut stays undecided is
+dropped and counted: see `Undecided`.
+
+- **A missing value**, such as `first`, `max` and `min` of an empty list, isn't a yes either: such
+events are dropped.
 """
 
 import ast
@@ -24,12 +27,12 @@ from numpy.typing import NDArray
 
 from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.losses import Loss
-from looseleaf.objects.columns import COMPUTED
 from looseleaf.objects.expressions import COMPARISONS, OF_LISTS, Expression, shown
 from looseleaf.objects.leptons import CONE_PT
+from looseleaf.objects.needed_branches import COMPUTED
 
 LARGEST = 2**63 - 1
-# the key of an accumulator under which values that aren't finite are counted
+# the accumulator's key for the counts of values that aren't finite
 NOT_FINITE = "not_finite"
 _ARITHMETIC = {ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Pow: np.power}
 _BITWISE = {ast.BitAnd: np.bitwise_and, ast.BitOr: np.bitwise_or}
@@ -37,39 +40,38 @@ _DEVIATES = {"cos": np.cos, "exp": np.exp, "log": np.log, "sin": np.sin, "sqrt":
 
 
 class _Wrong(Exception):
-    """An operation that has no meaning for its operands; the message says why."""
+    """An operation that isn't defined for its operands; the message says why."""
 
 
 class _Truth(NamedTuple):
-    """Yes or no: what is a yes for sure, and what may be one. They differ where undecided."""
+    """Yes or no, as `sure` and `possible`, which differ where the answer is undecided."""
 
     sure: Any
     possible: Any
 
     @property
     def undecided(self) -> Any:
-        """Where it can't be told; None if it can everywhere."""
+        """Where the answer is undecided; None if it is decided everywhere."""
         if self.sure is self.possible:
             return None
         return np.logical_and(self.possible, np.logical_not(self.sure))
 
 
 def value_of(expression: Expression, columns: Mapping[str, Any] | Any) -> Any:
-    """The value of an expression: an array, or a number if it reads no column. What is undecided
-    is a no."""
+    """The value of an expression: an array, or a number if it reads no column. Undecided is no."""
     value = _evaluated(expression, columns)
     return value.sure if isinstance(value, _Truth) else value
 
 
 def _evaluated(expression: Expression, columns: Any) -> Any:
-    """The value, yes and no as `_Truth`."""
+    """The value of an expression, a yes or no as `_Truth`."""
     values: list[Any] = []
     lost: list[Any] = []
     for node, number in expression.steps:
         operands = values[len(values) - number :]
         del values[len(values) - number :]
         if isinstance(node, ast.Name):
-            # an error in reading a column shouldn't blame the expression
+            # an error in reading a column isn't the expression's fault
             values.append(_column(expression, node.id, columns))
             continue
         try:
@@ -79,8 +81,8 @@ def _evaluated(expression: Expression, columns: Any) -> Any:
             raise ConfigError(f"expression {shown(expression.text)}: {problem}") from None
         except (ValueError, TypeError, OverflowError, RuntimeError):
             raise ConfigError(
-                f"expression {shown(expression.text)}: {ast.unparse(node)[:80]!r} mixes lists of "
-                "different lengths, or what can't be computed together"
+                f"expression {shown(expression.text)}: {ast.unparse(node)[:80]!r} combines lists "
+                "of different lengths, or values of types that don't go together"
             ) from None
     value = values[0]
     if not lost:
@@ -129,18 +131,18 @@ def _step(node: ast.expr, operands: list[Any], lost: list[Any]) -> Any:
     raise AssertionError(ast.dump(node))
 
 
-# what values are
+# types of values
 
 
 def _leaf(layout: Any) -> Any:
-    """The array of numbers within lists; None if there is none, but records, say."""
+    """The array of numbers within lists; None if there is none, as in records."""
     while layout.is_list or layout.is_option or layout.is_indexed:
         layout = layout.content
     return layout if layout.is_numpy or layout.is_unknown else None
 
 
 def _kind(value: Any) -> str:
-    """The kind of numbers: b for yes and no, i, u and f, as numpy has it."""
+    """The kind of numbers, as numpy writes it: b for yes and no, i, u and f."""
     if isinstance(value, _Truth):
         return "b"
     if _is_literal(value):
@@ -152,7 +154,7 @@ def _kind(value: Any) -> str:
 
 
 def _dtype(value: Any) -> Any:
-    """The type for numpy's promotion; of a number in the expression itself the number."""
+    """The type for numpy's promotion; for a number in the expression, the number itself."""
     if _is_literal(value):
         return value
     if isinstance(value, ak.Array):
@@ -162,7 +164,7 @@ def _dtype(value: Any) -> Any:
 
 
 def _is_literal(value: Any) -> bool:
-    # numpy's float64 is a float as well, but has a precision of its own
+    # numpy's float64 is also a float, but with a precision of its own
     return type(value) in (bool, int, float)
 
 
@@ -177,7 +179,7 @@ def _is_truth(value: Any) -> bool:
 
 
 def _truth(value: Any) -> _Truth:
-    """Yes or no; of a number, whether it is another than zero."""
+    """Yes or no; a number is a yes unless it is zero."""
     if isinstance(value, _Truth):
         return value
     if _kind(value) == "b":
@@ -187,7 +189,7 @@ def _truth(value: Any) -> _Truth:
 
 
 def _number(value: Any) -> Any:
-    """A value to compute with: integers of 64 bits; yes and no as 1 and 0, undecided as NaN."""
+    """A value to compute with: 64-bit integers, yes and no as 1 and 0, undecided as NaN."""
     if isinstance(value, _Truth):
         number = _as(value.sure, np.int64)
         return number if value.undecided is None else _with_nan(number, value.undecided)
@@ -210,22 +212,22 @@ def _with_nan(value: Any, where: Any) -> Any:
 def _chosen_by(mask: Any, a: Any, b: Any) -> Any:
     if not any(isinstance(value, ak.Array) for value in (mask, a, b)):
         return np.where(mask, a, b)[()]
-    # it would put lists and numbers into one array
+    # it would merge lists and numbers into one array
     return ak.where(*ak.broadcast_arrays(mask, a, b))
 
 
 def _plain(*values: Any) -> Any:
-    """Whether all are numbers in the expression itself."""
+    """Whether all values are numbers in the expression itself."""
     return all(map(_is_literal, values))
 
 
 def _literal(value: Any) -> Any:
-    """What comes of numbers in the expression is one itself, without a precision of its own."""
+    """The result for numbers in the expression, which has no precision of its own either."""
     return np.asarray(value).item()
 
 
 def _nan(value: Any) -> Any:
-    """Where a value is no number; None if it is one everywhere."""
+    """Where a value is NaN; None if it is nowhere."""
     if _kind(value) != "f":
         return None
     data = value
@@ -270,9 +272,9 @@ def _compared(op: ast.cmpop, a: Any, b: Any) -> _Truth:
 
 
 def _in_range(value: Any, other: Any) -> Any:
-    """A number of the expression as awkward compares it with the values of `other`.
+    """A number in the expression, as awkward compares it with the values of `other`.
 
-    An integer that no value of the other can be becomes infinite.
+    An integer out of the range of `other` becomes infinite.
     """
     if not _is_literal(value) or isinstance(value, float) or _is_literal(other):
         return value
@@ -303,7 +305,7 @@ def _binary(op: ast.operator, a: Any, b: Any) -> Any:
 
 
 def _floating(function: Any, a: Any, b: Any, always: bool = False) -> Any:
-    """In the precision of the operands, integers in double precision."""
+    """Computes in the precision of the operands, and integers in double precision."""
     if _plain(a, b):
         return _literal(function(np.float64(a), np.float64(b)))
     if always:
@@ -312,7 +314,7 @@ def _floating(function: Any, a: Any, b: Any, always: bool = False) -> Any:
 
 
 def _weak(value: Any, other: Any) -> Any:
-    """A number of the expression in the precision of a floating-point `other`."""
+    """A number in the expression, in the precision of a floating-point `other`."""
     if not _is_literal(value) or _is_literal(other):
         return value
     kind = _dtype(other)
@@ -326,21 +328,21 @@ def _any_below_zero(value: Any) -> bool:
 
 
 def _exact(function: Any, *operands: Any) -> Any:
-    """Integers of 64 bits; refused where the result has more.
+    """Computes in 64-bit integers; a result with more bits is refused.
 
-    What overflows is off by a multiple of 2^64, of which a computation in double precision tells.
+    An overflow is wrong by a multiple of 2^64, which a computation in double precision shows.
     """
     if any(_kind(value) == "u" or _beyond(value) for value in operands):
         raise _Wrong("integers above 2^63 - 1 can be compared, but not computed with")
     whole = [np.int64(value) if _is_literal(value) else value for value in operands]
-    found = function(*whole)
+    result = function(*whole)
     about = function(*[_as(value, np.float64) for value in whole])
-    if _any(abs(_as(found, np.float64) - about) > 2.0**62) or not _all_finite(about):
+    if _any(abs(_as(result, np.float64) - about) > 2.0**62) or not _all_finite(about):
         raise _Wrong(
             "an integer result doesn't fit into 64 bits; multiply by 1.0 to compute in "
             "floating point"
         )
-    return _literal(found) if _plain(*operands) else found
+    return _literal(result) if _plain(*operands) else result
 
 
 def _beyond(value: Any) -> bool:
@@ -368,10 +370,10 @@ def _bitwise(op: ast.operator, a: Any, b: Any) -> Any:
     if "u" in kinds:
         a, b = _in_range(a, b), _in_range(b, a)
         if {_kind(a), _kind(b)} != {"u"}:
-            raise _Wrong("integers above 2^63 - 1 and negative ones have no bits in common")
+            raise _Wrong("integers above 2^63 - 1 and negative ones can't be combined with & and |")
         return function(a, b)
     if _beyond(a) or _beyond(b):
-        raise _Wrong("an integer above 2^63 - 1 has more bits than the other")
+        raise _Wrong("an integer above 2^63 - 1 doesn't fit the other operand")
     return _literal(function(a, b)) if _plain(a, b) else function(a, b)
 
 
@@ -416,8 +418,8 @@ def _elementwise(function: Any, value: Any) -> Any:
 
 
 def _extreme(function: Any, a: Any, b: Any) -> Any:
-    found = function(*_alike(a, b))
-    return _literal(found) if _plain(a, b) else found
+    result = function(*_alike(a, b))
+    return _literal(result) if _plain(a, b) else result
 
 
 def _alike(a: Any, b: Any) -> tuple[Any, Any]:
@@ -425,7 +427,7 @@ def _alike(a: Any, b: Any) -> tuple[Any, Any]:
     kinds = _kind(a), _kind(b)
     if "f" in kinds or kinds == ("i", "i"):
         if not ("f" in kinds or not (_beyond(a) or _beyond(b))):
-            raise _Wrong("integers above 2^63 - 1 and others don't go together")
+            raise _Wrong("integers above 2^63 - 1 can't be combined with others")
         types = [float(t) if _is_literal(t) and "f" in kinds else t for t in (_dtype(a), _dtype(b))]
         common = np.result_type(*types)
     elif kinds == ("u", "u"):
@@ -433,7 +435,7 @@ def _alike(a: Any, b: Any) -> tuple[Any, Any]:
     else:
         a, b = _in_range(a, b), _in_range(b, a)
         if (_kind(a), _kind(b)) != ("u", "u"):
-            raise _Wrong("integers above 2^63 - 1 and negative ones don't go together")
+            raise _Wrong("integers above 2^63 - 1 can't be combined with negative ones")
         common = np.dtype(np.uint64)
     return _as(a, common), _as(b, common)
 
@@ -453,10 +455,10 @@ def _where(condition: Any, a: Any, b: Any) -> Any:
 
 
 def _chosen(values: Any, mask: Any, lost: list[Any]) -> Any:
-    """The objects that pass; events in which an object may or may not are `lost`."""
+    """The objects that pass; events with an undecided object are added to `lost`."""
     sure = mask.sure if isinstance(mask, _Truth) else mask
     if not isinstance(sure, ak.Array) or sure.ndim != 2 or _kind(mask) != "b":
-        raise _Wrong("in [] there should be a yes or no for each object of the events")
+        raise _Wrong("[] takes a yes or no for each object of an event")
     truth = _truth(mask)
     if truth.undecided is not None:
         lost.append(ak.any(truth.undecided, axis=1))
@@ -468,7 +470,7 @@ def _chosen(values: Any, mask: Any, lost: list[Any]) -> Any:
             else _Truth(possible, possible)
         )
     if not isinstance(values, ak.Array) or values.ndim < 2:
-        raise _Wrong("[] chooses from a list in each event")
+        raise _Wrong("[] selects from a list in each event")
     return values[sure]
 
 
@@ -476,10 +478,10 @@ def _of_lists(name: str, values: Any) -> Any:
     array = values.sure if isinstance(values, _Truth) else values
     if name == "scalar":
         if getattr(array, "ndim", 0) > 1:
-            raise _Wrong("scalar() is of one value in each event")
+            raise _Wrong("scalar() takes one value for each event")
         return values
     if not isinstance(array, ak.Array) or array.ndim < 2:
-        raise _Wrong(f"{name}() is of a list in each event")
+        raise _Wrong(f"{name}() takes a list in each event")
     if name == "count":
         return ak.num(array, axis=1)
     if name in ("any", "all"):
@@ -489,12 +491,12 @@ def _of_lists(name: str, values: Any) -> Any:
             return _Truth(ak.firsts(values.sure, axis=1), ak.firsts(values.possible, axis=1))
         return ak.firsts(array, axis=1)
     numbers = _number(values)
-    found = getattr(ak, name)(numbers, axis=1)
+    result = getattr(ak, name)(numbers, axis=1)
     if name == "sum":
-        return _whole_sum(numbers, found)
+        return _whole_sum(numbers, result)
     undefined = _nan(numbers)
     # awkward ignores NaN here
-    return found if undefined is None else _with_nan(found, ak.any(undefined, axis=1))
+    return result if undefined is None else _with_nan(result, ak.any(undefined, axis=1))
 
 
 def _any_or_all(function: Any, truth: _Truth) -> _Truth:
@@ -502,37 +504,38 @@ def _any_or_all(function: Any, truth: _Truth) -> _Truth:
     return _Truth(sure, sure if truth.undecided is None else function(truth.possible, axis=1))
 
 
-def _whole_sum(numbers: Any, found: Any) -> Any:
-    """Sums as they are, once it is known that those of integers fit into 64 bits."""
+def _whole_sum(numbers: Any, sums: Any) -> Any:
+    """The sums, if those of integers fit into 64 bits; refused otherwise."""
     if _kind(numbers) == "f":
-        return found
+        return sums
     about = ak.sum(_as(numbers, np.float64), axis=1)
-    if _kind(numbers) == "u" or _any(abs(_as(found, np.float64) - about) > 2.0**62):
+    if _kind(numbers) == "u" or _any(abs(_as(sums, np.float64) - about) > 2.0**62):
         raise _Wrong("a sum of integers doesn't fit into 64 bits; multiply what is summed by 1.0")
-    return found
+    return sums
 
 
-# answers, and what is undecided
+# answers, and undecided ones
 
 
 @dataclass
 class Undecided:
-    """Counts the events that a cut can't decide on, and values that are no numbers.
+    """Counts the events that a cut can't decide on, and values that aren't finite.
 
-    What the configuration doesn't allow by name (`allow.not_finite`) is refused at once. What is
-    no number because a branch has none in that place isn't counted: the transform has told of it.
+    A count that the configuration doesn't allow by name (`allow.not_finite`) is refused at once.
+    Values that aren't finite because a branch isn't are left out: the transform has counted those.
     """
 
     allowed: Sequence[str] = ()
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def keeps(self, name: str, cuts: Sequence[Expression], columns: Any, among: Any = None) -> Any:
-        """Which events pass all cuts of what is called `name`, as a numpy array; not those that
-        stay undecided.
+        """Which events pass all cuts of the selection `name`, as a numpy array; undecided ones
+        don't.
 
-        `among` says which events are of interest: the others may stay undecided in silence.
+        `among` is a mask of the events of interest: other events may be undecided without being
+        counted.
         """
-        # where the number of events is known, a cut may be the same for all: `1 < 2`
+        # the number of events is known, so a cut may be the same for all of them: `1 < 2`
         answers = [_answer(name, cut, columns, 1, "event", among is not None) for cut in cuts]
         every = [] if among is None else [_truth(np.ones(len(among), bool))]
         truth = reduce(_and, [*every, *answers])
@@ -544,18 +547,19 @@ class Undecided:
         return kept
 
     def passes(self, name: str, cuts: Sequence[Expression], objects: Any) -> Any:
-        """Which objects pass all cuts of the working point called `name`, jagged."""
+        """Which objects pass all cuts of the working point `name`, as a jagged array."""
         truth = reduce(_and, [_answer(name, cut, objects, 2, "object") for cut in cuts])
-        # a point that several roles name loses its leptons once
+        # a working point in several roles counts its leptons once
         if truth.undecided is not None and "leptons" not in self.counts.get(name, {}):
             of = int(ak.count(truth.sure, axis=None))
             self._tell(name, cuts, objects, truth.undecided, of, "leptons")
         return truth.sure
 
     def numbers(self, name: str, expression: Expression, columns: Any, among: Any) -> Any:
-        """One number for each event, as float64: NaN where it has no value.
+        """One number for each event, as float64: NaN if it has no value.
 
-        What isn't finite is counted of those events that are `among` those to be filled.
+        Values that aren't finite are counted in the events that `among` selects, those to be
+        filled.
         """
         value = _number(_evaluated(expression, columns))
         if getattr(value, "ndim", 0) > 1:
@@ -575,8 +579,11 @@ class Undecided:
         among: Any,
         unit: str = "events",
     ) -> None:
-        """Count which `values` aren't finite, `among` those that are filled; `unit` says what they
-        are of. Both are flat, or both jagged."""
+        """Count the `values` that aren't finite, where `among` is true.
+
+        `unit` says what the values belong to (`events`, `leptons`). Both arrays are flat, or both
+        jagged.
+        """
         lost = among & ~np.isfinite(values)
         if _any(lost):
             self._tell(name, [expression], columns, lost, int(ak.sum(among, axis=None)), unit)
@@ -584,7 +591,7 @@ class Undecided:
     def _tell(
         self, name: str, texts: Sequence[Expression], columns: Any, lost: Any, of: int, unit: str
     ) -> None:
-        """Count what is lost, where no column is to blame; `DataFileError` if it isn't allowed."""
+        """Count lost events unless a column is to blame; `DataFileError` if that isn't allowed."""
         read = set().union(*[text.names for text in texts]).difference(COMPUTED)
         for column in sorted(read):
             lost = lost & _finite(columns[column], lost)
@@ -592,21 +599,22 @@ class Undecided:
         if number == 0:
             return
         if name not in self.allowed:
-            what = " and ".join(shown(text.text) for text in texts)
+            expressions = " and ".join(shown(text.text) for text in texts)
             cure = f", or allow it: allow.not_finite: [{name}] in the analysis" if name else ""
             raise DataFileError(
-                f"{f'{name}: ' if name else ''}{what} has no finite value (0/0, say, or the root "
-                f"of a negative number) in {number} of {of} {unit}; change the expression{cure}"
+                f"{f'{name}: ' if name else ''}{expressions} has no finite value (0/0, say, or the "
+                f"root of a negative number) in {number} of {of} {unit}; change the "
+                f"expression{cure}"
             )
         of_name = self.counts.setdefault(name, {})
         of_name[unit] = of_name.get(unit, 0) + number
 
     def anew(self) -> "Undecided":
-        """One that allows the same and has counted nothing."""
+        """A counter that allows the same and has counted nothing."""
         return Undecided(self.allowed)
 
     def counted(self) -> dict[str, dict[str, dict[str, int]]]:
-        """What was counted, as a part of an accumulator; nothing where there is nothing."""
+        """The counts as a part of an accumulator; empty if there are none."""
         return {NOT_FINITE: self.counts} if self.counts else {}
 
 
@@ -614,7 +622,7 @@ REFUSING = Undecided()
 
 
 def losses_of(accumulator: Mapping[str, Any]) -> list[Loss]:
-    """The losses that an accumulator has counted with `Undecided`."""
+    """The losses in an accumulator, as counted with `Undecided`."""
     return [
         Loss(
             "not finite",
@@ -631,14 +639,14 @@ def losses_of(accumulator: Mapping[str, Any]) -> list[Loss]:
 
 
 def _left_out(name: str, number: int, unit: str) -> str:
-    found = f"{name} has no finite value in {number} {unit}"
+    problem = f"{name} has no finite value in {number} {unit}"
     if name.endswith(f".{CONE_PT}"):
-        return f"{found}; their pT is beyond the map, or in its last bin"
-    return f"{found}; the cut or histogram {name} leaves them out"
+        return f"{problem}; their pT is outside the map, or in its last bin"
+    return f"{problem}; the cut or histogram {name} leaves them out"
 
 
 def as_floats(value: Any) -> NDArray[np.float64]:
-    """Numbers of events as float64, NaN where there is none."""
+    """One number for each event as float64, NaN if it has none."""
     if isinstance(value, ak.Array):
         value = ak.to_numpy(ak.fill_none(_as(value, np.float64), np.nan))
     return np.asarray(value, np.float64)
@@ -647,16 +655,18 @@ def as_floats(value: Any) -> NDArray[np.float64]:
 def _answer(
     name: str, cut: Expression, columns: Any, dimensions: int, each: str, constant: bool = False
 ) -> _Truth:
-    """Yes or no for each event or object, or for all if a cut may be `constant`; `ConfigError`
-    where it gives anything else."""
+    """Yes or no for each event or object, or for all of them if a cut may be `constant`.
+
+    Raises `ConfigError` if the cut gives anything else.
+    """
     value = _evaluated(cut, columns)
     if _is_truth(value):
         truth = _truth(value)
-        found = getattr(truth.sure, "ndim", 0)
-        if found == dimensions or (constant and found == 0):
+        depth = getattr(truth.sure, "ndim", 0)
+        if depth == dimensions or (constant and depth == 0):
             return truth
-        if found == 0:
-            raise ConfigError(f"{_called(name, cut)} is the same for every {each}; drop it")
+        if depth == 0:
+            raise ConfigError(f"{_called(name, cut)} is the same for every {each}; remove it")
     raise ConfigError(
         f"{_called(name, cut)} should give a yes or no for each {each}, as a comparison does"
     )
@@ -667,7 +677,7 @@ def _called(name: str, cut: Expression) -> str:
 
 
 def _finite(column: Any, like: Any) -> Any:
-    """Where a column's values are all finite, by event or by object as `like` is."""
+    """Where a column's values are all finite, by event or by object as in `like`."""
     if _kind(column) != "f":
         return True
     finite = np.isfinite(column)

@@ -1,4 +1,4 @@
-"""What processors ask of NanoEvents: triggers, missing momentum, weights, transverse mass."""
+"""What processors compute from NanoEvents: triggers, missing momentum, weights, transverse mass."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,10 +14,10 @@ from looseleaf.objects.leptons import WorkingPoints
 
 
 class Branches:
-    """NanoEvents by NanoAOD branch name, as cuts speak of them: `PV_npvs`, `MET_pt`, `nJet`."""
+    """NanoEvents by the names of NanoAOD branches, as used in cuts: `PV_npvs`, `MET_pt`, `nJet`."""
 
     def __init__(self, events: Any) -> None:
-        # without coffea's behaviours: they want fields that needn't be read, a photon's mass, say
+        # without coffea's behaviours, which need fields that may not have been read, such as masses
         self._layout = events.layout
 
     def __getitem__(self, name: str) -> ak.Array:
@@ -29,11 +29,11 @@ class Branches:
             return ak.Array(self._layout[collection][field])
         if name[:1] == "n" and name[1:] in fields:
             return ak.num(ak.Array(self._layout[name[1:]]), axis=1)
-        raise ConfigError(f"an expression speaks of {name!r}, which is no branch of these events")
+        raise ConfigError(f"an expression uses {name!r}, which isn't a branch of these events")
 
 
 class Selection:
-    """Leptons chosen from the events of a region, one entry for each.
+    """Leptons selected in the events of a region, in flat arrays with one entry for each lepton.
 
     `region` is a mask of events, `chosen` a jagged mask of all their leptons.
     """
@@ -47,10 +47,11 @@ class Selection:
 
     @property
     def size(self) -> int:
+        """The number of selected leptons."""
         return len(self.event)
 
     def take(self, values: Any) -> NDArray[Any]:
-        """Values of all events, or of all leptons in them, for the chosen leptons."""
+        """For each selected lepton, its value or that of its event, from values of all events."""
         if values.ndim == 1:
             of_events: NDArray[Any] = ak.to_numpy(values)
             return of_events[self.event]
@@ -58,30 +59,34 @@ class Selection:
         return of_leptons[self._index]
 
     def column(self, text: str) -> NDArray[np.float64]:
-        """An expression over branches of the event (`PV_npvs`) or of the lepton (`Muon_pt`); NaN
-        where it has no value."""
+        """An expression over branches of the event (`PV_npvs`) or of the lepton (`Muon_pt`).
+
+        The result is NaN where it has no value.
+        """
         values = Expression(text)(Branches(self._events))
         if getattr(values, "ndim", 0) == 0:
             return np.full(self.size, float(values))
         if values.ndim > 1 and not self._is_of_leptons(values):
             raise ConfigError(
-                f"{text!r} should give one number for each event, or for each lepton that counts"
+                f"{text!r} should give one number for each event, or for each selected lepton"
             )
         return self._floats(values)
 
     def observable(
         self, name: str, text: str, undecided: Undecided, among: NDArray[np.bool_]
     ) -> NDArray[np.float64]:
-        """The same of an observable, of which is counted what isn't finite `among` the leptons that
-        have a weight, but not where it has no value, as of an empty list, or where a branch isn't
-        finite itself."""
+        """An observable for each lepton, as `column`, with its values counted that aren't finite.
+
+        They are counted `among` the leptons with a weight; not if there is no value (as for an
+        empty list), or if a branch isn't finite.
+        """
         values, branches = self.column(text), Branches(self._events)
         expression = Expression(text)
         if not np.isfinite(values).all():
-            found = expression(branches)
-            if np.ndim(found) == 0:
+            unfilled = expression(branches)
+            if np.ndim(unfilled) == 0:
                 raise ConfigError(f"{name}: {text!r} is the same for every lepton, and not finite")
-            missing = self._floats(ak.is_none(found, axis=-1)) > 0
+            missing = self._floats(ak.is_none(unfilled, axis=-1)) > 0
             known = {name: self._floats(branches[name]) for name in expression.names}
             undecided.check(name, expression, known, values, among & ~missing, "leptons")
         return values
@@ -90,7 +95,7 @@ class Selection:
         return np.array_equal(ak.num(values, axis=1), self._counts)
 
     def _floats(self, values: Any) -> NDArray[np.float64]:
-        """Values for the chosen leptons; of another list in each event its sum."""
+        """Values for the selected leptons; of any other list in an event, its sum."""
         if values.ndim == 1:
             return as_floats(values)[self.event]
         if not self._is_of_leptons(values):
@@ -105,24 +110,24 @@ def met(events: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def fired(events: Any, paths: Sequence[str]) -> NDArray[np.bool_]:
-    """Whether any of the HLT paths that the file has fired.
+    """Whether any of the HLT paths has fired, of those that the file has.
 
     Raises `DataFileError` if it has none of them.
     """
     fields = events.HLT.fields if "HLT" in events.fields else []
-    there = [path.removeprefix("HLT_") for path in paths if path.removeprefix("HLT_") in fields]
-    if not there:
-        raise DataFileError(f"none of {', '.join(paths)} is among the events' HLT paths")
-    each = [ak.to_numpy(events.HLT[path]) for path in there]
+    present = [path.removeprefix("HLT_") for path in paths if path.removeprefix("HLT_") in fields]
+    if not present:
+        raise DataFileError(f"the events have none of the HLT paths {', '.join(paths)}")
+    each = [ak.to_numpy(events.HLT[path]) for path in present]
     any_path: NDArray[np.bool_] = np.any(each, axis=0)
     return any_path
 
 
 def recorded(events: Any, triggers: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
-    """Whether any path of any trigger of an analysis fired; every event, where it has none.
+    """Whether an event passes the triggers of an analysis; all do if it has none.
 
-    Where triggers say what primary datasets they are of, an event of data counts in that of the
-    first trigger that fired alone: several datasets may hold it.
+    If triggers name primary datasets, several datasets may hold the same event of data. It then
+    counts only in a primary dataset of the first trigger that fired.
     """
     if not triggers:
         return np.ones(len(events), bool)
@@ -130,9 +135,9 @@ def recorded(events: Any, triggers: Sequence[Mapping[str, Any]]) -> NDArray[np.b
     any_trigger: NDArray[np.bool_] = np.logical_or.reduce(each)
     if not events.metadata["data"] or "primary" not in triggers[0]:
         return any_trigger
-    here = set(events.metadata["primary"])
-    mine = np.array([not here.isdisjoint(trigger["primary"]) for trigger in triggers])
-    own: NDArray[np.bool_] = mine[each.argmax(axis=0)]
+    primaries = set(events.metadata["primary"])
+    takes = np.array([not primaries.isdisjoint(trigger["primary"]) for trigger in triggers])
+    own: NDArray[np.bool_] = takes[each.argmax(axis=0)]
     return any_trigger & own
 
 
@@ -155,9 +160,9 @@ def counted_momentum(
 ) -> Any:
     """The pT [GeV] at which leptons count, jagged.
 
-    `roles` names the `tight` point and, in `momentum`, whether leptons that fail it count at their
-    own pT (`raw`) or at that of the jet they come from (`cone`), as the point declares it.
-    `undecided` counts those that are `loose` and have no such momentum.
+    `roles` has the `tight` working point and the `momentum` of leptons that fail it: their own pT
+    (`raw`), or the `cone_pt` that the working point declares (`cone`). `undecided` counts the
+    `loose` ones that have no such momentum.
     """
     if roles["momentum"] == "raw":
         return leptons.pt

@@ -1,9 +1,9 @@
 """Cuts as expressions over declared columns, evaluated without Python's `eval`.
 
-The grammar is arithmetic, comparisons (also chained), `and or not & | ~`, parentheses, numbers,
+The grammar has arithmetic, comparisons (also chained), `and or not & | ~`, parentheses, numbers,
 names, a few functions, and `Muon_pt[Muon_pt > 5]`, the objects of each event that pass. Nothing
-else parses, so an expression from a configuration file can do no more than compute on the arrays
-it is given. What the parts come to is in `looseleaf.objects.evaluation`.
+else parses, so an expression from a configuration file can only compute on the arrays that it is
+given. The evaluation is in `looseleaf.objects.evaluation`.
 """
 
 import ast
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from looseleaf.errors import ConfigError
 
-# numpy's, value by value, and how many arguments each takes at least and at most
+# numpy's functions, applied value by value, with their least and largest number of arguments
 MATHEMATICS = {
     "abs": (1, 1),
     "cos": (1, 1),
@@ -27,8 +27,8 @@ MATHEMATICS = {
     "sqrt": (1, 1),
     "where": (3, 3),
 }
-# of the list that each event has: one value, none for `first`, `max` and `min` of an empty one;
-# `scalar` is a value that has to be no list
+# functions of the list in each event; `first`, `max` and `min` of an empty list have no value;
+# `scalar` checks that a value isn't a list
 OF_LISTS = ("all", "any", "count", "first", "max", "min", "scalar", "sum")
 ARGUMENTS = {**MATHEMATICS, **dict.fromkeys(OF_LISTS, (1, 1))}
 COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
@@ -41,11 +41,11 @@ COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
 }
 _ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.BitAnd, ast.BitOr)
 _UNARY = (ast.USub, ast.UAdd, ast.Invert, ast.Not)
-# how many operations may stand inside one another: Python's parser gives up at some thousands
+# the deepest nesting of operations; Python's parser gives up at a few thousand
 DEEPEST = 500
-# of more digits than a column of integers can have
+# more digits than a column of integers can have
 LARGEST_INTEGER = 2**64 - 1
-# characters of an expression that a message shows
+# how many characters of an expression a message shows
 SHOWN = 200
 _WORDS = {1: "one argument", 2: "two arguments", 3: "three arguments"}
 
@@ -53,8 +53,8 @@ _WORDS = {1: "one argument", 2: "two arguments", 3: "three arguments"}
 class Expression:
     """A parsed expression; `names` are the columns it reads.
 
-    `steps` are the nodes of its tree, each after its operands. Raises `ConfigError` with a pointer
-    to the offending place if the text doesn't parse.
+    `steps` are the nodes of its tree, each after its operands. If the text doesn't parse, raises
+    `ConfigError` with a pointer to the place.
     """
 
     def __init__(self, text: str) -> None:
@@ -66,7 +66,7 @@ class Expression:
             node, depth = waiting.pop()
             operands = self._operands(node)
             if depth > DEEPEST:
-                self._refuse(None, f"more than {DEEPEST} operations are inside one another; {_CUT}")
+                self._refuse(None, f"operations are nested more than {DEEPEST} deep; {_CUT}")
             self.steps.append((node, len(operands)))
             waiting += [(operand, depth + 1) for operand in operands]
         self.steps.reverse()
@@ -76,7 +76,7 @@ class Expression:
 
     @property
     def body(self) -> ast.expr:
-        """The whole expression's node."""
+        """The node of the whole expression."""
         return self.steps[-1][0]
 
     def _parsed(self) -> ast.expr:
@@ -84,15 +84,15 @@ class Expression:
             return ast.parse(self._stripped, mode="eval").body
         except SyntaxError as problem:
             if "too many nested" in str(problem):
-                self._refuse(None, f"there are too many brackets inside one another; {_CUT}")
+                self._refuse(None, f"brackets are nested too deeply; {_CUT}")
             self._refuse((problem.offset or 1) - 1, "can't be read here")
         except (RecursionError, MemoryError):
             self._refuse(None, f"it is too long, or nested too deeply; {_CUT}")
         except ValueError:
-            self._refuse(None, "it has characters that are no text")
+            self._refuse(None, "it has characters that aren't valid text")
 
     def _operands(self, node: ast.AST) -> list[ast.expr]:
-        """What a node works on; `ConfigError` if the grammar doesn't have it."""
+        """The operands of a node; `ConfigError` if the grammar doesn't have it."""
         match node:
             case ast.Name():
                 return []
@@ -140,28 +140,30 @@ class Expression:
         return not self._stripped[: side.col_offset].rstrip().endswith("(")
 
     def __reduce__(self) -> tuple[type["Expression"], tuple[str]]:
-        # its sets would be pickled in another order by every process
+        # its sets would be pickled in a different order by each process
         return Expression, (self.text,)
 
     def __call__(self, columns: Mapping[str, Any] | Any) -> Any:
-        """The value for arrays looked up by name, `columns[name]`; numpy or awkward arrays."""
-        # imported late, since the graph is parsed with this module and only jobs compute
+        """The value for `columns[name]`, which are numpy or awkward arrays."""
+        # imported late: the graph is parsed with this module, and only jobs evaluate
         from looseleaf.objects.evaluation import value_of  # noqa: PLC0415
 
         return value_of(self, columns)
 
     def keeps(self, columns: Mapping[str, Any] | Any) -> Any:
-        """Which events a cut keeps, as an array of bool; not those in which it has no value.
+        """Which events a cut keeps, as an array of bool; events in which it has no value are
+        dropped.
 
-        Raises `ConfigError` unless it says yes or no for each of them, and `DataFileError` if it
-        can't say, because what it compares isn't a number.
+        Raises `ConfigError` if it doesn't give a yes or no for each event, and `DataFileError` if
+        it is undecided because a compared value is NaN.
         """
         from looseleaf.objects.evaluation import REFUSING  # noqa: PLC0415 - as above
 
         return REFUSING.keeps("", [self], columns)
 
     def symbolic(self, columns: Mapping[str, Any]) -> Any:
-        """The value for objects that compare themselves, as the columns of a storage's predicate.
+        """The value for objects that implement comparisons, such as the columns of a storage
+        predicate.
 
         Raises `TypeError` for anything but comparisons with signed numbers, `&`, `|` and `~`.
         """
@@ -173,16 +175,16 @@ class Expression:
         return values[0]
 
 
-_CUT = "write it as several cuts, or shorten it"
+_CUT = "split it into several cuts, or shorten it"
 
 
 def shown(text: str) -> str:
-    """An expression as messages quote it: a very long one by its beginning."""
+    """An expression as messages quote it; a very long one is cut short."""
     return repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}..."
 
 
 def _misused(name: str, number: int) -> str | None:
-    """What is wrong with a function of some arguments; None if nothing is."""
+    """What is wrong with a call of a function with `number` arguments; None if nothing is."""
     if name not in ARGUMENTS:
         return f"unknown function {name!r}; there are {', '.join(ARGUMENTS)}"
     least, most = ARGUMENTS[name]

@@ -1,4 +1,4 @@
-"""Lepton working points: named sets of cuts, declared in YAML, one building on another."""
+"""Lepton working points: named sets of cuts, declared in YAML, that can build on each other."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -10,16 +10,16 @@ from looseleaf.objects.expressions import Expression
 if TYPE_CHECKING:
     from looseleaf.objects.evaluation import Undecided
 
-# the key of a point that says at which momentum leptons count that fail it
+# the key of a working point for the momentum of leptons that fail it
 CONE_PT = "cone_pt"
 
 
 class WorkingPoints:
     """The working points by collection and name, as in config/working_points.yaml.
 
-    A working point is a list of expressions over the collection's NanoAOD fields (`pt`, `dxy`);
-    `like: other` takes another point's cuts first, so `tight` like `loose` is a subset of it. A
-    point may say in `cone_pt` at which momentum [GeV] a loose lepton that fails it counts.
+    A working point is a list of expressions over the collection's NanoAOD fields (`pt`, `dxy`).
+    `like: other` takes another point's cuts first, so `tight` like `loose` is a subset of it.
+    `cone_pt` of a point is the momentum [GeV] at which a loose lepton counts that fails the point.
 
     Raises `ConfigError` for a point that builds on an unknown one or on itself.
     """
@@ -54,6 +54,7 @@ class WorkingPoints:
         return below + cuts
 
     def cuts(self, collection: str, name: str) -> list[Expression]:
+        """The cuts of a working point, those that it builds on first."""
         if (collection, name) not in self._cuts:
             self._unfold(collection, name, ())
         return self._cuts[collection, name]
@@ -64,27 +65,28 @@ class WorkingPoints:
         return {f"{collection}_{field}" for field in fields}
 
     def cone_columns(self, collection: str, name: str) -> set[str]:
-        """The NanoAOD branches behind a point's `cone_pt`."""
+        """The NanoAOD branches that a point's `cone_pt` reads."""
         return {f"{collection}_{field}" for field in self._cone(collection, name).names}
 
     def cone_pt(
         self, collection: str, name: str, objects: Any, among: Any, undecided: "Undecided"
     ) -> Any:
-        """The pT [GeV] at which a loose lepton counts that fails a point, jagged.
+        """The pT [GeV] at which loose leptons count that fail a working point, jagged.
 
-        Raises `DataFileError` if it isn't finite `among` those that do, a jagged mask, unless
-        `undecided` may count them as `<collection>.<point>.cone_pt`.
+        Raises `DataFileError` if it isn't finite for a lepton in `among`, a jagged mask, unless
+        `undecided` may count it as `<collection>.<point>.cone_pt`.
         """
         expression = self._cone(collection, name)
-        found = expression(objects)
+        pt = expression(objects)
         which = f"{collection}.{name}.{CONE_PT}"
-        undecided.check(which, expression, objects, found, among, "leptons")
-        return found
+        undecided.check(which, expression, objects, pt, among, "leptons")
+        return pt
 
     def _cone(self, collection: str, name: str) -> Expression:
         if (collection, name) not in self._cone_pts:
             raise ConfigError(
-                f"{self._file}: {collection}.{name} declares no cone_pt, which momentum: cone needs"
+                f"{self._file}: {collection}.{name} needs a cone_pt, because an analysis says "
+                "momentum: cone"
             )
         return self._cone_pts[collection, name]
 
@@ -93,25 +95,27 @@ class WorkingPoints:
     ) -> Any:
         """A jagged mask of the objects (a NanoEvents collection) that pass a working point.
 
-        Raises `ConfigError` for a cut that gives no yes or no, and `DataFileError` for objects on
-        which it can't be decided, unless `undecided` may count them.
+        Raises `ConfigError` for a cut that doesn't give a yes or no, and `DataFileError` for
+        objects on which it can't be decided, unless `undecided` may count them.
         """
-        # imported late, since the graph is parsed with this module and only jobs compute
+        # imported late: the graph is parsed with this module, and only jobs evaluate
         from looseleaf.objects.evaluation import REFUSING  # noqa: PLC0415
 
         counter = REFUSING if undecided is None else undecided
         return counter.passes(f"{collection}.{name}", self.cuts(collection, name), objects)
 
     def behind(self, used: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
-        """The declarations of some points, (collection, name), and of those they build on."""
-        found: dict[str, dict[str, Any]] = {}
+        """The declarations of working points, (collection, name), and of those that they build
+        on."""
+        by_collection: dict[str, dict[str, Any]] = {}
         for collection, name in used:
             point: str | None = name
             while point is not None:
                 declared = self._declared[collection][point]
-                found.setdefault(collection, {})[point] = declared
+                by_collection.setdefault(collection, {})[point] = declared
                 point = declared.get("like")
-        return found
+        return by_collection
 
     def to_json(self) -> Mapping[str, Any]:
+        """The declarations of all working points."""
         return self._declared

@@ -1,4 +1,4 @@
-"""Luminosity sections: which of them data has, and which are certified for physics."""
+"""Luminosity sections: those in the data, and those certified for physics."""
 
 import json
 import re
@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 from looseleaf.errors import DataFileError
 
 Sections = dict[str, list[list[int]]]
-# NanoAOD has runs and sections in 32 bits
+# NanoAOD stores runs and sections in 32 bits
 LARGEST = 2**32 - 1
 
 
 def sections(runs: Any, lumis: Any) -> Sections:
-    """Runs and luminosity sections as a golden JSON has them: {run: [[first, last], ...]}."""
+    """Runs and luminosity sections in the form of a golden JSON: {run: [[first, last], ...]}."""
     pairs = np.unique(np.stack([runs, lumis], axis=1).astype(np.int64), axis=0)
     out: Sections = {}
     for run in np.unique(pairs[:, 0]):
-        mine = pairs[pairs[:, 0] == run, 1]
-        starts = [0, *(np.flatnonzero(np.diff(mine) > 1) + 1), len(mine)]
-        out[str(run)] = [[int(mine[a]), int(mine[b - 1])] for a, b in pairwise(starts)]
+        of_run = pairs[pairs[:, 0] == run, 1]
+        starts = [0, *(np.flatnonzero(np.diff(of_run) > 1) + 1), len(of_run)]
+        out[str(run)] = [[int(of_run[a]), int(of_run[b - 1])] for a, b in pairwise(starts)]
     return out
 
 
@@ -42,24 +42,24 @@ def _pairs(of: Mapping[str, Any]) -> NDArray[np.int64]:
 
 
 def united(parts: Iterable[Mapping[str, Any]]) -> Sections:
-    """All sections of several files, each once."""
+    """The sections of all files, each once."""
     pairs = np.concatenate([np.zeros((0, 2), np.int64), *map(_pairs, parts)])
     return sections(*pairs.T)
 
 
 class _Mask(NamedTuple):
-    """Certified ranges in rising order; run and section are one number, run * 2^32 + section."""
+    """Certified ranges in rising order; run and section form one number, run * 2^32 + section."""
 
     first: NDArray[np.uint64]
     last: NDArray[np.uint64]
 
     def __call__(self, runs: Any, lumis: Any) -> NDArray[np.bool_]:
-        """Which sections lie in a range; `runs` and `lumis` have one entry for each."""
-        found = _joined(runs, lumis)
-        # ranges don't overlap: the last that begins before a section is the only one to hold it
-        index = np.searchsorted(self.first, found, side="right")
+        """Which sections are in a range; `runs` and `lumis` have one entry for each section."""
+        sections = _joined(runs, lumis)
+        # ranges don't overlap, so only the last that begins before a section can hold it
+        index = np.searchsorted(self.first, sections, side="right")
         last = np.concatenate([np.zeros(1, np.uint64), self.last])
-        return (index > 0) & (found <= last[index])
+        return (index > 0) & (sections <= last[index])
 
 
 def _joined(runs: Any, lumis: Any) -> NDArray[np.uint64]:
@@ -67,9 +67,9 @@ def _joined(runs: Any, lumis: Any) -> NDArray[np.uint64]:
     return (run << np.uint64(32)) | lumi
 
 
-def common(found: Mapping[str, Any], golden: str) -> Sections:
-    """The sections that a golden JSON certifies."""
-    pairs = _pairs(found)
+def common(recorded: Mapping[str, Any], golden: str) -> Sections:
+    """The sections in `recorded` that a golden JSON certifies."""
+    pairs = _pairs(recorded)
     return sections(*pairs[_mask(golden)(*pairs.T)].T)
 
 
@@ -87,29 +87,29 @@ def _mask(golden: str) -> _Mask:
 def read_golden(path: str | Path) -> str:
     """The text of a golden JSON, {run: [[first, last], ...]}.
 
-    Raises `DataFileError` naming the file, and the run at fault.
+    Raises `DataFileError` naming the file, and the run that is wrong.
     """
     try:
         text = Path(path).read_text("utf-8")
     except UnicodeDecodeError:
-        raise DataFileError(f"{path}: not a text in UTF-8: save it as such") from None
+        raise DataFileError(f"{path}: not UTF-8 text; save it as UTF-8") from None
     _ranges(text, path)
     return text
 
 
 def _ranges(text: str, path: str | Path) -> dict[int, list[list[int]]]:
-    """The ranges of a golden JSON by run, rising, and none overlapping another.
+    """The ranges of a golden JSON by run, in rising order and without overlaps.
 
-    A run that is given twice is refused: JSON leaves open which of them counts, and a luminosity
-    computed from the file may be that of the other.
+    A run that is given twice is refused: JSON doesn't say which of the two counts, and a luminosity
+    computed from the file may have used the other.
     """
     try:
-        # pairs, since a dictionary would hold the last of two runs alone; lists of them are objects
+        # pairs, since a dictionary would keep only the last of two equal runs; objects become lists
         value = json.loads(text, object_pairs_hook=tuple)
     except (ValueError, RecursionError) as problem:
         raise DataFileError(f"{path}: not valid JSON: {problem}") from None
     if not isinstance(value, tuple) or not value:
-        raise DataFileError(f"{path}: a golden JSON is of the form {{run: [[first, last], ...]}}")
+        raise DataFileError(f"{path}: a golden JSON has the form {{run: [[first, last], ...]}}")
     out: dict[int, list[list[int]]] = {}
     for key, ranges in value:
         if not re.fullmatch("[0-9]{1,10}", key) or int(key) > LARGEST:
@@ -117,7 +117,7 @@ def _ranges(text: str, path: str | Path) -> dict[int, list[list[int]]]:
         number = int(key)
         if number in out:
             raise DataFileError(
-                f"{path}: run {number} is given twice: write its ranges into one list"
+                f"{path}: run {number} is given twice; put its ranges into one list"
             )
         if not _rising(ranges):
             raise DataFileError(
@@ -129,13 +129,13 @@ def _ranges(text: str, path: str | Path) -> dict[int, list[list[int]]]:
 
 
 def _rising(ranges: Any) -> bool:
-    """Whether this is a list of pairs [first, last] of whole numbers that rises."""
+    """Whether a value is a list of pairs [first, last] of whole numbers in rising order."""
     if not isinstance(ranges, list) or not all(
         isinstance(pair, list) and len(pair) == 2 for pair in ranges
     ):
         return False
     bounds = [bound for pair in ranges for bound in pair]
-    # true is an int, too
+    # true is an int as well
     if not all(type(bound) is int and 0 <= bound <= LARGEST for bound in bounds):
         return False
     return all(first <= last for first, last in ranges) and all(
@@ -144,7 +144,8 @@ def _rising(ranges: Any) -> bool:
 
 
 def certified(events: Any) -> NDArray[np.bool_]:
-    """Which events lie in sections that the metadata's `lumi_mask` certifies; all without one."""
+    """Which events are in sections that the metadata's `lumi_mask` certifies; all if it has
+    none."""
     golden = events.metadata.get("lumi_mask")
     if golden is None:
         return np.ones(len(events), bool)

@@ -1,4 +1,4 @@
-"""The quantities of an event that multilepton channels and observables may speak of."""
+"""The event quantities that multilepton channels and observables may use."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ Z_MASS_GEV = 91.19
 
 
 def merged(chosen: Mapping[str, Any], fields: tuple[str, ...] = LEPTON_FIELDS) -> Any:
-    """Leptons of all collections as one jagged array of records, by falling pT."""
+    """The leptons of all collections as one jagged array of records, in falling order of pT."""
     parts = [ak.zip({field: leptons[field] for field in fields}) for leptons in chosen.values()]
     leptons = ak.concatenate(parts, axis=1)
     return leptons[ak.argsort(leptons.pt, axis=1, ascending=False)]
@@ -23,13 +23,13 @@ def merged(chosen: Mapping[str, Any], fields: tuple[str, ...] = LEPTON_FIELDS) -
 def event_quantities(
     events: Any, chosen: Mapping[str, Any], jets: Mapping[str, Any]
 ) -> dict[str, NDArray[Any]]:
-    """One number for each event, by the names in `columns.EVENT_QUANTITIES`.
+    """One number for each event, by the names in `multilepton_analysis.EVENT_QUANTITIES`.
 
-    `chosen` holds the leptons to count by collection, `jets` what makes a jet (`pt_min` [GeV],
+    `chosen` has the selected leptons by collection, `jets` the selection of jets (`pt_min` [GeV],
     `abs_eta_max`, `dr_min` from the leptons, `btag`). pT sums, momenta and masses are in GeV; a
-    lepton that isn't there has pT and charge 0. `lep0_mt` is the transverse mass of the hardest
-    lepton and the missing momentum, `m_z` the mass nearest to the Z boson's of two leptons of one
-    flavour and opposite charges; both are 0 where there are none.
+    missing lepton has pT and charge 0. `lep0_mt` is the transverse mass of the hardest lepton and
+    the missing momentum. `m_z` is the mass of the two leptons of the same flavour and opposite
+    charges that is nearest to the Z boson's. Both are 0 if the leptons are missing.
     """
     leptons = merged(chosen)
     selected = events.Jet

@@ -1,4 +1,4 @@
-"""What analyses of events with several leptons declare, whatever is made of these events."""
+"""What analyses of multilepton events declare, whatever they do with the events."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,11 +6,11 @@ from typing import Any
 
 from looseleaf.errors import ConfigError
 from looseleaf.objects.analysis import Analysis
-from looseleaf.objects.columns import JETS, MET
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.needed_branches import JETS, MET
 
-# what a channel's expression may speak of, beside the working points' counts
+# what a channel's expression may use, beside the numbers of leptons by working point
 EVENT_QUANTITIES = (
     "n_lep",
     "n_mu",
@@ -31,10 +31,10 @@ EVENT_QUANTITIES = (
 
 @dataclass(frozen=True, kw_only=True)
 class MultileptonAnalysis(Analysis):
-    """Channels and observables of events with several leptons.
+    """An analysis with channels and observables of multilepton events.
 
     `working_points` are by collection: the `loose` and `tight` points of its leptons, and the
-    `momentum` at which they count. The configuration sets them, after the maps that are applied.
+    `momentum` at which they count. The configuration sets them from the maps that are applied.
     """
 
     jets: Mapping[str, Any]
@@ -42,6 +42,7 @@ class MultileptonAnalysis(Analysis):
     working_points: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def used_points(self) -> list[tuple[str, str]]:
+        """The loose and tight working points of each collection."""
         return [
             (collection, roles[role])
             for collection, roles in self.working_points.items()
@@ -49,7 +50,10 @@ class MultileptonAnalysis(Analysis):
         ]
 
     def own_columns(self, points: WorkingPoints) -> set[str]:
-        """Raises `ConfigError` for expressions that speak of unknown quantities."""
+        """The branches of jets, missing momentum and cone pT.
+
+        Raises `ConfigError` for an expression that uses an unknown quantity.
+        """
         columns = MET | JETS | {f"Jet_{self.jets['btag']['branch']}"}
         for collection, roles in self.working_points.items():
             if roles["momentum"] == "cone":
@@ -58,14 +62,14 @@ class MultileptonAnalysis(Analysis):
             unknown = Expression(text).names - set(EVENT_QUANTITIES)
             if unknown:
                 raise ConfigError(
-                    f"{where}: {text!r} speaks of {sorted(unknown)[0]!r}; known are "
+                    f"{where}: {text!r} uses {sorted(unknown)[0]!r}, which is unknown; there are "
                     + ", ".join(EVENT_QUANTITIES)
                 )
         return set(columns)
 
     def expressions(self) -> list[tuple[str, str]]:
-        """The expressions over quantities of the event, with their places in the file."""
-        # a channel that isn't an expression is made of named cuts
+        """The expressions over event quantities, each with its place in the file."""
+        # a channel that isn't an expression has named cuts
         texts = [(f"channels.{n}", t) for n, t in self.channels.items() if isinstance(t, str)]
         return texts + [
             (f"observables.{name}.expression", value["expression"])

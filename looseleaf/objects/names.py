@@ -1,6 +1,7 @@
-"""The names that a fake-rate analysis gives its steps, spectra and variations.
+"""The names of steps, spectra and variations in results of fake-rate analyses.
 
-Light enough to be imported while Snakemake parses the graph: what users name is held against them.
+They are checked against names that users choose. Light enough to be imported while Snakemake parses
+the graph.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,18 +11,18 @@ VARIATION, NOMINAL = "variation", "nominal"
 POINT, POINTS = "point", ("loose", "tight")
 STEPS = ("all", "certified", "one loose lepton", "no other lepton", "away jet", "met", "mt")
 TRIGGER_STEP = "trigger"
-# distributions of these are always made
+# spectra of these are always filled
 SPECTRA = ("pt", "abs_eta", "met", "mt")
-# where values lie on their axes, and how weights are spread over events and over a map's bins
+# where values are on their axes, and how weights are spread over events and over a map's bins
 COVERAGE, ENTRIES, MAP_ENTRIES = "coverage", "entries", "map_entries"
-# what else stands in a result by name
+# the other names in a result
 RESULTS = (
     *POINTS, POINT, VARIATION, "expected", "expected_variance", "cutflow", "weighted_cutflow",
     "prompt_fit", "ratio", "not_finite", COVERAGE, ENTRIES, MAP_ENTRIES,
 )  # fmt: skip
-# the correction in a measured map of charge flips
+# the name of the correction in a measured map of charge flips
 FLIP_CORRECTION = "electron_charge_flip"
-# the map's variations are called after these, or after a correction
+# the map's variations have one of these names, or that of a correction
 VARIATIONS = ("stat", "away_jet_pt", "prompt", "closure")
 
 

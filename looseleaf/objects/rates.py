@@ -1,4 +1,4 @@
-"""Measured fake rates as weights: what an event in the application region counts."""
+"""Measured fake rates as weights of events in the application region."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,8 @@ from looseleaf.losses import Loss
 def clamped_bins(
     pt_edges: Edges, eta_edges: Edges, pt: NDArray[Any], abs_eta: NDArray[Any]
 ) -> NDArray[np.int64]:
-    """The flat bin of each lepton, pT first; what lies beyond the edges is in the last bins."""
+    """The flat bin of each lepton, pT first; leptons outside the edges are in the outermost
+    bins."""
     row, column = (
         np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
         for edges, values in ((pt_edges, pt), (eta_edges, abs_eta))
@@ -29,23 +30,26 @@ def clamped_bins(
 
 
 def _pairs(maps: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """The variations of a map file that go both ways: name, up and down. The two turns about an
-    axis, `pt1` and `pt2`, are such; one that is a check, `prompt_off`, is none."""
-    there = {key.removeprefix("ratio_") for key in maps if key.startswith("ratio_")}
-    for name in sorted(there):
+    """The variations of a map file that go up and down, as name, up and down.
+
+    The two tilts along an axis, `pt1` and `pt2`, are a pair; the check `prompt_off`
+    isn't.
+    """
+    variations = {key.removeprefix("ratio_") for key in maps if key.startswith("ratio_")}
+    for name in sorted(variations):
         for up, down in (("_up", "_down"), ("1", "2")):
             base = name.removesuffix(up)
-            if base != name and base + down in there:
+            if base != name and base + down in variations:
                 yield base, name, base + down
 
 
 @dataclass(frozen=True)
 class RateMap:
-    """A measured rate by pT and |eta|, clamped to its edges.
+    """A measured rate in bins of pT and |eta|; leptons outside take the outermost bins.
 
-    `rate`, `sigma` and `empty` have the shape of the axes; `sigma` is half of the 68.27% interval,
-    `empty` marks bins in which nothing was measured, where the rate is 0. `systematics` are the
-    rates of each variation, up and down, by its name.
+    `rate`, `sigma` and `empty` have the shape of the axes. `sigma` is half of the 68.27% interval;
+    `empty` marks bins without a measurement, where the rate is 0. `systematics` are the rates of
+    each variation, up and down, by its name.
     """
 
     pt_edges: NDArray[np.float64]
@@ -59,10 +63,13 @@ class RateMap:
 
     @classmethod
     def from_file(cls, path: str) -> "RateMap":
-        """The map of a file that `fakerate.measure` wrote."""
+        """The map in a file that `fakerate.measure` wrote.
+
+        Raises `DataFileError` if it has no map.
+        """
         maps, metadata = read_uhi(path)
         if "ratio" not in maps:
-            raise DataFileError(f"{path}: holds no ratio: is it the map of a fake-rate analysis?")
+            raise DataFileError(f"{path}: has no ratio; is it the map of a fake-rate analysis?")
         ratio: Weighted = maps["ratio"]
         pt, eta = (axis.edges for axis in ratio.axes)
         empty = empty_bins(metadata, ratio.shape)
@@ -75,10 +82,11 @@ class RateMap:
 
     @property
     def size(self) -> int:
+        """The number of bins."""
         return self.rate.size
 
     def bins(self, pt: NDArray[Any], abs_eta: NDArray[Any]) -> NDArray[np.int64]:
-        """The flat index of each lepton's bin; what lies beyond the edges is in the last bins."""
+        """The flat bin of each lepton; leptons outside the edges are in the outermost bins."""
         return clamped_bins(self.pt_edges, self.eta_edges, pt, abs_eta)
 
 
@@ -86,9 +94,9 @@ class RateMap:
 class Prediction:
     """Weights of events in an application region.
 
-    `weight` is (-1)^(k+1) prod f/(1-f) over an event's k failing leptons, 0 where none fails.
-    `event`, `bin` and `slope` list the derivatives d weight / d f, one for each failing lepton;
-    `capped` marks those of them whose rate was brought down to the cap.
+    `weight` is (-1)^(k+1) prod f/(1-f) over an event's k failing leptons, 0 if none fails. `event`,
+    `bin` and `slope` list the derivatives d weight / d f, one for each failing lepton; `capped`
+    marks those whose rate was above the cap.
     """
 
     weight: NDArray[np.float64]
@@ -100,11 +108,11 @@ class Prediction:
 
 
 def predict(bins: ak.Array, tight: ak.Array, rates: NDArray[np.float64], cap: float) -> Prediction:
-    """The weights of events by their loose leptons.
+    """The weights of events from their loose leptons.
 
-    `bins` holds each loose lepton's flat bin, `tight` whether it is tight, both jagged by event;
-    `rates` the rate of each flat bin. Source: the tight-to-loose method, with the sign that takes
-    out what two failing leptons count twice.
+    `bins` has each loose lepton's flat bin and `tight` whether it is tight, both jagged by event;
+    `rates` are the rates by flat bin. Source: the tight-to-loose method, whose sign removes the
+    double counting of events with two failing leptons.
     """
     failing = ~tight
     rate = rates[ak.to_numpy(ak.flatten(bins))]
@@ -117,17 +125,17 @@ def predict(bins: ak.Array, tight: ak.Array, rates: NDArray[np.float64], cap: fl
     sign = np.where(number % 2 == 1, 1.0, -1.0)
     weight = np.where(number > 0, sign * ak.to_numpy(ak.prod(odds, axis=1)), 0.0)
 
-    # the product of the others' odds, with no division by odds of zero
+    # the product of the other leptons' odds, without a division by zero
     zero = odds == 0
     zeros = ak.sum(zero, axis=1)
     rest = ak.prod(ak.where(zero, 1.0, odds), axis=1)
-    others = ak.where(
+    other_odds = ak.where(
         zero,
         ak.where(zeros == 1, rest, 0.0),
         ak.where(zeros == 0, rest, 0.0) / ak.where(zero, 1.0, odds),
     )
     event = np.repeat(np.arange(len(number)), ak.to_numpy(counts))[flat_failing]
-    slope = ak.to_numpy(ak.flatten(others))[flat_failing] / (1 - rate[flat_failing]) ** 2
+    slope = ak.to_numpy(ak.flatten(other_odds))[flat_failing] / (1 - rate[flat_failing]) ** 2
     return Prediction(
         weight=weight,
         failing=number,
@@ -139,7 +147,7 @@ def predict(bins: ak.Array, tight: ak.Array, rates: NDArray[np.float64], cap: fl
 
 
 def map_edges(maps: Mapping[str, RateMap]) -> dict[str, Edges]:
-    """The edges of all maps' axes, by the names under which their coverage is kept."""
+    """The edges of all maps' axes, by the names of their coverage."""
     return {
         f"maps.{collection}.{axis}": edges
         for collection, rates in maps.items()
@@ -153,7 +161,7 @@ def cover_maps(
     chosen: Mapping[str, Any],
     among: NDArray[np.bool_],
 ) -> None:
-    """Note where failing leptons of the events `among` lie on the axes of their maps.
+    """Fill where failing leptons of the events `among` are on the axes of their maps.
 
     `chosen` are the loose leptons by collection, each with `tight`, jagged by event.
     """
@@ -167,13 +175,13 @@ def cover_maps(
 
 
 def losses_beyond_maps(covered: Plain, maps: Mapping[str, RateMap]) -> list[Loss]:
-    """Leptons that count with the rate of a map's outermost bins, since they lie beyond it."""
+    """The failing leptons outside a map, which take the rates of its outermost bins."""
     where = "they take the rates of the outermost bins"
     return losses_beyond(covered, map_edges(maps), "failing leptons", where)
 
 
 def stacked(maps: Mapping[str, RateMap]) -> tuple[dict[str, int], NDArray[np.float64]]:
-    """All maps' rates as one list, and where each collection's begin in it."""
+    """All maps' rates as one array, and the offset of each collection in it."""
     offsets, total = {}, 0
     for collection, rate_map in maps.items():
         offsets[collection] = total
@@ -183,7 +191,7 @@ def stacked(maps: Mapping[str, RateMap]) -> tuple[dict[str, int], NDArray[np.flo
 
 
 def empty_prediction(axes: list[Any], size: int) -> tuple[Weighted, Plain]:
-    """A histogram for predicted events, and one for the derivatives by map bin."""
+    """A histogram for predicted events, and one for their derivatives by map bin."""
     bins = hist.axis.Integer(0, size, name="map_bin", flow=False)
     return (
         hist.Hist(*axes, storage=hist.storage.Weight()),

@@ -1,4 +1,4 @@
-"""Normalising simulated events to a luminosity."""
+"""Normalisation of simulated events to a luminosity."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,17 +9,18 @@ from looseleaf.errors import DataFileError
 def scale_to_luminosity(
     name: str, dataset: Mapping[str, Any], lumi_ifb: float | None, sum_of_weights: float
 ) -> float:
-    """What a simulated event's weight is multiplied with: xsec x luminosity / sum of weights.
+    """The factor for the weights of simulated events: xsec x luminosity / sum of weights.
 
-    The sum is over all original events, not those that a skim kept. Data counts as it is, and
-    needs no luminosity. Raises `DataFileError` naming the dataset if the sum isn't positive.
+    The sum is over all original events, not only those that a skim kept. For data the factor is 1,
+    and no luminosity is needed. Raises `DataFileError` naming the dataset if the sum isn't
+    positive.
     """
     if dataset["data"]:
         return 1.0
     if not sum_of_weights > 0:
         raise DataFileError(
-            f"dataset {name}: its sum of weights is {sum_of_weights:g}; "
-            "a sample to be normalised needs a positive one"
+            f"dataset {name}: its sum of weights is "
+            f"{sum_of_weights:g}; to be normalised, it has to be positive"
         )
     assert lumi_ifb is not None
     xsec_pb: float = dataset["xsec_pb"]

@@ -13,7 +13,7 @@ from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.luminosity import common, united
 from looseleaf.parquet import stored_bytes
-from looseleaf.records import read_manifest
+from looseleaf.stage_files import read_manifest
 
 # the tree that knows what a file was skimmed from
 RUNS = "Runs"
@@ -130,13 +130,13 @@ def fileset_of(dataset: str, value: Mapping[str, Any], metadata: Mapping[str, An
     # what has no events may not say that it has no sections
     said = [entry for entry in value["files"] if entry["lumi_sections"] or not entry["bare"]]
     lumis = [entry["lumi_sections"] for entry in said]
-    found = None if None in lumis else united(lumis)
+    sections = None if None in lumis else united(lumis)
     golden = metadata.get("lumi_mask")
-    good = found if golden is None or found is None else common(found, golden)
-    if found and not good:
+    good = sections if golden is None or sections is None else common(sections, golden)
+    if sections and not good:
         raise DataFileError(
             f"dataset {dataset}: its lumi_mask certifies none of its luminosity sections (runs "
-            f"{', '.join(list(found)[:5])}): is it that of another year?"
+            f"{', '.join(list(sections)[:5])}): is it that of another year?"
         )
     normalised_by, skim_cut = _normalised_by(value["files"]), value["request"]["cut"]
     return Fileset(
@@ -147,7 +147,7 @@ def fileset_of(dataset: str, value: Mapping[str, Any], metadata: Mapping[str, An
             "sum_of_weights": value["totals"]["sum_of_weights_in"],
             "eft_sums": _eft_sums(dataset, value["files"]),
             "theory_sums": _theory_sums(value["files"]),
-            "lumi_sections": found,
+            "lumi_sections": sections,
             "certified_sections": good,
             "normalised_by": normalised_by,
             "left_out": value["left_out"],
@@ -178,14 +178,14 @@ def _check_kind(dataset: str, files: Sequence[Mapping[str, Any]], data: bool) ->
 def _normalised_by(files: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """By the tree that says what the original files held: how many say so, what it comes to, and
     what their Events trees hold."""
-    found: dict[str, dict[str, float]] = {}
+    by_tree: dict[str, dict[str, float]] = {}
     for entry in files:
-        total = found.setdefault(entry["normalised_by"], dict.fromkeys(NORMALISED_BY, 0))
+        total = by_tree.setdefault(entry["normalised_by"], dict.fromkeys(NORMALISED_BY, 0))
         held = entry["held"]
         of_file = (1, entry["events_in"], entry["sum_of_weights_in"], *held.values())
         for key, value in zip(NORMALISED_BY, of_file, strict=True):
             total[key] += value
-    return found
+    return by_tree
 
 
 def _skimmed_before(normalised_by: Mapping[str, Mapping[str, float]]) -> list[Loss]:
@@ -205,11 +205,11 @@ def _skimmed_before(normalised_by: Mapping[str, Mapping[str, float]]) -> list[Lo
 
 def _by_column(files: Sequence[Mapping[str, Any]], key: str) -> dict[str, dict[str, Any]]:
     """What files say of columns, by column and file."""
-    found: dict[str, dict[str, Any]] = {}
+    by_column: dict[str, dict[str, Any]] = {}
     for entry in files:
         for column, said in entry[key].items():
-            found.setdefault(column, {})[entry["source"]] = said
-    return found
+            by_column.setdefault(column, {})[entry["source"]] = said
+    return by_column
 
 
 def _eft_sums(dataset: str, files: Sequence[Mapping[str, Any]]) -> list[float] | None:
@@ -219,16 +219,18 @@ def _eft_sums(dataset: str, files: Sequence[Mapping[str, Any]]) -> list[float] |
     summed = [entry for entry in carried if entry["eft_sums_in"]]
     numbers = {len(entry["eft_sums_in"]): entry["source"] for entry in summed}
     if len(numbers) > 1:
-        there = " and ".join(f"{number} in {source}" for number, source in numbers.items())
+        counts = " and ".join(f"{number} in {source}" for number, source in numbers.items())
         raise DataFileError(
-            f"dataset {dataset}: its files have different numbers of {EFT_COEFFICIENTS}: {there}"
+            f"dataset {dataset}: its files have different numbers of {EFT_COEFFICIENTS}: {counts}"
         )
     sums = [entry["eft_sums_in"] for entry in summed]
     # of one of them, its part of the sum is unknown
-    known = len(summed) == len(carried) and not any(
+    complete = len(summed) == len(carried) and not any(
         entry["normalised_by"] == RUNS for entry in files
     )
-    return ([sum(term) for term in zip(*sums, strict=True)] if known else []) if carried else None
+    return (
+        ([sum(term) for term in zip(*sums, strict=True)] if complete else []) if carried else None
+    )
 
 
 def _theory_sums(files: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
@@ -286,8 +288,8 @@ def _left_out(manifest: Mapping[str, Any], data: bool) -> Iterator[Loss]:
     """A loss for each file that the dataset's `leave_out` names."""
     left_out = manifest["left_out"]
     files = len(manifest["files"]) + len(left_out)
-    known = [file["events"] for file in left_out]
-    events = None if None in known else manifest["totals"]["events_in"] + sum(known)
+    numbers = [file["events"] for file in left_out]
+    events = None if None in numbers else manifest["totals"]["events_in"] + sum(numbers)
     for file in left_out:
         held = "" if file["events"] is None else f" with its {file['events']} events"
         meant = (

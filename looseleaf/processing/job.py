@@ -229,9 +229,9 @@ class Computation:
                     time.sleep(LOOK_S)
                 else:
                     # sums that weren't made, as a part of theirs had to come by itself
-                    left, self._waiting = list(self._waiting.values()), {}
-                    self._running |= {future.key: call for future, call in left}
-                    yield from self._come([future for future, _ in left])
+                    waiting, self._waiting = list(self._waiting.values()), {}
+                    self._running |= {future.key: call for future, call in waiting}
+                    yield from self._come([future for future, _ in waiting])
         finally:
             self._finished.clear()
             self._waiting.clear()

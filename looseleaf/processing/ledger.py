@@ -8,7 +8,7 @@ from typing import Any
 
 from looseleaf.errors import Shortfall
 from looseleaf.processing.fileset import EventsSource, Fileset
-from looseleaf.records import LEDGER_FORMAT
+from looseleaf.stage_files import LEDGER_FORMAT
 
 # sums in double precision over the same numbers, in another order
 RELATIVE_TOLERANCE = 1e-9

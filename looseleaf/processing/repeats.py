@@ -133,24 +133,24 @@ def _digest(url: str, columns: Sequence[str]) -> str:
     events = _columns(url, [*names, *(name for name in EVENT if name not in names)])
     numbers = [ak.to_numpy(events[name]) for name in EVENT if name in events.fields]
     events = events[np.lexsort(numbers[::-1])] if numbers else events
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in names:
         values = events[name]
         while values.ndim > 1:
-            found.update(ak.to_numpy(ak.num(values, axis=1)).astype(np.int64).tobytes())
+            digest.update(ak.to_numpy(ak.num(values, axis=1)).astype(np.int64).tobytes())
             values = ak.flatten(values, axis=1)
-        found.update(ak.to_numpy(values).tobytes())
-    return found.hexdigest()
+        digest.update(ak.to_numpy(values).tobytes())
+    return digest.hexdigest()
 
 
 def _columns(url: str, names: Sequence[str]) -> ak.Array:
     """The columns of a result that it has, whole."""
     with open_events(url) as file, reading(url):
         tree = file.tree
-        there = [name for name in names if name in tree.keys(recursive=False)]
+        present = [name for name in names if name in tree.keys(recursive=False)]
         if isinstance(tree, ParquetTree):
-            return ak.concatenate(list(tree.steps(there, max(1, tree.num_entries))))
-        return tree.arrays(there, library="ak")
+            return ak.concatenate(list(tree.steps(present, max(1, tree.num_entries))))
+        return tree.arrays(present, library="ak")
 
 
 def _key(run: Any, section: Any) -> Any:
@@ -165,20 +165,20 @@ def _run(key: Any) -> Any:
 
 def _keys(sections: Sections) -> NDArray[np.int64]:
     """The number of each section of a file."""
-    found = [
+    keys = [
         _key(int(run), np.arange(first, last + 1, dtype=np.int64))
         for run, ranges in sections.items()
         for first, last in ranges
     ]
-    return np.concatenate([np.zeros(0, np.int64), *found])
+    return np.concatenate([np.zeros(0, np.int64), *keys])
 
 
 def _refuse_events_twice(parts: Sequence[_Part]) -> None:
     """Read each file once, those of the first runs first; the events of a run are kept until the
     last file that shares one of its sections is read."""
     keys = [_keys(part.entry["lumi_sections"] or {}) for part in parts]
-    found, files = np.unique(np.concatenate([np.zeros(0, np.int64), *keys]), return_counts=True)
-    shared = found[files > 1]
+    sections, files = np.unique(np.concatenate([np.zeros(0, np.int64), *keys]), return_counts=True)
+    shared = sections[files > 1]
     runs_of = [np.unique(_run(own[np.isin(own, shared)])).tolist() for own in keys]
     to_come = Counter(run for runs in runs_of for run in runs)
     kept: dict[int, list[tuple[int, NDArray[np.int64]]]] = defaultdict(list)

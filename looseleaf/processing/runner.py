@@ -70,8 +70,8 @@ class SkimmedNanoAOD(NanoAODSchema):
     def __init__(self, base_form: dict[str, Any], version: str = "latest") -> None:
         """The branches, those that stand in for others also under the others' names."""
         forms = dict(zip(base_form["fields"], base_form["contents"], strict=True))
-        for name, others in self.aliases.items():
-            present = first_present("|".join([name, *others]), forms)
+        for name, alternatives in self.aliases.items():
+            present = first_present("|".join([name, *alternatives]), forms)
             if present is not None:
                 forms[name] = forms[present]
         super().__init__(

@@ -17,13 +17,13 @@ from looseleaf.objects.analysis import Allow, Analysis
 from looseleaf.objects.evaluation import NOT_FINITE, losses_of
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import read_golden
-from looseleaf.processing.columns import losses_of_columns, losses_of_skim
 from looseleaf.processing.fileset import Fileset, fileset_of
+from looseleaf.processing.input_losses import losses_of_columns, losses_of_skim
 from looseleaf.processing.job import run
 from looseleaf.processing.repeats import refuse_repeats
 from looseleaf.processing.runner import Limits
 from looseleaf.processing.site import Site
-from looseleaf.records import primaries_of, read_manifest
+from looseleaf.stage_files import primaries_of, read_manifest
 
 TASK_COLUMNS = (
     "dataset", "file", "start", "stop", "events", "worker", "tries", "bytes_read", "read_s",

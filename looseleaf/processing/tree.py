@@ -40,9 +40,9 @@ def halves(node: range) -> tuple[range, range]:
 
 def tree_sum(node: range, known: Callable[[range], T | None], add: Callable[[T, T], T]) -> T:
     """The sum of a node, given those that are known. Few parts are held at a time."""
-    found = known(node)
-    if found is not None:
-        return found
+    total = known(node)
+    if total is not None:
+        return total
     left, right = halves(node)
     return add(tree_sum(left, known, add), tree_sum(right, known, add))
 
@@ -57,17 +57,17 @@ def parents(root: range) -> dict[range, range]:
 
 
 def bundles(
-    wanted: Mapping[int, int], root: range, most_events: int, most: int
+    events: Mapping[int, int], root: range, most_events: int, most: int
 ) -> Iterator[list[int]]:
-    """The wanted places of a node, bundled by nodes that hold few events.
+    """The places of a node that have events to read, bundled by nodes that hold few events.
 
-    `wanted` has the number of events at each place; a bundle holds at most `most_events` of them
+    `events` has the number of events at each place; a bundle holds at most `most_events` of them
     and at most `most` places, or one place.
     """
-    here = [place for place in root if place in wanted]
-    small = len(here) <= most and sum(wanted[place] for place in here) <= most_events
-    if here and (small or len(root) == 1):
-        yield here
-    elif here:
+    places = [place for place in root if place in events]
+    small = len(places) <= most and sum(events[place] for place in places) <= most_events
+    if places and (small or len(root) == 1):
+        yield places
+    elif places:
         for half in halves(root):
-            yield from bundles(wanted, half, most_events, most)
+            yield from bundles(events, half, most_events, most)

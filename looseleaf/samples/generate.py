@@ -17,9 +17,9 @@ import uproot
 
 from looseleaf.files import whole
 from looseleaf.progress import Progress
-from looseleaf.records import FileRecord, block_name, describe, write_catalogue
 from looseleaf.samples import physics
 from looseleaf.samples.physics import Array, Events, Objects
+from looseleaf.stage_files import FileRecord, block_name, describe, write_catalogue
 
 COMPRESSION = {
     "lz4": uproot.LZ4(1),

@@ -24,7 +24,7 @@ from looseleaf.errors import DataFileError
 from looseleaf.nanoaod import TREE
 from looseleaf.objects.branches import WEIGHT
 from looseleaf.parquet import IDENTITY, TREE_NAME, ParquetEvents, is_parquet
-from looseleaf.servicex.columns import check_lists, zipped
+from looseleaf.servicex.jagged import check_lists, zipped
 
 COMPRESSION = uproot.LZ4(1)
 ORIGINAL = "original"

@@ -8,7 +8,7 @@ from typing import Any
 
 from looseleaf.errors import ConfigError, DataFileError, LookupFailed
 from looseleaf.files import digest
-from looseleaf.records import FileRecord, read_snapshot
+from looseleaf.stage_files import FileRecord, read_snapshot
 
 NAMESPACE = uuid.UUID("6d1d6f2c-4b0c-5d0e-9a9e-0f6b6f0d9a11")
 MANIFEST = "manifest.json"

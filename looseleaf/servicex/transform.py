@@ -26,11 +26,11 @@ from looseleaf.objects.branches import (
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.luminosity import Sections, sections
 from looseleaf.parquet import ParquetTree
-from looseleaf.records import EFT_SUMS, HELD, MISSING, NOT_FINITE, RESULT, SECTIONS, THEORY_SUMS
-from looseleaf.servicex.columns import NotFinite, check_lists, selected
 from looseleaf.servicex.formats import ORIGINAL, RUNS, Result, create
+from looseleaf.servicex.jagged import NotFinite, check_lists, selected
 from looseleaf.servicex.runs import read_runs
 from looseleaf.shape import COUNT, NUMBER, TEXT, check
+from looseleaf.stage_files import EFT_SUMS, HELD, MISSING, NOT_FINITE, RESULT, SECTIONS, THEORY_SUMS
 
 # events read and written at a time, and how many bytes of them; larger baskets cost less here and
 # more where a chunk of processing ends within one
@@ -261,13 +261,13 @@ def _known(file: Events, task: FileTask, url: str) -> dict[str, Any] | None:
     tree = _tree(file, name, url)
     present = tree.keys(recursive=False)
     query = task.queries[0]
-    asked = present
+    selected_names = present
     if task.original is None:
         # what is missing is told when the query is carried out
         listed = {name for column in query.columns for name in column.split("|")}
-        asked = [name for name in present if name in listed] + _matching(query, tree)
+        selected_names = [name for name in present if name in listed] + _matching(query, tree)
     needed = [n for n in (WEIGHT, EFT_COEFFICIENTS) if n in present]
-    needed += filter(is_theory_weight, dict.fromkeys(asked))
+    needed += filter(is_theory_weight, dict.fromkeys(selected_names))
     for arrays in steps(tree, url, needed or present[:1]):
         _add(sums, arrays, None, url)
     return counted(sums, file, url, name)
@@ -528,7 +528,7 @@ class Seen:
     def since(self, original: dict[str, Any]) -> dict[str, Any]:
         """What a result says of it, with what the file said that it was made from."""
         return {
-            "not_finite": {**original.get("not_finite", {}), **self.not_finite.found()},
+            "not_finite": {**original.get("not_finite", {}), **self.not_finite.by_column()},
             "missing": {**original.get("missing", {}), **self.missing},
         }
 
@@ -569,11 +569,11 @@ def _matching(query: TreeQuery, tree: Any) -> list[str]:
     return branches
 
 
-def agrees(url: str, what: str, found: int | str, expected: int | str | None) -> None:
+def agrees(url: str, quantity: str, actual: int | str, expected: int | str | None) -> None:
     """Raise `DataFileError` for a file that isn't as it was looked up (None: not known)."""
-    if expected is not None and found != expected:
+    if expected is not None and actual != expected:
         raise DataFileError(
-            f"{url}: has {found} {what}, the lookup said {expected}: the file is cut off or "
+            f"{url}: has {actual} {quantity}, the lookup said {expected}: the file is cut off or "
             "changed; if it is right, look it up again (snakemake --forcerun das_lookup)"
         )
 

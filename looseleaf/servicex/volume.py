@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 from looseleaf.errors import DataFileError, Shortfall
 from looseleaf.files import adler32, read_json, whole, write_json
-from looseleaf.records import MANIFEST_FORMAT, read_manifest
 from looseleaf.servicex.formats import SUFFIXES
 from looseleaf.servicex.request import MANIFEST, Request, Source
 from looseleaf.servicex.transform import FileResult
 from looseleaf.shape import TEXT, check
+from looseleaf.stage_files import MANIFEST_FORMAT, read_manifest
 
 LONGEST_NAME = 200
 
@@ -28,15 +28,15 @@ def output_name(source: Source, output_format: str) -> str:
     Where a file system would refuse it, or another name would become the same, it is cut short and
     has a hash of the logical name before it.
     """
-    known = source.record.name
-    name = known.strip("/").replace("/", ":")
+    source_name = source.record.name
+    name = source_name.strip("/").replace("/", ":")
     suffix = SUFFIXES[output_format]
     if not name.endswith(suffix):
         name = name.removesuffix(".root") + suffix
-    if len(name.encode()) > LONGEST_NAME or ":" in known or not known.endswith(".root"):
+    if len(name.encode()) > LONGEST_NAME or ":" in source_name or not source_name.endswith(".root"):
         room = LONGEST_NAME - 41
         tail = name.encode()[-room:].decode(errors="ignore")
-        name = f"{sha1(known.encode()).hexdigest()}_{tail}"
+        name = f"{sha1(source_name.encode()).hexdigest()}_{tail}"
     return name
 
 

@@ -1,4 +1,4 @@
-"""What an EFT analysis declares, what of it goes by year, and the branches that it reads."""
+"""What an EFT analysis declares, what depends on the year, and the branches that it reads."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,8 @@ Declared = Mapping[str, Mapping[str, Any]]
 
 
 def varies(systematic: Mapping[str, Any], process: str) -> bool:
-    """Whether a declared systematic varies a simulated process: each, if it names none."""
+    """Whether a declared systematic varies a simulated process; without `processes`, it varies
+    all."""
     return process in systematic.get("processes", [process])
 
 
@@ -27,7 +28,7 @@ class Systematics(Section):
     theory: Declared = field(default_factory=dict)
 
     def by_key(self) -> dict[str, tuple[str, Mapping[str, Any]]]:
-        """All of them as (name, declaration), by their places in the file."""
+        """All systematics as (name, declaration), by their keys in the file."""
         sections = {"rate": self.rate, "shape": self.shape, "theory": self.theory}
         return {
             f"systematics.{section}.{name}": (name, value)
@@ -38,8 +39,8 @@ class Systematics(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Datacards(Section):
-    """What datacards fit: an observable, the first if none is named, and coefficients, all of the
-    histogram's if none are."""
+    """What datacards fit: an observable (by default the first), and coefficients (by default
+    all)."""
 
     observable: str | None = None
     coefficients: Sequence[str] | None = None
@@ -48,12 +49,12 @@ class Datacards(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class TopCoffeaAnalysis(MultileptonAnalysis):
-    """Processes by channel and observable as quadratics in Wilson coefficients.
+    """Processes by channel and observable, as quadratics in Wilson coefficients.
 
-    `lumi_ifb` is one number or one for each year. `squares` says what is kept of squared weights,
+    `lumi_ifb` is one number, or one for each year. `squares` is how squared weights are kept:
     `exact` (also None) or at `points`. `nonprompt` has the maps of measured rates by collection and
-    their cap, `flips` the map of charge flips. Data is seen in signal regions only where the
-    analysis is unblinded.
+    their cap, `flips` the map of charge flips. Data in signal regions is used only if the analysis
+    is unblinded.
     """
 
     kind = "topcoffea"
@@ -80,6 +81,7 @@ class TopCoffeaAnalysis(MultileptonAnalysis):
 
     @property
     def exact_squares(self) -> bool:
+        """Whether squared weights are kept exactly."""
         return self.squares in (None, "exact")
 
     @property
@@ -89,15 +91,20 @@ class TopCoffeaAnalysis(MultileptonAnalysis):
 
     @property
     def card_observable(self) -> str:
+        """The observable of the datacards."""
         return self.datacards.observable or next(iter(self.observables))
 
     def multiplied_channels(self) -> dict[str, Channel]:
-        """The channels by name, blocks multiplied out; `ConfigError` as `channels_of`."""
+        """The channels by name, with blocks multiplied out; raises `ConfigError` as `channels_of`
+        does."""
         return channels_of(self.channels, self.cuts)
 
     def of_events(self) -> Self:
-        """Squares at points depend on the points; sums of theory weights, by which they are
-        normalised, don't matter to events."""
+        """The analysis as far as it affects events.
+
+        Its points count only if squares are kept at points; the sums of theory weights are used in
+        the normalisation only.
+        """
         events = super().of_events()
         theory = {
             name: {key: value for key, value in one.items() if key != "sums"}
@@ -107,8 +114,7 @@ class TopCoffeaAnalysis(MultileptonAnalysis):
         return replace(kept, systematics=Systematics(shape=events.systematics.shape, theory=theory))
 
     def of_year(self, year: str | None) -> Self:
-        """Kept are the triggers and corrections of that year, or of every, and its b-tag
-        threshold."""
+        """The analysis with the triggers, the corrections and the b-tag threshold of a year."""
         btag = self.jets["btag"]
         jets = self.jets
         if isinstance(btag["min"], Mapping):
@@ -120,7 +126,7 @@ class TopCoffeaAnalysis(MultileptonAnalysis):
         return replace(self, triggers=holds, corrections=corrections, jets=jets)
 
     def processed_by_year(self) -> list[str]:
-        """The keys that go by year in `of_year`."""
+        """The keys that `of_year` sets by year."""
         sections: dict[str, Mapping[Any, Mapping[str, Any]]] = {
             "triggers": dict(enumerate(self.triggers)),
             "corrections": self.corrections,
@@ -134,7 +140,7 @@ class TopCoffeaAnalysis(MultileptonAnalysis):
         return keys + ["jets.btag.min"] * isinstance(self.jets["btag"]["min"], Mapping)
 
     def by_year(self) -> list[str]:
-        """The keys that go by year, in `of_year` or afterwards."""
+        """The keys that depend on the year, in `of_year` or afterwards."""
         keys = self.processed_by_year()
         keys += [
             key
@@ -149,6 +155,7 @@ class TopCoffeaAnalysis(MultileptonAnalysis):
         return lumi[str(year)] if isinstance(lumi, Mapping) else lumi
 
     def metadata(self, name: str, dataset: Mapping[str, Any]) -> dict[str, Any]:
+        """What the processor needs to know about a dataset: its process, year and coefficients."""
         return {
             "process": dataset["process"],
             "year": dataset.get("year"),
@@ -156,12 +163,14 @@ class TopCoffeaAnalysis(MultileptonAnalysis):
         }
 
     def columns(self, dataset: Mapping[str, Any], points: WorkingPoints) -> set[str]:
+        """The branches that the analysis reads from a dataset."""
         columns = super(TopCoffeaAnalysis, self.of_year(dataset.get("year"))).columns(
             dataset, points
         )
         return columns | ({EFT_COEFFICIENTS} if "wc_names" in dataset else set())
 
     def expressions(self) -> list[tuple[str, str]]:
+        """The expressions over event quantities, each with its place in the file."""
         weights = [
             (f"systematics.shape.{name}.weight.{direction}", text)
             for name, shape in self.systematics.shape.items()
@@ -171,7 +180,7 @@ class TopCoffeaAnalysis(MultileptonAnalysis):
         return [*cuts, *super().expressions(), *weights]
 
     def simulated_columns(self, dataset: Mapping[str, Any]) -> set[str]:
-        """Origins of leptons where data predicts some, and theory weights."""
+        """The origins of leptons, if data predicts some of them, and theory weights."""
         columns = set()
         if self.flips is not None and "Electron" in self.working_points:
             columns |= {"Electron_genPartIdx", "GenPart_pdgId"}

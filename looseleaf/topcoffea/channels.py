@@ -1,13 +1,15 @@
-"""Channels as they are declared: a cut as an expression, or TopEFT's blocks of lists.
+"""Channels: each is a cut as an expression, or one of TopEFT's blocks of lists.
 
-A block multiplies out: its lepton channels (a name and the names of cuts), flavours and numbers
-of jets each make channels of their own. Application regions say what an event's leptons are:
+A block is multiplied out: each combination of a lepton channel (a name and names of cuts), flavours
+and a number of jets is a channel. Regions are named as in TopEFT:
 
-- `isSR_2lSS`, `isSR_3l`: that many leptons, all tight, two of them of one charge (`SS`) or of
-  opposite ones (`OS`);
-- `isAR_2lSS`, `isAR_3l`: the same with at least one lepton that is loose only;
-- `isAR_2lSS_OS`: two tight leptons of opposite charges, of which one may be a flipped one. Where
-  a channel has it, simulated electrons of `isSR_2lSS` have the charge that they were made with.
+- `isSR_2lSS`, `isSR_3l`: that number of leptons, all tight, two of them with the same charge (`SS`)
+or with opposite charges (`OS`);
+
+- `isAR_2lSS`, `isAR_3l`: the same, with at least one lepton that fails the tight selection;
+
+- `isAR_2lSS_OS`: two tight leptons of opposite charges, to predict charge flips. If a channel has
+it, simulated electrons in `isSR_2lSS` must have the charge of their generated electron.
 
 Read while the graph is parsed, so nothing heavy is imported here.
 """
@@ -22,14 +24,14 @@ from typing import Any
 from looseleaf.errors import ConfigError
 
 SIGNAL, NONPROMPT, FLIPS, DATA = "signal", "nonprompt", "flips", "data"
-# the systematics of measured rates: flips; the statistics of a map, and what else one varies
+# systematics of measured rates: charge flips, the statistics of a map, its other variations
 FLIPS_RATE = "flips_rate"
-# each map is measured by itself, and has a nuisance of its own
+# each map is measured separately, and has a nuisance of its own
 NONPROMPT_RATE = "nonprompt_rate_{map}"
 OF_A_MAP = "nonprompt_{collection}_{name}"
 REGION = re.compile(r"is(?P<kind>[SA]R)_(?P<number>[1-4])l(?P<sign>SS_OS|SS|OS)?")
 JETS = re.compile(r"(?P<relation>[=<>])(?P<number>\d+)")
-# TopEFT's > and < include the number: after =4, =5, =6 comes >7
+# TopEFT's > and < include the number: >7 follows =4, =5, =6
 RELATIONS = {"=": ("==", ""), ">": (">=", "ge"), "<": ("<=", "le")}
 FLAVOUR = re.compile(r"[eml]+")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
@@ -37,9 +39,12 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
 
 @dataclass(frozen=True)
 class Region:
-    """What of a channel's events is filled as `role`: those that pass `cut` with all leptons
-    tight, or with at least one that isn't; `data_only` regions are not filled for simulation, and
-    of simulation with flipped charges those are not whose flips are `predicted` from data."""
+    """A region of a channel: the events that pass `cut`, filled as `role`.
+
+    Their leptons are all tight (`tight`), or at least one fails the tight selection. `data_only`
+    regions aren't filled from simulation. If charge flips are `predicted` from data, simulated
+    events with a flipped charge aren't filled.
+    """
 
     role: str
     cut: str
@@ -50,7 +55,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Channel:
-    """A channel's cuts, all of which an event passes, and its regions."""
+    """A channel's cuts, all of which an event has to pass, and its regions."""
 
     cuts: tuple[str, ...]
     regions: tuple[Region, ...]
@@ -59,10 +64,11 @@ class Channel:
 def channels_of(
     declared: Mapping[str, Any], cuts: Mapping[str, str] | None = None
 ) -> dict[str, Channel]:
-    """The declared channels by name, multiplied out: `2lss_p_ee_4j`. `cuts` are by name.
+    """The declared channels by name, with blocks multiplied out: `2lss_p_ee_4j`. `cuts` are by
+    name.
 
-    Raises `ConfigError` naming the key for an undefined cut, a region, a flavour or a number of
-    jets that can't be read, for a name that is no word, and for two channels of one name.
+    Raises `ConfigError` naming the key for an undefined cut, an unknown region, flavour or number
+    of jets, a name that can't be used in files, and two channels with the same name.
     """
     channels: dict[str, Channel] = {}
     for name, cut in declared.items():
@@ -73,13 +79,13 @@ def channels_of(
             multiplied = _block(name, cut, cuts or {})
         for channel, value in multiplied.items():
             if channel in channels:
-                raise ConfigError(f"channels.{name}: the channel {channel!r} is there twice")
+                raise ConfigError(f"channels.{name}: the channel {channel!r} is declared twice")
             channels[channel] = value
     return channels
 
 
 def weighed_alone(systematic: str) -> str | None:
-    """The region whose events alone a variation weighs, if it is one of measured rates."""
+    """The region whose events a variation of measured rates changes; None for other variations."""
     name = systematic.removesuffix("Up").removesuffix("Down")
     if name.startswith(FLIPS_RATE):
         return FLIPS
@@ -88,7 +94,7 @@ def weighed_alone(systematic: str) -> str | None:
 
 
 def flips_nuisance(flips: Mapping[str, Any]) -> str:
-    """The nuisance of an analysis' charge flips: of its own for each map that is measured here."""
+    """The nuisance of an analysis' charge flips; each map that is measured here has its own."""
     return f"{FLIPS_RATE}_{flips['map']}" if "map" in flips else FLIPS_RATE
 
 
@@ -112,22 +118,24 @@ def _block(name: str, block: Mapping[str, Any], cuts: Mapping[str, str]) -> dict
                 full = "_".join(parts)
                 if not NAME.fullmatch(full):
                     raise ConfigError(
-                        f"{where}.lep_chan_lst: the channel {full!r} should be called by letters, "
-                        "digits and _: files and datacards are named after it"
+                        f"{where}.lep_chan_lst: the name {full!r} should have letters, digits and "
+                        "_ only, since files and datacards are named after it"
                     )
                 if full in channels:
-                    raise ConfigError(f"{where}: the channel {full!r} is there twice")
+                    raise ConfigError(f"{where}: the channel {full!r} is declared twice")
                 channels[full] = Channel((*chosen, *more), tuple(regions))
     return channels
 
 
 def _regions(where: str, block: Mapping[str, Any]) -> list[Region]:
-    """The regions of `appl_lst`, and those of `appl_lst_data`, which data has beside them."""
+    """The regions in `appl_lst`, and those in `appl_lst_data`, which only data fills."""
     regions: dict[str, Region] = {}
     for key, data_only in (("appl_lst", False), ("appl_lst_data", True)):
         for name in block.get(key, []):
             if name in regions:
-                raise ConfigError(f"{where}.{key}: {name!r} is there twice: data would count twice")
+                raise ConfigError(
+                    f"{where}.{key}: {name!r} is listed twice, so data would count twice"
+                )
             regions[name] = _region(f"{where}.{key}", name, data_only)
     flips = any(region.role == FLIPS for region in regions.values())
     return [
@@ -137,38 +145,40 @@ def _regions(where: str, block: Mapping[str, Any]) -> list[Region]:
 
 
 def _named(where: str, channel: str, cut: str, cuts: Mapping[str, str]) -> str:
-    """The expression of a cut by its name, or of its opposite: `~name`."""
+    """The expression of a named cut, or its negation for `~name`."""
     name = cut.removeprefix("~")
     if name not in cuts:
         known = ", ".join(cuts) or "none"
-        raise ConfigError(f"{where}: {channel}: no cut {name!r} is defined; there are {known}")
+        raise ConfigError(f"{where}: {channel}: the cut {name!r} is not defined; there are {known}")
     return cuts[name] if name == cut else f"not ({cuts[name]})"
 
 
 def _region(where: str, name: str, data_only: bool) -> Region:
-    found = REGION.fullmatch(name)
-    flipped = found is not None and found["sign"] == "SS_OS"
-    if found is None or (flipped and (found["kind"], found["number"]) != ("AR", "2")):
+    match = REGION.fullmatch(name)
+    flipped = match is not None and match["sign"] == "SS_OS"
+    if match is None or (flipped and (match["kind"], match["number"]) != ("AR", "2")):
         raise ConfigError(
-            f"{where}: {name!r} is no region; there are isSR_2lSS, isAR_2lSS, isAR_2lSS_OS, "
-            "isSR_2lOS, isSR_3l, isAR_3l and the like with another number of leptons"
+            f"{where}: unknown region {name!r}; regions are isSR_2lSS, isAR_2lSS, isAR_2lSS_OS, "
+            "isSR_2lOS, isSR_3l, isAR_3l and those with another number of leptons"
         )
     sign = {
         None: "",
-        "SS": f" and abs(charge) == {found['number']}",
+        "SS": f" and abs(charge) == {match['number']}",
         "OS": " and charge == 0",
         "SS_OS": " and charge == 0",
-    }[found["sign"]]
-    cut = f"n_lep == {found['number']}{sign}"
+    }[match["sign"]]
+    cut = f"n_lep == {match['number']}{sign}"
     if flipped:
         return Region(FLIPS, cut, True, True)
-    tight = found["kind"] == "SR"
+    tight = match["kind"] == "SR"
     return Region(SIGNAL if tight else NONPROMPT, cut, tight, data_only)
 
 
 def _flavour(where: str, text: str) -> str:
     if not FLAVOUR.fullmatch(text):
-        raise ConfigError(f"{where}: {text!r} should be of e, m and l, the last for either")
+        raise ConfigError(
+            f"{where}: {text!r} should consist of e, m and l, where l stands for either"
+        )
     if "l" not in text:
         return f"n_ele == {text.count('e')} and n_mu == {text.count('m')}"
     least = [("n_ele", text.count("e")), ("n_mu", text.count("m"))]
@@ -177,7 +187,7 @@ def _flavour(where: str, text: str) -> str:
 
 
 def _once(where: str, jets: Sequence[Any]) -> None:
-    """Refuse numbers of jets that two of a block's channels would count."""
+    """Refuse numbers of jets that two channels of a block would count."""
     for a, b in combinations(jets, 2):
         (low, high), (other_low, other_high) = _range(where, a), _range(where, b)
         first = max(low, other_low)
@@ -189,23 +199,23 @@ def _once(where: str, jets: Sequence[Any]) -> None:
 
 
 def _range(where: str, text: Any) -> tuple[int, float]:
-    """The least and the largest number of jets."""
-    found = _number_of_jets(where, text)
-    number = int(found["number"])
-    return {"=": (number, number), ">": (number, math.inf), "<": (0, number)}[found["relation"]]
+    """The smallest and the largest number of jets."""
+    match = _number_of_jets(where, text)
+    number = int(match["number"])
+    return {"=": (number, number), ">": (number, math.inf), "<": (0, number)}[match["relation"]]
 
 
 def _number_of_jets(where: str, text: Any) -> re.Match[str]:
-    found = JETS.fullmatch(str(text))
-    if found is None:
+    match = JETS.fullmatch(str(text))
+    if match is None:
         raise ConfigError(
-            f"{where}: {text!r} should be a number of jets as '=4', '>7' (7 or more) or '<3' "
+            f"{where}: {text!r} should be a number of jets such as '=4', '>7' (7 or more) or '<3' "
             "(3 or fewer)"
         )
-    return found
+    return match
 
 
 def _jets(where: str, text: Any) -> tuple[str, str]:
-    found = _number_of_jets(where, text)
-    relation, word = RELATIONS[found["relation"]]
-    return f"{word}{found['number']}j", f"n_jet {relation} {found['number']}"
+    match = _number_of_jets(where, text)
+    relation, word = RELATIONS[match["relation"]]
+    return f"{word}{match['number']}j", f"n_jet {relation} {match['number']}"

@@ -14,7 +14,7 @@ from looseleaf.histograms.coverage import observable_edges, refuse_most_beyond, 
 from looseleaf.histograms.typed import Plain
 from looseleaf.losses import say
 from looseleaf.objects.names import COVERAGE
-from looseleaf.records import original_of
+from looseleaf.stage_files import original_of
 from looseleaf.topcoffea.analysis import Systematics, TopCoffeaAnalysis, varies
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, SIGNAL, weighed_alone
 from looseleaf.topcoffea.naming import card_channel
@@ -32,9 +32,9 @@ from looseleaf.topcoffea.processor import (
 )
 from looseleaf.topcoffea.store import eft_histograms, read_histograms, weighted_at, write_histograms
 
-# the row of a text table that sums what is expected; no process is called so
+# the row of a text table with the expected sum; no process has this name
 TOTAL = "all expected"
-# an observable's variations of one dataset, normalised
+# an observable of one dataset by variation, normalised
 Varied = dict[str, EFTHist]
 
 
@@ -49,34 +49,34 @@ def combine(
 ) -> None:
     """Normalise the datasets, add them by process, and tabulate the yields.
 
-    Written are the observables' histograms over process, channel, systematic and observable, and
-    the yields by channel, process and EFT point, value and statistical uncertainty, as JSON, which
-    says what datacards call the channels, and as text. The process `nonprompt` is data in the
-    application region, weighted with the measured rates, less prompt simulation there; `flips`
-    likewise of events with opposite charges. How many of data's failing leptons had a capped rate
-    or none stands with the yields, and the second is said.
+    The results are the observables' histograms over process, channel, systematic and observable;
+    and the yields by channel, process and EFT point with their statistical uncertainties, as text
+    and as JSON, which also has the channels' names in datacards. The process `nonprompt` is data in
+    the application region, weighted with the measured rates, minus simulated prompt events there;
+    `flips` is the same for events with opposite charges. The yields also list how many failing
+    leptons of data had a capped rate or none; the latter is logged.
 
-    An EFT sample is normalised to its sum of Standard Model weights, as its cross section is the
-    Standard Model's. Raises `DataFileError` as `factors_of` does, and if most events lie beyond the
-    axis of an observable, and it isn't allowed.
+    An EFT sample is normalised to its sum of Standard Model weights, since its cross section is
+    that of the Standard Model. Raises `DataFileError` as `factors_of` does, and if most events are
+    outside the edges of an observable and the analysis doesn't allow it.
     """
     parts: dict[str, dict[str, list[Varied]]] = {}
     failing = {CAPPED: 0, UNMEASURED: 0}
     covered: list[Plain] = []
     for name, dataset in datasets.items():
         factors = factors_of(name, dataset, analysis, original_of(ledgers[name]))
-        found = read_histograms(processed[name])[0]
-        for kind in failing if dataset["data"] and FAILING in found else ():
-            failing[kind] += int(found[FAILING][kind])
-        for observable, filled in eft_histograms(found).items():
+        contents = read_histograms(processed[name])[0]
+        for kind in failing if dataset["data"] and FAILING in contents else ():
+            failing[kind] += int(contents[FAILING][kind])
+        for observable, filled in eft_histograms(contents).items():
             if not np.isfinite(filled.terms(flow=True)).all():
                 raise DataFileError(
-                    f"dataset {name}: the weights in {observable} add up to no number: a "
-                    "genWeight, an EFT coefficient or an expression of a systematic is NaN or inf"
+                    f"dataset {name}: the weights in {observable} don't add up to a finite number: "
+                    "a genWeight, an EFT coefficient or an expression of a systematic is NaN or inf"
                 )
             for process, varied in _by_process(filled, dataset, factors, analysis).items():
                 parts.setdefault(observable, {}).setdefault(process, []).append(varied)
-        covered.append(weighed(found[COVERAGE], factors[NOMINAL]))
+        covered.append(weighed(contents[COVERAGE], factors[NOMINAL]))
     total = {observable: _added(by_process) for observable, by_process in parts.items()}
     everything = sum(covered[1:], start=covered[0])
     refuse_most_beyond(analysis, everything, observable_edges(analysis), "events")
@@ -89,8 +89,8 @@ def combine(
         about["leptons_in_empty_bins"] = failing[UNMEASURED]
     if failing[UNMEASURED]:
         message = (
-            f"{failing[UNMEASURED]} failing leptons of data lie in empty bins of the maps and "
-            "predict nothing; wider bins would tell"
+            f"{failing[UNMEASURED]} failing leptons of data are in empty bins of the maps and "
+            "predict nothing; use wider bins"
         )
         say(f"topcoffea {analysis.name}", [message])
     about["card_channels"] = {channel: card_channel(channel) for channel in channels}
@@ -107,7 +107,7 @@ def _by_process(
     factors: Mapping[str, float],
     analysis: TopCoffeaAnalysis,
 ) -> dict[str, Varied]:
-    """The variations of one dataset by process: itself, or its part of a prediction."""
+    """The variations of one dataset by process: its own, and its part of predictions from data."""
     out: dict[str, Varied] = {}
     systematics = analysis.systematics
     own = DATA if dataset["data"] else dataset["process"]
@@ -116,14 +116,14 @@ def _by_process(
             factors.get(systematic, factors[NOMINAL])
         )
         label = _decorrelated(systematic, dataset, systematics)
-        # the rates of a region weigh its events alone
+        # rates affect only the events of their region
         only = weighed_alone(systematic)
         if only is None:
             out.setdefault(own, {})[label] = scaled.select(**{REGION: SIGNAL})
         if analysis.nonprompt is not None and only in (None, NONPROMPT):
             region = scaled.select(**{REGION: NONPROMPT})
             if not dataset["data"]:
-                # prompt leptons are taken out as the Standard Model has them
+                # prompt leptons are subtracted at the Standard Model
                 region = region.frozen().scaled(-1.0)
             out.setdefault(NONPROMPT, {})[label] = region
         if analysis.flips is not None and dataset["data"] and only in (None, FLIPS):
@@ -132,7 +132,7 @@ def _by_process(
     for name, rate in systematics.rate.items():
         applies = varies(rate, own) and not dataset["data"]
         if applies and not rate.get("correlated", True):
-            # years that move by themselves make it a variation of the sum's shape
+            # with a nuisance for each year, it varies the shape of the sum
             up, down = up_and_down(rate["value"])
             year = dataset["year"]
             out[own][f"{name}_{year}Up"] = nominal.scaled(up)
@@ -148,7 +148,7 @@ def up_and_down(value: Any) -> tuple[float, float]:
 
 
 def _decorrelated(systematic: str, dataset: Mapping[str, Any], systematics: Systematics) -> str:
-    """A variation's name, with the year where each has a nuisance of its own."""
+    """A variation's name, with the year if each year has a nuisance of its own."""
     for direction in ("Up", "Down"):
         name = systematic.removesuffix(direction)
         if name == systematic:
@@ -160,13 +160,14 @@ def _decorrelated(systematic: str, dataset: Mapping[str, Any], systematics: Syst
 
 
 def _added(by_process: Mapping[str, list[Varied]]) -> EFTHist:
-    """All processes and variations; a dataset that lacks one counts with its nominal weights."""
+    """The sum by process and variation; a dataset without a variation enters with nominal
+    weights."""
     total: EFTHist | None = None
     for process, parts in by_process.items():
         for label in dict.fromkeys(label for varied in parts for label in varied):
             for varied in parts:
-                one = varied.get(label, varied[NOMINAL])
-                tagged = one.with_category(SYSTEMATIC, label).with_category(PROCESS, process)
+                histogram = varied.get(label, varied[NOMINAL])
+                tagged = histogram.with_category(SYSTEMATIC, label).with_category(PROCESS, process)
                 if total is None:
                     total = tagged
                 else:
@@ -176,9 +177,9 @@ def _added(by_process: Mapping[str, list[Varied]]) -> EFTHist:
 
 
 def yields_of(analysis: TopCoffeaAnalysis, filled: EFTHist) -> dict[str, Any]:
-    """Events by channel, process and EFT point, what lies beyond the axis included.
+    """Events by channel, process and EFT point, including the flow bins.
 
-    Data is shown where the analysis says `unblind`.
+    Data is included if the analysis says `unblind`.
     """
     nominal = filled.select(**{SYSTEMATIC: NOMINAL}).project(PROCESS, CHANNEL)
     processes, channels = nominal.categories(PROCESS), nominal.categories(CHANNEL)
@@ -196,13 +197,15 @@ def yields_of(analysis: TopCoffeaAnalysis, filled: EFTHist) -> dict[str, Any]:
     return out
 
 
-def text_table(found: Mapping[str, Any]) -> str:
-    """The yields as a text: a block a channel, a row a process, a column an EFT point.
+def text_table(channels: Mapping[str, Any]) -> str:
+    """The yields as text: a block for each channel, a row for each process, a column for each
+    point.
 
-    Below what is expected stands its sum, of which the errors are taken as independent, then data.
+    The expected processes are followed by their sum, with the errors added in quadrature, and by
+    data.
     """
     lines = []
-    for channel, processes in found.items():
+    for channel, processes in channels.items():
         points = list(next(iter(processes.values())))
         expected = {process: at for process, at in processes.items() if process != DATA}
         total = {

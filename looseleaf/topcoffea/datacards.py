@@ -30,16 +30,19 @@ from looseleaf.topcoffea.templates import (
     templates_of,
 )
 
-# a direction of a variation that leaves less than this of a process is taken to leave as much
+# a variation that leaves less than this fraction of a process is raised to it
 LEAST_VARIED = 1e-3
-# what is cut off below zero is said from this part of a process' bin on; less is rounding
+# negative contents above this fraction of a process' bin are noted; smaller ones are rounding
 SAID = 1e-6
 
 
 @dataclass(frozen=True)
 class ChannelModel:
-    """What is expected and observed in a channel. `notes` are sentences on what cards and
-    workspace don't hold as the histogram does, for the log and for who reads the card."""
+    """The expected and observed events of a channel.
+
+    `notes` are sentences on differences between the histogram and the cards or the workspace, for
+    the log and for the card.
+    """
 
     templates: list[Template]
     observed: NDArray[np.float64]
@@ -53,28 +56,28 @@ def write_datacards(
     templates: Mapping[str, str],
     workspace: str | Path,
 ) -> None:
-    """Write a card and a ROOT file of templates for each channel, and a workspace of them all.
+    """Write a card and a ROOT file of templates for each channel, and a workspace of all channels.
 
-    `cards` and `templates` are paths by channel. Observed is the Standard Model's
-    prediction (Asimov), unless the analysis says `unblind`. A channel that nothing is expected in
-    is no part of the model: its file says so and is no card, and the workspace lacks it. Raises
-    `DataFileError` if there is nothing in any channel.
+    `cards` and `templates` are paths by channel. The observed events are the Standard Model's
+    prediction (Asimov), unless the analysis says `unblind`. A channel without expected events isn't
+    part of the model: its file has comments only, and the workspace lacks it. Raises
+    `DataFileError` if no channel has any.
     """
-    found, _ = read_histograms(histograms)
+    by_observable, _ = read_histograms(histograms)
     observable = analysis.card_observable
-    filled = found[observable]
-    wanted = analysis.datacards.coefficients
-    wanted = filled.coefficients if wanted is None else wanted
-    coefficients = kept_coefficients(filled, analysis.signal, wanted)
+    filled = by_observable[observable]
+    considered = analysis.datacards.coefficients
+    considered = filled.coefficients if considered is None else considered
+    coefficients = kept_coefficients(filled, analysis.signal, considered)
     channels = {name: channel_model(analysis, filled, name, coefficients) for name in cards}
     fitted = {name: model for name, model in channels.items() if model.templates}
     if not fitted:
         raise DataFileError(
-            f"analysis {analysis.name}: nothing is expected in any channel: is a process "
+            f"analysis {analysis.name}: no channel has expected events: is a process "
             "missing, or are the cuts too tight?"
         )
     folder = Path(next(iter(cards.values()))).parent
-    say(f"topcoffea {analysis.name}", _of_the_cards(wanted, coefficients, folder, channels))
+    say(f"topcoffea {analysis.name}", _of_the_cards(considered, coefficients, folder, channels))
     for channel, model in channels.items():
         root = templates[channel]
         write_root(root, _histograms(channel, model, filled.axes[observable]))
@@ -103,17 +106,17 @@ def _heading(channel: str) -> str:
 
 
 def _of_the_cards(
-    wanted: Sequence[str],
+    considered: Sequence[str],
     coefficients: Sequence[str],
     folder: Path,
     channels: Mapping[str, ChannelModel],
 ) -> Iterator[str]:
-    """What the log is to say of all cards."""
-    idle = [name for name in wanted if name not in coefficients]
+    """Messages for the log about all cards."""
+    idle = [name for name in considered if name not in coefficients]
     if idle:
         yield (
-            f"the coefficients {', '.join(idle)} move no signal by more than {NEGLIGIBLE:g} of the "
-            "Standard Model in any bin, and no card has them"
+            f"the coefficients {', '.join(idle)} change no signal by more than {NEGLIGIBLE:g} of "
+            "the Standard Model in any bin, and are left out of all cards"
         )
     if removed := _without_a_channel(folder, channels):
         yield f"removed cards of channels that the analysis no longer has: {', '.join(removed)}"
@@ -125,7 +128,7 @@ def _of_the_cards(
 def channel_model(
     analysis: TopCoffeaAnalysis, filled: EFTHist, channel: str, coefficients: Sequence[str]
 ) -> ChannelModel:
-    """The templates of a channel that aren't empty, as Combine takes them, and what is observed."""
+    """The non-empty templates of a channel, as Combine needs them, and the observed events."""
     every = templates_of(filled, channel, analysis.signal, coefficients)
     axis = filled.axes[-1]
     nothing = np.zeros(len(axis))
@@ -146,8 +149,8 @@ def channel_model(
             for label in _leaving_nothing(cut):
                 lost.setdefault(label, []).append(cut.name)
     notes += [
-        f"{label} leaves nothing of {', '.join(names)}: it is taken to leave a thousandth, as "
-        "Combine takes no variation without events"
+        f"{label} leaves nothing of {', '.join(names)}: a thousandth is kept, since "
+        "Combine refuses a variation without events"
         for label, names in lost.items()
     ]
     expected = np.sum([nothing, *[t.values for t in model if t.part in ("", "sm")]], axis=0)
@@ -160,10 +163,10 @@ def channel_model(
 def _cut_off(
     template: Template, size: NDArray[np.float64], axis: Any
 ) -> tuple[Template, list[str]]:
-    """A template without what is below zero, and what that was; `size` is how much there is of its
-    process in each bin.
+    """A template without its negative contents, and a note on them.
 
-    Combine cuts this off, process by process; here, so that the workspace has the same model.
+    `size` is the content of the process in each bin. Combine sets negative bins to zero for each
+    process; it is done here so that the workspace has the same model.
     """
     notes = []
     values = np.maximum(template.values, 0.0)
@@ -171,13 +174,13 @@ def _cut_off(
     said = below > SAID * size
     if said.any():
         notes.append(
-            f"{template.name} is {-below[said].sum():.3g} {_bins(said, axis)}, where it counts as "
-            "none: weights below zero outweigh the others; merge bins of the observable"
+            f"{template.name} is {-below[said].sum():.3g} {_bins(said, axis)}, where it is set "
+            "to zero: negative weights outweigh the others; merge bins of the observable"
         )
     variations = {label: np.maximum(v, 0.0) for label, v in template.variations.items()}
     only = [label for label, varied in variations.items() if varied.any()]
     if only and not values.any():
-        notes.append(f"{template.name} has events in {', '.join(only)} alone and is left out")
+        notes.append(f"{template.name} has events only in {', '.join(only)} and is left out")
     return replace(template, values=values, variations=variations), notes
 
 
@@ -187,7 +190,7 @@ def _leaving_nothing(template: Template) -> list[str]:
 
 
 def _left_something(template: Template) -> Template:
-    """A template whose variations leave a thousandth at least: Combine refuses none."""
+    """A template whose variations keep at least a thousandth of it, since Combine refuses less."""
     nothing = dict.fromkeys(_leaving_nothing(template), LEAST_VARIED * template.values)
     return replace(template, variations={**template.variations, **nothing})
 
@@ -195,28 +198,28 @@ def _left_something(template: Template) -> Template:
 def _of_the_channel(
     model: Sequence[Template], expected: Any, observed: Any, axis: Any
 ) -> Iterator[str]:
-    """What Combine wants to be told of a channel, and data where nothing is expected."""
+    """Options that a channel needs in Combine, and data in bins where nothing is expected."""
     if not model:
         yield (
-            f"nothing is expected, and {observed.sum():g} events are observed: there is no card, "
-            "and the workspace lacks it"
+            f"nothing is expected, and {observed.sum():g} events are observed: the channel has no "
+            "card, and the workspace lacks it"
         )
         return
     if all(template.part for template in model):
-        yield "there is no background: Combine takes the card with --X-allow-no-background"
+        yield "has no background: run Combine with --X-allow-no-background"
     if not any(template.part for template in model):
-        yield "there is no signal: by itself, Combine takes the card with --X-allow-no-signal"
+        yield "has no signal: to fit it alone, run Combine with --X-allow-no-signal"
     unexpected = (expected == 0) & (observed > 0)
     if unexpected.any():
         yield (
             f"{observed[unexpected].sum():g} events of data are {_bins(unexpected, axis)}, where "
-            "the Standard Model expects none, so that its likelihood is zero: merge bins of the "
-            "observable, or add the process that they are of"
+            "the Standard Model expects none, so its likelihood is zero: merge bins of the "
+            "observable, or add the missing process"
         )
 
 
 def _bins(chosen: NDArray[np.bool_], axis: Any) -> str:
-    """Bins in words: `in ht from 300 to 450 and 600 to 800`, neighbours together."""
+    """Bins in words: `in ht from 300 to 450 and 600 to 800`, with adjacent bins joined."""
     steps = np.diff(chosen.astype(int), prepend=0, append=0)
     starts, ends = (axis.edges[steps == step] for step in (1, -1))
     spans = [f"{start:g} to {end:g}" for start, end in zip(starts, ends, strict=True)]
@@ -224,13 +227,13 @@ def _bins(chosen: NDArray[np.bool_], axis: Any) -> str:
 
 
 def _applies(systematic: Mapping[str, Any], template: Template) -> bool:
-    # a prediction from data has no cross section nor luminosity: it is meant if it is named
+    # a prediction from data has no cross section or luminosity, so it is varied only if named
     simulated = template.process not in (NONPROMPT, FLIPS)
     return template.process in systematic.get("processes", [template.process] if simulated else [])
 
 
 def rates_of(analysis: TopCoffeaAnalysis) -> dict[str, Mapping[str, Any]]:
-    """The rate systematics that are one nuisance; those of single years are shapes."""
+    """The rate systematics with one nuisance; those with one for each year are shapes."""
     rates = analysis.systematics.rate
     return {name: rate for name, rate in rates.items() if rate.get("correlated", True)}
 
@@ -247,18 +250,20 @@ def _histogram(values: Any, variances: Any, axis: Any) -> Weighted:
 
 
 def _histograms(channel: str, model: ChannelModel, axis: Any) -> dict[str, Weighted]:
-    """What the ROOT file of a channel holds; `DataFileError` if two have one name."""
+    """The contents of a channel's ROOT file; `DataFileError` if two have the same name."""
     out = {OBSERVED: _histogram(model.observed, model.observed, axis)}
     for template in model.templates:
-        mine = {template.name: _histogram(template.values, template.variances, axis)}
+        of_template = {template.name: _histogram(template.values, template.variances, axis)}
         for label, values in template.variations.items():
-            mine[f"{template.name}_{label}"] = _histogram(values, np.zeros_like(values), axis)
-        for name in mine.keys() & out.keys():
+            of_template[f"{template.name}_{label}"] = _histogram(
+                values, np.zeros_like(values), axis
+            )
+        for name in of_template.keys() & out.keys():
             raise DataFileError(
                 f"channel {channel}: two templates would be called {name!r}, of {template.name!r} "
-                "and of another process: rename a process or a systematic"
+                "and of another process; rename a process or a systematic"
             )
-        out |= mine
+        out |= of_template
     return out
 
 
@@ -269,11 +274,11 @@ def card_text(
     model: ChannelModel,
     fitted: Sequence[str],
 ) -> str:
-    """A Combine datacard: signals with numbers up to 0, backgrounds from 1 on.
+    """A Combine datacard: signals have numbers up to 0, backgrounds from 1.
 
-    `fitted` are the channels that have a card; another gets comments alone, that say why. Under
-    autoMCStats Combine takes the parts of a signal for independent, though they are of the same
-    events: where the signal's statistics matter, its errors are too wide.
+    `fitted` are the channels with a card; the text of any other has only comments with the reason.
+    autoMCStats treats the parts of a signal as independent, although they come from the same
+    events: if the signal's statistics matter, the errors are too large.
     """
     name, templates = card_channel(channel), model.templates
     title = " ".join(analysis.title.split())
@@ -296,7 +301,7 @@ def card_text(
         f"shapes * {name} {root} $PROCESS $PROCESS_$SYSTEMATIC", rule,
         f"bin {name}", f"observation {model.observed.sum():.9g}", rule,
         *table[:4], rule, *table[4:],
-        # bins without background have statistics too: the 1
+        # for bins without background too: the 1
         f"{name} autoMCStats {threshold:g} 1", "",
     ])  # fmt: skip
 
@@ -307,7 +312,7 @@ def _rates(name: str, templates: Sequence[Template]) -> list[list[str]]:
     numbers = {t.name: index - len(signals) + 1 for index, t in enumerate(signals)}
     backgrounds = [template for template in templates if not template.part]
     numbers |= {template.name: index for index, template in enumerate(backgrounds, start=1)}
-    # digits enough for what is rare, which would be nothing to Combine if it were 0.000000
+    # enough digits for rare processes, which would be zero to Combine as 0.000000
     return [
         ["bin", "", *[name] * len(templates)],
         ["process", "", *[template.name for template in templates]],
@@ -323,7 +328,7 @@ def _nuisances(analysis: TopCoffeaAnalysis, templates: Sequence[Template]) -> li
         up, down = up_and_down(rate["value"])
         text = f"{up:.9g}" if isinstance(rate["value"], (int, float)) else f"{down:.9g}/{up:.9g}"
         cells = [text if _applies(rate, t) else "-" for t in templates]
-        # one that nothing here goes by is none to Combine, nor to the workspace
+        # Combine and the workspace need no nuisance that varies nothing here
         rows += [[nuisance, "lnN", *cells]] if text in cells else []
     for nuisance in _shapes(templates):
         cells = ["1" if f"{nuisance}Up" in t.variations else "-" for t in templates]
@@ -338,10 +343,10 @@ def workspace_of(
 ) -> dict[str, Any]:
     """The channels as a pyhf workspace, checked against pyhf's schema.
 
-    A signal's part is scaled with a normfactor of its name (`sm`, `lin_ctG`, ...); `fit` ties them
-    to the coefficients by `templates.factors`. The statistical uncertainty of simulation is one
-    factor for each bin, on all that is expected there, at every point as wide as at the Standard
-    Model: the parts of a signal are of the same events, and vary together.
+    Each part of a signal is scaled with a normfactor of its name (`sm`, `lin_ctG`, ...), and `fit`
+    sets these from the coefficients by `templates.factors`. The statistical uncertainty of
+    simulation is one factor for each bin, on the sum of all processes, with its relative size at
+    the Standard Model, since the parts of a signal come from the same events and vary together.
     """
     parts = parts_of(coefficients)
     spec: dict[str, Any] = {"channels": [], "observations": [], "version": "1.0.0"}
@@ -385,11 +390,11 @@ def workspace_of(
 
 
 def _statistical_errors(model: Sequence[Template]) -> list[list[float]]:
-    """For each template what pyhf is to take for its errors.
+    """The errors to store for each template.
 
-    pyhf divides the errors of all templates that a factor multiplies, in quadrature, by the sum of
-    their contents. It is to get the relative error of the Standard Model's sum, though the other
-    parts of signals are multiplied too: the first template carries it all.
+    pyhf divides the errors of all templates that share a factor, added in quadrature, by the sum of
+    their contents. To get the relative error of the Standard Model's sum, although the other parts
+    of signals share the factor, the first template carries all of it.
     """
     contents = np.sum([template.values for template in model], axis=0)
     physical = [template for template in model if template.part in ("", "sm")]

@@ -1,4 +1,4 @@
-"""EFT analyses as a kind of analysis."""
+"""The kind `topcoffea`: EFT analyses."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -13,9 +13,9 @@ from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.topcoffea.analysis import TopCoffeaAnalysis
 from looseleaf.topcoffea.checks import check_analysis
 
-# coefficients up to which squared weights are kept at every point: 715 numbers a bin for 9
+# up to so many coefficients, squared weights are exact: 715 numbers in each bin for 9
 MOST_EXACT = 9
-# what normalising a dataset takes of its declaration
+# the keys of a dataset that its normalisation needs
 NORMALISED = ("data", "xsec_pb", "process", "wc_names", "year", "listed", "sums_of_weights")
 HISTOGRAMS = "histograms.h5"
 
@@ -47,7 +47,9 @@ class TopCoffea(Kind[TopCoffeaAnalysis]):
         roles = own | lepton_roles(analysis.maps, others, file, "nonprompt.maps")
         name = (analysis.flips or {}).get("map")
         if name is not None and (name not in others or others[name].MEASURES != CHARGE_FLIPS):
-            raise ConfigError(f"{file}: flips.map: {name!r} is no flips analysis listed before it")
+            raise ConfigError(
+                f"{file}: flips.map: {name!r} isn't a flips analysis that is listed before this one"
+            )
         return replace(
             analysis,
             working_points=roles,
@@ -70,7 +72,7 @@ class TopCoffea(Kind[TopCoffeaAnalysis]):
                 yield f"the channel {name!r}", channel_keeps(analysis.working_points, cuts)
 
     def declares(self, analysis: TopCoffeaAnalysis) -> Collection[str]:
-        # another year of what doesn't go by it is no reason to process again
+        # the year matters only if something depends on it
         keys = ("data", "das", "lumi_mask", "wc_names", "process")
         return (*keys, "year") if analysis.processed_by_year() else keys
 
@@ -113,7 +115,7 @@ class TopCoffea(Kind[TopCoffeaAnalysis]):
 
 
 def _squares_for(analysis: TopCoffeaAnalysis, datasets: Iterable[Mapping[str, Any]]) -> str:
-    """Exact squares where they are no more than a few hundred numbers a bin."""
+    """The analysis with exact squares if they are at most a few hundred numbers in each bin."""
     names = {name for dataset in datasets for name in dataset.get("wc_names", [])}
     kept = names if analysis.coefficients is None else analysis.coefficients
     return "exact" if len(kept) <= MOST_EXACT else "points"

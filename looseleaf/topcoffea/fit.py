@@ -1,12 +1,12 @@
 """Fitting the Wilson coefficients of a pyhf workspace that `datacards` wrote.
 
-The statistical uncertainty of simulation is one factor g a bin, on all that is expected there
-(R. Barlow and C. Beeston, Comp. Phys. Comm. 77 (1993) 219, as J. Conway made it one factor a bin,
-arXiv:1103.0354). With T events expected, n observed and g measured to be a with a width d,
+The statistical uncertainty of simulation is one factor g for each bin, on the sum of all processes
+(R. Barlow and C. Beeston, Comp. Phys. Comm. 77 (1993) 219, with one factor per bin after J. Conway,
+arXiv:1103.0354). With T events expected, n observed, and g measured to be a with a width d,
 
-    -2 ln L(g) = 2 (g T - n ln g T) + (g - a)^2 / d^2
+-2 ln L(g) = 2 (g T - n ln g T) + (g - a)^2 / d^2
 
-is least where g^2 + g (T d^2 - a) - n d^2 = 0, so that these factors need no search.
+is minimal where g^2 + g (T d^2 - a) - n d^2 = 0, so these factors need no numerical search.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,20 +21,20 @@ from numpy.typing import NDArray
 from looseleaf.errors import LooseleafError
 from looseleaf.topcoffea.templates import factors, statistical
 
-# the largest value that a coefficient is tried at
+# the largest value of a coefficient that is tried
 LARGEST, NEARLY = 100.0, 0.999
-# what the first step of a search is of, and the least that pyhf allows a statistical factor
+# the first step of a search, and pyhf's lower limit of a statistical factor
 FIRST_STEP = 0.1
 SMALLEST_FACTOR = 1e-10
-# -2 ln L where a bin's expectation is no number of events
+# -2 ln L if a bin's expectation isn't a valid number of events
 IMPOSSIBLE = 1e10
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The best point: values and errors by coefficient, and -2 ln L there up to a constant.
+    """The best point: values and errors by coefficient, and -2 ln L up to a constant.
 
-    Errors are of the likelihood's curvature, with the nuisances profiled.
+    The errors come from the curvature of the likelihood, with the nuisances profiled.
     """
 
     values: dict[str, float]
@@ -43,14 +43,14 @@ class Fit:
 
 
 class FitFailed(LooseleafError):
-    """The likelihood has no minimum that could be found; the message says which fit it was."""
+    """No minimum of the likelihood was found; the message says in which fit."""
 
 
 class EFTModel:
-    """A workspace as a likelihood of Wilson coefficients.
+    """The likelihood of a workspace as a function of Wilson coefficients.
 
-    The factors of a signal's parts aren't free but functions of the coefficients; all other
-    parameters are nuisances and stay pyhf's own. Coefficients in `fixed` keep that value.
+    The factors of a signal's parts are functions of the coefficients; all other parameters are
+    nuisances, as pyhf defines them. Coefficients in `fixed` keep their value.
     """
 
     def __init__(
@@ -80,29 +80,32 @@ class EFTModel:
         self._bounds += [tuple(bounds[i]) for i in self._nuisances]
 
     def _find_statistical(self, slices: Mapping[str, slice], held: NDArray[np.bool_]) -> None:
-        """The statistical factors: which parameters they are, of which bins, their places among
-        the auxiliary measurements, and their widths."""
+        """Find the statistical factors among the parameters.
+
+        Sets their indices, their bins, the indices of their auxiliary measurements, and their
+        widths.
+        """
         config = self.model.config
-        found: list[tuple[int, int, int, float]] = []
+        factors: list[tuple[int, int, int, float]] = []
         of_channel = {statistical(channel): channel for channel in config.channels}
         start = 0
         for name in config.auxdata_order:
             parameters = config.param_set(name)
             if name in of_channel:
                 first = config.channel_slices[of_channel[name]].start
-                found += [
+                factors += [
                     (slices[name].start + i, first + i, start + i, width)
                     for i, width in enumerate(parameters.width())
                     if not held[slices[name].start + i]
                 ]
             start += parameters.n_parameters
-        columns = np.array(found, np.float64).reshape(-1, 4).T
+        columns = np.array(factors, np.float64).reshape(-1, 4).T
         self._stat, self._stat_bins, self._stat_places = columns[:3].astype(np.int64)
         self._stat_widths = columns[3]
 
     @property
     def observed(self) -> NDArray[np.float64]:
-        """What the workspace has been given as data, with the auxiliary measurements."""
+        """The data of the workspace, with the auxiliary measurements."""
         return np.asarray(self._workspace.data(self.model))
 
     def parameters(
@@ -110,7 +113,7 @@ class EFTModel:
         point: Mapping[str, float],
         nuisances: Sequence[float] | NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64]:
-        """pyhf's parameters at a point of the coefficients; one that isn't named is zero."""
+        """pyhf's parameters at a point; coefficients that it doesn't name are zero."""
         out = self._init.copy()
         values = [point.get(name, 0.0) for name in self.coefficients]
         for name, value in factors(self.coefficients, values).items():
@@ -121,11 +124,11 @@ class EFTModel:
         return out
 
     def expected(self, point: Mapping[str, float]) -> NDArray[np.float64]:
-        """The events expected by bin at a point, channels after each other."""
+        """The expected events by bin at a point, channel by channel."""
         return np.asarray(self.model.expected_data(self.parameters(point), include_auxdata=False))
 
     def toys(self, point: Mapping[str, float], number: int, seed: int) -> NDArray[np.float64]:
-        """Data drawn at a point, auxiliary measurements included; shape (number, values)."""
+        """Pseudo-data drawn at a point, with auxiliary measurements; shape (number, values)."""
         rng = np.random.default_rng(seed)
         main = rng.poisson(self.expected(point), (number, self.model.config.nmaindata))
         auxiliary = np.asarray(self.model.expected_auxdata(self.parameters(point)))
@@ -136,7 +139,7 @@ class EFTModel:
         return out
 
     def _auxiliary(self, expected: Any, number: int, rng: np.random.Generator) -> Any:
-        """Gaussian constraints drawn with their widths, Poisson ones as counts."""
+        """Gaussian constraints drawn with their widths, and Poisson ones as counts."""
         columns: list[NDArray[Any]] = []
         start = 0
         for name in self.model.config.auxdata_order:
@@ -151,14 +154,17 @@ class EFTModel:
         return np.concatenate(columns, axis=1) if columns else np.zeros((number, 0))
 
     def twice_nll(self, values: NDArray[np.float64], data: NDArray[np.float64]) -> float:
-        """-2 ln L at the free coefficients, then the nuisances, against that of a model which
-        expects just what is there; the statistical factors are where it is least."""
+        """-2 ln L at values of the free coefficients and nuisances, with the statistical factors
+        profiled.
+
+        It is relative to a model that expects exactly the observed events.
+        """
         free = len(self._free)
         point = self._fixed | dict(zip(self._free, values[:free], strict=True))
         parameters = self.parameters(point, values[free:])
         expected = np.array(self.model.expected_data(parameters, include_auxdata=False))
         main, auxiliary = np.split(data, [len(expected)])
-        # quadratics of sums with negative weights may fall below zero far from any sensible point
+        # sums of quadratics with negative weights can be negative far from any sensible point
         if ((expected < 0) | ((expected == 0) & (main > 0))).any():
             return IMPOSSIBLE
         square, bins = self._stat_widths**2, self._stat_bins
@@ -166,8 +172,8 @@ class EFTModel:
         best = np.maximum(half + np.sqrt(half**2 + main[bins] * square), SMALLEST_FACTOR)
         expected[bins] *= best
         parameters[self._stat] = best
-        # against what is observed: sums of whole log-likelihoods, millions where there are many
-        # events, would leave no digits to take differences of
+        # relative to the observed events, since sums of whole log-likelihoods are in the millions
+        # and would leave no digits for differences
         some = main > 0
         off = expected[some] / main[some] - 1.0
         total = -float(np.sum(main[some] * (off - np.log1p(off))) + np.sum(expected[~some]))
@@ -176,10 +182,10 @@ class EFTModel:
     def fit(
         self, data: NDArray[np.float64] | None = None, start: Mapping[str, float] | None = None
     ) -> Fit:
-        """The best point for `data` (the workspace's own if none is given).
+        """The best point for `data` (by default the workspace's own).
 
-        A quadratic may have two minima: the one that is found is that of `start`. Raises
-        `FitFailed` if there is none among values of up to 100, or data where nothing is expected.
+        A quadratic can have two minima; `start` decides which one is found. Raises `FitFailed` if
+        there is none for values up to 100, or if data is in bins without expected events.
         """
         data = self.observed if data is None else data
         self._refuse_unexpected(data)
@@ -194,14 +200,14 @@ class EFTModel:
         best.hesse()
         if not best.valid:
             raise FitFailed(
-                f"the fit of {', '.join(self._free)} found no minimum (started at {first}): start "
-                "it elsewhere, or fix coefficients that the data can't tell apart"
+                f"the fit of {', '.join(self._free)} found no minimum (started at {first}): choose "
+                "another start, or fix coefficients that the data can't distinguish"
             )
         at_end = [name for name in self._free if abs(best.values[name]) > NEARLY * LARGEST]
         if at_end:
             raise FitFailed(
                 f"the fit of {', '.join(self._free)} ends at {LARGEST:g} for {at_end[0]}, the "
-                "largest value that is tried: the data don't tell it, or it is in small units"
+                "largest value that is tried: the data don't constrain it, or its unit is too small"
             )
         return Fit(
             {name: float(best.values[name]) for name in self._free},
@@ -210,14 +216,14 @@ class EFTModel:
         )
 
     def _refuse_unexpected(self, data: NDArray[np.float64]) -> None:
-        """Refuse data in bins that no process is in, whatever the coefficients: no point would be
-        likelier than another."""
+        """Refuse data in bins without any process, since the likelihood is zero for all
+        coefficients."""
         for channel in self._workspace["channels"]:
             filled = np.any([sample["data"] for sample in channel["samples"]], axis=0)
-            here = data[self.model.config.channel_slices[channel["name"]]]
-            for index in np.flatnonzero((here > 0) & ~filled):
+            observed = data[self.model.config.channel_slices[channel["name"]]]
+            for index in np.flatnonzero((observed > 0) & ~filled):
                 raise FitFailed(
-                    f"channel {channel['name']}: {here[index]:g} events of data are in bin "
+                    f"channel {channel['name']}: {observed[index]:g} events of data are in bin "
                     f"{index + 1}, where no process has any: merge bins of the observable, or add "
-                    "the process that they are of"
+                    "the missing process"
                 )

@@ -17,11 +17,11 @@ from looseleaf.errors import DataFileError
 
 @dataclass(frozen=True)
 class FlipMap:
-    """The flip probability of electrons by pT [GeV] and |eta|, a correctionlib correction.
+    """The flip probability of electrons by pT [GeV] and |eta|, from a correctionlib correction.
 
-    `text` is the correctionlib file, kept as text so that it goes to workers; `name` the
-    correction in it, over (pT, |eta|) or (systematic, pT, |eta|) with `nominal` and, where its
-    uncertainty is known, `stat_up` and `stat_down`.
+    `text` is the correctionlib file, kept as text so that it can be sent to workers. `name` is the
+    correction in it, over (pT, |eta|) or (systematic, pT, |eta|), with `nominal` and, if the map
+    has uncertainties, `stat_up` and `stat_down`.
     """
 
     text: str
@@ -29,14 +29,17 @@ class FlipMap:
 
     @classmethod
     def from_file(cls, path: str | Path, name: str) -> "FlipMap":
-        """Raises `DataFileError` naming the file if it doesn't hold the correction."""
+        """The map in a file.
+
+        Raises `DataFileError` naming the file if it doesn't have the correction.
+        """
         try:
             text = Path(path).read_text()
             known = list(correctionlib.CorrectionSet.from_string(text))
         except (OSError, RuntimeError) as problem:
-            raise DataFileError(f"{path}: no correctionlib file ({problem})") from None
+            raise DataFileError(f"{path}: not a correctionlib file ({problem})") from None
         if name not in known:
-            raise DataFileError(f"{path}: no correction {name!r}; there are {', '.join(known)}")
+            raise DataFileError(f"{path}: has no correction {name!r}; it has {', '.join(known)}")
         return cls(text, name)
 
     @cached_property
@@ -48,15 +51,15 @@ class FlipMap:
 
     @cached_property
     def systematics(self) -> list[str]:
-        """`nominal`, and those that the map has of its uncertainty."""
+        """`nominal`, and the variations that the map has."""
         if len(self._correction.inputs) < 3:
             return ["nominal"]
-        found = ["nominal"]
+        names = ["nominal"]
         for name in ("stat_up", "stat_down"):
             with suppress(IndexError):
                 self._correction.evaluate(name, 30.0, 0.0)
-                found.append(name)
-        return found
+                names.append(name)
+        return names
 
     def probability(
         self, pt: NDArray[Any], abs_eta: NDArray[Any], systematic: str = "nominal"
@@ -71,11 +74,11 @@ class FlipMap:
     def weights(
         self, chosen: Mapping[str, Any], systematic: str = "nominal", charge: int | None = None
     ) -> NDArray[np.float64]:
-        """What an event with leptons of opposite charges counts for one of equal charges.
+        """The weights of events with opposite charges as a prediction of events with equal charges.
 
-        The sum over its electrons of p / (1 - p): one of them has flipped, the observed event has
-        not. Muons don't flip. With a `charge`, +1 or -1, what it counts for one in which that is
-        the leptons' charge. Source: the charge misidentification method, to first order in p.
+        The weight is the sum over electrons of p / (1 - p), for one of them flipped and the other
+        not. Muons don't flip. With a `charge`, +1 or -1, only flips to two leptons of that charge
+        count. Source: the charge misidentification method, to first order in p.
         """
         if "Electron" not in chosen:
             return np.zeros(len(next(iter(chosen.values()))))

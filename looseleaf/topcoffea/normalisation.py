@@ -1,4 +1,4 @@
-"""What the datasets of a topcoffea analysis are normalised with, and what they declare of it."""
+"""The normalisation of a topcoffea analysis' datasets, and checks of what they declare."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,15 +10,16 @@ from looseleaf.objects.weights import scale_to_luminosity
 from looseleaf.topcoffea.analysis import TopCoffeaAnalysis, varies
 from looseleaf.topcoffea.processor import NOMINAL
 
-# a sum that a sample file states and one that was made of its events, in single precision
+# the tolerance between a stated sum and one computed from events in single precision
 SUM_TOLERANCE = 1e-4
 
 
 def check_coefficients(name: str, declared: Mapping[str, Any], original: Mapping[str, Any]) -> None:
-    """Hold the Wilson coefficients that a dataset declares against what its files carry.
+    """Check the Wilson coefficients that a dataset declares against those in its files.
 
-    Raises `DataFileError` naming the declaring file and key if there is another number of terms,
-    or nothing is declared of some. A skim may not say how many it has.
+    Raises `DataFileError` naming the file and key of the declaration if the numbers of terms
+    differ, or if the files have terms and nothing is declared. A skim may not state how many it
+    has.
     """
     names, sums = declared.get("wc_names", []), original["eft_sums"]
     file = declared["declared_in"]
@@ -26,15 +27,15 @@ def check_coefficients(name: str, declared: Mapping[str, Any], original: Mapping
     if not names:
         if sums is not None:
             raise DataFileError(
-                f"{where}: there are none, but the files carry {EFT_COEFFICIENTS}: of which Wilson "
-                "coefficients?"
+                f"{where}: is missing, but the files have {EFT_COEFFICIENTS}; name their Wilson "
+                "coefficients"
             )
         return
     expected = len(quadratic_terms(names))
     if sums and len(sums) != expected:
         raise DataFileError(
-            f"{where}: {len(names)} coefficients ({', '.join(names)}) make {expected} terms, an "
-            f"event of the files has {len(sums)}"
+            f"{where}: {len(names)} coefficients ({', '.join(names)}) make {expected} terms, but "
+            f"an event of the files has {len(sums)}"
         )
 
 
@@ -44,16 +45,16 @@ def factors_of(
     analysis: TopCoffeaAnalysis,
     original: Mapping[str, Any],
 ) -> dict[str, float]:
-    """What the weights of a dataset are multiplied with, by variation where theory weights have
-    sums of their own.
+    """The factors for the weights of a dataset, `nominal` and by variation of theory weights.
 
-    `original` is what the ledger says of the dataset's original events. Raises `DataFileError` if
-    a sum isn't positive, if the ledger lacks one, and, naming file and key, if a sum or the number
-    of events isn't what is declared.
+    Theory weights are normalised to sums of their own. `original` is what the ledger says about the
+    dataset's original events. Raises `DataFileError` if a sum isn't positive or if the ledger lacks
+    one; and, naming the file and key, if a sum or the number of events differs from the
+    declaration.
     """
     lumi = analysis.luminosity_of(dataset.get("year"))
-    found = _sum_of_weights(name, dataset, analysis.normalise, original)
-    factors = {NOMINAL: scale_to_luminosity(name, dataset, lumi, found)}
+    total = _sum_of_weights(name, dataset, analysis.normalise, original)
+    factors = {NOMINAL: scale_to_luminosity(name, dataset, lumi, total)}
     for systematic, theory in analysis.systematics.theory.items():
         if dataset["data"] or not varies(theory, dataset["process"]):
             continue
@@ -71,7 +72,7 @@ def _theory_sum(
     direction: str,
     original: Mapping[str, Any],
 ) -> float:
-    """The ledger's sum of a theory weight, held against what the dataset declares of it."""
+    """The ledger's sum of a theory weight, checked against the dataset's declaration."""
     key = theory.get("sums", "") + direction
     stated: float | None = dataset.get("sums_of_weights", {}).get(key)
     if analysis.normalise == "declared":
@@ -82,74 +83,76 @@ def _theory_sum(
     sums = original["theory_sums"].get(branch, [])
     if place >= len(sums):
         raise DataFileError(
-            f"dataset {name}: its files sum up {len(sums)} weights of {branch}, but number {place} "
-            "is asked for (the first is 0). If they are a skim that left them out, declare the "
-            "sums and say normalise: declared in the analysis"
+            f"dataset {name}: its files have sums of {len(sums)} weights of {branch}, but number "
+            f"{place} is needed (the first is 0). If they are a skim that left them out, declare "
+            "the sums, and set normalise: declared in the analysis"
         )
-    found: float | None = sums[place]
-    if found is None:
-        raise DataFileError(f"dataset {name}: {branch}[{place}] is not a number in some events")
-    # what is stated speaks of all files
+    total: float | None = sums[place]
+    if total is None:
+        raise DataFileError(f"dataset {name}: {branch}[{place}] is NaN or infinite in some events")
+    # a stated sum is over all files
     complete = not original.get("left_out")
-    if stated is not None and complete and abs(found - stated) > SUM_TOLERANCE * stated:
+    if stated is not None and complete and abs(total - stated) > SUM_TOLERANCE * stated:
         of = f"nSumOfWeights_{key}" if "listed" in dataset else f"{name}.sums_of_weights.{key}"
         raise DataFileError(
-            f"{dataset['declared_in']}: {of}: {stated:g} is stated; the {original['events']} "
-            f"events of the files of {name} sum {branch}[{place}] up to {found:g}"
+            f"{dataset['declared_in']}: {of}: states {stated:g}, but in the {original['events']} "
+            f"events of {name} {branch}[{place}] adds up to {total:g}"
         )
-    return found
+    return total
 
 
 def _sum_of_weights(
     name: str, dataset: Mapping[str, Any], source: str, original: Mapping[str, Any]
 ) -> float:
-    """The ledger's sum over the original events; it and their number are held against what the
-    sample's file states."""
+    """The ledger's sum over the original events.
+
+    It and their number are checked against the sample's file.
+    """
     listed = dataset.get("listed")
     if listed is not None and source == "declared" and not dataset["data"]:
         _check_complete(name, dataset, original)
         declared: float = listed["sum_of_weights"]
         return declared
-    found: float = original["sum_of_weights"]
+    total: float = original["sum_of_weights"]
     if dataset.get("wc_names"):
         if not original["eft_sums"]:
             raise DataFileError(
-                f"dataset {name}: its files have no {EFT_COEFFICIENTS} that add up to a sum of "
-                "weights; of a skim that doesn't say them, have a sample's file state it and say "
-                "normalise: declared in the analysis"
+                f"dataset {name}: its files have no {EFT_COEFFICIENTS} from which to compute a sum "
+                "of weights. If they are a skim without these sums, state the sum in a sample's "
+                "file and set normalise: declared in the analysis"
             )
-        found = original["eft_sums"][0]
+        total = original["eft_sums"][0]
     if listed is None or source == "declared":
-        return found
+        return total
     left_out = original.get("left_out", [])
     known = [file["events"] for file in left_out if file["events"] is not None]
-    there = original["events"] + sum(known)
-    # of a file that can't be opened any number may be stated
-    fewer = len(known) == len(left_out) and there < listed["events"]
-    if fewer or there > listed["events"]:
+    events = original["events"] + sum(known)
+    # a file that can't be opened may have any number of events
+    fewer = len(known) == len(left_out) and events < listed["events"]
+    if fewer or events > listed["events"]:
         raise DataFileError(
-            f"{dataset['declared_in']}: nEvents: {listed['events']} are stated, the files of "
-            f"{name} have {there}: is a file missing, or one too many? "
-            "If they are a skim, say normalise: declared in the analysis"
+            f"{dataset['declared_in']}: nEvents: states {listed['events']}, but the files of "
+            f"{name} have {events}: is a file missing, or one too many? "
+            "If they are a skim, set normalise: declared in the analysis"
         )
     if dataset["data"] or left_out:
-        return found
+        return total
     stated = listed["sum_of_weights"]
-    if abs(found - stated) > SUM_TOLERANCE * stated:
+    if abs(total - stated) > SUM_TOLERANCE * stated:
         raise DataFileError(
-            f"{dataset['declared_in']}: nSumOfWeights: {stated:g} is stated for "
-            f"{listed['events']} events; the {original['events']} events of the files of {name} "
-            f"sum up to {found:g}. If the files are a skim, say normalise: declared in the analysis"
+            f"{dataset['declared_in']}: nSumOfWeights: states {stated:g} for {listed['events']} "
+            f"events, but the weights of the {original['events']} events of {name} add up to "
+            f"{total:g}. If its files are a skim, set normalise: declared in the analysis"
         )
-    return found
+    return total
 
 
 def _check_complete(name: str, dataset: Mapping[str, Any], original: Mapping[str, Any]) -> None:
-    """Refuse sums that are stated of all files, where some of them are left out."""
+    """Refuse stated sums over all files if some of the files are left out."""
     left_out = original.get("left_out")
     if left_out:
         raise DataFileError(
-            f"{dataset['declared_in']}: leave_out: the sums that are stated of {name} count "
-            f"{left_out[0]['name']} too, which is left out. Say normalise: ledger in the analysis, "
-            "or take the file out of the dataset and state the sums of the others"
+            f"{dataset['declared_in']}: leave_out: the stated sums of {name} include "
+            f"{left_out[0]['name']}, which is left out. Set normalise: ledger in the analysis, "
+            "or remove the file from the dataset and state the sums of the others"
         )

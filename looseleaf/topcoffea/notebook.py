@@ -42,12 +42,12 @@ def configured(
     maps: Mapping[str, str] | None = None,
     flips: str | None = None,
 ) -> tuple[dict[str, Any], TopCoffeaProcessor]:
-    """The fileset that coffea's Runner takes, and the processor, for samples in TopEFT's form.
+    """The fileset for coffea's Runner, and the processor, for samples in TopEFT's form.
 
-    An analysis with a `nonprompt` takes the fake-rate analyses that it names, `measured`, and
-    their map files by collection, `maps`; one with `flips` the file of their map. The histograms
-    are of events as they are weighted in the files: what normalises them is the workflow's. Raises
-    `ConfigError` naming file and key for samples or an analysis that can't be used.
+    An analysis with `nonprompt` needs the fake-rate analyses that it names, `measured`, and the
+    files of their maps by collection, `maps`; one with `flips` needs the file of that map. The
+    histograms have the weights of the files; only the workflow normalises them. Raises
+    `ConfigError` naming the file and key for samples or an analysis that can't be used.
     """
     declared = read_samples(Path(samples))
     settings, points = eft_analysis(
@@ -73,11 +73,11 @@ def eft_analysis(
     samples: Mapping[str, Any],
     measured: Iterable[Path] = (),
 ) -> tuple[TopCoffeaAnalysis, dict[str, Any]]:
-    """A topcoffea analysis by itself and the working points, for samples other than its own.
+    """A topcoffea analysis and the working points, for samples other than its own.
 
-    `measured` are the analyses whose maps it applies. Working points that aren't in the
-    working folder are looked for beside the Snakefile, or in the installed package. Raises
-    `ConfigError` naming file and key.
+    `measured` are the analyses whose maps it applies. The working points are taken from the working
+    folder, the Snakefile's folder or the installed package. Raises `ConfigError` naming the file
+    and key.
     """
     working_points = find(str(working_points), workflow_folder(), "working_points")
     base = working_points.parent.parent
@@ -86,11 +86,11 @@ def eft_analysis(
         raise ConfigError(f"{path}: kind: {declared.kind!r} should be {TopCoffeaAnalysis.kind!r}")
     points = read_yaml(working_points)
     check(points, schema("working_points"), str(working_points))
-    others: dict[str, Analysis] = {}
+    analyses: dict[str, Analysis] = {}
     for map_path in measured:
-        one = read_analysis(map_path, base)
-        others[one.name] = one
-    analysis = TopCoffea().completed(declared, others, samples, str(path))
+        measured_analysis = read_analysis(map_path, base)
+        analyses[measured_analysis.name] = measured_analysis
+    analysis = TopCoffea().completed(declared, analyses, samples, str(path))
     check_regions(analysis, str(path))
     check_processes((sample for sample in samples.values() if not sample["data"]), str(path))
     check_years(analysis, samples, str(path))

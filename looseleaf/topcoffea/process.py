@@ -21,8 +21,8 @@ from looseleaf.topcoffea.store import write_histograms
 def coefficients_of(
     analysis: TopCoffeaAnalysis, datasets: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """The analysis' Wilson coefficients, if it lists them, else the union of the samples' in the
-    order in which they are met."""
+    """The Wilson coefficients that the analysis lists, or else all of its samples, in their
+    order."""
     if analysis.coefficients is not None:
         return list(analysis.coefficients)
     names = [name for dataset in datasets.values() for name in dataset.get("wc_names", [])]
@@ -32,10 +32,10 @@ def coefficients_of(
 def squares_of(
     analysis: TopCoffeaAnalysis, coefficients: Sequence[str]
 ) -> bool | list[dict[str, float]]:
-    """What the histograms keep of the squared weights, for `EFTHist`.
+    """How `EFTHist` keeps the squared weights: `exact`, or at points.
 
-    `exact`, or at `points`: the Standard Model, the analysis' points and those that the templates
-    of a datacard are made of, +-1 and +-2 in each coefficient and 1 in two of them.
+    The points are the Standard Model, the analysis' points, and those from which the templates of a
+    datacard are made: +-1 and +-2 in each coefficient, and 1 in each pair.
     """
     if analysis.exact_squares:
         return True
@@ -52,10 +52,10 @@ def processor_of(
     maps: Mapping[str, str] | None = None,
     flips: str | None = None,
 ) -> TopCoffeaProcessor:
-    """The processor of an analysis; `maps` and `flips` are the paths of the files it applies.
+    """The processor of an analysis; `maps` and `flips` are the paths of the files that it applies.
 
-    It runs under coffea's own Runner too: `event_metadata` and the analysis' `metadata` say what it
-    is told of a dataset.
+    It also runs under coffea's own Runner: `event_metadata` and the analysis' `metadata` are the
+    metadata of a dataset.
     """
     coefficients = coefficients_of(analysis, declared)
     flip_map = None
@@ -86,10 +86,10 @@ def process(
 ) -> None:
     """Process every dataset of a topcoffea analysis on one cluster.
 
-    `declared` holds the datasets' declarations, `datasets` their files; `whole` and `stated` are
-    analysis and declarations with what comes after, if these lack it. Written is, for each
-    dataset, a file of the observables' EFT histograms and the cutflow. Raises `DataFileError` as
-    `check_coefficients` and `factors_of` do, before any event is read.
+    `declared` has the datasets' declarations, `datasets` their files; `whole` and `stated` are the
+    analysis and declarations with the keys that don't affect events, if these lack them. For each
+    dataset, a file with the observables' EFT histograms and the cutflow is written. Raises
+    `DataFileError` as `check_coefficients` and `factors_of` do, before any event is read.
     """
 
     def refuse(fileset: Fileset) -> None:

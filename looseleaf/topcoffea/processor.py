@@ -46,11 +46,11 @@ from looseleaf.topcoffea.flip_map import FlipMap
 
 PROCESS, CHANNEL, REGION, SYSTEMATIC = "process", "channel", "region", "systematic"
 NOMINAL = "nominal"
-# leptons by which events are weighted, and those of them that have no rate of their own
+# leptons whose rates weigh events, and those of them with a capped rate or none
 FAILING, CAPPED, UNMEASURED = "failing", "capped", "unmeasured"
-# genPartFlav of a prompt lepton, and of one from a prompt tau
+# genPartFlav of prompt leptons, and of leptons from prompt taus
 PROMPT = (1, 15)
-# what events count by that predict flips, and the leptons' charge after one if it is asked for
+# keys of events that predict flips, by the leptons' charge after the flip if it matters
 FLIPPED: dict[str, int | None] = {FLIPS: None, "flips to +": 1, "flips to -": -1}
 BY_CHARGE = [key for key, charge in FLIPPED.items() if charge is not None]
 CHARGES = {"charge", "lep0_charge"}
@@ -63,8 +63,10 @@ Weights = NDArray[np.float64]
 
 
 def _after_a_flip(quantities: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """The quantities that events with two leptons have once these have one charge, that of `key`:
-    no pair is a Z boson's."""
+    """The quantities of a two-lepton event after a flip to the charge in `key`.
+
+    The two leptons no longer form a Z boson candidate.
+    """
     out = {**quantities, "m_z": np.zeros_like(quantities["m_z"])}
     charge = FLIPPED[key]
     if charge is not None:
@@ -74,8 +76,10 @@ def _after_a_flip(quantities: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 class Filled(NamedTuple):
-    """Events that are filled into a channel's region, `role`, by the weights and the quantities
-    that `key` names: those of the role, or of flips to one charge."""
+    """Events of a channel's region, `role`, that are filled with the weights of `key`.
+
+    `key` names the weights and quantities: those of the role, or of flips to one charge.
+    """
 
     channel: str
     role: str
@@ -92,7 +96,7 @@ def _any(masks: Sequence[Mask], size: int) -> Mask:
 def _products(
     corrected: Mapping[str, Weights], variations: Mapping[str, Weights]
 ) -> dict[str, Weights]:
-    """Products of weights by variation; one that either lacks is taken as nominal there."""
+    """Products of weights by variation; a variation that one of them lacks is nominal there."""
     return {
         label: corrected.get(label, corrected[NOMINAL]) * variations.get(label, variations[NOMINAL])
         for label in {**variations, **corrected}
@@ -100,7 +104,7 @@ def _products(
 
 
 def beyond_axes(analysis: TopCoffeaAnalysis, covered: Plain) -> list[Loss]:
-    """What lies beyond the observables' axes; an event counts in each of its channels."""
+    """The events outside the observables' edges; an event counts in each of its channels."""
     return losses_beyond(
         covered,
         observable_edges(analysis),
@@ -111,22 +115,22 @@ def beyond_axes(analysis: TopCoffeaAnalysis, covered: Plain) -> list[Loss]:
 
 
 class TopCoffeaProcessor(ProcessorABC):
-    """Observables by channel, region and systematic, each bin a quadratic in the coefficients.
+    """Observables by channel, region and systematic; each bin is a quadratic in the coefficients.
 
     `analysis` is a topcoffea analysis of the configuration, `points` the declared working points,
-    `coefficients` the list that all samples are brought to, `squares` what `EFTHist` keeps of the
-    squared weights; `maps` are the measured rates by collection, where the analysis has a
-    `nonprompt`, `flips` the map of charge flips, where it has one, and `corrections` its weights of
-    simulated events. The metadata of a dataset holds `data`, `process`, `year` and `wc_names`, the
-    coefficients of an EFT sample in the order of its file, else nothing.
+    `coefficients` the list to which all samples are remapped, `squares` how `EFTHist` keeps squared
+    weights; `maps` are the measured rates by collection (with `nonprompt`), `flips` the map of
+    charge flips, and `corrections` weights of simulated events. The metadata of a dataset has
+    `data`, `process`, `year` and `wc_names`, the coefficients of an EFT sample in the order of its
+    file (empty for other samples).
 
-    The accumulator holds, for each observable, an `EFTHist` over channel, region (`signal`,
-    `nonprompt`, `flips`: weighted with the rates), systematic and observable, the events by
-    channel in `cutflow`, in `coverage` and `entries` where observables and failing leptons lie on
-    their axes and how the channels' weights are spread, and, with maps, the leptons by which events
-    are weighted in `failing`: all, those whose rate is capped and those in empty bins, which
-    predict nothing. Of data, signal regions are filled and counted only if the analysis is
-    unblinded.
+    For each observable, the accumulator has an `EFTHist` over channel, region (`signal`,
+    `nonprompt` and `flips`, the last two weighted with rates), systematic and observable. It also
+    has the events by channel in `cutflow`; in `coverage` and `entries`, where observables and
+    failing leptons are on their axes and how the channels' weights are spread; and, with maps, the
+    numbers of leptons whose rates weigh events in `failing`: all, those with a capped rate, and
+    those in empty bins, which predict nothing. Data in signal regions is filled and counted only if
+    the analysis is unblinded.
     """
 
     def __init__(
@@ -154,15 +158,17 @@ class TopCoffeaProcessor(ProcessorABC):
             name: Expression(observable["expression"])
             for name, observable in analysis.observables.items()
         }
-        self._flips_by = {name: self._flip_keys(*there) for name, there in self._channels.items()}
+        self._flips_by = {
+            name: self._flip_keys(*channel_cuts) for name, channel_cuts in self._channels.items()
+        }
 
     def _flip_keys(
         self, cuts: Sequence[Expression], regions: Sequence[tuple[Region, Expression]]
     ) -> list[str]:
-        """By what events that predict flips count in a channel.
+        """The keys with which events that predict flips count in a channel.
 
-        Where cuts or observables speak of charges, an event counts once for each charge; else once
-        for both, as its parts are no events of their own.
+        If cuts or observables use charges, an event counts once for each charge; otherwise once for
+        both, since its two parts aren't independent events.
         """
         if self._flips is None or all(region.role != FLIPS for region, _ in regions):
             return []
@@ -170,6 +176,7 @@ class TopCoffeaProcessor(ProcessorABC):
         return BY_CHARGE if charged else [FLIPS]
 
     def process(self, events: Any) -> dict[str, Any]:
+        """Fill one chunk of events; returns the accumulator."""
         is_data = events.metadata["data"]
         analysis = self._analysis.of_year(events.metadata["year"])
         undecided = Undecided(analysis.allow.not_finite)
@@ -196,18 +203,18 @@ class TopCoffeaProcessor(ProcessorABC):
         spread = entries(self._channel_axis())
         nominal: list[Filled] = []
         for label, jets in self._jets(events, is_data):
-            # an event counts as lost once, and not in every variation
+            # lost events are counted once, not in every variation
             counter = undecided if label == NOMINAL else undecided.anew()
             quantities = event_quantities(jets, chosen, analysis.jets)
             seen = {SIGNAL: quantities}
             seen |= {key: _after_a_flip(quantities, key) for key in by_role if key in FLIPPED}
             filled = list(self._masks(seen, selected, tight, flipped, is_data, counter))
             values = self._values(seen, filled, counter, len(events))
-            # another jet energy is a variation of its own, with the nominal weights
+            # another jet energy is a variation with nominal weights
             varied = {role: {label: weights[NOMINAL]} for role, weights in by_role.items()}
             if label == NOMINAL:
                 nominal = filled
-                # an EFT sample's events weigh what their Standard Model term does
+                # events of an EFT sample have the weight of their Standard Model term
                 standard = np.ones(len(events)) if eft is None else eft[:, 0]
                 self._cover(covered, spread, filled, values, by_role, standard)
                 among = _any([f.mask for f in filled], len(events))
@@ -226,13 +233,17 @@ class TopCoffeaProcessor(ProcessorABC):
         return {**out, FAILING: self._failing(leptons[weighted])} if self._maps else out
 
     def _merged(self, chosen: Mapping[str, Any], is_data: bool) -> Any:
-        """The loose leptons of all collections by event, with what maps and origins say of them."""
+        """The loose leptons of all collections by event, with the fields that maps and origins
+        need."""
         fields = ("tight", *(("prompt",) if self._maps and not is_data else ()))
         return merged(chosen, (*LEPTON_FIELDS, *fields, *(("bin",) if self._maps else ())))
 
     def _prompt(self, leptons: Any, is_data: bool) -> Mask:
-        """Events of whose leptons none is predicted from data: what isn't prompt in simulation
-        comes from the application region in data."""
+        """Events without a lepton that data predicts.
+
+        Simulated events with non-prompt leptons are left out, since data in the application region
+        predicts them.
+        """
         if is_data or not self._maps:
             return np.ones(len(leptons), bool)
         prompt: Mask = ak.to_numpy(ak.all(leptons.prompt, axis=1))
@@ -270,11 +281,12 @@ class TopCoffeaProcessor(ProcessorABC):
         counter: Undecided,
         size: int,
     ) -> dict[str, dict[str, Any]]:
-        """The observables by how leptons are seen, looked at where the events are filled."""
+        """The observables by key of the leptons' quantities, in the events where they are
+        filled."""
         values = {}
         for key, quantities in seen.items():
-            here = [f.mask for f in filled if (f.key if f.key in seen else SIGNAL) == key]
-            among = _any(here, size)
+            masks = [f.mask for f in filled if (f.key if f.key in seen else SIGNAL) == key]
+            among = _any(masks, size)
             values[key] = {
                 name: counter.numbers(name, expression, quantities, among)
                 for name, expression in self._observables.items()
@@ -304,7 +316,7 @@ class TopCoffeaProcessor(ProcessorABC):
         by_role: Mapping[str, Mapping[str, Weights]],
         standard: Weights,
     ) -> None:
-        """Count where observables lie on their axes, and how the channels' weights are spread."""
+        """Count where observables are on their axes, and how the channels' weights are spread."""
         for part in filled:
             rows = np.flatnonzero(part.mask)
             weight = (standard * by_role[part.key][NOMINAL])[rows]
@@ -315,7 +327,7 @@ class TopCoffeaProcessor(ProcessorABC):
 
     @property
     def _nonprompt(self) -> Mapping[str, Any]:
-        """How an analysis that has maps applies them."""
+        """The section `nonprompt` of an analysis that has maps."""
         assert self._analysis.nonprompt is not None
         return self._analysis.nonprompt
 
@@ -346,10 +358,13 @@ class TopCoffeaProcessor(ProcessorABC):
     def _leptons(
         self, events: Any, is_data: bool, undecided: Undecided
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Loose leptons by collection: whether they are tight, and what rates go by; and which of
-        the events' leptons are loose and which tight."""
+        """Loose leptons by collection, and masks of the events' loose and tight leptons.
+
+        Each loose lepton has whether it is `tight`, the bin of its rate, and whether it is
+        `prompt`.
+        """
         offsets = stacked(self._maps)[0] if self._maps else {}
-        found, masks = {}, {}
+        by_collection, masks = {}, {}
         for collection, roles in self._analysis.working_points.items():
             every = events[collection]
             loose = self._points.passes(collection, roles["loose"], every, undecided)
@@ -357,7 +372,7 @@ class TopCoffeaProcessor(ProcessorABC):
             tight = self._points.passes(collection, roles["tight"], every, undecided) & loose
             masks[collection] = {"loose": loose, "tight": tight}
             leptons["tight"] = tight[loose]
-            # what fails counts at the momentum at which the map counted it
+            # leptons that fail the tight selection count at the momentum of the map
             leptons["pt"] = counted_momentum(
                 self._points, collection, roles, leptons, loose[loose], leptons.tight, undecided
             )
@@ -368,32 +383,31 @@ class TopCoffeaProcessor(ProcessorABC):
                 if not is_data:
                     flavour = leptons.genPartFlav
                     leptons["prompt"] = (flavour == PROMPT[0]) | (flavour == PROMPT[1])
-            found[collection] = leptons
-        return found, masks
+            by_collection[collection] = leptons
+        return by_collection, masks
 
     def _corrected(
         self, declared: Mapping[str, Any], events: Any, masks: Mapping[str, Any]
     ) -> dict[str, Weights]:
-        """The product of the corrections of simulated events, and by variation that with one of
-        them varied."""
+        """The product of the corrections of simulated events, `nominal` and with one of them
+        varied."""
         weight = partial(self._corrections.of_event, events=events, chosen=masks)
         each = {name: weight(name) for name in declared}
         out = {NOMINAL: np.prod([np.ones(len(events)), *each.values()], axis=0)}
-        for name, wanted in declared.items():
-            for side in wanted.get("variations", {}):
+        for name, correction in declared.items():
+            for side in correction.get("variations", {}):
                 varied = {**each, name: weight(name, variation=f"{name}_{side}")}
                 out[name + side.capitalize()] = np.prod(list(varied.values()), axis=0)
         return out
 
     def _flipped(self, events: Any, chosen: Mapping[str, Any], is_data: bool) -> Mask:
-        """Simulated events with an electron of another charge than it was made with, which data
-        predicts."""
+        """Simulated events with an electron whose charge is wrong, which data predicts."""
         if self._flips is None or is_data or "Electron" not in chosen:
             return np.zeros(len(events), bool)
         electrons = chosen["Electron"]
         index = electrons.genPartIdx
         origin = events.GenPart.pdgId[ak.mask(index, index >= 0)]
-        # an electron has the identity +11 and the charge -1
+        # an electron has the id +11 and the charge -1
         wrong = ak.fill_none(origin * electrons.charge == ELECTRON, False)
         flipped: Mask = ak.to_numpy(ak.any(wrong, axis=1))
         return flipped
@@ -401,8 +415,8 @@ class TopCoffeaProcessor(ProcessorABC):
     def _by_role(
         self, leptons: Any, chosen: Mapping[str, Any], is_data: bool
     ) -> dict[str, dict[str, Weights]]:
-        """What an event counts in each region, by variation; for flips also by the charge that
-        its leptons have after one."""
+        """The weights of events in each region, by variation; for flips also by charge after the
+        flip."""
         number = len(leptons)
         roles: dict[str, dict[str, Weights]] = {SIGNAL: {NOMINAL: np.ones(number)}}
         if self._maps:
@@ -427,27 +441,29 @@ class TopCoffeaProcessor(ProcessorABC):
         return roles
 
     def _rates(self) -> dict[str, NDArray[np.float64]]:
-        """The rates of all maps' bins by variation of one map: the statistics of its bins together,
-        and what else is uncertain of it."""
+        """The rates of all maps' bins, `nominal` and with one map varied.
+
+        The variations are the statistics of a map's bins together, and each of its systematics.
+        """
         offsets, rates = stacked(self._maps)
         out = {NOMINAL: rates}
-        for collection, one in self._maps.items():
-            mine = slice(offsets[collection], offsets[collection] + one.size)
+        for collection, rate_map in self._maps.items():
+            place = slice(offsets[collection], offsets[collection] + rate_map.size)
             measured = self._nonprompt["maps"][collection]
-            statistics = (one.rate + one.sigma, one.rate - one.sigma)
+            statistics = (rate_map.rate + rate_map.sigma, rate_map.rate - rate_map.sigma)
             variations = {NONPROMPT_RATE.format(map=measured): statistics}
             variations |= {
                 OF_A_MAP.format(collection=collection, name=name): pair
-                for name, pair in one.systematics.items()
+                for name, pair in rate_map.systematics.items()
             }
             for full, pair in variations.items():
                 for direction, rate in zip(("Up", "Down"), pair, strict=True):
                     out[full + direction] = rates.copy()
-                    out[full + direction][mine] = rate.ravel()
+                    out[full + direction][place] = rate.ravel()
         return out
 
     def _jets(self, events: Any, is_data: bool) -> Iterator[tuple[str, Any]]:
-        """The events as they are and, of simulation, with other jet energies."""
+        """The events and, in simulation, those with other jet energies."""
         yield NOMINAL, events
         shapes = {} if is_data else self._analysis.systematics.shape
         for name, shape in shapes.items():
@@ -464,8 +480,11 @@ class TopCoffeaProcessor(ProcessorABC):
         events: Any,
         among: Mask,
     ) -> dict[str, dict[str, Weights]]:
-        """The weights with the variations of weights, by the declared expressions and by theory
-        weights, which NanoAOD has relative to the nominal one."""
+        """The weights with their variations.
+
+        These are the declared expressions, and theory weights, which NanoAOD stores relative to the
+        nominal weight.
+        """
         systematics = self._analysis.systematics
         factors: dict[str, Any] = {}
         for name, shape in systematics.shape.items():
@@ -503,35 +522,35 @@ class TopCoffeaProcessor(ProcessorABC):
         is_data: bool,
         undecided: Undecided,
     ) -> Iterator[Filled]:
-        """The events of each channel and region, and by what they count there."""
+        """The events of each channel and region, and the key of their weights."""
         for name, (cuts, regions) in self._channels.items():
             passing = selected & undecided.keeps(name, cuts, seen[SIGNAL], selected)
             for region, requirement in regions:
                 without_map = (region.role == NONPROMPT and not self._maps) or (
                     region.role == FLIPS and self._flips is None
                 )
-                # nobody is to see what data has in a signal region before it may be seen
+                # data in a signal region stays blind unless the analysis is unblinded
                 blind = is_data and region.role == SIGNAL and not self._analysis.unblind
                 if without_map or blind or (region.data_only and not is_data):
                     continue
-                here = undecided.keeps(name, [requirement], seen[SIGNAL], selected)
-                here = here & (tight if region.tight else ~tight)
+                mask = undecided.keeps(name, [requirement], seen[SIGNAL], selected)
+                mask = mask & (tight if region.tight else ~tight)
                 if region.predicted:
-                    here &= ~flipped
+                    mask &= ~flipped
                 if region.role != FLIPS:
-                    yield Filled(name, region.role, region.role, passing & here)
+                    yield Filled(name, region.role, region.role, passing & mask)
                     continue
                 for key in self._flips_by[name]:
-                    # counted already, with the charges as they are
-                    flips = undecided.anew().keeps(name, cuts, seen[key], selected & here)
-                    yield Filled(name, FLIPS, key, flips & selected & here)
+                    # already counted with the measured charges
+                    flips = undecided.anew().keeps(name, cuts, seen[key], selected & mask)
+                    yield Filled(name, FLIPS, key, flips & selected & mask)
 
     def _weights(self, events: Any) -> tuple[Weights, NDArray[Any] | None]:
-        """Each event's weight, and the terms of an EFT sample, whose weight they carry."""
+        """Each event's weight, and the terms of an EFT sample, whose weights are in them."""
         names, dataset = events.metadata["wc_names"], events.metadata["dataset"]
         if bool(names) != (EFT_COEFFICIENTS in events.fields):
-            there = "has no" if names else "declares no wc_names for its"
-            raise DataFileError(f"dataset {dataset}: {there} {EFT_COEFFICIENTS}")
+            problem = "has no" if names else "declares no wc_names for its"
+            raise DataFileError(f"dataset {dataset}: {problem} {EFT_COEFFICIENTS}")
         if not names:
             return weights(events), None
         expected = len(quadratic_terms(names))
@@ -545,4 +564,5 @@ class TopCoffeaProcessor(ProcessorABC):
         return np.ones(len(events)), terms
 
     def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
+        """The accumulator as it is."""
         return accumulator

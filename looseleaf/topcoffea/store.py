@@ -1,4 +1,4 @@
-"""Files of EFT histograms in the workflow: whole or absent, with errors for the user."""
+"""Files of EFT histograms in the workflow: complete or absent, with errors for the user."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ def write_histograms(
     histograms: Mapping[str, EFTHist | hist.Hist[Any]],
     metadata: Mapping[str, Any],
 ) -> None:
-    """Write histograms by name, with what is to be known about them."""
+    """Write histograms by name, with metadata."""
     with whole(path) as part:
         efthist.write_histograms(part, histograms, metadata)
 
@@ -38,7 +38,7 @@ def read_histograms(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def weighted_at(filled: EFTHist, point: Mapping[str, float]) -> hist.Hist[hist.storage.Weight]:
-    """A histogram at a point, where its squares are kept."""
+    """A histogram at a point, with variances if its squares are kept there."""
     return cast(hist.Hist[hist.storage.Weight], filled.at(point))
 
 

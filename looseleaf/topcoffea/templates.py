@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from looseleaf.efthist import EFTHist, quadratic_terms
 from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, SYSTEMATIC
 
-# a coefficient whose every part is less than this of the Standard Model, in every bin, is left out
+# coefficients whose parts are all smaller than this fraction of the Standard Model are left out
 NEGLIGIBLE = 1e-4
 
 
 @dataclass(frozen=True)
 class Template:
-    """Contents and their squared errors by bin; what lies beyond the axis is in the last bins.
+    """Contents and squared errors by bin; the outermost bins include the flow bins.
 
     `part` is `sm`, `lin_<i>`, `quad_<i>` or `quad_mixed_<i>_<j>` of a signal, else empty.
     """
@@ -44,28 +44,30 @@ class Template:
 
     @property
     def name(self) -> str:
+        """The name of the template: that of its process and, for a signal, of its part."""
         return f"{self.process}_{self.part}" if self.part else self.process
 
 
 def parts_of(coefficients: Sequence[str]) -> list[str]:
+    """The names of a signal's parts for these coefficients."""
     single = [f"{kind}_{name}" for name in coefficients for kind in ("lin", "quad")]
     return ["sm", *single, *(f"quad_mixed_{a}_{b}" for a, b in combinations(coefficients, 2))]
 
 
 def statistical(channel: str) -> str:
-    """The name of the statistical factors of a channel's bins."""
+    """The name of the statistical factors of a channel."""
     return f"stat_{channel}"
 
 
 def coefficients_of(workspace: Mapping[str, Any]) -> list[str]:
-    """The coefficients of a workspace, by the names of its parts."""
+    """The coefficients of a workspace, from the names of its parts."""
     (measurement,) = workspace["measurements"]
     parts = [parameter["name"] for parameter in measurement["config"]["parameters"]]
     return [part.removeprefix("lin_") for part in parts if part.startswith("lin_")]
 
 
 def factors(coefficients: Sequence[str], point: Sequence[float]) -> dict[str, float]:
-    """What each part is multiplied with at a point, given in the order of the coefficients."""
+    """The factor of each part at a point, given in the order of the coefficients."""
     c = dict(zip(coefficients, point, strict=True))
     total = sum(c.values())
     pairs = {(a, b): c[a] * c[b] for a, b in combinations(coefficients, 2)}
@@ -77,16 +79,16 @@ def factors(coefficients: Sequence[str], point: Sequence[float]) -> dict[str, fl
 
 
 def kept_coefficients(
-    filled: EFTHist, signals: Sequence[str], wanted: Sequence[str] | None
+    filled: EFTHist, signals: Sequence[str], considered: Sequence[str] | None
 ) -> list[str]:
-    """The coefficients that move any bin of a signal; `wanted` are those to consider."""
+    """The coefficients that change a bin of a signal, of those `considered` (None: of all)."""
     nominal = filled.select(**{SYSTEMATIC: NOMINAL})
-    names = list(filled.coefficients if wanted is None else wanted)
+    names = list(filled.coefficients if considered is None else considered)
     columns = [set(term) - {"sm"} for term in quadratic_terms(filled.coefficients)]
-    there = [name for name in signals if name in nominal.categories(PROCESS)]
-    if not there:
+    present = [name for name in signals if name in nominal.categories(PROCESS)]
+    if not present:
         return []
-    terms = nominal.select(**{PROCESS: there}).terms(flow=True)
+    terms = nominal.select(**{PROCESS: present}).terms(flow=True)
     moved = np.abs(terms) > NEGLIGIBLE * np.abs(terms[..., :1])
     return [
         name
@@ -98,27 +100,27 @@ def kept_coefficients(
 def templates_of(
     filled: EFTHist, channel: str, signals: Sequence[str], coefficients: Sequence[str]
 ) -> list[Template]:
-    """The templates of a channel: signals by their parts, other processes at the Standard Model.
+    """The templates of a channel: signals in parts, other processes at the Standard Model.
 
     The variances of quad_i are the quartic's coefficient of c_i^4, from its values at five points.
     """
-    here = filled.select(**{CHANNEL: channel})
+    of_channel = filled.select(**{CHANNEL: channel})
     single = [{name: value} for name in coefficients for value in (1.0, 2.0, -1.0, -2.0)]
     pairs = [{a: 1.0, b: 1.0} for a, b in combinations(coefficients, 2)]
     points = [{}, *single, *pairs]
     out = []
-    for process in here.categories(PROCESS):
-        mine = here.select(**{PROCESS: process})
+    for process in of_channel.categories(PROCESS):
+        histogram = of_channel.select(**{PROCESS: process})
         is_signal = process in signals
         moved = coefficients if is_signal else ()
         contents = {}
-        for label in mine.categories(SYSTEMATIC):
-            terms = np.moveaxis(mine.select(**{SYSTEMATIC: label}).terms(flow=True), -1, 0)
+        for label in histogram.categories(SYSTEMATIC):
+            terms = np.moveaxis(histogram.select(**{SYSTEMATIC: label}).terms(flow=True), -1, 0)
             contents[label] = _parts(folded(terms), filled.coefficients, moved)
-        nominal = mine.select(**{SYSTEMATIC: NOMINAL})
+        nominal = histogram.select(**{SYSTEMATIC: NOMINAL})
         squares = nominal.variances(points if is_signal else points[:1], flow=True)
         errors = _squares(folded(squares), moved)
-        # a variation of another process is no cell of this one, up nor down
+        # a variation that only another process has leaves both directions of this one empty
         here_too = {
             _varied(label)
             for label, parts in contents.items()
@@ -133,7 +135,7 @@ def templates_of(
 
 
 def _varied(label: str) -> str:
-    """What a variation is of, whichever its direction."""
+    """The name of a variation without its direction."""
     return label.removesuffix("Up").removesuffix("Down")
 
 
@@ -148,9 +150,9 @@ def folded(contents: NDArray[np.float64]) -> NDArray[np.float64]:
 def _parts(
     terms: NDArray[np.float64], names: Sequence[str], moved: Sequence[str]
 ) -> dict[str, NDArray[np.float64]]:
-    """The parts in the coefficients `moved` of quadratics in `names`; terms have shape (K, bins).
+    """The parts of quadratics in `names`, for the coefficients `moved`; terms have shape (K, bins).
 
-    A part that no event has is zero and no remainder of a difference.
+    A part without events is exactly zero, not the rounding of a difference.
     """
     by_name = dict(zip(map(frozenset, quadratic_terms(names)), terms, strict=True))
     sm = by_name[frozenset(["sm"])]
@@ -169,9 +171,13 @@ def _squares(variances: Any, moved: Sequence[str]) -> dict[str, Any]:
     """The variances of the parts, from those at the points of `templates_of`."""
     out = {"sm": variances[0]}
     for index, name in enumerate(moved):
-        one, two, minus, minus_two = variances[1 + 4 * index : 5 + 4 * index]
-        fourth = (two + minus_two - 4 * (one + minus) + 6 * variances[0]) / 24
-        out[f"lin_{name}"] = one
+        at_plus_one, at_plus_two, at_minus_one, at_minus_two = variances[
+            1 + 4 * index : 5 + 4 * index
+        ]
+        fourth = (
+            at_plus_two + at_minus_two - 4 * (at_plus_one + at_minus_one) + 6 * variances[0]
+        ) / 24
+        out[f"lin_{name}"] = at_plus_one
         out[f"quad_{name}"] = np.maximum(fourth, 0.0)
     first_pair = 1 + 4 * len(moved)
     for index, (a, b) in enumerate(combinations(moved, 2)):

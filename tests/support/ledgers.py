@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from looseleaf.files import write_json
-from looseleaf.records import LEDGER_FORMAT
+from looseleaf.stage_files import LEDGER_FORMAT
 
 ORIGINAL = {
     "events": 1,

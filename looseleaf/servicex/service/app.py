@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from looseleaf import __version__
 from looseleaf.errors import ConfigError
-from looseleaf.records import FileRecord
 from looseleaf.servicex.request import MANIFEST
 from looseleaf.servicex.service.auth import Keys, signed
 from looseleaf.servicex.service.engine import Engine
 from looseleaf.servicex.service.queries import CODEGENS, check, usable
 from looseleaf.servicex.service.state import BAD_DATASET, RUNNING, FileRow, StateFull, stamp
 from looseleaf.servicex.volume import account_name
+from looseleaf.stage_files import FileRecord
 
 CAPABILITIES = ["poll_local_transformation_results", "long_sample_titles_10240"]
 GIVEN = "File List Provided in Request"

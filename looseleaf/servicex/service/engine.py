@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from looseleaf.files import write_json
-from looseleaf.records import FileRecord
 from looseleaf.retries import Retries
 from looseleaf.servicex.formats import SUFFIXES
 from looseleaf.servicex.request import MANIFEST, OWN, request_folder
@@ -29,6 +28,7 @@ from looseleaf.servicex.service.state import (
 from looseleaf.servicex.service.workers import Batch, Carrier, Crew, Job, reason_of, transient
 from looseleaf.servicex.transform import FileResult, FileTask, transform_file
 from looseleaf.servicex.volume import account_name, result_name
+from looseleaf.stage_files import FileRecord
 
 # seconds until a disk that is full is tried again
 FULL = 2.0

@@ -105,8 +105,8 @@ def func_adl_queries(selection: str) -> tuple[TreeQuery, ...]:
     return (_tree_query(rows),)
 
 
-def _refuse(what: str, instead: str = PYTHON) -> NoReturn:
-    raise ConfigError(f"func_adl query: {what}: {instead}")
+def _refuse(problem: str, instead: str = PYTHON) -> NoReturn:
+    raise ConfigError(f"func_adl query: {problem}: {instead}")
 
 
 def _tree_query(rows: _Rows) -> TreeQuery:
@@ -302,23 +302,23 @@ class _Reader:
         _refuse(f"the member {name}", "branches are the event's, e.MET_pt, fields those of a dict")
 
     @staticmethod
-    def _value(what: Any, where: str) -> _Value:
-        if not isinstance(what, _Value):
+    def _value(value: Any, where: str) -> _Value:
+        if not isinstance(value, _Value):
             _refuse(f"a number is wanted ({where})", "take one with Count(), First(), Sum() ...")
-        return what
+        return value
 
     @staticmethod
-    def _list(what: Any) -> _List:
-        if isinstance(what, _List):
-            return what
-        if not isinstance(what, _Value) or what.along is not None:
+    def _list(value: Any) -> _List:
+        if isinstance(value, _List):
+            return value
+        if not isinstance(value, _Value) or value.along is not None:
             _refuse("a list within a list, or of something other than columns")
-        return _List(what)
+        return _List(value)
 
-    def _zipped(self, what: Any) -> _List:
-        if not isinstance(what, _Record):
+    def _zipped(self, value: Any) -> _List:
+        if not isinstance(value, _Record):
             _refuse("Zip", "it takes a dict of columns: {'pt': e.Muon_pt, ...}.Zip()")
-        parts = {name: self._list(part).element for name, part in what.fields.items()}
+        parts = {name: self._list(part).element for name, part in value.fields.items()}
         if not parts or not all(isinstance(part, _Value) for part in parts.values()):
             _refuse("Zip", "it takes a dict of columns: {'pt': e.Muon_pt, ...}.Zip()")
         return _List(_Record(parts))

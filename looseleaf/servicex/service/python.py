@@ -127,7 +127,7 @@ def _input(task: PythonTask, folder: Path) -> Iterator[_Input]:
     for url in task.urls:
         try:
             with open_events(url) as file:
-                known, sums = file.uuid, Sums()
+                identity, sums = file.uuid, Sums()
                 present = file.tree.keys(recursive=False)
                 for arrays in steps(file.tree, url, [WEIGHT] if WEIGHT in present else present[:1]):
                     sums.add(arrays, None)
@@ -136,13 +136,13 @@ def _input(task: PythonTask, folder: Path) -> Iterator[_Input]:
             problems.append(problem)
             continue
         if "://" not in url:
-            yield _Input(Path(url), url, known, original)
+            yield _Input(Path(url), url, identity, original)
             return
         with NamedTemporaryFile(dir=folder, prefix=".part-", suffix=".root") as copy:
             with reading(url):
                 _fetch(url, copy.name)
             hand_over(Path(copy.name))
-            yield _Input(Path(copy.name), url, known, original)
+            yield _Input(Path(copy.name), url, identity, original)
         return
     raise type(problems[-1])("; ".join(map(str, problems)))
 

@@ -14,7 +14,6 @@ import yaml
 
 from looseleaf.errors import ConfigError
 from looseleaf.files import whole
-from looseleaf.records import FileRecord, read_catalogue
 from looseleaf.servicex.request import request_folder
 from looseleaf.servicex.service import jail
 from looseleaf.servicex.service.app import make_app
@@ -22,6 +21,7 @@ from looseleaf.servicex.service.auth import Keys, write_private
 from looseleaf.servicex.service.engine import Engine, TransformLimits
 from looseleaf.servicex.service.state import State
 from looseleaf.servicex.service.workers import Crew, Processes
+from looseleaf.stage_files import FileRecord, read_catalogue
 
 SHORTEST_TOKEN = 16
 
@@ -124,12 +124,12 @@ def _crew(service: Service, volume: Path) -> Crew:
 
 def _safe(service: Service) -> None:
     try:
-        here = ipaddress.ip_address(service.host).is_loopback
+        is_local = ipaddress.ip_address(service.host).is_loopback
     except ValueError:
-        here = service.host == "localhost"
+        is_local = service.host == "localhost"
     if (service.certificate is None) != (service.key is None):
         raise ConfigError("--certificate and --key come together")
-    if not here and not (service.token and service.certificate):
+    if not is_local and not (service.token and service.certificate):
         raise ConfigError(
             f"--host {service.host}: others can reach this address, so it takes a token and TLS "
             "(--certificate, --key); 127.0.0.1 is for this machine alone"

@@ -117,7 +117,7 @@ class NotFinite:
             count[1] += int(values.size)
             self._units[name] = "values" if arrays[name].ndim > 1 else "events"
 
-    def found(self) -> dict[str, dict[str, Any]]:
+    def by_column(self) -> dict[str, dict[str, Any]]:
         """By column: `count`, `of` and `unit`, of those that have any."""
         return {
             name: {"count": count, "of": of, "unit": self._units[name]}

@@ -1,7 +1,7 @@
-"""Which NanoAOD branches are read, told from the configuration alone.
+"""Which NanoAOD branches are read, from the configuration alone.
 
-Light enough to be imported while Snakemake parses the graph. An entry `A|B` asks for whichever
-of the alternatives a file has, and for at least one.
+An entry `A|B` asks for whichever of the alternatives a file has; a file must have at least one.
+Light enough to be imported while Snakemake parses the graph.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,19 +11,19 @@ from looseleaf.errors import ConfigError
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 
-# NanoAODSchema needs these three to make events
+# NanoAODSchema needs these three to build events
 IDENTITY = frozenset({"run", "luminosityBlock", "event"})
 MET = frozenset({"MET_pt", "MET_phi"})
 JETS = frozenset({"Jet_pt", "Jet_eta", "Jet_phi", "Jet_mass"})
 KINEMATICS = ("pt", "eta", "phi", "mass", "charge")
-# of leptons that are computed of several branches, or of leptons at another momentum
+# lepton quantities computed from several branches, or at another momentum
 COMPUTED = ("lep0_pt", "lep1_pt", "lep2_pt", "lep0_mt", "m_z")
 
 
 def cut_columns(cuts: Iterable[str]) -> set[str]:
-    """The branches behind expressions over NanoAOD branches.
+    """The branches that expressions over NanoAOD branches need.
 
-    A collection's counter nX is read by itself or, where a file has none, from its momenta.
+    A collection's counter nX is read as such or, if a file has none, from the collection's pT.
     """
     columns = set()
     for text in cuts:
@@ -36,7 +36,7 @@ def cut_columns(cuts: Iterable[str]) -> set[str]:
 
 
 def lepton_columns(used: Iterable[tuple[str, str]], points: WorkingPoints) -> set[str]:
-    """The branches of leptons of the working points that are used, as (collection, name)."""
+    """The branches that leptons of the given working points, (collection, name), need."""
     columns: set[str] = set()
     for collection, name in used:
         columns |= {f"{collection}_{field}" for field in KINEMATICS}
@@ -45,21 +45,22 @@ def lepton_columns(used: Iterable[tuple[str, str]], points: WorkingPoints) -> se
 
 
 def trigger_columns(triggers: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The trigger paths, the alternatives of a trigger as one entry `A|B`."""
     return {"|".join(trigger["paths"]) for trigger in triggers}
 
 
 def corrected_collection(
     name: str, correction: Mapping[str, Any], collections: Iterable[str]
 ) -> str:
-    """Of which of the collections of leptons a correction is, told from its inputs.
+    """The collection whose leptons a correction weighs, from its inputs.
 
-    Raises `ConfigError` if it is of none, or of several.
+    Raises `ConfigError` if its inputs are of none of the `collections`, or of several.
     """
     branches = cut_columns(correction["inputs"].values())
-    found = sorted({branch.partition("_")[0] for branch in branches} & set(collections))
-    if len(found) != 1:
+    matching = sorted({branch.partition("_")[0] for branch in branches} & set(collections))
+    if len(matching) != 1:
         raise ConfigError(
-            f"corrections.{name}.inputs: a weight of leptons takes branches of one collection of "
-            f"{', '.join(collections)}, not of {' and '.join(found) or 'none'}"
+            f"corrections.{name}.inputs: a lepton weight takes branches of exactly one of "
+            f"{', '.join(collections)}, not of {' and '.join(matching) or 'none'}"
         )
-    return found[0]
+    return matching[0]
