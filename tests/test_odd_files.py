@@ -345,7 +345,9 @@ def test_theory_sums_of_a_skimmed_file_are_those_of_runs(tmp_path: Path) -> None
     factors = factors_of("d", dataset, analysis_of(analysis), fileset.original)
     assert factors == {"nominal": 100.0, "scaleUp": 7000 / 75.0, "scaleDown": 100.0}
     analysis["systematics"]["theory"]["scale"] = {**shape, "branch": "PSWeight"}
-    with pytest.raises(DataFileError, match=r"sum up 0 weights of PSWeight.*normalise: declared"):
+    with pytest.raises(
+        DataFileError, match=r"have sums of 0 weights of PSWeight.*normalise: declared"
+    ):
         factors_of("d", dataset, analysis_of(analysis), fileset.original)
 
 
@@ -362,7 +364,7 @@ def test_sums_of_eft_coefficients_are_not_known_of_a_skimmed_file(tmp_path: Path
         fileset = dataset_of(tmp_path / name, files, columns)
         assert fileset.original["eft_sums"] == []
         dataset = {"data": False, "xsec_pb": 7.0, "process": "t", "wc_names": ["a"]}
-        with pytest.raises(DataFileError, match=r"of a skim that doesn't .*normalise: declared"):
+        with pytest.raises(DataFileError, match=r"a skim without these sums.*normalise: declared"):
             factors_of("d", dataset, analysis_of({"lumi_ifb": 1.0}), fileset.original)
 
 
@@ -509,7 +511,7 @@ def test_an_empty_file_that_lacks_branches_counts_as_empty(
 
 def test_a_dataset_of_empty_files_alone_is_refused(tmp_path: Path) -> None:
     empty = write(tmp_path / "empty.root", Events={})
-    with pytest.raises(DataFileError, match=r"dataset d: none of its files \(1\) has an event"):
+    with pytest.raises(DataFileError, match=r"dataset d: none of its files \(1\) has events"):
         dataset_of(tmp_path / "d", [empty])
 
 
@@ -589,7 +591,7 @@ def test_a_trigger_that_no_file_has_is_refused_with_near_names(tmp_path: Path) -
     with pytest.raises(
         DataFileError,
         match=r"dataset d: none of its files \(2\) has the trigger HLT_Mu71 or HLT_Mu27; they have "
-        r"HLT_Mu17, HLT_Mu8: .*put HLT_Mu71 into the paths of another trigger, or give the trigger "
+        r"HLT_Mu17, HLT_Mu8: .*add HLT_Mu71 to the paths of another trigger, or give the trigger "
         "the years that have it",
     ):
         losses_of_columns(fileset, columns, [])
