@@ -242,7 +242,9 @@ def test_a_weight_that_is_no_number_is_always_refused(tmp_path: Path) -> None:
     events = events_of()
     events["genWeight"][2] = np.nan
     path = write(tmp_path / "a.root", Events=events)
-    with pytest.raises(DataFileError, match=r"a\.root: genWeight is not a number in some events"):
+    with pytest.raises(
+        DataFileError, match=r"a\.root: genWeight is NaN or infinite in some events"
+    ):
         transformed(path, tmp_path / "out.root", cut="nMuon > 5")
 
 
@@ -370,10 +372,10 @@ def test_sums_of_eft_coefficients_are_not_known_of_a_skimmed_file(tmp_path: Path
 
 def test_runs_that_knows_of_fewer_events_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.root", Events=events_of(), Runs=runs([7], [30.0]))
-    with pytest.raises(DataFileError, match=r"holds 8 events, its tree Runs says that 7 were"):
+    with pytest.raises(DataFileError, match=r"holds 8 events, but its tree Runs says that 7 were"):
         transformed(path, tmp_path / "out.root")
     path = write(tmp_path / "b.root", Events=events_of(), Runs=runs([9], [np.nan]))
-    with pytest.raises(DataFileError, match=r"genEventSumw in its tree Runs is not a number"):
+    with pytest.raises(DataFileError, match=r"genEventSumw in its tree Runs is NaN"):
         transformed(path, tmp_path / "out.root")
 
 
@@ -385,7 +387,7 @@ def test_runs_that_knows_of_another_sum_is_refused(
     if right:
         assert transformed(path, tmp_path / "out.root").sum_of_weights_in == 36.0
         return
-    message = rf"the weights of its 8 events add up to 36, its tree Runs says {total:g}: one of"
+    message = rf"the weights of its 8 events add up to 36, but its tree Runs says {total:g}: one of"
     with pytest.raises(DataFileError, match=message):
         transformed(path, tmp_path / "out.root")
 
@@ -455,7 +457,7 @@ def test_skims_that_others_merge_or_skim_are_normalised_by_runs(tmp_path: Path) 
     lost = write(tmp_path / "lost.root", Events=twice)
     with uproot.update(lost) as file:
         file["original"] = json.dumps(said)
-    with pytest.raises(DataFileError, match=r"holds 10 events, and says that it is a skim of 5"):
+    with pytest.raises(DataFileError, match=r"has 10 events, but was written as a skim with 5"):
         transformed(lost, tmp_path / "out.root")
 
 

@@ -59,7 +59,7 @@ class Lookup:
         self._low, self._high, self._scale = low, high, scale
         if equal:
             # more than all rounding errors: half an epsilon of the bins, twice in the axis and
-            # three times in the multiplication, and half an epsilon of the ends of an axis that has grown
+            # three times in the multiplication, and half an epsilon of the ends of a grown axis
             ends = max(-low, high) / (high - low)
             self._near = self._size * EPSILON * (4 + 2 * ends)
         else:
