@@ -1,7 +1,7 @@
-"""A content hash of what a job runs of this package.
+"""A hash of the code that a job runs.
 
-Snakemake watches `script:` files but not what they import. Each rule carries this hash as a
-param, so that an edit of a module reruns exactly the stages that import it.
+Snakemake watches `script:` files but not their imports. Each rule has this hash among its params,
+so that an edit of a module reruns exactly the stages that import it.
 """
 
 import ast
@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent
-# what jobs run and no result depends on, with what is imported for it alone
+# modules that jobs run but no result depends on, with what only they import
 ASIDE = {
     "looseleaf.cluster": "where processors run",
     "looseleaf.doorway": "how scripts tell errors and times",
@@ -30,7 +30,7 @@ def _path_of(module: str) -> Path | None:
 
 @cache
 def imports_of(path: Path) -> frozenset[str]:
-    """The modules of this package that a file imports, wherever in it the import stands."""
+    """The modules of this package that a file imports, including imports within functions."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
@@ -48,8 +48,10 @@ def _parents(module: str) -> Iterator[str]:
 
 
 def import_closure(*modules: str, without: frozenset[str] = frozenset()) -> list[Path]:
-    """The files of this package that run when `modules` are imported, packages included, but for
-    the modules and packages in `without` and what they alone import."""
+    """The files of this package that run when `modules` are imported, including packages.
+
+    Modules and packages in `without`, and what only they import, are left out.
+    """
     paths: set[Path] = set()
     waiting = list(modules)
     while waiting:
@@ -67,13 +69,15 @@ def import_closure(*modules: str, without: frozenset[str] = frozenset()) -> list
 
 
 def code_hash(*modules: str) -> str:
-    """Twelve hex digits that change when, and only when, the code behind `modules` does, what is
-    put `ASIDE` left out."""
+    """Twelve hex digits that change if, and only if, the code behind `modules` does.
+
+    The modules `ASIDE` are left out.
+    """
     return hash_of(import_closure(*modules, without=frozenset(ASIDE)))
 
 
 def hash_of(paths: Iterable[Path]) -> str:
-    """Twelve hex digits of files of this package: of their names and contents."""
+    """Twelve hex digits of the names and contents of files of this package."""
     summary = hashlib.sha256()
     for path in sorted(paths):
         summary.update(str(path.relative_to(ROOT)).encode() + b"\0")

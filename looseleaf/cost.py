@@ -1,4 +1,4 @@
-"""What a piece of work cost: the record that every stage keeps and the benchmark stage reads."""
+"""The cost of a piece of work: the record that every stage keeps, and the benchmark stage reads."""
 
 import resource
 import sys
@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of one piece of work in one process.
+    """The cost of one piece of work in one process.
 
-    `wall_s` and `cpu_s` are seconds (cpu is user + system of the process), `bytes_read` counts
-    the compressed bytes read from storage, `peak_rss_bytes` is the process's peak since it began.
+    `wall_s` and `cpu_s` are in seconds (cpu is user + system time of the process), `bytes_read` are
+    the compressed bytes read from storage, `peak_rss_bytes` is the peak memory since the process
+    started.
     """
 
     events: int
@@ -21,23 +22,25 @@ class Cost:
     peak_rss_bytes: int
 
     def to_json(self) -> dict[str, float]:
+        """The fields as JSON."""
         return asdict(self)
 
 
 def peak_rss_bytes() -> int:
-    """The peak of this process's memory since it began."""
+    """The peak memory of this process since it started."""
     # kilobytes on Linux, bytes on macOS
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class Stopwatch:
-    """Started when made; `cost` tells what was spent since."""
+    """Measures the cost of work since it was made."""
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     def cost(self, events: int, bytes_read: int) -> Cost:
+        """The cost so far, for these numbers of events and bytes."""
         return Cost(
             events=events,
             bytes_read=bytes_read,

@@ -1,4 +1,4 @@
-"""What every script of the workflow does around its one call: logging and readable errors."""
+"""The frame around the one call of every script: logging, and readable errors."""
 
 import errno
 import json
@@ -18,17 +18,17 @@ from looseleaf.workerprocess import prepare
 def doorway(log: str, site: str | None = None) -> Iterator[None]:
     """Run a stage; end with status 1 and one message on an error.
 
-    `site`, as JSON, is where a stage with Dask workers runs: those of this machine then import what
-    they need while the stage does.
+    `site`, as JSON, is where a stage with Dask workers runs; workers on this machine then import
+    their modules while the stage does.
 
-    An error meant for the user (`LooseleafError`, a full disk, a forbidden folder) is told in a
-    sentence; anything else is a defect of ours and comes with its traceback. Both stand on the
-    terminal and in the file `log`, which otherwise says how long the stage took.
+    An error meant for the user (`LooseleafError`, a full disk, a forbidden folder) is reported in a
+    sentence, any other with its traceback. Both go to the terminal and to the file `log`, which
+    otherwise has the time that the stage took.
     """
     end_with_snakemake()
     Path(log).parent.mkdir(parents=True, exist_ok=True)
-    # a process that starts workers has them import its main module again, which would run the
-    # stage once more in each of them; a main module without a file is left alone
+    # a process that starts workers makes them import its main module again, which would run the
+    # stage once more in each of them; a main module without a file isn't imported
     vars(sys.modules["__main__"]).pop("__file__", None)
     started = time.monotonic()
     try:
@@ -44,7 +44,7 @@ def doorway(log: str, site: str | None = None) -> Iterator[None]:
     else:
         Path(log).write_text(f"done in {time.monotonic() - started:.1f} s\n")
         return
-    # the log may stand on the same full disk as the outputs: the terminal comes first
+    # the log may be on the same full disk as the outputs, so the terminal comes first
     print(message, file=sys.stderr)
     try:
         Path(log).write_text(message + "\n")
@@ -54,7 +54,7 @@ def doorway(log: str, site: str | None = None) -> Iterator[None]:
 
 
 def explain(problem: OSError) -> str | None:
-    """A sentence for the operating system's refusals that a user can do something about."""
+    """A sentence for an operating system's error that a user can do something about."""
     where = problem.filename or "the output"
     if problem.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"error: no space left on the disk while writing {where}: free some and run again"

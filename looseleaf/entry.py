@@ -1,4 +1,4 @@
-"""What the graph names as `module:name`, imported where a job runs."""
+"""Functions and classes that the graph names as `module:name`, imported where a job runs."""
 
 from importlib import import_module
 from typing import Any

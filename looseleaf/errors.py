@@ -1,4 +1,4 @@
-"""The errors a user is meant to read: what is wrong, where, and what to do about it."""
+"""Errors for users: what is wrong, where, and what to do about it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +14,15 @@ class ConfigError(LooseleafError):
 
 
 class DataFileError(LooseleafError):
-    """A data file can't be used; the message names the file and what is the matter with it."""
+    """A data file can't be used; the message names the file and says why."""
 
 
 class RemoteReadFailed(DataFileError):
-    """A file elsewhere can't be read just now: another try, or another address, may do."""
+    """A remote file can't be read at the moment; another try or another address may work."""
 
 
 class LookupFailed(LooseleafError):
-    """A dataset's files could not be found; `status` is what the command `looseleaf das` ends with.
+    """A dataset's files could not be found; `status` is the exit status of `looseleaf das`.
 
     The numbers are dasgoclient's where it has one.
     """
@@ -39,24 +39,25 @@ class ServiceXFailed(LooseleafError):
 
 
 def failure_at(url: str) -> type[DataFileError]:
-    """A file on this machine doesn't get better by waiting; one elsewhere may."""
+    """The error for a file: a local one can't be expected to recover, a remote one may."""
     return RemoteReadFailed if "://" in url else DataFileError
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it, cut short if it is long."""
+    """A value as messages show it; a long one is cut short."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def brief(problem: Exception) -> str:
+    """The type of an error, and the first line of its message."""
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     return f"{type(problem).__name__}: {lines[0] if lines else 'no message'}"
 
 
 @contextmanager
 def reading(url: str) -> Iterator[None]:
-    """Turn whatever a library raises while it reads `url` into a `DataFileError` that names it."""
+    """Turn any exception of a library that reads `url` into a `DataFileError` that names it."""
     try:
         yield
     except DataFileError:

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and telling one file from another."""
+"""Writing files completely or not at all, and reading text, JSON and checksums."""
 
 import hashlib
 import json
@@ -13,17 +13,17 @@ from typing import Any
 
 from looseleaf.errors import DataFileError
 
-# control characters but tabs and ends of lines, and halves of characters, which can't be written
+# control characters except tabs and line ends, and lone surrogates, which can't be written
 ODD_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 @contextmanager
 def whole(path: str | Path, durable: bool = True) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it to `path` if the block succeeds.
+    """Give a temporary path next to `path`; rename it to `path` if the block succeeds.
 
-    The temporary name ends like the final one, so that writers which go by the ending
-    (matplotlib, uproot) do the same for both. On an exception nothing stands at either name.
-    Without `durable`, a crash of the machine may leave a file with a wrong content.
+    The temporary name has the same suffix as the final one, for writers that choose a format by it
+    (matplotlib, uproot). After an exception, neither file exists. Without `durable`, a crash of the
+    machine may leave a file with wrong content.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def whole(path: str | Path, durable: bool = True) -> Iterator[Path]:
         part.chmod(0o666 & ~umask)
         os.replace(part, path)
     except OSError as problem:
-        # a library's write to a full disk doesn't say where
+        # a library's write to a full disk doesn't name the file
         if problem.filename is None:
             problem.filename = str(path)
         raise
@@ -49,9 +49,10 @@ def whole(path: str | Path, durable: bool = True) -> Iterator[Path]:
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a file that somebody wrote: UTF-8, with or without a byte order mark.
+    """The text of a user's file: UTF-8, with or without a byte order mark.
 
-    Raises `DataFileError` naming file, line and cure for a file that can't be read or isn't UTF-8.
+    Raises `DataFileError` naming the file, the line and what to do, if it can't be read or isn't
+    UTF-8.
     """
     try:
         raw = Path(path).read_bytes()
@@ -73,21 +74,19 @@ def read_text(path: str | Path) -> str:
         ) from None
     if odd := ODD_CHARACTER.search(text):
         line = text.count("\n", 0, odd.start()) + 1
-        raise DataFileError(
-            f"{path}, line {line}: has the control character {odd[0]!r}; take it out"
-        )
+        raise DataFileError(f"{path}, line {line}: has the control character {odd[0]!r}; remove it")
     return text
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
-    """Write `value` as JSON, whole or not at all; NaN and infinity are refused."""
+    """Write `value` as JSON, completely or not at all; NaN and infinity are refused."""
     text = json.dumps(value, indent=indent, allow_nan=False) + "\n"
     with whole(path) as part:
         part.write_text(text)
 
 
 def read_json(path: str | Path) -> Any:
-    """Read JSON; a file that is missing or isn't JSON is a `DataFileError` naming it."""
+    """Read JSON; `DataFileError` naming the file if it is missing or isn't JSON."""
     try:
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
@@ -101,7 +100,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def adler32(path: str | Path) -> str:
-    """The adler32 checksum that DAS and Rucio state for a file: eight hex digits."""
+    """The adler32 checksum of a file, as in DAS and Rucio: eight hex digits."""
     with open(path, "rb") as stream:
         return adler32_of(iter(lambda: stream.read(1 << 20), b""))
 

@@ -1,7 +1,7 @@
-"""What a number doesn't hold and somebody should know of: lost events, leptons, files, values.
+"""Losses: events, leptons, files or values that a result leaves out, and that users should know.
 
-A loss is either allowed by name in the configuration or only told; one that is neither is an
-error where it is found. Ledgers carry the losses of a dataset, and the report lists them all.
+A loss is allowed by name in the configuration, or only reported; any other is an error where it is
+found. Ledgers have the losses of a dataset, and the report lists them all.
 """
 
 import sys
@@ -12,11 +12,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Loss:
-    """One loss: what kind it is, of which file, column, trigger or axis, and how much of how much.
+    """One loss: its kind, its file, column, trigger or axis, and `count` of `of`.
 
-    `of` is None where the whole isn't known; `unit` says what is counted (events, leptons, values,
-    files). `message` is a sentence for the user. `allowed` names the configuration key that allows
-    it, None for what needs no permission.
+    `of` is None if the total isn't known; `unit` says what is counted (events, leptons, values,
+    files). `message` is a sentence for the user. `allowed` is the configuration key that allows it,
+    None if it needs no permission.
     """
 
     kind: str
@@ -28,6 +28,7 @@ class Loss:
     allowed: str | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """The fields as JSON."""
         return asdict(self)
 
 

@@ -1,4 +1,4 @@
-"""Opening NanoAOD files, with errors that name the file and what is the matter with it."""
+"""Opening NanoAOD files, with errors that name the file and say what is wrong with it."""
 
 import json
 import os
@@ -14,11 +14,11 @@ from looseleaf.objects.branches import EFT_COEFFICIENTS, first_present
 from looseleaf.parquet import ParquetEvents, is_parquet
 
 TREE = "Events"
-# bytes asked for at a time where a file is read whole
+# the bytes read at a time from a whole file
 BLOCK = 16 << 20
-# XRootD's own settings wait for half an hour; another address may be next on the list, and the
-# whole list is tried again. A host that accepts and stays silent costs 30 s. What the user has set
-# wins. They are read when its library is loaded.
+# XRootD's default waits for half an hour, but another address may be next on the list, and the
+# whole list is tried again. A host that accepts and stays silent costs 30 s. The user's own
+# settings have priority. They are read when XRootD's library is loaded.
 XROOTD_PATIENCE = {
     "XRD_CONNECTIONWINDOW": "20",
     "XRD_CONNECTIONRETRY": "1",
@@ -35,12 +35,12 @@ class EventsFile:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes asked of the storage so far."""
+        """The bytes requested from the storage so far."""
         return int(self.directory.file.source.num_requested_bytes)
 
     @property
     def size(self) -> int:
-        """Bytes that the file has, as its storage says."""
+        """The size of the file in bytes, according to its storage."""
         return int(self.directory.file.source.num_bytes)
 
     @property
@@ -49,17 +49,18 @@ class EventsFile:
         return str(self.directory.file.uuid)
 
     def blocks(self) -> Iterator[bytes]:
-        """The bytes of the file, from first to last."""
+        """The bytes of the file in blocks, from first to last."""
         source = self.directory.file.source
         for start in range(0, self.size, BLOCK):
             stop = min(start + BLOCK, self.size)
             yield bytes(source.chunk(start, stop).raw_data)
 
     def said(self, key: str) -> Any:
-        """The JSON that stands in the file under a key; None if there is none."""
+        """The JSON stored in the file under a key; None if there is none."""
         return json.loads(str(self.directory[key])) if key in self.directory else None
 
     def close(self) -> None:
+        """Close the file."""
         self.directory.close()
 
 
@@ -67,8 +68,10 @@ Events = EventsFile | ParquetEvents
 
 
 def open_file(url: str, name: str = TREE) -> Events:
-    """Open a NanoAOD file, ROOT or, where it ends in .parquet, Parquet; `DataFileError` if it isn't
-    there, is cut off or has no Events tree (or the one called `name`)."""
+    """Open a NanoAOD file: Parquet if its name ends in .parquet, else ROOT.
+
+    Raises `DataFileError` if it doesn't exist, is cut off or has no tree called `name`.
+    """
     if url.startswith("root://"):
         for setting, seconds in XROOTD_PATIENCE.items():
             os.environ.setdefault(setting, seconds)
@@ -81,7 +84,7 @@ def open_file(url: str, name: str = TREE) -> Events:
             raise DataFileError(
                 f"{url}: no {name} tree (the file holds {', '.join(file.directory)})"
             )
-        # a name alone would be taken for "file:tree" where it has a colon
+        # a plain name would be split as "file:tree" at a colon
         directory = uproot.open({url: None})
     except DataFileError:
         raise
@@ -117,11 +120,10 @@ def open_file(url: str, name: str = TREE) -> Events:
 
 
 def _check_closed(directory: uproot.ReadOnlyDirectory, url: str) -> None:
-    """Raise `DataFileError` for a ROOT file whose writer didn't come to its end.
+    """Raise `DataFileError` for a ROOT file that its writer didn't close.
 
-    It writes the list of free segments last, and where this stands into the head, which says 0 as
-    long as it hasn't been written. What a writer that was stopped leaves can be read as far as
-    its last autosave.
+    A writer stores the list of free segments last, and its position in the header, which has 0
+    there until then. A file of a writer that was stopped can be read up to its last autosave.
     """
     file = directory.file
     size = file.source.num_bytes
@@ -139,7 +141,7 @@ def _check_closed(directory: uproot.ReadOnlyDirectory, url: str) -> None:
 
 @contextmanager
 def open_events(url: str, name: str = TREE) -> Iterator[Events]:
-    """`open_file` for the length of a block."""
+    """`open_file` as a context manager."""
     file = open_file(url, name)
     try:
         yield file
@@ -148,7 +150,7 @@ def open_events(url: str, name: str = TREE) -> Iterator[Events]:
 
 
 def choose_branches(url: str, present: Iterable[str], columns: Iterable[str]) -> list[str]:
-    """The branches of a file that answer a list of columns, each once; `A|B` means both if there.
+    """The branches of a file for a list of columns, each once; `A|B` selects both if both exist.
 
     Raises `DataFileError` naming the file and every column that it lacks.
     """
@@ -157,10 +159,10 @@ def choose_branches(url: str, present: Iterable[str], columns: Iterable[str]) ->
     missing = [column for column in columns if first_present(column, branches) is None]
     if missing:
         names = ", ".join(column.replace("|", " or ") for column in missing)
-        why = "drop what needs it from the analysis, or use files of a NanoAOD version that has it"
+        why = "remove it from the analysis, or use files of a NanoAOD version that has it"
         if missing == [EFT_COEFFICIENTS]:
             why = "its dataset declares Wilson coefficients (wc_names, WCnames in a sample's file)"
         raise DataFileError(f"{url}: the {TREE} tree lacks {names}; {why}")
-    # two columns may have an alternative in common: written twice, it would get another name
+    # two columns may share an alternative, and a branch written twice would get another name
     chosen = [name for column in columns for name in column.split("|") if name in branches]
     return list(dict.fromkeys(chosen))

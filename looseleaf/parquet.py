@@ -1,10 +1,10 @@
-"""Events in Parquet, read by columns and by a predicate, so that the storage sends less.
+"""Events in Parquet, read by columns and with a predicate, so that the storage sends less.
 
-pyarrow's datasets leave out the columns that nobody asked for and the row groups whose statistics
-say that nothing in them passes. A file is on this machine, or in an object store: `s3://` with
-credentials and endpoint as AWS's variables say (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
-`AWS_ENDPOINT_URL`), or any file system of pyarrow's. A format that filters on the storage itself
-(Skyhook's on Ceph) would make the fragment here in place of Parquet's.
+pyarrow's datasets skip columns that aren't requested, and row groups whose statistics show that no
+event passes. A file is on this machine, in an object store (`s3://`, with AWS's environment
+variables `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_ENDPOINT_URL`), or on any file
+system of pyarrow. A format that filters on the storage itself (Skyhook's on Ceph) would make the
+fragment here in place of Parquet's.
 """
 
 import json
@@ -31,19 +31,19 @@ from pyarrow import fs
 from looseleaf.errors import DataFileError, reading
 from looseleaf.objects.expressions import Expression
 
-# keys of a file's metadata: who it is, the name of its tree; coffea goes by the same
+# keys of a file's metadata: its identity and the name of its tree, which coffea uses too
 IDENTITY, TREE_NAME = b"uuid", b"object_path"
 ENDING = ".parquet"
-# characters of an address that stay as they are; % since it may be quoted already
+# characters of an address that stay unquoted; % since it may be quoted already
 ADDRESS = "/:?&=#@%,;!$'()*+~"
-# bytes asked for at a time where a file is read whole
+# the bytes read at a time from a whole file
 BLOCK = 16 << 20
-# events that `read` hands out at a time
+# the number of events that `read` yields at a time
 STEP = 100_000
 
 
 class _Counted(RawIOBase):
-    """A file that counts the bytes it is asked for."""
+    """A file that counts the bytes read from it."""
 
     def __init__(self, source: pa.NativeFile) -> None:
         super().__init__()
@@ -76,8 +76,7 @@ class _Counted(RawIOBase):
 
 
 class ParquetTree:
-    """The columns of a Parquet file, by the names that a tree's branches have; `url` is what the
-    file is called where it can't be read."""
+    """The columns of a Parquet file, by the names of a tree's branches; `url` is for messages."""
 
     def __init__(self, url: str, source: pa.NativeFile | _Counted) -> None:
         self._url = url
@@ -86,13 +85,14 @@ class ParquetTree:
         self._fragment = form.make_fragment(pa.PythonFile(source, mode="r"))
         self.schema: pa.Schema = self._fragment.physical_schema
         self.metadata: pq.FileMetaData = self._fragment.metadata
-        # the rows at which its row groups begin, and their end
+        # the first row of each row group, and the end of the last
         self._edges = [0]
         for group in self._fragment.row_groups:
             self._edges.append(self._edges[-1] + group.num_rows)
 
     @property
     def num_entries(self) -> int:
+        """The number of events."""
         return self._edges[-1]
 
     def keys(
@@ -101,7 +101,7 @@ class ParquetTree:
         filter_name: Sequence[str] | None = None,
         filter_typename: Sequence[str] | None = None,
     ) -> list[str]:
-        """The columns whose names, and types as a TTree calls them, match one of the patterns."""
+        """The columns whose names and types (as in a TTree) match one of the patterns."""
 
         def match(text: str, patterns: Sequence[str] | None) -> bool:
             return patterns is None or any(fnmatchcase(text, pattern) for pattern in patterns)
@@ -113,7 +113,7 @@ class ParquetTree:
         ]
 
     def rows(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
-        """Rows [start, stop) of some columns; only the row groups that hold them are read."""
+        """Rows [start, stop) of some columns; only row groups with these rows are read."""
         groups = [
             number
             for number, (first, last) in enumerate(pairwise(self._edges))
@@ -127,8 +127,10 @@ class ParquetTree:
     def steps(
         self, columns: Sequence[str], size: int, cut: str | None = None
     ) -> Iterator[ak.Array]:
-        """The events in steps of about `size`, without the row groups in which none passes `cut`;
-        at least one step."""
+        """The events in steps of about `size`, at least one.
+
+        Row groups in which no event can pass `cut` are skipped.
+        """
         groups = self.left(cut)
         step: list[int] = []
         for number in groups:
@@ -145,7 +147,7 @@ class ParquetTree:
             return fragment.to_table(columns=list(columns), use_threads=False)
 
     def left(self, cut: str | None) -> list[int]:
-        """The row groups of which some events may pass `cut`."""
+        """The row groups in which events may pass `cut`."""
         everything = [group.id for group in self._fragment.row_groups]
         condition = None if cut is None else predicate(cut, self.schema)
         if condition is None or not everything:
@@ -153,29 +155,29 @@ class ParquetTree:
         try:
             fragment = self._fragment.subset(filter=condition, schema=self.schema)
         except (pa.ArrowException, ValueError):
-            # types that pyarrow doesn't compare
+            # types that pyarrow can't compare
             return everything
         return [group.id for group in fragment.row_groups]
 
     def floating(self, columns: Sequence[str]) -> list[str]:
-        """Those of some columns that hold floating-point numbers, also in lists."""
+        """The given columns that have floating-point numbers, or lists of them."""
         kinds = {name: self.schema.field(name).type for name in columns}
         inner = {name: k.value_type if _is_list(k) else k for name, k in kinds.items()}
         return [name for name, kind in inner.items() if pa.types.is_floating(kind)]
 
     def events(self, groups: Sequence[int]) -> int:
-        """How many there are in some row groups."""
+        """The number of events in some row groups."""
         return sum(self._edges[number + 1] - self._edges[number] for number in groups)
 
     def nanoevents_source(self, start: int, stop: int) -> pq.ParquetFile:
-        """Rows [start, stop) as what coffea's `from_parquet` reads its columns from."""
+        """Rows [start, stop) as a source for coffea's `from_parquet`."""
         return _Rows(self, start, stop)
 
 
 class _Rows(pq.ParquetFile):
-    """A range of rows of a file, which coffea asks for one column after the other.
+    """A range of rows of a file, from which coffea reads one column after the other.
 
-    Of a whole file it would read every row for each chunk.
+    For a whole file it would read every row for each chunk.
     """
 
     def __init__(self, tree: ParquetTree, start: int, stop: int) -> None:
@@ -187,19 +189,20 @@ class _Rows(pq.ParquetFile):
 
     @property
     def schema_arrow(self) -> pa.Schema:
-        # coffea stumbles over what is neither numbers nor lists of numbers
+        # coffea fails on columns that are neither numbers nor lists of numbers
         fields = [field for field in self._tree.schema if _is_numbers(field.type)]
         return pa.schema(fields, self._tree.metadata.metadata)
 
     def read(self, columns: Sequence[str], use_threads: bool = False) -> pa.Table:
         table = self._tree.rows(self._start, self._stop, columns)
-        # coffea takes the first chunk for all
+        # coffea uses only the first chunk
         chunks = [pa.chunked_array([column.combine_chunks()]) for column in table.columns]
         return pa.table(chunks, schema=table.schema)
 
 
 class ParquetEvents:
-    """An open Parquet file and its tree, as `looseleaf.nanoaod` has those of ROOT files."""
+    """An open Parquet file and its tree, with the interface of ROOT files in
+    `looseleaf.nanoaod`."""
 
     def __init__(self, url: str | Path, name: str, filesystem: fs.FileSystem | None = None) -> None:
         self._source = _Counted(_opened(str(url), filesystem))
@@ -209,17 +212,17 @@ class ParquetEvents:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes asked of the storage so far."""
+        """The bytes requested from the storage so far."""
         return self._source.bytes_read
 
     @property
     def size(self) -> int:
-        """Bytes that the file has, as its storage says."""
+        """The size of the file in bytes, according to its storage."""
         return self._source.size()
 
     @property
     def uuid(self) -> str:
-        """The identity that its writer gave the file, or one that follows from its footer."""
+        """The identity of the file from its writer, or one computed from its footer."""
         if IDENTITY in self._said:
             return self._said[IDENTITY].decode()
         footer = pa.BufferOutputStream()
@@ -227,17 +230,18 @@ class ParquetEvents:
         return str(uuid.uuid5(uuid.NAMESPACE_OID, footer.getvalue().to_pybytes().hex()))
 
     def blocks(self) -> Iterator[bytes]:
-        """The bytes of the file, from first to last."""
+        """The bytes of the file in blocks, from first to last."""
         self._source.seek(0)
         while block := self._source.read(BLOCK):
             yield block
 
     def said(self, key: str) -> Any:
-        """The JSON that stands in the file under a key; None if there is none."""
+        """The JSON stored in the file under a key; None if there is none."""
         text = self._said.get(key.encode())
         return None if text is None else json.loads(text)
 
     def close(self) -> None:
+        """Close the file."""
         self._source.close()
 
 
@@ -247,12 +251,12 @@ def read(
     cut: str | None = None,
     filesystem: fs.FileSystem | None = None,
 ) -> Iterator[ak.Array]:
-    """The events of Parquet results that pass `cut`, their `columns` alone, in steps.
+    """The events of Parquet results that pass `cut`, with the given `columns`, in steps.
 
-    `cut` is an expression of looseleaf's; comparisons of columns, joined by & and |, say which row
-    groups aren't read. `filesystem` is where the paths are; without it they are places on this
-    machine or URLs. Raises `DataFileError` naming a column that is not there or a file that can't
-    be read.
+    `cut` is an expression of looseleaf; row groups are skipped by its comparisons of columns,
+    joined by & and |. `filesystem` is the file system of the paths; without it they are on this
+    machine, or URLs. Raises `DataFileError` naming a column that doesn't exist, or a file that
+    can't be read.
     """
     condition = None if cut is None else Expression(cut)
     names = list(dict.fromkeys([*columns, *(condition.names if condition is not None else ())]))
@@ -264,7 +268,7 @@ def read(
         try:
             missing = sorted(set(names) - set(file.tree.keys()))
             if missing:
-                raise DataFileError(f"{path}: there is no column {', '.join(missing)}")
+                raise DataFileError(f"{path}: has no column {', '.join(missing)}")
             for events in file.tree.steps(names, STEP, cut):
                 kept = events if condition is None else events[condition.keeps(events)]
                 if len(kept):
@@ -274,11 +278,11 @@ def read(
 
 
 def predicate(cut: str, schema: pa.Schema) -> pc.Expression | None:
-    """A looseleaf expression as pyarrow's, by which row groups may be left out.
+    """A looseleaf expression as pyarrow's, by which row groups can be skipped.
 
-    None for what can't be left to statistics: arithmetic, functions, `and`, `or`, `not`; and a
-    negated comparison of floating-point columns, since they don't tell of values that are no
-    numbers, which pass it.
+    None for expressions that statistics can't decide: arithmetic, functions, `and`, `or`, `not`;
+    and a negated comparison of floating-point columns, since NaN passes it and isn't in the
+    statistics.
     """
     expression = Expression(cut)
     if not expression.names <= set(schema.names):
@@ -292,7 +296,7 @@ def predicate(cut: str, schema: pa.Schema) -> pc.Expression | None:
 
 
 class _Condition:
-    """A condition of a predicate, and whether values that are no numbers have a say in it."""
+    """A condition of a predicate, and whether NaN affects it."""
 
     def __init__(self, expression: pc.Expression, floating: bool) -> None:
         self.expression, self._floating = expression, floating
@@ -321,7 +325,7 @@ class _Column:
         if compare is operator.ne and floating:
             raise TypeError
         if isinstance(other, _Column):
-            # arrow compares numbers of several types in another precision than numpy
+            # arrow compares numbers of different types in another precision than numpy
             if self._kind != other._kind:
                 raise TypeError
             return _Condition(compare(self._field, other._field), floating)
@@ -352,11 +356,12 @@ class _Column:
 
 
 def is_parquet(url: str) -> bool:
+    """Whether a URL is that of a Parquet file."""
     return (url.partition("?")[0] if "://" in url else url).endswith(ENDING)
 
 
 def stored_bytes(url: str) -> int | None:
-    """The size of a file on this machine or in an object store; None if it isn't there."""
+    """The size of a file on this machine or in an object store; None if it doesn't exist."""
     with reading(url):
         filesystem, path = _located(url)
         info = filesystem.get_file_info(path)
@@ -366,7 +371,7 @@ def stored_bytes(url: str) -> int | None:
 def _located(url: str) -> tuple[fs.FileSystem, str]:
     if "://" not in url:
         return fs.LocalFileSystem(), url
-    # what a name may have and an address may not
+    # characters that a name may have and an address may not
     located: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(quote(url, safe=ADDRESS))
     return located
 
@@ -388,7 +393,7 @@ def _is_numbers(kind: pa.DataType) -> bool:
 
 
 def _typename(kind: pa.DataType) -> str:
-    """What uproot calls the type of such a branch of a TTree."""
+    """The name that uproot gives the type of such a branch in a TTree."""
     if _is_list(kind):
         return f"{_typename(kind.value_type)}[]"
     return f"{kind}_t" if pa.types.is_integer(kind) else str(kind)
@@ -403,14 +408,16 @@ def _awkward(table: pa.Table, url: str) -> ak.Array:
 
 
 def check_nulls(url: str, name: str, column: pa.Array) -> None:
-    """Raise `DataFileError` if an event of a Parquet file has no value in a column, or an object
-    in a list of it: NanoAOD has a number everywhere."""
+    """Raise `DataFileError` if a Parquet column has null values, also within lists.
+
+    NanoAOD has a number everywhere.
+    """
     nulls = column.null_count
     if not nulls and _is_list(column.type):
         nulls = column.flatten().null_count
     if nulls:
         raise DataFileError(
-            f"{url}: {nulls} values of {name} are null: there should be a number in each event. "
+            f"{url}: {nulls} values of {name} are null, but each event needs a number. "
             "Write numbers in their place, or leave these events out"
         )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Paths:
-    """Where each target stands below the results root. A `stage` is a folder of analyses."""
+    """The paths of targets below the results root. A `stage` is a folder of analyses."""
 
     root: str
 
@@ -20,12 +20,12 @@ class Paths:
 
     @property
     def catalogue(self) -> str:
-        """What a demo dataset registered about its files."""
+        """The catalogue of a demo dataset's files."""
         return f"{self.samples}/catalogue.json"
 
     @property
     def listed(self) -> str:
-        """The files of a sample that is declared in TopEFT's form."""
+        """The catalogue of a sample in TopEFT's form."""
         return f"{self.root}/listed/{{dataset}}.json"
 
     @property
@@ -54,5 +54,5 @@ class Paths:
         return f"{self.root}/logs/{name}.log"
 
     def benchmark(self, name: str) -> str:
-        """Where Snakemake writes a job's own cost."""
+        """The file in which Snakemake records a job's cost."""
         return f"{self.root}/benchmark/jobs/{name}.jsonl"

@@ -1,4 +1,4 @@
-"""What about a machine stops the workflow, or makes it another: told before anything runs."""
+"""Checks of the machine, before anything runs: what would stop the workflow or change results."""
 
 import os
 import shlex
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from looseleaf.errors import LooseleafError
 
-# modules that every run needs, or that numbers depend on
+# modules that every run needs, or on which numbers depend
 MODULES = (
     "awkward",
     "boost_histogram",
@@ -34,7 +34,7 @@ MODULES = (
 
 @contextmanager
 def needing(extra: str) -> Iterator[None]:
-    """Turn an import that fails for want of an extra into a sentence that says what to install."""
+    """Turn a failed import of an optional package into a sentence that says what to install."""
     try:
         yield
     except ModuleNotFoundError as problem:
@@ -50,9 +50,9 @@ def _install(modules: list[str], extra: str) -> str:
 
 
 def check_machine() -> list[str]:
-    """Remarks on the Python that runs the workflow, a sentence each.
+    """Remarks on the Python that runs the workflow, a sentence for each.
 
-    Raises `LooseleafError` if it lacks packages, or stands where Snakemake can't run it.
+    Raises `LooseleafError` if it lacks packages, or if its path stops Snakemake from running it.
     """
     if absent := [module for module in MODULES if find_spec(module) is None]:
         raise LooseleafError(_install(absent, "workflow"))
@@ -70,7 +70,7 @@ def check_machine() -> list[str]:
 
 
 def foreign(python_path: str) -> dict[Path, list[str]]:
-    """The modules, by folder, that a PYTHONPATH has imported from outside of the environment."""
+    """The modules that PYTHONPATH provides from outside of the environment, by folder."""
     folders = {Path(part).resolve() for part in python_path.split(os.pathsep) if part}
     outside = {f for f in folders if not f.is_relative_to(Path(sys.prefix).resolve())}
     modules: dict[Path, list[str]] = {}

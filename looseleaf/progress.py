@@ -1,4 +1,4 @@
-"""How far a stage has come: a bar on a terminal, plain lines where there is none."""
+"""The progress of a stage: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -13,8 +13,8 @@ LINE_EVERY_S = 10.0
 class Progress:
     """Counts events up to `total`, with the rate and the time left.
 
-    On a terminal it is a bar that redraws itself; in a log or under a batch system it is a line
-    every ten seconds and one at the end.
+    On a terminal it is a bar; in a log or a batch job it is a line every ten seconds and one at the
+    end.
     """
 
     def __init__(self, stage: str, total: int, unit: str = "events") -> None:
@@ -32,6 +32,7 @@ class Progress:
         self._started = self._told = time.monotonic()
 
     def add(self, events: int) -> None:
+        """Count more events."""
         self._done += events
         self._bar.update(events)
         if not self._terminal and time.monotonic() - self._told > LINE_EVERY_S:

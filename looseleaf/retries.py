@@ -1,4 +1,4 @@
-"""Trying again what may pass by itself: a policy, and the loops that follow it."""
+"""Retries after failures that may pass: a policy, and the loops that follow it."""
 
 import asyncio
 import math
@@ -12,11 +12,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Retries:
-    """Which failures are tried again, how long and after which pauses.
+    """Which failures are tried again, how long, and after which pauses.
 
-    A failure of the types `passing`, for which `may_pass` holds, is tried again: until there were
-    `tries` tries, or, as a failure comes, `seconds` have gone by since the first try began. The
-    first pause is of `pause` seconds; each is twice the one before, and none above `longest`.
+    A failure of a type in `passing`, for which `may_pass` holds, is tried again until there were
+    `tries` tries, or until `seconds` have passed since the first try began. The first pause lasts
+    `pause` seconds; each is twice as long as the one before, and at most `longest`.
     """
 
     passing: type[Exception] | tuple[type[Exception], ...]
@@ -27,9 +27,9 @@ class Retries:
     longest: float = math.inf
 
     def pause_after(self, problem: Any, tries: int, seconds: float = 0.0) -> float | None:
-        """Seconds to wait before the next try, or None if there is to be none.
+        """Seconds to wait before the next try, or None for no further try.
 
-        `tries` have been made, of which the last failed by `problem`, `seconds` after the first
+        `tries` have been made, the last of which failed with `problem`, `seconds` after the first
         began.
         """
         if not isinstance(problem, self.passing) or not self.may_pass(problem):
@@ -45,8 +45,10 @@ class Retries:
         sleep: Callable[[float], Any] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> T:
-        """What `function` returns, in the first try that doesn't fail; else the last failure is
-        raised. `say` gets each failure that is tried again, and the pause in seconds."""
+        """The result of `function` in the first try that succeeds; else the last failure is raised.
+
+        `say` gets each failure that is tried again, and the pause in seconds.
+        """
         started, tries = clock(), 0
         while True:
             tries += 1

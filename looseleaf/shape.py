@@ -1,7 +1,7 @@
-"""Holding JSON that was read from a file against what should be in it.
+"""Checking JSON from a file against a shape.
 
-A shape is one of the kinds below, `[shape]` for a list, `{key: shape}` for an object that has at
-least these keys, `{ANY: shape}` for one whose keys are free, and `(shape,)` for what may be null.
+A shape is one of the kinds below, `[shape]` for a list, `{key: shape}` for an object with at least
+these keys, `{ANY: shape}` for one with any keys, and `(shape,)` for a value that can be null.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ CURE = "the file is damaged, or another version wrote it: make it again"
 
 
 class Kind(NamedTuple):
-    """What a plain value should be: in words, and whether one is."""
+    """A kind of plain value: its description, and a check."""
 
     words: str
     fits: Callable[[Any], bool]
@@ -38,7 +38,7 @@ COUNT = Kind(
 
 
 def check(value: Any, shape: Any, where: str) -> None:
-    """Raise `DataFileError` naming `where`, and the place in it where a value has another shape."""
+    """Raise `DataFileError` naming `where`, and the place in it, if a value has another shape."""
     match shape:
         case Kind():
             if not shape.fits(value):

@@ -1,8 +1,8 @@
-"""The code that workers run: ours, sent to each of them, and the packages they should have.
+"""The code for workers: ours, sent to each of them, and the packages that they should have.
 
-Dask sends the plugin to every worker that joins, late and restarted ones too, and sends it by
-value, so that a worker needs neither this package nor a file system shared with the submitter.
-This module therefore imports nothing else of the package.
+Dask sends the plugin by value to every worker that joins, also to late and restarted ones, so that
+a worker needs neither this package nor a file system shared with the submitter. This module
+therefore imports nothing else of the package.
 """
 
 import atexit
@@ -25,7 +25,7 @@ import cloudpickle
 from distributed import SchedulerPlugin, WorkerPlugin
 
 PACKAGE = "looseleaf"
-# what numbers may depend on, or what has to be the same at both ends of a connection
+# packages on which numbers depend, or which must be equal at both ends of a connection
 MATTERS = (
     "awkward",
     "boost-histogram",
@@ -51,7 +51,8 @@ def versions() -> dict[str, str]:
 
 
 def difference(submitter: Mapping[str, str], worker: Mapping[str, str]) -> str | None:
-    """What differs between the submitter and a worker, naming both sides; None if nothing."""
+    """The differences between the submitter and a worker, with both versions; None if there are
+    none."""
     differences = [
         f"{name} is {worker.get(name)} there and {value} here"
         for name, value in submitter.items()
@@ -61,7 +62,7 @@ def difference(submitter: Mapping[str, str], worker: Mapping[str, str]) -> str |
 
 
 def archive() -> bytes:
-    """The package as it stands here, zipped; the same files give the same bytes."""
+    """This package, zipped; equal files give equal bytes."""
     root = Path(__file__).parent
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as zipped:
@@ -73,15 +74,15 @@ def archive() -> bytes:
 
 
 def _not_of_a_task(record: logging.LogRecord) -> bool:
-    # what a task raised is told by the submitter, once, and not by every worker that ran one
+    # the submitter reports the exception of a task once, instead of every worker
     return not str(record.msg).startswith("Compute Failed")
 
 
 class OurCode(WorkerPlugin):
-    """Unpacks archives (ours and further wheels) on a worker, ahead of what is installed there.
+    """Unpacks archives (ours and further wheels) on a worker, before its installed packages.
 
-    A difference in packages is kept in `problem`, for the worker's tasks to tell: raised here, it
-    would only keep the worker from starting, again and again.
+    A difference in packages is kept in `problem`, for the worker's tasks to report: an exception
+    here would only stop the worker from starting, again and again.
     """
 
     name = "looseleaf-code"
@@ -102,7 +103,8 @@ class OurCode(WorkerPlugin):
 
 
 class Parcel(WorkerPlugin):
-    """Bytes that every worker has, late and restarted ones too, instead of every task of a job."""
+    """Bytes that are sent once to every worker, also to late and restarted ones, not with every
+    task."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
@@ -110,7 +112,7 @@ class Parcel(WorkerPlugin):
 
 
 class OurCodeOnScheduler(SchedulerPlugin):
-    """Unpacks the same archives where a scheduler runs that we didn't start: it reads our tasks."""
+    """Unpacks the same archives on a scheduler that we didn't start, since it reads our tasks."""
 
     idempotent = True
 
@@ -131,7 +133,7 @@ def _process() -> tuple[str, int]:
 
 
 def _put_first(archives: Iterable[bytes], place: Path) -> None:
-    """Unpack archives, and have this process import from there before anywhere else."""
+    """Unpack archives, and make this process import from there first."""
     if str(place) in sys.path[:1]:
         return
     shutil.rmtree(place, ignore_errors=True)
@@ -139,7 +141,7 @@ def _put_first(archives: Iterable[bytes], place: Path) -> None:
         with zipfile.ZipFile(io.BytesIO(content)) as zipped:
             zipped.extractall(place)
     sys.path.insert(0, str(place))
-    # a process that outlives jobs may have imported an earlier state of the package
+    # a process that outlives jobs may have imported an earlier version of the package
     for module in [m for m in sys.modules if m == PACKAGE or m.startswith(f"{PACKAGE}.")]:
         del sys.modules[module]
     importlib.invalidate_caches()
@@ -150,13 +152,13 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def mismatch(worker: Any, code: str) -> str | None:
-    """Why a worker must not run a task of a job with the given code; None if it may."""
+    """Why a worker must not run a task of a job with this code; None if it may."""
     plugin = worker.plugins.get(OurCode.name)
     if plugin is None:
         return f"worker {worker.name} was not sent the code {code}"
     if plugin.code != code:
         return (
-            f"worker {worker.name} runs the code {plugin.code} of another job, this one's is "
+            f"worker {worker.name} runs the code {plugin.code} of another job, but this job has "
             f"{code}: let one job at a time use a scheduler"
         )
     if plugin.problem is not None:

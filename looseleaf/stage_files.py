@@ -1,4 +1,7 @@
-"""What is known of a dataset's files: the record model that every backend of a lookup fills."""
+"""The files that stages pass on: catalogues, lists of files, manifests and ledgers.
+
+`FileRecord` is the record of a file that every backend of a lookup fills.
+"""
 
 import re
 import uuid
@@ -13,16 +16,16 @@ from looseleaf.files import adler32, read_json, write_json
 from looseleaf.shape import ANY, COUNT, FLAG, LARGEST, NUMBER, TEXT, Kind, check
 
 CATALOGUE_FORMAT = "looseleaf-catalogue/1"
-# what a lookup leaves; another format asks again
+# the result of a lookup; another format makes a new lookup
 SNAPSHOT_FORMAT = "looseleaf-das/1"
-# what a finished transform leaves on the volume and as its target
+# the result of a transform, on the volume and as its target
 MANIFEST_FORMAT = "looseleaf-manifest/4"
-# what a processed dataset leaves beside its histograms
+# written next to the histograms of a processed dataset
 LEDGER_FORMAT = "looseleaf-ledger/1"
-# words in names of samples that aren't primary datasets
+# words in sample names that aren't primary datasets
 NO_PRIMARY = re.compile(r".{1,2}|data|run|ver|hipm|apv|listed|.*skim|(pre|post)(vfp|ee|bpix)", re.I)
 
-# sections of a run are thousands; lists of them are made
+# a run has thousands of sections, of which lists are made
 MOST_SECTIONS = 1_000_000
 
 
@@ -56,7 +59,7 @@ EFT_SUMS = ([NUMBER],)
 THEORY_SUMS = {ANY: [(NUMBER,)]}
 NOT_FINITE = {ANY: {"count": COUNT, "of": COUNT, "unit": TEXT}}
 MISSING = {ANY: [TEXT]}
-# what a manifest says of a file's result
+# a file's result in a manifest
 RESULT = {
     "source": TEXT,
     "source_url": TEXT,
@@ -91,7 +94,7 @@ MANIFEST = {
 }
 
 
-# what a ledger says that normalises a dataset
+# what a ledger has for the normalisation of a dataset
 ORIGINAL = {
     "events": COUNT,
     "sum_of_weights": NUMBER,
@@ -106,8 +109,10 @@ ORIGINAL = {
 def read_manifest(
     path: str | Path, shape: Mapping[str, Any] = MappingProxyType(MANIFEST)
 ) -> dict[str, Any]:
-    """A manifest, checked for what is to be read of it; `DataFileError` names the file and the
-    place at fault."""
+    """A manifest, checked for the parts to be read.
+
+    Raises `DataFileError` naming the file and the place that is wrong.
+    """
     value = read_json(path)
     if not isinstance(value, dict) or value.get("format") != MANIFEST_FORMAT:
         raise DataFileError(
@@ -119,8 +124,10 @@ def read_manifest(
 
 
 def read_ledger(path: str | Path, shape: Mapping[str, Any]) -> dict[str, Any]:
-    """A ledger, checked for what is to be read of it; `DataFileError` names the file and the place
-    at fault."""
+    """A ledger, checked for the parts to be read.
+
+    Raises `DataFileError` naming the file and the place that is wrong.
+    """
     value = read_json(path)
     if not isinstance(value, dict) or value.get("format") != LEDGER_FORMAT:
         raise DataFileError(f"{path}: not of the format {LEDGER_FORMAT!r}")
@@ -129,7 +136,7 @@ def read_ledger(path: str | Path, shape: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def original_of(path: str | Path) -> dict[str, Any]:
-    """What a ledger says of a dataset's original events: the sums that normalise it."""
+    """The sums over a dataset's original events in its ledger, which normalise it."""
     original: dict[str, Any] = read_ledger(path, {"original": ORIGINAL})["original"]
     return original
 
@@ -139,9 +146,9 @@ class FileRecord:
     """One file of a dataset.
 
     `name` is the logical name (/store/...), `adler32` eight hex digits, `block` the DAS block.
-    `bytes`, `events` and `adler32` are None where the source of the record doesn't know them.
-    `url` is where the file stands if that is known, else None: then a site's redirectors say.
-    `left_out` files are known to be bad, by the dataset's declaration.
+    `bytes`, `events` and `adler32` are None if the source of the record doesn't know them. `url` is
+    the address of the file, or None: then a site's redirectors give it. `left_out` files are
+    excluded by the dataset's declaration.
     """
 
     name: str
@@ -159,11 +166,13 @@ class FileRecord:
         return self.valid and not self.left_out
 
     def to_json(self) -> dict[str, Any]:
+        """The fields as JSON."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any], where: str) -> "FileRecord":
-        """The record in a JSON object; `DataFileError` names `where` and the field at fault."""
+        """The record in a JSON object; `DataFileError` names `where` and the field that is
+        wrong."""
         known = [field.name for field in fields(cls)]
         if not isinstance(value, dict) or set(value) - set(known) or not {*known[:4]} <= set(value):
             raise DataFileError(
@@ -182,7 +191,7 @@ class FileRecord:
         for field in ("adler32", "block", "url"):
             text = getattr(record, field)
             if text is not None and not isinstance(text, str):
-                raise DataFileError(f"{where}: {record.name}: {field} is {text!r}, no text")
+                raise DataFileError(f"{where}: {record.name}: {field} is {text!r}, not text")
         for field in ("valid", "left_out"):
             if not isinstance(getattr(record, field), bool):
                 raise DataFileError(
@@ -193,9 +202,9 @@ class FileRecord:
 
 
 def describe(path: Path, name: str, block: str) -> FileRecord:
-    """The record of a ROOT file on disk; reads it once for the checksum.
+    """The record of a ROOT file on disk, which is read once for the checksum.
 
-    Raises `DataFileError` if it isn't a whole ROOT file with an Events tree.
+    Raises `DataFileError` if it isn't a complete ROOT file with an Events tree.
     """
     from looseleaf.nanoaod import open_events  # noqa: PLC0415 - uproot, where a file is opened
 
@@ -212,11 +221,11 @@ def describe(path: Path, name: str, block: str) -> FileRecord:
 
 
 def primaries_of(das: str) -> list[str]:
-    """The words by which a dataset's primary dataset may be called.
+    """The words that may name a dataset's primary dataset.
 
-    SingleMuon of /SingleMuon/Run2018A/NANOAOD, Muon of /Muon0/... and of /Muon1/..., between which
-    events are shared out. Listed samples are called as somebody liked: SingleMuon of
-    SingleMuon_A-UL2018 and of data_UL18A_SingleMuon, without what is short or says nothing.
+    SingleMuon for /SingleMuon/Run2018A/NANOAOD; Muon for /Muon0/... and /Muon1/..., which share the
+    events. Listed samples have free names: SingleMuon for SingleMuon_A-UL2018 and
+    data_UL18A_SingleMuon, without short or common words.
     """
     first = das.removeprefix("/").split("/")[0]
     words = list(dict.fromkeys(re.findall("[A-Za-z]+", first)))
@@ -224,7 +233,7 @@ def primaries_of(das: str) -> list[str]:
 
 
 def block_name(dataset: str) -> str:
-    """A stable block for files that no DBS has put in one: the dataset and a UUID of its name."""
+    """A block name for files without one in DBS: the dataset and a UUID made from its name."""
     return f"{dataset}#{uuid.uuid5(uuid.NAMESPACE_URL, dataset)}"
 
 
@@ -252,7 +261,7 @@ def read_catalogue(path: str | Path) -> dict[str, list[FileRecord]]:
     except (KeyError, TypeError, AttributeError):
         listed = None
     if listed is None or not all(isinstance(files, list) for files in listed.values()):
-        raise DataFileError(f"{path}: a catalogue is datasets: {{name: {{files: [record, ...]}}}}")
+        raise DataFileError(f"{path}: a catalogue has datasets: {{name: {{files: [record, ...]}}}}")
     return {
         dataset: [FileRecord.from_json(file, str(path)) for file in files]
         for dataset, files in listed.items()
@@ -260,7 +269,7 @@ def read_catalogue(path: str | Path) -> dict[str, list[FileRecord]]:
 
 
 def read_snapshot(path: str | Path) -> tuple[dict[str, Any], list[FileRecord]]:
-    """What a lookup has left, and its files; `DataFileError` for what is no snapshot."""
+    """The metadata and the files in the result of a lookup; `DataFileError` for any other file."""
     value = read_json(path)
     if not isinstance(value, dict) or value.get("format") != SNAPSHOT_FORMAT:
         raise DataFileError(f"{path}: not a list of files (no format {SNAPSHOT_FORMAT!r})")

@@ -1,8 +1,7 @@
-"""Worker processes that handle large arrays: how they are started, and what those on this machine
-are forked from.
+"""How worker processes are started, and the process from which those on this machine are forked.
 
-That process imports what workers need once, in place of each of them, and while the process that
-starts it imports its own: call `fork_from` first of all. This module is quick to import.
+That process imports the workers' modules once, and at the same time as the process that starts it:
+call `fork_from` first. This module is quick to import. Workers handle large arrays.
 """
 
 import os
@@ -10,30 +9,31 @@ from collections.abc import Mapping
 from multiprocessing import forkserver
 from typing import Any
 
-# The C library gives memory back to the system and takes it again for every array unless it is told
-# not to, which costs a sixth of a transform's time. It reads this as a process starts.
+# By default, the C library returns memory to the system and requests it again for every array,
+# which costs a sixth of a transform's time. It reads this setting when a process starts.
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(1 << 30)}
-# Dask's nanny starts workers with MALLOC_TRIM_THRESHOLD_=65536, with which chunks of NanoAOD take
-# 1.4 to 2.4 times as long. The environment variable for this setting doesn't work, the
-# configuration does. Workers have it from the process that they are forked from.
+# Dask's nanny starts workers with MALLOC_TRIM_THRESHOLD_=65536, which makes chunks of NanoAOD take
+# 1.4 to 2.4 times as long. The environment variable for this setting has no effect, but the
+# configuration has. Workers inherit it from the process that they are forked from.
 ENVIRONMENT = {**ALLOCATOR, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 METHOD = "forkserver"
 
 
 def keep_memory() -> None:
-    """Have processes that are started from now on keep their memory; what the user set wins."""
+    """Make processes that are started from now on keep their memory; the user's settings have
+    priority."""
     for setting, size in ALLOCATOR.items():
         os.environ.setdefault(setting, size)
 
 
 def prepare(site: Mapping[str, Any]) -> None:
-    """Start the process for Dask's workers if a site's are processes of this machine."""
+    """Start the process for Dask's workers, if a site's are processes of this machine."""
     if site["kind"] == "local":
         fork_from("distributed.nanny", "looseleaf.processing.runner")
 
 
 def fork_from(*modules: str) -> None:
-    """Start the process, with these modules loaded; once is enough."""
+    """Start the process with these modules loaded; further calls have no effect."""
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
     os.environ.update(ENVIRONMENT)
     try:

@@ -1,9 +1,9 @@
-"""YAML as it is meant: what other readers of YAML take otherwise is read plainly, or refused.
+"""YAML without surprises: what readers of YAML interpret differently is read literally, or refused.
 
 In YAML 1.1, which PyYAML reads, `0100` is 64, `12:30` is 750, a key `No` is false, `2018-01-01` is
-a date and `1e5` a text. Here a key is the text that is written, a date is a text, `1e5` is a
-number, and numbers that another version of YAML takes for others are refused. `<<: *anchor` puts
-the keys of another mapping in, and top-level keys that begin with `x-` are there for anchors alone.
+a date and `1e5` is text. Here a key is the text as written, a date is text, `1e5` is a number, and
+numbers that differ between versions of YAML are refused. `<<: *anchor` adds the keys of another
+mapping, and top-level keys that begin with `x-` are for anchors only.
 """
 
 import math
@@ -16,22 +16,22 @@ import yaml
 from looseleaf.errors import ConfigError, shown
 from looseleaf.files import ODD_CHARACTER, read_text
 
-# values of a file once its anchors are filled in; the largest of ours has some thousands
+# the number of values in a file with its anchors expanded; our largest has a few thousand
 MOST_VALUES = 200_000
-# further than a computer's whole numbers go, nothing can be counted
+# integers beyond this can't be represented
 LARGEST = 2**63
 ANCHORS = "x-"
 STANDARD = "tag:yaml.org,2002:"
 TEXT, MAPPING, SEQUENCE, MERGE = (STANDARD + kind for kind in ("str", "map", "seq", "merge"))
 NUMBERS = (STANDARD + "int", STANDARD + "float")
-# with a leading zero, binary, octal, or to the base of sixty
+# with a leading zero, binary, octal, or in base sixty
 OTHERWISE = re.compile(
     r"[-+]?(?:0[0-9_]+|0[bo][0-9_]+|[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?)"
 )
 
 
 class Loader(yaml.SafeLoader):
-    """Plain scalars by our own rules: no dates, and 1e5 is a number."""
+    """Reads plain scalars by our own rules: no dates, and 1e5 is a number."""
 
     # the stubs have one for each instance
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
@@ -57,10 +57,10 @@ for _kind, _pattern, _first in (
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file; none of an empty one.
+    """The keys and values of a YAML file; empty for an empty file.
 
-    Raises a `LooseleafError` that names file, line and cure for what can't be read, is no mapping,
-    has a key twice or would be read otherwise than it is meant.
+    Raises a `LooseleafError` naming the file, the line and what to do, if the file can't be read,
+    isn't a mapping, has a key twice or has a value that readers of YAML interpret differently.
     """
     text = read_text(path)
     try:
@@ -82,21 +82,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as problem:
         raise ConfigError(f"{path}: not valid YAML: {problem}") from None
     except RecursionError:
-        raise ConfigError(f"{path}: lists or keys are nested too deep to be read") from None
+        raise ConfigError(f"{path}: lists or keys are nested too deeply") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: should be keys with values, as `name: value`")
+        raise ConfigError(f"{path}: should have keys with values, such as `name: value`")
     return without_anchors(value)
 
 
 def without_anchors(value: dict[str, Any]) -> dict[str, Any]:
-    """A file's declarations without the top-level keys that are there for anchors."""
+    """A file's declarations without the top-level keys for anchors."""
     return {key: one for key, one in value.items() if not str(key).startswith(ANCHORS)}
 
 
 class _Check:
-    """A walk over a file's nodes before values are made of them. Keys become texts."""
+    """A walk over a file's nodes before values are made from them. Keys become texts."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
@@ -104,16 +104,16 @@ class _Check:
         self._open: set[int] = set()
 
     def size(self, node: yaml.Node, *key: str) -> int:
-        """How many values a node has, each alias counted with what it stands for."""
+        """The number of values in a node, with aliases expanded."""
         if id(node) in self._open:
-            self._refuse(node, key, "the anchor stands for itself; write out what is meant")
+            self._refuse(node, key, "the anchor refers to itself; write out the value")
         if id(node) not in self._sizes:
             self._open.add(id(node))
             self._sizes[id(node)] = 1 + self._of_parts(node, key)
             self._open.discard(id(node))
         if self._sizes[id(node)] > MOST_VALUES:
             self._refuse(
-                node, key, f"more than {MOST_VALUES} values with its anchors filled in; use fewer"
+                node, key, f"more than {MOST_VALUES} values with its anchors expanded; use fewer"
             )
         return self._sizes[id(node)]
 
@@ -134,20 +134,20 @@ class _Check:
                 raise ConfigError(f"{self._loader.name}, line {line}: {name!r} is given twice")
             seen.add(name)
             if key_node.tag != MERGE:
-                # another node, since an alias may have this one as a value
+                # a new node, since an alias may use this one as a value
                 marks = key_node.start_mark, key_node.end_mark
                 node.value[index] = (yaml.ScalarNode(TEXT, name, *marks), value)
             total += self.size(value, *key, name)
         return total
 
     def _key(self, node: yaml.Node, key: tuple[str, ...]) -> str:
-        """A key as it is written."""
+        """A key as written."""
         if not isinstance(node, yaml.ScalarNode):
             self._refuse(node, key, "a key should be a word, not a list or a mapping")
         if node.tag not in (TEXT, self._plainly(node)):
             self._refuse_tag(node, key)
         if not node.value.strip():
-            self._refuse(node, key, "there is a value without a key before its colon")
+            self._refuse(node, key, "a value has no key before its colon")
         text: str = node.value
         return text
 
@@ -156,13 +156,13 @@ class _Check:
             self._refuse_tag(node, key)
         text = node.value
         if node.style is None and OTHERWISE.fullmatch(text):
-            why = f"{text} is not the same to all readers of YAML; write {_clearly(text)}"
+            why = f"{text} is ambiguous in YAML; write {_clearly(text)}"
             self._refuse(node, key, why)
         if node.tag in NUMBERS and len(text) > 400:
             self._refuse(node, key, f"{text[:20]}... is too long for a number")
 
     def _plainly(self, node: yaml.ScalarNode) -> str:
-        """The tag that a scalar has if none is written at it."""
+        """The tag of a scalar without an explicit one."""
         if node.style is not None:
             return TEXT
         tag: str = self._loader.resolve(yaml.ScalarNode, node.value, (True, False))
@@ -179,7 +179,7 @@ class _Check:
 
 
 def _clearly(text: str) -> str:
-    """What may be written instead of a number that is read in several ways."""
+    """An unambiguous way to write a number that YAML readers interpret differently."""
     quoted = f'"{text}" in quotes'
     digits = text.replace("_", "")
     try:
@@ -190,9 +190,9 @@ def _clearly(text: str) -> str:
 
 
 def check_plain(value: Any, file: str, *key: str) -> None:
-    """Refuse keys that aren't texts, and values that are neither text, yes or no, nor a number.
+    """Refuse keys that aren't text, and values that are neither text, yes or no, nor a number.
 
-    NaN and infinity are no numbers to calculate with. Raises `ConfigError` naming file and key.
+    NaN and infinity are refused too. Raises `ConfigError` naming the file and the key.
     """
     where = f"{file}: {'.'.join(key) or 'the file'}"
     if isinstance(value, dict):
@@ -206,11 +206,11 @@ def check_plain(value: Any, file: str, *key: str) -> None:
             check_plain(one, file, *key, str(index))
     elif isinstance(value, str):
         if odd := ODD_CHARACTER.search(value):
-            raise ConfigError(f"{where}: has the character {odd[0]!r}, which no text here may have")
+            raise ConfigError(f"{where}: has the character {odd[0]!r}, which isn't allowed in text")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(
-            f"{where}: {value} is no number to calculate with; give one, or leave out the key if "
-            "it may be absent"
+            f"{where}: {value} is not a finite number; give one, or remove the key if "
+            "it is optional"
         )
     elif isinstance(value, int) and abs(value) >= LARGEST:
         raise ConfigError(f"{where}: the number has too many digits")

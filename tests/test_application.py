@@ -224,7 +224,7 @@ def test_most_events_beyond_an_observables_axis_are_refused(
     files = ({"w": str(tmp_path / name)} for name in ("w.json", "w.ledger.json"))
     outputs = tmp_path / "histograms.json", tmp_path / "closure.json"
     with pytest.raises(
-        DataFileError, match=r"events, 100\.0% of their weights, lie beyond .* pt, "
+        DataFileError, match=r"events, 100\.0% of their weights, are outside .* pt, "
     ):
         combine(analysis_of(analysis), {"w": DATASET}, {}, *files, *outputs)
     assert not outputs[0].exists()

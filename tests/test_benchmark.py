@@ -314,13 +314,13 @@ def test_the_rule_is_below_the_last_jobs_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"s": 1.0}\n{"s": 2.', "das_lookup.jsonl line 2: not a whole record"),
+        ('{"s": 1.0}\n{"s": 2.', "das_lookup.jsonl line 2: not a complete record"),
         ('{"max_rss": 1}\n', "line 1: .*no wall time"),
         ('{"s": "NA"}\n', "line 1: .*no wall time"),
         ('{"s": NaN}\n', "line 1: .*nan is not a number"),
         ('{"s": 1, "max_rss": "much"}\n', "line 1: .*'much' is not a number"),
-        ("[1]\n", "line 1: not a whole record"),
-        ("", "das_lookup.jsonl: holds no record"),
+        ("[1]\n", "line 1: not a complete record"),
+        ("", "das_lookup.jsonl: has no record"),
         (None, "das_lookup.jsonl: can't be read"),
     ],
 )

@@ -89,7 +89,7 @@ def test_what_a_skim_made_elsewhere_says_of_its_original_normalises(case, tmp_pa
     refused(
         found.run(),
         "2 of 6 bins have no loose lepton",
-        "dataset skim: files that were skimmed before: 1, with 284 of 400 generated events",
+        "dataset skim: files skimmed before the lookup: 1, with 284 of 400 generated events",
     )
     analysis = yaml.safe_load((found.source / "a_skim.yaml").read_text())
     known = tmp_path / "a_skim.yaml"

@@ -725,10 +725,10 @@ def refused_thq(refused: Refusal) -> Callable[..., str]:
         ({"lumi_ifb": {2018: 1.0}}, "lumi_ifb: depends on the year, but 'tHq_EFT' declares none"),
         (
             {"points": {"p": {"ctG": float("nan")}}},
-            "points.p.ctG: nan is no number to",
+            "points.p.ctG: nan is not a finite",
         ),
         ({"scan": {"ctG": [2, -2]}}, "scan.ctG: [2, -2] should increase strictly"),
-        ({"scan": {"ctG": [-1, float("inf")]}}, "scan.ctG.1: inf is no number to"),
+        ({"scan": {"ctG": [-1, float("inf")]}}, "scan.ctG.1: inf is not a finite"),
         *[
             (
                 {"systematics": {"rate": {name: {"value": 1.1}}}},
@@ -1102,17 +1102,16 @@ def test_numbers_that_are_none_are_refused_everywhere(
 ) -> None:
     message = refused(file=file, edit=lambda value: edit(value, number))
     assert message.partition("/")[2].split(": ", 1)[1] == (
-        f"{key}: {number} is no number to calculate with; give one, or leave out the key if it "
-        "may be absent"
+        f"{key}: {number} is not a finite number; give one, or remove the key if it is optional"
     )
 
 
 def test_numbers_that_are_none_in_the_main_file(refused: Refusal) -> None:
     for section, key in (("samples", "scale"), ("das", "timeout"), ("processing", "chunk_s")):
         message = refused(lambda c, s=section, k=key: c[s].update({k: float("inf")}))
-        assert message.startswith(f"configuration: {section}.{key}: inf is no number to calculate")
+        assert message.startswith(f"configuration: {section}.{key}: inf is not a finite number")
     assert refused(lambda c: c["servicex"].update(cut=float("nan"))).startswith(
-        "configuration: servicex.cut: nan is no number"
+        "configuration: servicex.cut: nan is not a finite number"
     )
 
 

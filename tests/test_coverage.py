@@ -83,7 +83,7 @@ def test_what_lies_beyond_is_told_by_axis() -> None:
     (loss,) = losses_beyond(covered([5, 20, 30, 95, 99]), EDGES, "leptons", "no bin holds them")
     assert (loss.kind, loss.name, loss.count, loss.of) == ("beyond the axis", "pt", 3, 5)
     assert loss.message == (
-        "pt: 3 of 5 leptons lie beyond its edges 10 to 90 (1 below, 2 above, between 5 and 100): "
+        "pt: 3 of 5 leptons are outside its edges 10 to 90 (1 below, 2 above, between 5 and 100): "
         "no bin holds them"
     )
     assert loss.allowed is None
@@ -98,7 +98,7 @@ def test_most_beyond_is_refused_unless_it_is_allowed() -> None:
     refuse_most_beyond(analysis_of(analysis), half, EDGES, "leptons")
     most = half + covered([95])
     message = (
-        r"^analysis muon: 3 of 5 leptons, 60\.0% of their weights, lie beyond the edges of pt, 10 "
+        r"^analysis muon: 3 of 5 leptons, 60\.0% of their weights, are outside the edges of pt, 10 "
         r"to 90, at values between 5 and 100: are the edges in GeV\? "
         r".*allow: {beyond: \[pt\]} to the analysis$"
     )
@@ -139,7 +139,7 @@ def test_one_weight_among_many_is_found() -> None:
     assert 0.99 < part <= 4e5 / 400_399
     (loss,) = losses_dominated(out, "events", "channel ")
     assert loss.kind == "one weight dominates"
-    assert "one weight makes at least 99." in loss.message
+    assert "one weight has at least 99." in loss.message
     assert "of the sum of 400 events (channel a)" in loss.message
 
 

@@ -113,7 +113,7 @@ def test_unknown_field_of_a_record(tmp_path: Path) -> None:
 def test_catalogue_of_another_shape(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text('{"format": "looseleaf-catalogue/1", "datasets": {"/A/B/C": []}}')
-    with pytest.raises(DataFileError, match=r"x\.json: a catalogue is datasets: \{name:"):
+    with pytest.raises(DataFileError, match=r"x\.json: a catalogue has datasets: \{name:"):
         lookup("/A/B/C", tmp_path / "out.json", [path])
 
 

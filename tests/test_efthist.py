@@ -76,7 +76,7 @@ def test_order_of_terms_is_lower_triangular() -> None:
 def test_combine_scaling() -> None:
     assert combine_scaling([1, 2, 3]).tolist() == [1, 1, 3]
     assert combine_scaling([[2, 2, 6], [0, 0, 0]]).tolist() == [[1, 0.5, 3], [0, 0, 0]]
-    with pytest.raises(ValueError, match="no Standard Model events, but events beyond it"):
+    with pytest.raises(ValueError, match="has events, but none in the Standard Model"):
         combine_scaling([0, 0, 1])
 
 
@@ -402,18 +402,18 @@ def test_terms_of_no_coefficients() -> None:
         none = EFTHist(X, coefficients=[], squares=squares).fill(x, eft=terms)
         for found in (some, none):
             assert (found.at().values(), found.at().variances()) == ([5], [13])
-    with pytest.raises(ValueError, match="1 terms are expected for 0 coefficients"):
+    with pytest.raises(ValueError, match="1 terms are expected for the 0 coefficients"):
         EFTHist(X, coefficients=["a"]).fill(x, eft=np.ones((2, 3)), coefficients=[])
 
 
 def test_wrong_number_of_terms_is_refused() -> None:
-    with pytest.raises(ValueError, match="6 terms are expected for 2 coefficients"):
+    with pytest.raises(ValueError, match="6 terms are expected for the 2 coefficients"):
         EFTHist(X, coefficients=["a", "b"]).fill(np.array([0.5]), eft=np.ones((1, 3)))
 
 
 @pytest.mark.parametrize("names", [["a", "a"], ["sm"]])
 def test_coefficients_that_can_not_be_told_apart(names: list[str]) -> None:
-    with pytest.raises(ValueError, match="coefficients should differ, and none be 'sm'"):
+    with pytest.raises(ValueError, match="coefficients should be different, and none called 'sm'"):
         EFTHist(X, coefficients=names)
 
 
@@ -576,7 +576,10 @@ def test_a_file_can_be_read_without_looseleaf(tmp_path: Path) -> None:
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "h.h5", "w") as file, pytest.raises(ValueError, match="no EFT hist"):
+    with (
+        h5py.File(tmp_path / "h.h5", "w") as file,
+        pytest.raises(ValueError, match="not an EFT hist"),
+    ):
         EFTHist.read(file)
 
 
@@ -621,7 +624,7 @@ def test_scaling_of_a_bin_of_negative_weight() -> None:
     """A sample with negative weights may leave a bin below zero; its ratios keep their signs."""
     assert combine_scaling([-2, 4, 6]).tolist() == [1, -1, -3]
     for beyond in ([0, -1, 0], [0, 0, -1]):
-        with pytest.raises(ValueError, match="no Standard Model events, but events beyond it"):
+        with pytest.raises(ValueError, match="has events, but none in the Standard Model"):
             combine_scaling(beyond)
 
 

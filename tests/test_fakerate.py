@@ -821,7 +821,7 @@ def test_edges_in_mev_are_refused(filesets: Mapping[str, Fileset], tmp_path: Pat
     found = {"q": result(filesets["q"], binning=binning)}
     number = len(region(filesets["q"], 25)["pt"])
     message = (
-        rf"analysis muon: {number:,} of {number:,} leptons, 100\.0% of their weights, lie beyond "
+        rf"analysis muon: {number:,} of {number:,} leptons, 100\.0% of their weights, are outside "
         r"the edges of pt, 10000 to 50000, at values between 10 and \d+: are the edges in GeV\?"
     )
     allow = {"beyond": ["pt"]}
@@ -860,7 +860,7 @@ def test_most_is_of_all_datasets_by_their_weights(
         scaled = {key: dict(histograms) for key, histograms in found.items()}
         scaled[name]["coverage"] = scaled[name]["coverage"] * factor
         if refused:
-            with pytest.raises(DataFileError, match="lie beyond the edges of pt"):
+            with pytest.raises(DataFileError, match="are outside the edges of pt"):
                 measured(tmp_path, scaled, binning=binning, datasets=datasets)
         else:
             measured(tmp_path, scaled, binning=binning, datasets=datasets)

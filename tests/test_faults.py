@@ -179,7 +179,7 @@ def test_a_scheduler_and_a_worker_without_our_code_and_then_killed(
         processor = Traced(tmp_path / "journal", act=Kill(process))
         with (
             client_for(settings, 1, tmp_path / "w") as site,
-            pytest.raises(ProcessingFailed, match="the Dask scheduler has gone; run again"),
+            pytest.raises(ProcessingFailed, match="the Dask scheduler is gone; run again"),
         ):
             run(processor, [fileset], site, LIMITS, "test", tmp_path / "kept")
     with local(tmp_path) as site:

@@ -126,7 +126,7 @@ def test_sums_of_weights_agree_to_their_last_digits(whole: float) -> None:
     for off in (1e-8, -1e-8, 1.0, -0.5):
         found = whole * (1 + off)
         message = shortfall([file], [record(file, 0, 7, found)])
-        assert message == f"dataset d: a: sum of weights {found!r}, the manifest says {whole!r}"
+        assert message == f"dataset d: a: sum of weights {found!r}, but the manifest says {whole!r}"
 
 
 def test_what_is_missing_of_every_file_is_named() -> None:
@@ -325,7 +325,7 @@ def test_data_with_weights_of_their_own_are_refused(tmp_path: Path) -> None:
     good = entry(tmp_path, "a", 3, sum_of_weights_in=30.0)
     path = manifest(tmp_path, good, entry(tmp_path, "b", 5))
     assert from_manifest("d", path, {"data": False}).original["sum_of_weights"] == 30.0 - 12.5
-    with pytest.raises(DataFileError, match=r"dataset d: is declared as data.*/store/b\.root"):
+    with pytest.raises(DataFileError, match=r"dataset d: it is declared as data.*/store/b\.root"):
         from_manifest("d", path, {"data": True})
     assert from_manifest("d", manifest(tmp_path, good), {"data": True}).original["events"] == 30
 
@@ -335,7 +335,7 @@ def test_a_result_of_another_length_is_refused(tmp_path: Path, off: int) -> None
     path = manifest(tmp_path, entry(tmp_path, "a", 3), entry(tmp_path, "b", 5))
     (tmp_path / "b.root").write_bytes(bytes(5 + off))
     with pytest.raises(
-        DataFileError, match=rf"b\.root: holds {5 + off} bytes, the manifest says 5"
+        DataFileError, match=rf"b\.root: holds {5 + off} bytes, but the manifest says 5"
     ):
         from_manifest("d", path, {})
 

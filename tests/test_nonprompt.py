@@ -270,7 +270,7 @@ def test_leptons_without_a_rate_of_their_own_are_told(
     run_combine(tmp_path, ANALYSIS, {n: DATASETS[n] for n in ("t", "d")})
     yields = read_json(tmp_path / "y.json")
     assert (yields["leptons_in_empty_bins"], yields["capped_leptons"]) == (unmeasured, capped)
-    assert f"topcoffea regions: {unmeasured} failing leptons of data lie" in capsys.readouterr().err
+    assert f"topcoffea regions: {unmeasured} failing leptons of data are" in capsys.readouterr().err
 
 
 def test_flips_count_with_the_charges_that_they_lead_to(filesets: dict[str, Fileset]) -> None:
@@ -733,7 +733,7 @@ def test_sums_of_weights_are_held_against_the_sample_file(
     assert same.values().sum() == pytest.approx(right.values().sum(), rel=1e-12)
     of_data["listed"] = {"events": events + 1}
     with pytest.raises(
-        DataFileError, match=rf"jsons/d\.json: nEvents: {events + 1} are stated, the"
+        DataFileError, match=rf"jsons/d\.json: nEvents: states {events + 1}, but the"
     ):
         run_combine(processed, ANALYSIS, {**listed(whole), "d": of_data})
     skim = {**ANALYSIS, "normalise": "declared"}

@@ -164,7 +164,7 @@ def test_the_same_events_whatever_is_left_out(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [1]}), tmp_path / "x.parquet")
-    with pytest.raises(DataFileError, match="there is no column y, z"):
+    with pytest.raises(DataFileError, match="has no column y, z"):
         list(read([tmp_path / "x.parquet"], ["y"], "z > 1"))
     (tmp_path / "bad.parquet").write_text("no")
     with pytest.raises(DataFileError, match=r"bad\.parquet: can't be read as Parquet"):

@@ -272,7 +272,7 @@ def test_workers_that_never_start_are_told_with_their_logs(
     job.pool, job.manifest, job.folder, job.longest_s = pool, manifest, folder, None
     (folder / "site.json").write_text(json.dumps(settings))
     text, _ = job.start().communicate(timeout=120)
-    assert "the workers died of it or never came (NoWorkerError)" in text
+    assert "the workers died or never started (NoWorkerError)" in text
     assert ".err ends:" in text
     assert "/nowhere/python: not found" in text
     assert pool.empty_within(30)

@@ -159,7 +159,7 @@ def test_an_exception_says_where_it_was_raised(
 def test_workers_that_die_of_a_chunk(filesets: list[Fileset], tmp_path: Path) -> None:
     with (
         client_for(LOCAL, 2, tmp_path / "logs") as site,
-        pytest.raises(ProcessingFailed, match=r"q_\d\.root.*the workers died of it"),
+        pytest.raises(ProcessingFailed, match=r"q_\d\.root.*the workers died"),
     ):
         run(Deadly(), filesets[:1], site, Limits(10_000, 10_000), "test", tmp_path)
 
@@ -196,7 +196,7 @@ def test_a_result_cut_in_half(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[: size // 2])
     with pytest.raises(DataFileError) as problem:
         from_manifest("q", manifest, {})
-    assert f"q_0.root: holds {size // 2} bytes, the manifest says {size}" in str(problem.value)
+    assert f"q_0.root: holds {size // 2} bytes, but the manifest says {size}" in str(problem.value)
 
 
 def test_a_result_damaged_while_it_is_read(tmp_path: Path, site: Site) -> None:
@@ -296,7 +296,7 @@ def test_a_machine_that_submits_no_htcondor_jobs(
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with (
-        pytest.raises(ConfigError, match="there is no condor_submit on the PATH"),
+        pytest.raises(ConfigError, match="condor_submit is not on the PATH"),
         client_for({"kind": "htcondor", "redirectors": []}, 1, tmp_path),
     ):
         pass

@@ -187,7 +187,7 @@ def test_a_copy_that_was_written_anew(tmp_path: Path, output_format: str) -> Non
     written(tmp_path / "s/b.root", np.arange(50)[::-1], compression=uproot.LZMA(1))
     written(tmp_path / "s/c.root", np.arange(50, 100))
     message = refusal({"d": made(tmp_path, "s", output_format)}, SIMULATION)
-    assert "/store/a.root (dataset d) and /store/b.root (dataset d) hold the same 50" in message
+    assert "/store/a.root (dataset d) and /store/b.root (dataset d) have the same 50" in message
 
 
 def test_simulation_whose_jobs_all_count_from_one(tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_one_event_in_two_primary_datasets(tmp_path: Path) -> None:
     both = {name: made(tmp_path, name) for name in "st"}
     refuse_repeats(both, {"s": DATA, "t": {**DATA, "primary": ["MuonEG"]}})
     message = refusal(both, DATA, DATA)
-    assert "/store/s.root (dataset s) and /store/t.root (dataset t) hold the same 1" in message
+    assert "/store/s.root (dataset s) and /store/t.root (dataset t) have the same 1" in message
 
 
 def test_words_that_no_trigger_names_say_nothing_of_primary_datasets() -> None:

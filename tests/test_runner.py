@@ -106,8 +106,8 @@ def test_a_branch_stands_in_for_one_that_is_missing(files: list[EventsSource]) -
     ("changes", "told"),
     [
         ({"uuid": "x"}, r"is another file \(uuid .*\) than the manifest's \(x\)"),
-        ({"events": 11}, "holds 10 events, the manifest says 11"),
-        ({"events": 9}, "holds 10 events, the manifest says 9"),
+        ({"events": 11}, "has 10 events, but the manifest says 11"),
+        ({"events": 9}, "has 10 events, but the manifest says 9"),
         ({"adler32": "0000000a"}, "its content has changed since it was written"),
     ],
 )
@@ -156,7 +156,7 @@ def test_a_result_that_was_damaged_on_its_way_is_not_kept(tmp_path: Path) -> Non
     changed = bytearray(whole)
     changed[len(whole) // 2] ^= 1
     for damaged in (whole[:-3], bytes(changed)):
-        with pytest.raises(ProcessingFailed, match=r"d, a\.root entries 4- .*damaged on its way"):
+        with pytest.raises(ProcessingFailed, match=r"d, a\.root entries 4- .*damaged in transfer"):
             Arrival(group, [1], {range(1, 2): damaged}).keep(kept)
     assert (kept.whole(), group.kept) == ({"k0"}, {range(1)})
 

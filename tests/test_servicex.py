@@ -405,13 +405,13 @@ def test_a_damaged_basket_names_the_file(big: Path) -> None:
 
 def test_a_file_that_changed_since_the_lookup(big: Path) -> None:
     out = big.parent / "out.root"
-    with pytest.raises(DataFileError, match="has 20000 events, the lookup said 19999"):
+    with pytest.raises(DataFileError, match="has 20000 events, but the lookup said 19999"):
         transform_file(task(big, out, expected_events=19999))
     data = bytearray(big.read_bytes())
     data[len(data) // 2] ^= 1
     before = adler32(big)
     big.write_bytes(data)
-    with pytest.raises(DataFileError, match=f"as its adler32, the lookup said {before}"):
+    with pytest.raises(DataFileError, match=f"as its adler32, but the lookup said {before}"):
         transform_file(task(big, out, expected_adler32=before))
 
 
@@ -552,7 +552,7 @@ def test_a_file_that_is_not_as_it_was_looked_up_is_no_result(
     tmp_path: Path, three: list[FileRecord]
 ) -> None:
     altered = replace(three[1], events=299)
-    with pytest.raises(Shortfall, match=r"q_1\.root: has 300 events, the lookup said 299"):
+    with pytest.raises(Shortfall, match=r"q_1\.root: has 300 events, but the lookup said 299"):
         asked(tmp_path, three[0], altered)
 
 
@@ -564,7 +564,7 @@ def test_a_relative_path_is_held_to_what_was_looked_up_too(
     near = replace(three[0], url=place.name)
     assert asked(tmp_path, near)["totals"]["events_in"] == 300
     with pytest.raises(
-        Shortfall, match=r"q_0\.root: has .* as its adler32, the lookup said 00000000"
+        Shortfall, match=r"q_0\.root: has .* as its adler32, but the lookup said 00000000"
     ):
         asked(tmp_path, replace(near, adler32="00000000"))
 

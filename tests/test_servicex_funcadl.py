@@ -196,7 +196,7 @@ PT = "(attr e 'Muon_pt')"
         ),
         (
             select(f"(dict (list 'x') (list (Where {PT} (lambda (list p) (> (attr e 'a') 1)))))"),
-            "a Where whose lambda doesn't look at its object",
+            "a Where whose lambda doesn't use its object",
         ),
         (
             select(
@@ -215,7 +215,7 @@ PT = "(attr e 'Muon_pt')"
             "two columns would be called Muon_pt",
         ),
         (select("(dict (list 'x') (list (% (attr e 'a') 2)))"), "not allowed in an expression"),
-        (f"(call Where {EVENTS} (lambda (list e) True))", "doesn't look at the event"),
+        (f"(call Where {EVENTS} (lambda (list e) True))", "doesn't use the event"),
         (select("(- " * 400 + "1" + ")" * 400), "too deeply|too large"),
         ("x" * 60_000, "longer than 50,000 characters"),
     ],

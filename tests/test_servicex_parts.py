@@ -442,10 +442,10 @@ def test_terms_and_theory_weights_are_summed_over_all_events(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("expected", "told"),
     [
-        ({"expected_bytes": 17}, "bytes, the lookup said 17"),
-        ({"expected_events": 5}, "has 6 events, the lookup said 5"),
-        ({"expected_events": 7}, "has 6 events, the lookup said 7"),
-        ({"expected_adler32": "00000001"}, "as its adler32, the lookup said 00000001"),
+        ({"expected_bytes": 17}, "bytes, but the lookup said 17"),
+        ({"expected_events": 5}, "has 6 events, but the lookup said 5"),
+        ({"expected_events": 7}, "has 6 events, but the lookup said 7"),
+        ({"expected_adler32": "00000001"}, "as its adler32, but the lookup said 00000001"),
     ],
 )
 def test_a_file_is_held_to_what_was_looked_up(

@@ -185,7 +185,7 @@ def test_a_machine_that_submits_no_slurm_jobs(
     monkeypatch.setenv("PATH", "/nowhere")
     here = {"kind": "slurm", "redirectors": [], "cluster": settings}
     with (
-        pytest.raises(ConfigError, match="site slurm: there is no sbatch on the PATH"),
+        pytest.raises(ConfigError, match="site slurm: sbatch is not on the PATH"),
         client_for(here, 1, tmp_path),
     ):
         pass

@@ -177,7 +177,7 @@ def test_most_events_beyond_an_observables_axis_are_refused(
     write_ledger(tmp_path / "t.ledger.json", original)
     outputs = [tmp_path / name for name in ("all.h5", "yields.json", "yields.txt")]
     files = [{"t": str(tmp_path / name)} for name in ("t.h5", "t.ledger.json")]
-    with pytest.raises(DataFileError, match=r"of their weights, lie beyond the edges of ht, 1000"):
+    with pytest.raises(DataFileError, match=r"of their weights, are outside the edges of ht, 1000"):
         combine(analysis_of(analysis), {"t": DATASETS["t"]}, *files, *outputs)
     assert not outputs[0].exists()
     combine(

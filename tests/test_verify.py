@@ -124,7 +124,8 @@ def test_a_flipped_bit_elsewhere(tmp_path: Path, served: str) -> None:
     held = transform_file(task(good, tmp_path / "o.root", *urls, verify=True))
     assert held.source_url == urls[1]
     assert held.passed_over == [
-        f"{urls[0]}: has {adler32(bad)} as its adler32, the lookup said {adler32(good)}: the file "
+        f"{urls[0]}: has {adler32(bad)} as its adler32, but the lookup said {adler32(good)}: "
+        "the file "
         "is cut off or changed; if it is right, look it up again (snakemake --forcerun das_lookup)"
     ]
     found = ak.to_numpy(uproot.open(tmp_path / "o.root")["Events"]["MET_pt"].array())

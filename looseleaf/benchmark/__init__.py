@@ -1,1 +1,1 @@
-"""What each stage cost, from the records that the stages and Snakemake leave behind."""
+"""The cost of each stage, from the records of the stages and of Snakemake."""

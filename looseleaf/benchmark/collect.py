@@ -1,4 +1,4 @@
-"""Reading the records of what was spent, and summing them by stage, analysis and rule."""
+"""Reading the records of costs, and summing them by stage, analysis and rule."""
 
 import json
 import math
@@ -21,11 +21,11 @@ from looseleaf.stage_files import read_catalogue
 
 FORMAT = "looseleaf-benchmark/1"
 JOBS = "/benchmark/jobs/"
-# the result whose words stand among histograms
+# the result whose metadata is stored with histograms
 MAP = "map.json"
-# what Snakemake calls a megabyte
+# Snakemake's megabyte
 MEBIBYTE = 1024**2
-# what is read of ledgers and manifests
+# what is read from ledgers and manifests
 LOSS = {
     "kind": TEXT,
     "name": TEXT,
@@ -51,7 +51,7 @@ Made = TypeVar("Made", Cost, Loss)
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a rule as Snakemake saw it; None stands for what it had no time to measure."""
+    """One run of a rule as measured by Snakemake; None for values that it didn't measure."""
 
     rule: str
     wall_s: float
@@ -60,12 +60,13 @@ class Job:
 
     @property
     def stage(self) -> str:
+        """The stage of the rule."""
         return self.rule.partition("_")[0]
 
 
 @dataclass(frozen=True)
 class ChunkCost:
-    """What the ledger of `dataset` says of one chunk; `stage` is the one that processed it."""
+    """The cost of one chunk in the ledger of `dataset`, processed by `stage`."""
 
     stage: str
     dataset: str
@@ -75,7 +76,7 @@ class ChunkCost:
 
 @dataclass(frozen=True)
 class Account:
-    """What a ledger says of a dataset: the cost of its chunks, and its losses."""
+    """The cost of a dataset's chunks and its losses, from its ledger."""
 
     dataset: str
     chunks: Sequence[ChunkCost]
@@ -84,7 +85,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Transformed:
-    """What the manifest of a transform says of its files."""
+    """The costs and totals of a transform's files, from its manifest."""
 
     costs: Sequence[Cost]
     events_out: int
@@ -92,10 +93,10 @@ class Transformed:
 
 
 def read_jobs(path: str | Path) -> list[Job]:
-    """The jobs in a file of Snakemake's `benchmark:`, one a line.
+    """The jobs in a file of Snakemake's `benchmark:`, one on each line.
 
-    The rule is the folder or file below `benchmark/jobs`. Raises `DataFileError` if the file
-    can't be read, holds no job, or a line of it isn't whole.
+    The rule is the name of the folder or file below `benchmark/jobs`. Raises `DataFileError` if the
+    file can't be read, has no job, or has an incomplete line.
     """
     _, separator, below = f"/{Path(path).as_posix()}".rpartition(JOBS)
     if not separator:
@@ -106,14 +107,14 @@ def read_jobs(path: str | Path) -> list[Job]:
     except (OSError, ValueError) as problem:
         raise DataFileError(f"{path}: can't be read ({problem})") from None
     if not lines:
-        raise DataFileError(f"{path}: holds no record of a job")
+        raise DataFileError(f"{path}: has no record of a job")
     jobs = []
     for number, line in enumerate(lines, start=1):
         try:
             jobs.append(_job(rule, json.loads(line)))
         except (ValueError, TypeError, AttributeError) as problem:
             raise DataFileError(
-                f"{path} line {number}: not a whole record of a job ({problem})"
+                f"{path} line {number}: not a complete record of a job ({problem})"
             ) from None
     return jobs
 
@@ -123,7 +124,7 @@ def _job(rule: str, record: Mapping[str, Any]) -> Job:
     if wall is None:
         raise ValueError("no wall time 's'")
     memory = _measured(record.get("max_rss"))
-    # a process that had ended when it was looked at has neither memory nor CPU time
+    # a process that ended before it was sampled has neither memory nor CPU time
     sampled = memory != 0
     return Job(
         rule=rule,
@@ -154,7 +155,7 @@ def read_ledger(path: str | Path) -> Account:
 
 
 def read_losses(path: str | Path) -> list[Loss]:
-    """What a map, a closure or a table of yields says that it lacks, over all datasets."""
+    """The losses in a map, a closure or a table of yields, over all datasets."""
     value = read_uhi(path)[1] if Path(path).name == MAP else read_json(path)
     check(value, {"losses": [LOSS]}, str(path))
     return [_made(Loss, loss) for loss in value["losses"]]
@@ -169,12 +170,12 @@ def read_manifest(path: str | Path) -> Transformed:
 
 
 def _made(kind: type[Made], record: Mapping[str, Any]) -> Made:
-    """A record of some kind from JSON that may have more keys."""
+    """A record of some kind from JSON, which may have more keys."""
     return kind(**{field.name: record[field.name] for field in fields(kind)})
 
 
 def read_reference(path: str | Path) -> dict[str, Any]:
-    """Recorded figures: where they come from and a list of runs, each with a name."""
+    """Recorded figures: their origin and a list of runs, each with a name."""
     value = read_json(path)
     try:
         named = {run["name"]: run for run in value["runs"]}
@@ -191,7 +192,7 @@ def summary_of(
     catalogues: Iterable[str],
     reference: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The whole summary, as it is written. What isn't known is None; rates are sums over sums."""
+    """The complete summary, as it is written. Unknown values are None; rates are sums over sums."""
     chunks = {
         name: [chunk for account in of_analysis for chunk in account.chunks]
         for name, of_analysis in accounts.items()
@@ -240,7 +241,7 @@ def _costs(chunks: Iterable[ChunkCost], transforms: Sequence[Transformed]) -> di
 def _written(
     transforms: Sequence[Transformed], catalogues: Iterable[str]
 ) -> dict[str, dict[str, int]]:
-    """What the stages wrote that write events."""
+    """The output of the stages that write events."""
     written: dict[str, dict[str, int]] = {}
     if transforms:
         written["servicex"] = {
@@ -261,7 +262,7 @@ def _written(
 def _all_losses(
     accounts: Mapping[str, Sequence[Account]], losses: Mapping[str, Sequence[Loss]]
 ) -> list[dict[str, Any]]:
-    """Those over all datasets of an analysis, then those of each of its datasets."""
+    """The losses of an analysis over all its datasets, then those of each dataset."""
     return [
         *(
             {"analysis": name, "dataset": None} | loss.to_json()
@@ -296,7 +297,7 @@ def _analysis(name: str, chunks: Sequence[ChunkCost]) -> dict[str, Any]:
 
 
 def _jobs_total(jobs: Sequence[Job]) -> dict[str, Any]:
-    """`sampled_jobs` are those of which Snakemake could measure memory and CPU time."""
+    """Totals of jobs; `sampled_jobs` are those with measured memory and CPU time."""
     return {
         "jobs": len(jobs),
         "sampled_jobs": sum(job.peak_rss_bytes is not None for job in jobs),
@@ -308,7 +309,7 @@ def _jobs_total(jobs: Sequence[Job]) -> dict[str, Any]:
 
 
 def _work(costs: Sequence[Cost]) -> dict[str, Any]:
-    """Totals of the work's own records: `process_s` sums the wall time of every piece of it."""
+    """Totals of pieces of work; `process_s` is the sum of their wall times."""
     events = _sum(cost.events for cost in costs)
     process_s = _sum(cost.wall_s for cost in costs)
     return {
@@ -322,7 +323,7 @@ def _work(costs: Sequence[Cost]) -> dict[str, Any]:
 
 
 def _sum(values: Iterable[Number | None]) -> Number | None:
-    """The sum of what is known, None if nothing is; seconds to the 0.1 ms they are recorded to."""
+    """The sum of known values, None if there are none; seconds with the 0.1 ms of the records."""
     known = [value for value in values if value is not None]
     return round(sum(known), 4) if known else None
 

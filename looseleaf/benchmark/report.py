@@ -1,4 +1,4 @@
-"""The benchmark stage: a summary as JSON, and a page that shows it beside the 2021 figures."""
+"""The benchmark stage: a summary as JSON, and a page that compares it with the figures of 2021."""
 
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 UNITS = ("B", "kB", "MB", "GB", "TB")
 UNKNOWN = "\N{EN DASH}"
-# told apart by readers of all colour visions (Okabe and Ito)
+# distinguishable with all colour visions (Okabe and Ito)
 COLOURS = ("#0072b2", "#e69f00", "#009e73")
 OURS, THEIRS = COLOURS[0], "#888888"
 # the fractional parts of its multiples fill an interval evenly
@@ -52,13 +52,12 @@ def report(
     summary: str,
     page: str,
 ) -> None:
-    """Write what every stage cost, and what the analyses' numbers lack.
+    """Write the cost of every stage, and the losses of the analyses.
 
-    `summary` is JSON, `page` HTML that needs no other file.
-    `jobs` are Snakemake's benchmark files, `ledgers` those of each analysis, `results` the map,
-    closure, flips or yields of each, `manifests` of the transforms, `catalogues` of the demo
-    samples, `reference` holds the recorded figures.
-    Raises `DataFileError` naming a record that can't be read.
+    `summary` is the path of the JSON file, `page` that of a self-contained HTML file. `jobs` are
+    Snakemake's benchmark files, `ledgers` those of each analysis, `results` its map, closure, flips
+    or yields, `manifests` those of the transforms, `catalogues` those of the demo samples, and
+    `reference` has the recorded figures. Raises `DataFileError` naming a record that can't be read.
     """
     accounts = {name: [read_ledger(path) for path in paths] for name, paths in ledgers.items()}
     numbers = summary_of(
@@ -99,7 +98,7 @@ def render(summary: Mapping[str, Any], accounts: Mapping[str, Sequence[Account]]
 
 
 def _known(text: Callable[[Any], str]) -> Callable[[Any], str]:
-    """The same, with a dash for what isn't known."""
+    """The same function, with a dash for unknown values."""
     return lambda value: UNKNOWN if value is None else text(value)
 
 
@@ -119,7 +118,7 @@ def size(value: float) -> str:
 
 
 def stage_times(stages: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """Wall and CPU time by stage, a group of bars each."""
+    """The wall and CPU time by stage, with a group of bars for each."""
     kinds = {
         "wall time of jobs": "wall_s",
         "CPU time of jobs": "cpu_s",
@@ -157,7 +156,7 @@ def process_rates(
     names, values, colours = zip(*points, strict=True)
     fig = Figure(figsize=(9.5, 1.1 + 0.42 * len(points)), layout="constrained")
     ax = fig.subplots()
-    # points, since a bar on a logarithmic axis has no foot
+    # points, since bars on a logarithmic axis have no origin
     ax.scatter(values, range(len(points)), s=90, c=colours, zorder=2)
     for row, value in enumerate(values):
         ax.annotate(
@@ -195,7 +194,7 @@ def chunk_rates(accounts: Mapping[str, Sequence[Account]]) -> Markup | None:
     fig = Figure(figsize=(9.5, 1.1 + 0.75 * len(rates)), layout="constrained")
     ax = fig.subplots()
     for row, analysis_rates in enumerate(rates.values()):
-        # spread over the height of the row, evenly and the same each time
+        # spread evenly over the height of the row, and the same each time
         heights = [row + 0.6 * (index * GOLDEN % 1 - 0.5) for index in range(len(analysis_rates))]
         ax.plot(
             analysis_rates, heights, "o", color=OURS, markersize=6, alpha=0.4, markeredgewidth=0
@@ -210,13 +209,13 @@ def chunk_rates(accounts: Mapping[str, Sequence[Account]]) -> Markup | None:
 
 
 def _label(name: str) -> str:
-    """A name as matplotlib shows it: in short lines, and no dollar the start of a formula."""
+    """A name for matplotlib: in short lines, with dollar signs escaped."""
     return fill(name, 34).replace("$", r"\$")
 
 
 def _picture(fig: Figure, described: str) -> Markup:
     buffer = BytesIO()
-    # without the version of matplotlib in it
+    # without matplotlib's version
     fig.savefig(buffer, format="png", dpi=180, metadata={"Software": None})
     data = b64encode(buffer.getvalue()).decode()
     return Markup('<img src="data:image/png;base64,{}" alt="{}">').format(data, described)

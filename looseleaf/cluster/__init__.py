@@ -1,4 +1,4 @@
-"""Where processors run: one function gives a Dask client for a site of the configuration."""
+"""Where processors run: a Dask client for a site of the configuration."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from looseleaf.processing.site import NO_WORKERS_TIMEOUT, Site
 from looseleaf.shipping import OurCode, OurCodeOnScheduler, archive
 
 CONNECT_TIMEOUT = "20 s"
-# where the facility runs a scheduler for its user
+# the facility sets this if it runs a scheduler for the user
 COFFEA_CASA_SCHEDULER = "tls://localhost:8786"
 
 
@@ -38,7 +38,7 @@ def client_for(site: Mapping[str, Any], workers: int, logs: Path) -> Iterator[Si
     settings = {
         "distributed.nanny.pre-spawn-environ": workerprocess.ENVIRONMENT,
         "distributed.worker.multiprocessing-method": workerprocess.METHOD,
-        # a batch system that starts nothing must not make a job wait for ever
+        # waiting for a batch system that starts nothing must end
         NO_WORKERS_TIMEOUT: "30 minutes",
         **site.get("dask", {}),
     }
@@ -67,13 +67,13 @@ def _started(
         try:
             return None, stack.enter_context(Client(COFFEA_CASA_SCHEDULER, timeout="2 s"))
         except (OSError, TypeError, ValueError):
-            # there is none, or no certificate to speak to it with
+            # there is no scheduler, or no certificate for it
             pass
     if site["kind"] == "local":
         arguments = {
             "host": "127.0.0.1",
             "threads_per_worker": 1,
-            # any free port: several clusters may run on one machine
+            # any free port, since several clusters can run on one machine
             "dashboard_address": "127.0.0.1:0",
             "security": in_memory(),
             **site.get("cluster", {}),

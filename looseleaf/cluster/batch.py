@@ -1,6 +1,6 @@
-"""Dask workers as jobs of a batch system: their cluster, their logs, and their end.
+"""Dask workers as jobs of a batch system: their cluster, their logs, and their removal.
 
-A kind of site is a module of this package that has a `SYSTEM`.
+A kind of site is a module of this package with a `SYSTEM`.
 """
 
 import shlex
@@ -18,7 +18,7 @@ from uuid import uuid4
 from looseleaf.errors import ConfigError
 
 LOG_LINES = 15
-# how often the queue is looked at, and how many jobs for each worker may end before it has come
+# how often the queue is checked, and how many jobs are replaced for each worker
 LOOK_EVERY_S = 10.0
 REPLACEMENTS = 5
 # where a cluster's keys stand, beside its logs; nobody else may open it
@@ -32,11 +32,11 @@ Settings = Mapping[str, Any]
 class BatchSystem:
     """A batch system: the class that submits workers to it, and its commands.
 
-    `submit` has to be on the PATH. The others take the keyword arguments of the class as the
-    site's file has them, and the name of a run: `tagged` gives the arguments with which each job
-    carries that name; `queued` is the command that prints the ids of these jobs, one a line, and
-    `remove` the one that removes them. `keyed` gives the arguments with which the cluster has keys
-    of its own in a folder that it makes; None: the class takes care of them.
+    `submit` has to be on the PATH. The functions take the keyword arguments of the class, as in the
+    site's file, and the name of a run: `tagged` gives arguments with which each job carries that
+    name, `queued` the command that prints the ids of these jobs, one on each line, and `remove` the
+    one that removes them. `keyed` gives arguments with which the cluster has keys of its own, in a
+    folder that it makes; None if the class takes care of them.
     """
 
     name: str
@@ -51,12 +51,13 @@ class BatchSystem:
 
 @contextmanager
 def batch_cluster(site: Mapping[str, Any], workers: int, logs: Path) -> Iterator[Any]:
-    """A cluster whose workers are jobs; a job that is lost is replaced.
+    """A cluster whose workers are jobs; a lost job is replaced.
 
-    The jobs' output goes to the folder `logs`. However the block or this process ends, by
-    `kill -9` too, its jobs are removed.
+    The jobs' output goes to the folder `logs`. The jobs are removed when the block or this process
+    ends in any way, including `kill -9`.
 
-    Raises `ConfigError` if the site's tools or packages are missing, or its settings are refused.
+    Raises `ConfigError` if the site's tools or packages are missing, or if its settings are
+    refused.
     """
     kind = site["kind"]
     system: BatchSystem = import_module(f"{__package__}.{kind.replace('-', '_')}").SYSTEM
@@ -84,8 +85,8 @@ def batch_cluster(site: Mapping[str, Any], workers: int, logs: Path) -> Iterator
 def _cluster_class(kind: str, system: BatchSystem) -> Any:
     if system.submit is not None and shutil.which(system.submit) is None:
         raise ConfigError(
-            f"site {kind}: there is no {system.submit} on the PATH: run snakemake where "
-            f"{system.name} jobs are submitted from, or choose another site"
+            f"site {kind}: {system.submit} is not on the PATH: run snakemake where "
+            f"{system.name} jobs can be submitted, or choose another site"
         )
     try:
         return getattr(import_module(system.package), system.cluster_class)
@@ -98,10 +99,10 @@ def _cluster_class(kind: str, system: BatchSystem) -> Any:
 
 @contextmanager
 def _replaced(cluster: Any, queued: Sequence[str], workers: int) -> Iterator[None]:
-    """Have jobs replaced that left the queue before their worker came.
+    """Replace jobs that leave the queue before their worker has connected.
 
-    Dask learns of a worker that has gone, and not of one that never was there. Not more than a
-    few for each worker: what never starts is no fault that passes.
+    Dask notices a worker that is gone, but not one that never connected. Only a few jobs are
+    replaced for each worker, since a job that never starts has a lasting problem.
     """
     ended, attempts = Event(), REPLACEMENTS * workers
 
@@ -124,8 +125,8 @@ def _replaced(cluster: Any, queued: Sequence[str], workers: int) -> Iterator[Non
 
 
 def _gone(cluster: Any, queued: Sequence[str]) -> list[Any]:
-    """The names of workers that are waited for, but whose jobs aren't in the queue any more."""
-    # looked at first: a job that is submitted meanwhile is in the queue
+    """The names of workers that haven't connected, and whose jobs aren't in the queue any more."""
+    # the workers first, since a job submitted meanwhile is in the queue
     jobs = {name: job.job_id for name, job in list(cluster.workers.items()) if job.job_id}
     answer = subprocess.run(queued, capture_output=True, text=True, check=False)
     if answer.returncode != 0:
@@ -148,11 +149,11 @@ def _reserved(settings: Settings) -> dict[str, Any]:
 
 @contextmanager
 def _swept(command: Sequence[str], keys: Path) -> Iterator[None]:
-    """Run a command that removes jobs, and remove the keys, when the block ends, or when this
-    process does in any way.
+    """Run a command that removes jobs, and remove the keys, when the block or this process ends in
+    any way.
 
-    A process of its own waits at the end of a pipe, which the kernel closes with this process;
-    it looks twice, as a submission may still be on its way.
+    Another process waits at the end of a pipe, which the kernel closes with this process. It runs
+    the command twice, since a submission may still be under way.
     """
     remove = shlex.join(command)
     watcher = subprocess.Popen(
@@ -170,13 +171,13 @@ def _swept(command: Sequence[str], keys: Path) -> Iterator[None]:
 
 
 def _fetch_logs(cluster: Any) -> None:
-    """Bring the output of spooled jobs here, which is lost when they leave the queue."""
+    """Fetch the output of spooled jobs, which is lost when they leave the queue."""
     if hasattr(cluster, "fetch_worker_logs"):
         cluster.fetch_worker_logs()
 
 
 def last_words(cluster: Any, logs: Path) -> str:
-    """The ends of the newest logs: what the workers, and the batch system about them, said last."""
+    """The ends of the newest logs, from the workers and the batch system."""
     _fetch_logs(cluster)
     ends = []
     for ending in ("err", "log"):

@@ -7,19 +7,18 @@ from typing import Any
 from looseleaf.cluster.batch import BatchSystem
 from looseleaf.cluster.keys import FileKeys
 
-# a spooled job is held, for this reason, until its files have arrived
+# the reason for which a spooled job is held until its files have arrived
 SPOOLING = 16
 DAY_S = 86_400
 DIRECTIVES = {
-    # the executable is /bin/sh, which every machine has
+    # the executable is /bin/sh, which exists on every machine
     "transfer_executable": "False",
-    # a held worker never comes back, another has taken its place
+    # a held worker never comes back, and another has taken its place
     "periodic_remove": (
-        f"(JobStatus == 5 && (HoldReasonCode =!= {SPOOLING}"
-        " || time() - EnteredCurrentStatus > 600))"
-        f" || (JobStatus == 1 && time() - QDate > {DAY_S})"
+        f"(JobStatus == 5 && (HoldReasonCode =!= {SPOOLING} || time() - EnteredCurrentStatus > "
+        f"600)) || (JobStatus == 1 && time() - QDate > {DAY_S})"
     ),
-    # spooled jobs would stay for ten days: long enough to fetch their logs is enough
+    # a spooled job would stay for ten days; this is long enough to fetch its logs
     "leave_in_queue": "JobStatus == 4 && time() - CompletionDate < 600",
 }
 TAG = "LooseleafRun"

@@ -7,12 +7,12 @@ from typing import Any
 from looseleaf.cluster.batch import BatchSystem
 from looseleaf.cluster.keys import FileKeys
 
-# a job that Slurm starts again would bring a worker back whose place another has taken
+# a requeued job would start a worker again that has been replaced
 DIRECTIVES = ["--no-requeue"]
 
 
 def tagged(settings: Mapping[str, Any], run: str) -> dict[str, Any]:
-    """The settings of a cluster whose jobs are called by the run."""
+    """The settings of a cluster whose jobs have the run in their name."""
     extra = settings.get("job_extra_directives", [])
     return {
         **settings,

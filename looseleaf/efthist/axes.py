@@ -1,7 +1,7 @@
-"""The axes of EFT histograms: the bins of values on them, and one axis out of two.
+"""The axes of EFT histograms: the bins of values on them, and the union of two axes.
 
-Axes are those of hist. Categories are kept apart from the others, which are called dense here:
-their bins lie side by side in memory, flow bins included.
+Axes are those of hist. Category axes are separate from the others, called dense here, whose bins
+are contiguous in memory, flow bins included.
 """
 
 import json
@@ -17,24 +17,25 @@ from numpy.typing import NDArray
 from looseleaf.efthist.machine import UNSURE, equal_bins, searched_bins
 
 Array = NDArray[Any]
-# equal cells that an axis' edges are searched from
+# the number of equal cells in which a search for edges begins
 CELLS = 1024
 EPSILON = float(np.finfo(float).eps)
 
 
 def is_category(axis: Any) -> bool:
+    """Whether an axis has categories."""
     return isinstance(axis, (hist.axis.StrCategory, hist.axis.IntCategory))
 
 
 class Lookup:
-    """The bin of each value on a dense axis, counted from the one below the axis if it has that.
+    """The bin of each value on a dense axis, counted from its underflow if it has one.
 
-    Equal bins are found by a multiplication, and the axis is asked about values so close to an
-    edge that rounding decides. Edges are searched from a table of equal cells: halving steps,
-    which a processor can't foresee for values in no order, take longer than adding an event.
-    Any other axis is asked, as it is about what is no number.
+    Equal bins are computed with a multiplication; the axis itself decides for values so close to an
+    edge that rounding matters. Edges are searched from a table of equal cells: a binary search,
+    whose steps a processor can't predict for unsorted values, takes longer than adding an event.
+    All other axes, and NaN, are left to the axis itself.
 
-    What is needed of an axis is asked once: a fill of few events takes less time than asking.
+    The axis' properties are read once, since this takes longer than filling a few events.
     """
 
     def __init__(self, axis: Any) -> None:
@@ -52,18 +53,17 @@ class Lookup:
         edges = axis.edges
         low, high = float(edges[0]), float(edges[-1])
         scale = (self._size if equal else CELLS) / (high - low)
-        # neither upside down, nor too wide or narrow for doubles
+        # neither reversed, nor too wide or narrow for doubles
         if not 0 < scale < math.inf:
             return
         self._low, self._high, self._scale = low, high, scale
         if equal:
-            # more than all that is rounded: by the axis twice and by the multiplication thrice,
-            # each by half an epsilon of its bins, and the ends of an axis that has grown, by half
-            # an epsilon of theirs
+            # more than all rounding errors: half an epsilon of the bins, twice in the axis and
+            # three times in the multiplication, and half an epsilon of the ends of a grown axis
             ends = max(-low, high) / (high - low)
             self._near = self._size * EPSILON * (4 + 2 * ends)
         else:
-            # half a cell low, so that rounding can't begin the search too high
+            # half a cell lower, so that rounding can't start the search too high
             begins = low + (np.arange(CELLS) - 0.5) / scale
             self._first = np.maximum(np.searchsorted(edges, begins, side="right") - 1, 0)
             self._edges = edges
@@ -83,21 +83,21 @@ class Lookup:
             return index
         index = searched_bins(self._edges, self._first, self._scale, self._under, floats)
         if self._last_edge_inside:
-            # it belongs to the last bin of an axis without overflow
+            # it belongs to the last bin if the axis has no overflow
             index[floats == self._high] = self._size - 1 + self._under
         return index
 
 
 def factorized(values: Array) -> tuple[Array, NDArray[np.int64]]:
-    """The distinct categories of an array in the order in which they are met, and the position of
-    each event's among them."""
+    """The distinct categories of an array in order of appearance, and each event's index among
+    them."""
     if values.ndim == 0:
         return values.reshape(1), np.zeros(1, np.int64)
     if values.dtype.kind in "biu":
         labels, first, codes = np.unique(values, return_index=True, return_inverse=True)
         order = np.argsort(first)
         return labels[order], np.argsort(order)[codes]
-    # a dictionary, since to sort text takes longer
+    # a dictionary, since sorting text takes longer
     listed = values.tolist()
     position = {label: index for index, label in enumerate(dict.fromkeys(listed))}
     codes = np.fromiter(map(position.__getitem__, listed), np.int64, len(listed))
@@ -105,7 +105,7 @@ def factorized(values: Array) -> tuple[Array, NDArray[np.int64]]:
 
 
 def grown(axis: Any, values: Array) -> Any:
-    """An axis that grows, after it has seen these values."""
+    """An axis that grows, after filling these values."""
     probe = hist.Hist(axis, storage=hist.storage.Int64())
     if values.size:
         probe.fill(np.atleast_1d(values))
@@ -113,7 +113,7 @@ def grown(axis: Any, values: Array) -> Any:
 
 
 def placement(old: Any, new: Any) -> NDArray[np.int64]:
-    """Which bin of `new` each bin of `old` is, flow bins included."""
+    """The bin of `new` for each bin of `old`, flow bins included."""
     if old == new:
         return np.arange(old.extent)
     if is_category(old):
@@ -128,7 +128,7 @@ def placement(old: Any, new: Any) -> NDArray[np.int64]:
 
 
 def joined(a: Any, b: Any) -> Any:
-    """The axis that holds the bins of both; they have to be the same unless they grow."""
+    """The axis with the bins of both; they have to be equal unless they grow."""
     if a == b:
         return a
     if type(a) is type(b) and a.name == b.name and a.traits == b.traits and a.traits.growth:
@@ -140,17 +140,19 @@ def joined(a: Any, b: Any) -> Any:
 
 
 def axis_to_uhi(axis: Any) -> Any:
+    """An axis in UHI's form."""
     plain = hist.Hist(axis, storage=hist.storage.Int64())
     return json.loads(json.dumps(plain, default=uhi.io.json.default))["axes"][0]
 
 
 def axis_from_uhi(axis: Any) -> Any:
+    """The axis in UHI's form."""
     storage = {"type": "int", "values": np.zeros(_extent(axis), np.int64)}
     return hist.Hist({"uhi_schema": 1, "axes": [axis], "storage": storage, "metadata": {}}).axes[0]
 
 
 def _extent(axis: Mapping[str, Any]) -> int:
-    """The number of bins of an axis in UHI, flow included."""
+    """The number of bins of an axis in UHI's form, flow bins included."""
     if axis["type"] == "boolean":
         return 2
     if axis["type"].startswith("category"):

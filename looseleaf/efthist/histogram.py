@@ -54,10 +54,10 @@ SM = "sm"
 FORMAT = "looseleaf-efthist/1"
 Array = NDArray[Any]
 Point = Mapping[str, float]
-# events whose squares are made at a time, and the doubles that a block of monomials may take
+# how many events have their squares computed at a time, and the size of a block of monomials
 TILE_EVENTS = 4096
 BLOCK_DOUBLES = 1 << 19
-# events whose bins are looked up at a time
+# how many events have their bins looked up at a time
 FILL_EVENTS = 131_072
 
 
@@ -68,14 +68,16 @@ def quadratic_terms(coefficients: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _terms_of(number: int) -> int:
-    """How many terms a quadratic in a number of coefficients has."""
+    """The number of terms of a quadratic in a number of coefficients."""
     return (number + 1) * (number + 2) // 2
 
 
 @cache
 def _quartic(number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The quartic monomials as indices 0..number, shape (Q, 4), and for each pair of quadratic
-    terms which of them their product is, shape (K, K)."""
+    """The quartic monomials as indices 0..number, shape (Q, 4), and products of quadratic terms.
+
+    The second array has the monomial of each pair of quadratic terms, shape (K, K).
+    """
     pairs = [(i, j) for i in range(number + 1) for j in range(i + 1)]
     quartics = list(combinations_with_replacement(range(number + 1), 4))
     position: dict[tuple[int, ...], int] = {term: index for index, term in enumerate(quartics)}
@@ -103,13 +105,13 @@ def monomials(points: Array) -> NDArray[np.float64]:
 def remapped(terms: Array, have: Sequence[str], want: Sequence[str]) -> Array:
     """Terms in the coefficients `have` as terms in `want`; shape (events, K).
 
-    A coefficient that `have` lacks counts as zero coupling, one that `want` lacks is set to zero.
+    A coefficient missing in `have` has no coupling, and one missing in `want` is set to zero.
     """
     return _rearranged(terms, quadratic_terms(have), quadratic_terms(want))
 
 
 def _rearranged(array: Array, have: Sequence[Any], want: Sequence[Any]) -> Array:
-    """Columns named `have` as columns named `want`, whatever the order within a name."""
+    """Columns named `have` as columns named `want`; the order within a name doesn't matter."""
     source = {tuple(sorted(term)): index for index, term in enumerate(have)}
     out = np.zeros((*array.shape[:-1], len(want)), array.dtype)
     for index, term in enumerate(want):
@@ -119,38 +121,42 @@ def _rearranged(array: Array, have: Sequence[Any], want: Sequence[Any]) -> Array
 
 
 def combine_scaling(terms: Array) -> NDArray[np.float64]:
-    """Quadratics as Combine's scaling matrices: divided by the Standard Model's term, with the
-    off-diagonal ones halved; shape (..., K). (1, 2, 3) becomes (1, 1, 3).
+    """Quadratics as Combine's scaling matrices, shape (..., K).
 
-    A bin that is empty stays so. Raises ValueError for one that is empty in the Standard Model
-    alone, since nothing that scales it gives it events.
+    They are divided by the Standard Model's term, with the off-diagonal terms halved: (1, 2, 3)
+    becomes (1, 1, 3). An empty bin stays empty. Raises ValueError for a bin that is empty in the
+    Standard Model only, since no scaling can give it events.
     """
     terms = np.asarray(terms, np.float64)
     sm = terms[..., :1]
     if np.any((sm == 0) & (terms != 0).any(axis=-1, keepdims=True)):
-        raise ValueError("a bin has no Standard Model events, but events beyond it: merge bins")
+        raise ValueError("a bin has events, but none in the Standard Model; merge bins")
     number = round((np.sqrt(8 * terms.shape[-1] + 1) - 1) / 2)
     halves = [1.0 if i == j else 0.5 for i in range(number) for j in range(i + 1)]
     return terms / np.where(sm == 0, 1.0, sm) * halves
 
 
 class _Cell(NamedTuple):
-    """One combination of categories: `sums` (bins, K) and what is kept of the squares, as doubles
-    that lie side by side for each bin. What may lie between two bins belongs to nobody."""
+    """One combination of categories: `sums` (bins, K), and the squares that are kept.
+
+    Both are doubles, contiguous for each bin. There may be padding between two bins.
+    """
 
     sums: NDArray[np.float64]
     squares: NDArray[np.float64] | None
 
     @property
     def kept_squares(self) -> NDArray[np.float64]:
-        """The squares of a histogram that keeps some."""
+        """The squares, in a histogram that keeps some."""
         assert self.squares is not None
         return self.squares
 
 
 class _Events(NamedTuple):
-    """Events to fill: for each axis and of the weights one number, or one for each event; and the
-    terms, one after the other unless `rows` says which belong to which event."""
+    """Events to fill: a number or an array for each axis and for the weights, and the terms.
+
+    The terms are in the order of the events unless `rows` has the row of each event.
+    """
 
     values: list[Array]
     weights: NDArray[np.float64]
@@ -159,7 +165,7 @@ class _Events(NamedTuple):
     size: int
 
     def tile(self, start: int) -> "_Events":
-        """The next FILL_EVENTS, with a weight for each."""
+        """The next FILL_EVENTS events, each with a weight."""
         tile = slice(start, min(start + FILL_EVENTS, self.size))
         number = tile.stop - start
         return _Events(
@@ -174,11 +180,11 @@ class _Events(NamedTuple):
 class EFTHist:
     """A histogram over `axes` (any hist axes) with quadratic bins in `coefficients`.
 
-    Category axes are sparse: only combinations that were filled take memory. Axes that grow do
-    so. Flow bins are kept like the others. `squares` is explained at the head of this module.
+    Category axes are sparse: only filled combinations take memory. Axes can grow, and flow bins are
+    kept like others. The module's docstring explains `squares`.
 
-    Raises ValueError for coefficients that are given twice or called `sm`, and LookupError for
-    a point of `squares` that names an unknown one.
+    Raises ValueError for coefficients that are given twice or called `sm`, and LookupError for a
+    point of `squares` with an unknown coefficient.
     """
 
     def __init__(
@@ -189,7 +195,9 @@ class EFTHist:
     ) -> None:
         names = tuple(coefficients)
         if len({SM, *names}) != len(names) + 1:
-            raise ValueError(f"coefficients should differ, and none be {SM!r}: {', '.join(names)}")
+            raise ValueError(
+                f"coefficients should be different, and none called {SM!r}: {', '.join(names)}"
+            )
         self.coefficients = names
         self.axes: Any = NamedAxesTuple(axes)
         self._exact = squares is True
@@ -204,7 +212,7 @@ class EFTHist:
         )
 
     def __eq__(self, other: object) -> bool:
-        """Whether axes, coefficients and every number are the same."""
+        """Whether axes, coefficients and all numbers are equal."""
         if not isinstance(other, EFTHist) or self.coefficients != other.coefficients:
             return False
         same_kind = self._exact == other._exact and np.array_equal(
@@ -226,7 +234,7 @@ class EFTHist:
 
     @property
     def nbytes(self) -> int:
-        """The memory that the filled cells take."""
+        """The memory of the filled cells in bytes."""
         arrays = [a for cell in self._cells.values() for a in cell if a is not None]
         return sum(len(a) * a.strides[0] for a in arrays)
 
@@ -243,8 +251,8 @@ class EFTHist:
     def points(self, points: Point | Sequence[Point] | Array | None) -> NDArray[np.float64]:
         """Points as an array of shape (P, n), in the order of `coefficients`.
 
-        A coefficient that a point doesn't name is zero. Raises LookupError for an unknown one
-        and ValueError for an array of another width.
+        A coefficient that a point doesn't name is zero. Raises LookupError for an unknown one, and
+        ValueError for an array of another width.
         """
         if isinstance(points, np.ndarray):
             if points.ndim != 2 or points.shape[1] != len(self.coefficients):
@@ -275,17 +283,17 @@ class EFTHist:
         rows: ArrayLike | None = None,
         **named: Any,
     ) -> Self:
-        """Fill events; one array or one value for each axis, in order or by name.
+        """Fill events, with an array or a single value for each axis, in order or by name.
 
-        `eft` holds the terms of each event, shape (events, K); without it an event's weight does
-        not depend on the coefficients. `weight` multiplies either. `coefficients` are those that
-        `eft` is given in, if they aren't this histogram's: one that only the histogram has counts
-        as zero coupling, one that only `eft` has is set to zero. `rows` says which row of `eft`
-        belongs to each event filled, so that a selection needs no copy of it.
+        `eft` has the terms of each event, shape (events, K); without it, an event's weight doesn't
+        depend on the coefficients. `weight` multiplies either. `coefficients` are those of `eft`,
+        if they differ from this histogram's: one that only the histogram has is without coupling,
+        and one that only `eft` has is set to zero. `rows` has the row of `eft` for each event, so
+        that a selection needs no copy of it.
 
-        A category axis is quickest to fill with one value at a time. Raises ValueError if the
-        terms don't fit the coefficients, an axis has no value, lengths differ or there is more
-        than one number for an event, and TypeError for text on an axis of numbers.
+        A category axis is filled fastest with a single value at a time. Raises ValueError if the
+        terms don't fit the coefficients, an axis has no value, lengths differ or an event has more
+        than one number, and TypeError for text on an axis of numbers.
         """
         given = self._in_order(values, named)
         names = self.coefficients if coefficients is None else tuple(coefficients)
@@ -293,7 +301,7 @@ class EFTHist:
         events = self._events(given, weight, terms, rows)
         self._grow(events.values)
         columns = None if names == self.coefficients else self._columns(names)
-        # by tiles, so that bins take little memory beside the terms
+        # in tiles, so that bins take little memory compared to the terms
         for start in range(0, events.size, FILL_EVENTS):
             self._fill_tile(events.tile(start), columns)
         return self
@@ -345,7 +353,7 @@ class EFTHist:
         number = _terms_of(len(coefficients))
         if terms.ndim != 2 or terms.shape[1] != number:
             raise ValueError(
-                f"{number} terms are expected for {len(coefficients)} coefficients "
+                f"{number} terms are expected for the {len(coefficients)} coefficients "
                 f"({', '.join(coefficients)}), there are {terms.shape[-1]}"
             )
         dtype = terms.dtype if terms.dtype in (np.float32, np.float64) else np.float64
@@ -353,7 +361,7 @@ class EFTHist:
 
     @staticmethod
     def _size(arrays: Sequence[Array], terms: Array | None) -> int:
-        """How many events there are; a number stands for as many as the arrays have."""
+        """The number of events; a single number counts for as many as the arrays have."""
         sizes = set() if terms is None else {len(terms)}
         for array in arrays:
             if array.ndim > 1:
@@ -367,7 +375,7 @@ class EFTHist:
         return sizes.pop() if sizes else 1
 
     def _columns(self, coefficients: Sequence[str]) -> NDArray[np.int64]:
-        """Where each term of a fill belongs in this histogram, -1 where nowhere."""
+        """The index in this histogram of each term of a fill, -1 for terms without one."""
         places = {frozenset(term): i for i, term in enumerate(quadratic_terms(self.coefficients))}
         return np.array([places.get(frozenset(t), -1) for t in quadratic_terms(coefficients)])
 
@@ -381,7 +389,7 @@ class EFTHist:
 
     @cached_property
     def _categories(self) -> list[int]:
-        """Which of the axes are categories; the others are dense."""
+        """The indices of the category axes; the others are dense."""
         return [i for i, axis in enumerate(self.axes) if is_category(axis)]
 
     @cached_property
@@ -394,11 +402,11 @@ class EFTHist:
 
     @cached_property
     def _lookups(self) -> list[Lookup]:
-        """Those of the dense axes as they are now."""
+        """The lookups of the current dense axes."""
         return [Lookup(self.axes[i]) for i in self._dense]
 
     def __getstate__(self) -> dict[str, Any]:
-        # quicker made again than sent between processes
+        # faster to compute again than to send between processes
         return {name: value for name, value in vars(self).items() if name != "_lookups"}
 
     @property
@@ -406,7 +414,7 @@ class EFTHist:
         return tuple(lookup.extent for lookup in self._lookups)
 
     def _grow(self, given: Sequence[Array]) -> None:
-        """Axes that grow take in the values."""
+        """Let growing axes take in the values."""
         if not self._growing:
             return
         axes = list(self.axes)
@@ -416,7 +424,7 @@ class EFTHist:
         self._placed_on(axes)
 
     def _placed_on(self, axes: Sequence[Any]) -> None:
-        """Move the cells to axes that hold those of now; categories keep their indices."""
+        """Move the cells to axes that contain the current ones; categories keep their indices."""
         moved = any(axes[i] != self.axes[i] for i in self._dense)
         old, shape = self.axes, self._dense_shape
         self.axes = NamedAxesTuple(axes)
@@ -433,7 +441,7 @@ class EFTHist:
             self._cells[key] = new
 
     def _dense_bins(self, given: Sequence[Array], size: int) -> NDArray[np.int64]:
-        """The flattened flow-inclusive bin of each event, -1 where an axis has none."""
+        """The flattened bin of each event, flow bins included; -1 if an axis has none."""
         flat: Any = 0
         outside = None
         for i, lookup in zip(self._dense, self._lookups, strict=True):
@@ -480,8 +488,10 @@ class EFTHist:
                 yield tuple(key), events
 
     def _inside(self, key: Sequence[int]) -> bool:
-        """Whether there are bins for these categories: one that isn't listed goes to an axis'
-        overflow if it has one, and is left out else, as in any histogram."""
+        """Whether these categories have bins.
+
+        An unlisted category goes to the axis' overflow, or is left out if it has none, as in hist.
+        """
         return all(i < self.axes[a].extent for a, i in zip(self._categories, key, strict=True))
 
     def _add(
@@ -507,7 +517,7 @@ class EFTHist:
             add_columns(cell.sums, bins, rows, weights, terms, columns)
         if cell.squares is None:
             return
-        # in order of the bins, so that those of one bin make one matrix product
+        # in the order of bins, so that each bin's events are one matrix product
         order = np.argsort(bins, kind="stable")
         order = order[np.searchsorted(bins[order], 0) :]
         for start in range(0, len(order), TILE_EVENTS):
@@ -528,11 +538,11 @@ class EFTHist:
     def at(
         self, point: Point | None = None, variances: bool = True
     ) -> hist.Hist[hist.storage.Weight] | hist.Hist[hist.storage.Double]:
-        """The histogram at a point of the coefficients (the Standard Model's if none is given).
+        """The histogram at a point of the coefficients, by default the Standard Model.
 
-        Coefficients that the point doesn't name are zero. With `variances`, and where squares
-        are kept, the storage is Weight, else Double. Raises LookupError for an unknown
-        coefficient, or a point that squares weren't kept at.
+        Coefficients that the point doesn't name are zero. With `variances`, and if squares are
+        kept, the storage is Weight, else Double. Raises LookupError for an unknown coefficient, or
+        for a point without squares.
         """
         where = self.points(point)
         values = self._evaluated(where, flow=True)[0]
@@ -549,7 +559,8 @@ class EFTHist:
         return out
 
     def values(self, points: Any = None, flow: bool = False) -> NDArray[np.float64]:
-        """The contents at many points, shape (points, *axes): a matrix product a cell.
+        """The contents at many points, shape (points, *axes), with one matrix product for each
+        cell.
 
         `points` are mappings or an array of shape (points, coefficients).
         """
@@ -562,7 +573,7 @@ class EFTHist:
         """
         where = self.points(points)
         if self._exact:
-            # where weights cancel, rounding may leave less than nothing
+            # if weights cancel, rounding may give a negative number
             return np.maximum(self._evaluated(where, flow, quartic=True), 0.0)
         columns = self._square_columns_at(where)
         out = self._empty(len(where), flow)
@@ -572,7 +583,7 @@ class EFTHist:
         return self._ordered(out, flow)
 
     def _square_columns_at(self, where: Array) -> NDArray[np.int64]:
-        """Which of the points of `squares` each point is; LookupError for one that is none."""
+        """The index of each point among those of `squares`; LookupError if it isn't one of them."""
         same = (where[:, None, :] == self._square_points).all(axis=2)
         if not same.any(axis=1).all():
             first = where[~same.any(axis=1)][0]
@@ -607,20 +618,20 @@ class EFTHist:
         return tuple(self.axes[i].extent if flow else self.axes[i].size for i in which)
 
     def _empty(self, points: int, flow: bool) -> NDArray[np.float64]:
-        """Zeros by category, then point, then dense bin: a cell's row is in one piece."""
+        """Zeros by category, then point, then dense bin, so that each cell's row is contiguous."""
         return np.zeros(
             (*self._extents(self._categories, True), points, *self._extents(self._dense, flow))
         )
 
     def _ordered(self, out: NDArray[np.float64], flow: bool) -> NDArray[np.float64]:
-        """From the order of `_empty` to points first, then the axes as they were given."""
+        """From the order of `_empty` to points first, then the axes in their order."""
         sizes = self._extents(self._categories, flow)
         inside = out[tuple(slice(0, size) for size in sizes)]
         places = [*self._categories, None, *self._dense]
         return inside.transpose([places.index(i) for i in [None, *range(len(self.axes))]])
 
     def _bins(self, contents: NDArray[np.float64], flow: bool) -> NDArray[np.float64]:
-        """A cell's rows (bins, columns), without the flow bins if they aren't asked for."""
+        """A cell's rows (bins, columns), without flow bins unless `flow`."""
         if flow or not self._dense:
             return contents
         inner = tuple(
@@ -640,10 +651,10 @@ class EFTHist:
             out[key] = self._bins(cell.sums, flow).T.reshape(out[key].shape)
         return np.moveaxis(self._ordered(out, flow), 0, -1)
 
-    # one histogram from others
+    # histograms made from others
 
     def _like(self, axes: Sequence[Any] | None = None, coefficients: Any = None) -> "EFTHist":
-        """An empty histogram of this one's kind."""
+        """An empty histogram of the same kind."""
         out = EFTHist(
             *(self.axes if axes is None else axes),
             coefficients=self.coefficients if coefficients is None else coefficients,
@@ -660,6 +671,7 @@ class EFTHist:
                 np.add(total, added, out=total)
 
     def copy(self) -> "EFTHist":
+        """A copy that shares no memory."""
         out = self._like()
         for key, cell in self._cells.items():
             out._accumulate(key, cell)
@@ -671,10 +683,10 @@ class EFTHist:
         return out
 
     def __iadd__(self, other: "EFTHist") -> Self:
-        """Add another histogram; axes that grow take in its bins.
+        """Add another histogram; growing axes take in its bins.
 
-        What only one of the two knows of its squares is dropped. Raises ValueError if
-        coefficients or axes differ.
+        Squares are dropped unless both keep the same. Raises ValueError if coefficients or axes
+        differ.
         """
         if self.coefficients != other.coefficients:
             raise ValueError(
@@ -682,7 +694,7 @@ class EFTHist:
                 f"{', '.join(other.coefficients)}; `remapped` brings them to one list"
             )
         if len(self.axes) != len(other.axes):
-            raise ValueError(f"{len(self.axes)} axes and {len(other.axes)} don't add up")
+            raise ValueError(f"{len(self.axes)} axes and {len(other.axes)} axes can't be added")
         both = [joined(a, b) for a, b in zip(self.axes, other.axes, strict=True)]
         self._placed_on(both)
         same_squares = self._exact == other._exact and np.array_equal(
@@ -703,7 +715,7 @@ class EFTHist:
         return self
 
     def scaled(self, factor: float) -> "EFTHist":
-        """All weights multiplied with a number."""
+        """A histogram with all weights multiplied by a number."""
         out = self._like()
         for key, cell in self._cells.items():
             squares = None if cell.squares is None else cell.squares * factor**2
@@ -711,7 +723,7 @@ class EFTHist:
         return out
 
     def frozen(self, point: Point | None = None) -> "EFTHist":
-        """The histogram at a point, as one of events that the coefficients don't move.
+        """The histogram at a point, with events that no longer depend on the coefficients.
 
         Raises LookupError as `at` does.
         """
@@ -727,10 +739,10 @@ class EFTHist:
         return out
 
     def remapped(self, coefficients: Sequence[str]) -> "EFTHist":
-        """The same in another list of coefficients.
+        """The same histogram in another list of coefficients.
 
-        One that is new counts as zero coupling; one that is left out is set to zero, and the
-        points of `squares` where it isn't are dropped.
+        A new coefficient is without coupling. One that is left out is set to zero, and points of
+        `squares` where it isn't zero are dropped.
         """
         out = self._like(coefficients=coefficients)
         kept = None
@@ -754,7 +766,7 @@ class EFTHist:
         return out
 
     def project(self, *names: str) -> "EFTHist":
-        """Summed over all axes but these, flow bins included."""
+        """The sum over all axes but these, flow bins included."""
         keep = [self._position(name) for name in names]
         out = self._like([self.axes[i] for i in keep])
         dense = [self._dense.index(i) for i in keep if i in self._dense]
@@ -774,9 +786,9 @@ class EFTHist:
         return out
 
     def grouped(self, name: str, groups: Mapping[str, Sequence[Any]]) -> "EFTHist":
-        """Categories of an axis added up under new names; those in no group are left out.
+        """Categories of an axis, added under new names; categories without a group are left out.
 
-        Raises LookupError for a category that isn't there.
+        Raises LookupError for a category that doesn't exist.
         """
         position = self._position(name)
         old = self.axes[position]
@@ -791,8 +803,11 @@ class EFTHist:
         return out
 
     def select(self, **chosen: Any) -> "EFTHist":
-        """One category of an axis, `select(channel="ee")`, which takes the axis away, or a list
-        of them, which keeps it. Raises LookupError for one that isn't there."""
+        """One category of an axis, `select(channel="ee")`, which removes the axis, or a list of
+        categories.
+
+        A list keeps the axis. Raises LookupError for a category that doesn't exist.
+        """
         out = self
         for name, labels in chosen.items():
             position = out._position(name)
@@ -808,7 +823,8 @@ class EFTHist:
         return out
 
     def with_category(self, name: str, label: str) -> "EFTHist":
-        """The same with a growing category axis before the others, of which it is `label`."""
+        """The histogram with a growing category axis before the others, all of it in category
+        `label`."""
         out = self._like([hist.axis.StrCategory([label], name=name, growth=True), *self.axes])
         for key, cell in self._cells.items():
             out._accumulate((0, *key), cell)
@@ -833,11 +849,11 @@ class EFTHist:
     # files
 
     def write(self, group: h5py.Group) -> None:
-        """Write into an HDF5 group that says by itself what it holds.
+        """Write into an HDF5 group, in a self-describing form.
 
-        Datasets: `sums` (cells, *dense axes with flow, terms), `terms` (names of each), `cells`
-        (category indices of each) and, of squares, `squares` with `quartics` (names) or `points`.
-        Attributes: `format`, `coefficients`, `axes` (each as UHI writes it).
+        Datasets: `sums` (cells, *dense axes with flow, terms), `terms` (their names), `cells`
+        (their category indices) and, for squares, `squares` with `quartics` (names) or `points`.
+        Attributes: `format`, `coefficients`, `axes` (each in UHI's form).
         """
         group.attrs["format"] = FORMAT
         group.attrs["coefficients"] = json.dumps(list(self.coefficients))
@@ -863,15 +879,15 @@ class EFTHist:
         if self._points is not None:
             packed["points"] = self._points
         for name, data in packed.items():
-            # nothing to compress, nor to cut into chunks, in an array of no size
+            # an empty array can't be compressed or chunked
             options = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
             group.create_dataset(name, data=data, **(options if data.size else {}))
 
     @classmethod
     def read(cls, group: h5py.Group) -> "EFTHist":
-        """The histogram of a group that `write` wrote; ValueError if it is none."""
+        """The histogram in a group that `write` wrote; ValueError for any other group."""
         if group.attrs.get("format") != FORMAT:
-            raise ValueError(f"{group.name} is no EFT histogram (no format {FORMAT!r})")
+            raise ValueError(f"{group.name} is not an EFT histogram (no format {FORMAT!r})")
         axes = [axis_from_uhi(axis) for axis in json.loads(group["axes"][()])]
         out = cls(
             *axes,
@@ -897,8 +913,8 @@ def _distinct(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _in_lanes(bins: int, number: int) -> NDArray[np.float64]:
-    """Zeros of shape (bins, number) whose rows begin where `LANES` doubles are added fastest, at
-    multiples of their size. What fills up a row belongs to nobody."""
+    """Zeros of shape (bins, number), with rows padded and aligned to `LANES` doubles for fast
+    addition."""
     if number < LANES:
         return np.zeros((bins, number))
     wide = -(-number // LANES) * LANES
@@ -908,7 +924,7 @@ def _in_lanes(bins: int, number: int) -> NDArray[np.float64]:
 
 
 def _tile(values: Array, tile: slice, number: int) -> Array:
-    """A part of an array in one piece, or a number repeated."""
+    """A contiguous part of an array, or a number repeated."""
     return np.ascontiguousarray(values[tile]) if values.ndim else np.full(number, values)
 
 
@@ -933,7 +949,7 @@ def _moved(terms: Array, columns: NDArray[np.int64], number: int) -> Array:
 def _add_quartics(
     squares: NDArray[np.float64], bins: NDArray[np.int64], terms: Array, number: int
 ) -> None:
-    """Add the squares of quadratics to their bins; events are in order of their bins.
+    """Add the squares of quadratics to their bins; events are in the order of their bins.
 
     The products of all pairs of terms, summed over a bin's events, are one matrix product.
     """

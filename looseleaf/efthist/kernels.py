@@ -1,8 +1,8 @@
-"""The loops over events that filling an EFT histogram consists of, for numba to compile.
+"""The inner loops of filling an EFT histogram, to be compiled by numba.
 
-They are C functions of addresses and sizes, so that what numba makes of them runs without it:
-`looseleaf.efthist.machine` keeps and calls it. What they are handed is checked before: bins and
-rows are not. Arrays lie without gaps, but for the sums of bins, which are `stride` bytes apart.
+They are C functions of addresses and sizes, so that the compiled code runs without numba:
+`looseleaf.efthist.machine` keeps and calls it. Callers check the arguments; bins and rows aren't
+checked here. Arrays are contiguous, except that the sums of bins are `stride` bytes apart.
 """
 
 import math
@@ -15,17 +15,19 @@ from numba.types import CPointer, float32, float64, int64, uint64, void
 
 from looseleaf.efthist.machine import LANES, UNSURE
 
-# how many events ahead of its addition an event's terms are fetched, by cache lines of bytes
+# how many events in advance an event's terms are prefetched, and the bytes of a cache line
 AHEAD, LINE = 64, 64
 
 
 def equal_bins(low, scale, size, near, under, values, events, out):
-    """The bin of each value into `out`; returned is how many are UNSURE: within `near` bins of an
-    edge."""
+    """The bin of each value into `out`; returns the number that are UNSURE.
+
+    These are within `near` bins of an edge.
+    """
     unsure = 0
     for event in range(events):
         place = (values[event] - low) * scale
-        # NaN lies above all, as boost-histogram has it
+        # NaN is above all values, as in boost-histogram
         place = size + 0.5 if math.isnan(place) else max(min(place, size + 0.5), -0.5)
         index = math.floor(place)
         sure = min(place - index, index + 1 - place) >= near
@@ -35,11 +37,13 @@ def equal_bins(low, scale, size, near, under, values, events, out):
 
 
 def searched_bins(edges, last, first, cells, scale, under, values, events, out):
-    """The bin of each value into `out`, by edges 0 to `last`; `first` is where the search begins,
-    by equal cells."""
+    """The bin of each value into `out`, by edges 0 to `last`.
+
+    `first` is where the search starts, by equal cells.
+    """
     for event in range(events):
         value = values[event]
-        # NaN lies above all, as boost-histogram has it
+        # NaN is above all values, as in boost-histogram
         if not value < edges[last]:
             out[event] = last + under
         elif value < edges[0]:
@@ -53,13 +57,13 @@ def searched_bins(edges, last, first, cells, scale, under, values, events, out):
 
 @intrinsic
 def _prefetch(_typing, _address):
-    """Have the processor fetch the cache line at an address; nothing is read, or can go wrong."""
+    """Prefetch the cache line at an address; nothing is read, so it can't fail."""
 
     def emitted(context, builder, _signature, arguments):
         place, number = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [place, number, number, number])
         fetch = builder.module.declare_intrinsic("llvm.prefetch", [place], kind)
-        # to be read, into the second cache, as data
+        # for reading, into the second-level cache, as data
         how = [number(0), number(2), number(1)]
         builder.call(fetch, [builder.inttoptr(arguments[0], place), *how])
         return context.get_dummy_value()
@@ -79,10 +83,10 @@ def _address(_typing, pointer):
 
 @intrinsic(prefer_literal=True)
 def _add_lanes(_typing, terms, _into, _row, _term, _weight, lanes):
-    """into[term + i] += weight * row[term + i] for i < lanes at once.
+    """into[term + i] += weight * row[term + i] for all i < lanes at once.
 
-    `into` is the address of doubles, `row` of numbers of the kind that `terms` has. A plain loop
-    over a row is compiled for rows of thousands, and takes longer for a hundred.
+    `into` is the address of doubles, `row` of numbers with the type of `terms`. A plain loop over a
+    row is compiled for rows of thousands, and is slower for a hundred.
     """
     dtype, number = terms.dtype, lanes.literal_value
 
@@ -113,9 +117,9 @@ def _add_lanes(_typing, terms, _into, _row, _term, _weight, lanes):
 def add_terms(
     sums, stride, filled_up, bins, events, rows, in_order, weights, terms, length, number, size
 ):
-    """Add each event's weighted terms to its bin; events of bin -1 have none.
+    """Add each event's weighted terms to its bin; events with bin -1 are left out.
 
-    There are `length` rows of a `number` of terms, `size` bytes each; `rows` are those of the
+    There are `length` rows of a `number` of terms, `size` bytes each. `rows` are those of the
     events, unless they are in order. `filled_up` says that a bin's sums have room for whole lanes.
     """
     begin = _address(terms)
@@ -130,11 +134,11 @@ def add_terms(
                 line += uint64(LINE)
         if bins[event] < 0:
             continue
-        # unsigned, or each index would be asked whether it counts from the end
+        # unsigned, or each index would be checked for counting from the end
         which = uint64(event if in_order else rows[event])
         into, row = sums + uint64(bins[event]) * stride, begin + which * size
         weight = weights[event]
-        # beyond a row's end are the next one's terms, which go where nothing is kept
+        # after a row's end are the next row's terms, which are added to padding
         blocks = wide if filled_up and which + uint64(1) < length else whole
         term = uint64(0)
         for _ in range(blocks):
@@ -146,8 +150,10 @@ def add_terms(
 
 
 def add_columns(sums, width, bins, events, rows, in_order, weights, terms, number, columns):
-    """`add_terms` where a term has another place in the sums, or none (-1); a bin's sums are
-    `width` doubles apart."""
+    """`add_terms` if terms have other indices in the sums, or none (-1).
+
+    A bin's sums are `width` doubles apart.
+    """
     for event in range(events):
         index = bins[event]
         if index < 0:
@@ -171,7 +177,7 @@ TYPES = {
 
 
 def compiled(name: str, returned: str, arguments: str) -> str:
-    """LLVM's text of a loop, for a signature in the letters of TYPES."""
+    """The LLVM code of a loop, for a signature in the letters of TYPES."""
     signature = TYPES[returned](*(TYPES[letter] for letter in arguments))
     text: str = numba.cfunc(signature, forceinline=True)(globals()[name]).inspect_llvm()
     return text

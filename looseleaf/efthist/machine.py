@@ -1,8 +1,8 @@
 """The loops of `kernels` as machine code, compiled once and kept.
 
-What numba makes of a loop is kept as LLVM's text in the user's own cache, by what the source says,
-so that code which is unpacked on a worker finds it too. It is called without numba, whose import
-and first call take longer than any fill. What is read is executed: a folder that others could
+numba's result for a loop is kept as LLVM code in the user's own cache, under a hash of the sources,
+so that a copy of the package on a worker finds it too. It is called without numba, whose import and
+first call take longer than any fill. Files that are read are executed, so a folder that others can
 write to isn't used.
 """
 
@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-# the index of a value too close to an edge to tell how it rounds
+# the index of a value so close to an edge that rounding decides
 UNSURE = -2
-# terms that a processor adds at once: those of a bin begin at multiples of as many
+# how many terms a processor adds at once; those of a bin begin at multiples of this
 LANES = 4
-# what each loop returns and takes: integers, doubles, and pointers to them (I, D) or to floats (F)
+# the types of results and arguments: integers, doubles, and pointers to them (I, D) or floats (F)
 SIGNATURES = {
     "equal_bins": ("i", "ddidiDiI"),
     "searched_bins": ("", "DiIidiDiI"),
@@ -47,7 +47,8 @@ KINDS: dict[str, type[ctypes.c_int64 | ctypes.c_uint64 | ctypes.c_double | ctype
 def equal_bins(
     low: float, scale: float, size: int, near: float, under: int, values: Array
 ) -> tuple[NDArray[np.int64], int]:
-    """The bin of each value (doubles), and how many are UNSURE: within `near` bins of an edge."""
+    """The bin of each value (doubles), and the number of UNSURE ones within `near` bins of an
+    edge."""
     values = np.ascontiguousarray(values)
     out = np.empty(len(values), np.int64)
     arguments = low, scale, size, near, under, address(values), len(values), address(out)
@@ -57,7 +58,7 @@ def equal_bins(
 def searched_bins(
     edges: Array, first: Array, scale: float, under: int, values: Array
 ) -> NDArray[np.int64]:
-    """The bin of each value (doubles); `first` is where its search begins, by equal cells."""
+    """The bin of each value (doubles); `first` is where its search starts, by equal cells."""
     values = np.ascontiguousarray(values)
     out = np.empty(len(values), np.int64)
     _loop("searched_bins")(
@@ -75,13 +76,13 @@ def searched_bins(
 
 
 def add_terms(sums: Array, bins: Array, rows: Array | None, weights: Array, terms: Array) -> None:
-    """Add each event's weighted terms to its bin; events of bin -1 have none.
+    """Add each event's weighted terms to its bin; events with bin -1 are left out.
 
-    `sums` and `terms` lie side by side for each bin and event, as `EFTHist` has them. `rows` are
-    those of the events in `terms`, None if they are one after the other.
+    `sums` and `terms` are contiguous for each bin and event, as in `EFTHist`. `rows` are the rows
+    of `terms` for the events, None if they are in order.
     """
     if sums.shape[1] > 1 and sums.strides[1] != sums.itemsize:
-        raise ValueError("the sums of a bin should lie side by side")
+        raise ValueError("the sums of a bin should be contiguous")
     length, number = terms.shape
     stride, room = sums.strides[0], -(-number // LANES) * LANES * sums.itemsize
     _loop("add_terms", terms)(
@@ -103,7 +104,7 @@ def add_terms(sums: Array, bins: Array, rows: Array | None, weights: Array, term
 def add_columns(
     sums: Array, bins: Array, rows: Array | None, weights: Array, terms: Array, columns: Array
 ) -> None:
-    """`add_terms` where a term has another place in the sums, or none (-1)."""
+    """`add_terms` if terms have other indices in the sums, or none (-1)."""
     _loop("add_columns", terms)(
         address(sums),
         sums.strides[0] // sums.itemsize,
@@ -119,7 +120,7 @@ def add_columns(
 
 
 def address(array: Array) -> int:
-    """Where an array begins."""
+    """The address of an array's first element."""
     return int(array.__array_interface__["data"][0])
 
 
@@ -129,7 +130,7 @@ def _loop(name: str, terms: Array | None = None) -> Callable[..., Any]:
 
 @cache
 def _linked(name: str, terms: str) -> Callable[..., Any]:
-    """A loop for terms of a kind, to be called with addresses; it runs without the GIL."""
+    """A loop for terms of a type, to be called with addresses; it releases the GIL."""
     returned, arguments = (letters.format(terms=terms) for letters in SIGNATURES[name])
     place = _place(f"{name}-{terms}")
     text = _kept(place)
@@ -143,12 +144,12 @@ def _linked(name: str, terms: str) -> Callable[..., Any]:
     return ctypes.CFUNCTYPE(result, *kinds)(_in_memory(text))
 
 
-# what machine code belongs to: it goes when they go
+# keeps the machine code alive
 _engines: list[llvm.ExecutionEngine] = []
 
 
 def _in_memory(text: str) -> int:
-    """The address of the C function of a module."""
+    """The address of the C function in a module."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     module = llvm.parse_assembly(text)
@@ -173,9 +174,9 @@ def _in_memory(text: str) -> int:
 
 @cache
 def folder() -> Path | None:
-    """Where loops are kept: below NUMBA_CACHE_DIR, XDG_CACHE_HOME or ~/.cache.
+    """The folder of compiled loops, below NUMBA_CACHE_DIR, XDG_CACHE_HOME or ~/.cache.
 
-    None if there is no such folder that is the user's own and closed to others' writing.
+    None if no such folder belongs to the user and is closed to others' writing.
     """
     try:
         given = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
@@ -191,7 +192,7 @@ def folder() -> Path | None:
 
 @cache
 def _state() -> str:
-    """What decides about machine code: the sources, numba, and the processor."""
+    """A hash of all that affects machine code: the sources, numba, and the processor."""
     sources = [Path(__file__).with_name(name).read_bytes() for name in ("kernels.py", "machine.py")]
     target = f"{version('numba')} {version('llvmlite')} {llvm.get_host_cpu_name()}"
     return hashlib.sha256(b"\0".join([*sources, target.encode()])).hexdigest()[:16]
@@ -203,7 +204,7 @@ def _place(name: str) -> Path | None:
 
 
 def _kept(place: Path | None) -> str | None:
-    """The text of a file that is as it was written; it begins with its own checksum."""
+    """The code in a file, which begins with its checksum; None if the file was changed."""
     if place is None:
         return None
     try:
@@ -214,7 +215,7 @@ def _kept(place: Path | None) -> str | None:
 
 
 def _keep(place: Path | None, text: str) -> None:
-    """Write a file whole or not at all; a fill doesn't fail for want of space in a home."""
+    """Write a file completely or not at all; a full disk doesn't stop a fill."""
     if place is None:
         return
     with suppress(OSError), NamedTemporaryFile("w", dir=place.parent, delete=False) as part:

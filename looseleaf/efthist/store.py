@@ -1,4 +1,4 @@
-"""EFT histograms and plain ones in one HDF5 file, a group each."""
+"""EFT histograms and plain ones in one HDF5 file, with a group for each."""
 
 import json
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ def write_histograms(
     histograms: Mapping[str, EFTHist | hist.Hist[Any]],
     metadata: Mapping[str, Any],
 ) -> None:
-    """Write histograms by name, with what is to be known about them.
+    """Write histograms by name, with metadata.
 
-    A plain histogram is a group as UHI lays it out, an EFT histogram one as `EFTHist.write` does.
+    A plain histogram is a group in UHI's layout, an EFT histogram one written by `EFTHist.write`.
     Raises ValueError for metadata that JSON can't hold, such as NaN.
     """
     about = json.dumps(dict(metadata), allow_nan=False)
@@ -38,10 +38,10 @@ def write_histograms(
 
 
 def read_histograms(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The histograms by name and the metadata of a file that `write_histograms` wrote.
+    """The histograms by name and the metadata in a file that `write_histograms` wrote.
 
-    Raises FileNotFoundError, OSError for a file that isn't HDF5, and ValueError naming the file
-    for one of another kind.
+    Raises FileNotFoundError, OSError for a file that isn't HDF5, and ValueError naming the file for
+    a file of another kind.
     """
     with h5py.File(path) as file:
         if file.attrs.get("format") != FORMAT:

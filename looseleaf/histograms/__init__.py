@@ -1,6 +1,6 @@
-"""Ratios with intervals, histograms on disk, and the pictures of them.
+"""Ratios with intervals, histograms on disk, and their pictures.
 
-What a notebook wants is here by name; the pictures are in `looseleaf.histograms.plots`.
+Names for notebooks are here; the pictures are in `looseleaf.histograms.plots`.
 """
 
 from looseleaf.histograms.ratio import Ratio, divide

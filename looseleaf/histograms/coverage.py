@@ -1,7 +1,7 @@
-"""How well histograms hold what was filled: values beyond axes, weights that outweigh all others.
+"""How well histograms cover what is filled: values outside of axes, and dominant weights.
 
-Both are kept in histograms of their own, which add up like any other. What lies beyond an axis is
-told; most of it beyond is an error, unless the analysis says that it is meant.
+Both are kept in histograms of their own, which add up like others. Values outside of an axis are
+reported; if they have most of the weight, it is an error unless the analysis allows it.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,16 +18,16 @@ from looseleaf.objects.analysis import Analysis
 
 NUMBER, WEIGHT = "number", "weight"
 SIDES = ("below", "within", "above")
-# where values lie is known to the steps 1, 2 and 5 of each power of ten
+# the values' range is known to the steps 1, 2 and 5 of each power of ten
 _STEPS = [digit * 10.0**power for power in range(-2, 7) for digit in (1, 2, 5)]
 STEPS = [*(-step for step in reversed(_STEPS)), 0.0, *_STEPS]
-# entries of which one may well outweigh the others
+# with so few entries, one weight may well dominate
 FEW = 10
 Edges = Sequence[float] | NDArray[np.float64]
 
 
 def coverage(axes: Iterable[str]) -> Plain:
-    """A histogram for where values lie: by axis, below, within or above it, and to a step."""
+    """A histogram of where values are: by axis; below, within or above it; and by value."""
     return hist.Hist(
         _of(),
         hist.axis.StrCategory(list(axes), name="axis", overflow=False),
@@ -38,8 +38,10 @@ def coverage(axes: Iterable[str]) -> Plain:
 
 
 def cover(out: Plain, axis: str, edges: Edges, values: ArrayLike, weight: NDArray[Any]) -> None:
-    """Note where the values lie that were filled into an axis. Entries without a weight weren't
-    filled, and NaN lies on no side."""
+    """Fill where values are relative to an axis.
+
+    Entries with a weight of zero and NaN are left out.
+    """
     numbers = np.asarray(values, np.float64)
     filled = (weight != 0) & ~np.isnan(numbers)
     entered, weight = numbers[filled], np.abs(weight[filled])
@@ -53,15 +55,18 @@ def cover(out: Plain, axis: str, edges: Edges, values: ArrayLike, weight: NDArra
 
 
 def weighed(histogram: hist.Hist[S], factor: float) -> hist.Hist[S]:
-    """A coverage, or entries, with weights scaled; numbers stay what they are."""
+    """A coverage or entries histogram with scaled weights; numbers of entries are unchanged."""
     out = histogram * factor
     out[NUMBER, ...] = part(histogram, (NUMBER, ...)).view(flow=True)
     return out
 
 
 class Beyond(NamedTuple):
-    """What lies beyond an axis: numbers below, above and of all, the part of all weights, and
-    between which values."""
+    """The entries outside of an axis.
+
+    The numbers below, above and in total, their share of all weights, and the range of their
+    values.
+    """
 
     below: int
     above: int
@@ -72,10 +77,12 @@ class Beyond(NamedTuple):
 
     @property
     def number(self) -> int:
+        """The number of entries outside."""
         return self.below + self.above
 
 
 def beyond(histogram: Plain, axis: str) -> Beyond:
+    """The entries outside of an axis, from a coverage histogram."""
     number, weight = (part(histogram, (of, axis, ...)).view(flow=True) for of in (NUMBER, WEIGHT))
     outside = [SIDES.index("below"), SIDES.index("above")]
     below, above = (int(number[side].sum()) for side in outside)
@@ -98,17 +105,17 @@ def losses_beyond(
     where: str,
     allowed: Collection[str] = (),
 ) -> list[Loss]:
-    """One loss for each axis that something lies beyond.
+    """One loss for each axis with entries outside.
 
-    `edges` is by axis; `where` ends the sentence: what became of these `unit`. Axes that the
-    analysis allows it for are `allowed`.
+    `edges` is by axis. `unit` names the entries, and `where` ends the message: what happened to
+    them. `allowed` are the axes for which the analysis allows it.
     """
     out = []
     for axis, its in edges.items():
         outside = beyond(histogram, axis)
         if outside.number:
             message = (
-                f"{axis}: {outside.number:,} of {outside.all:,} {unit} lie beyond its edges "
+                f"{axis}: {outside.number:,} of {outside.all:,} {unit} are outside its edges "
                 f"{its[0]:g} to {its[-1]:g} ({outside.below:,} below, {outside.above:,} above, "
                 f"between {outside.smallest:g} and {outside.largest:g}): {where}"
             )
@@ -125,8 +132,10 @@ def refuse_most_beyond(
     edges: Mapping[str, Edges],
     unit: str,
 ) -> None:
-    """Raise `DataFileError` if more than half of the weights lie beyond an axis, and the
-    analysis doesn't allow it."""
+    """Raise `DataFileError` if more than half of the weights are outside of an axis.
+
+    An axis that the analysis allows is skipped.
+    """
     for axis, its in edges.items():
         outside = beyond(histogram, axis)
         if outside.share > 0.5 and axis not in analysis.allow.beyond:
@@ -134,10 +143,10 @@ def refuse_most_beyond(
             why = "is eta meant to be absolute?" if signed else "are the edges in GeV?"
             raise DataFileError(
                 f"analysis {analysis.name}: {outside.number:,} of {outside.all:,} {unit}, "
-                f"{outside.share:.1%} of their weights, lie beyond the edges of {axis}, {its[0]:g} "
-                f"to {its[-1]:g}, at values between {outside.smallest:g} and {outside.largest:g}: "
-                f"{why} If these are meant to be outside, add allow: {{beyond: [{axis}]}} to the "
-                "analysis"
+                f"{outside.share:.1%} of their weights, are outside the edges of {axis}, "
+                f"{its[0]:g} to {its[-1]:g}, at values between {outside.smallest:g} and "
+                f"{outside.largest:g}: {why} If this is intended, add allow: {{beyond: [{axis}]}} "
+                "to the analysis"
             )
 
 
@@ -147,13 +156,15 @@ def observable_edges(analysis: Analysis) -> dict[str, Sequence[float]]:
 
 
 def entries(*axes: Any) -> Weighted:
-    """A histogram for how weights are spread over entries: their number, and their sizes."""
+    """A histogram of how weights are spread over entries: their number, and their sizes."""
     return hist.Hist(_of(), *axes, storage=hist.storage.Weight())
 
 
 def enter(out: Weighted, *values: Any, weight: NDArray[Any]) -> None:
-    """Add entries with their weights, at one value or one for each on every axis; those without a
-    weight are none."""
+    """Add entries with their weights, at one value or an array of values on each axis.
+
+    Entries with a weight of zero are left out.
+    """
     filled = weight != 0
     weight = np.abs(weight[filled])
     place = tuple(
@@ -167,11 +178,11 @@ def enter(out: Weighted, *values: Any, weight: NDArray[Any]) -> None:
 
 
 def dominated(histogram: Weighted) -> list[tuple[tuple[int, ...], int, float]]:
-    """The bins that one weight makes most of: their index, entries, and at least what part of the
-    sum of absolute weights the largest is.
+    """The bins in which one weight has most of the sum of absolute weights.
 
-    That part is no less than sum w^2 / (sum |w|)^2, as no weight is larger than the largest. Bins
-    of few entries are left out: there it needs no odd weight.
+    Each comes with its index, its entries, and a lower limit on the largest weight's share,
+    sum w^2 / (sum |w|)^2. Bins with few entries are left out, since there an ordinary weight can
+    dominate.
     """
     number = part(histogram, (NUMBER, ...)).values()
     view = part(histogram, (WEIGHT, ...)).view()
@@ -184,14 +195,14 @@ def dominated(histogram: Weighted) -> list[tuple[tuple[int, ...], int, float]]:
 
 
 def losses_dominated(histogram: Weighted, unit: str, within: str = "") -> list[Loss]:
-    """One loss for each bin that one weight makes most of; `within` names the histogram."""
+    """One loss for each bin that one weight dominates; `within` names the histogram."""
     out = []
     for index, number, share in dominated(histogram):
         place = ", ".join(
             named_bin(axis, i) for axis, i in zip(histogram.axes[1:], index, strict=True)
         )
         message = (
-            f"one weight makes at least {share:.1%} of the sum of {number:,} {unit} "
+            f"one weight has at least {share:.1%} of the sum of {number:,} {unit} "
             f"({within}{place}): check genWeight and the corrections for outliers"
         )
         out.append(Loss("one weight dominates", place, share, 1.0, "of the weights", message))

@@ -1,4 +1,4 @@
-"""Pictures as physicists publish them, in CMS style; each function returns a matplotlib figure."""
+"""Pictures in CMS style; each function returns a matplotlib figure."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from looseleaf.histograms.ratio import Ratio
 
 FORMATS = ("png", "pdf")
 DPI = 120
-# of CMS' palette for six categories
+# from CMS' palette of six colours
 COLOURS = ("#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd")
 
 
@@ -29,10 +29,10 @@ def figure(width: float = 10, height: float = 9) -> tuple[Figure, Any]:
 
 
 def label(ax: Any, text: str, data: bool, lumi_ifb: float | None, energies: str = "13") -> None:
-    """The experiment's label over the axes: status, data or simulation, luminosity, and energies
-    in TeV."""
+    """Draw the experiment's label: status, data or simulation, luminosity [fb^-1] and energies
+    [TeV]."""
     fig = ax.figure
-    # mplhep places the parts of the label by their extents: the layout has to stand before
+    # mplhep places parts of the label by their extents, so the layout must be final
     ax.set_title(" ", fontsize=22)
     fig.draw_without_rendering()
     fig.set_layout_engine("none")
@@ -46,7 +46,7 @@ def label(ax: Any, text: str, data: bool, lumi_ifb: float | None, energies: str 
 
 
 def luminosity(ifb: float) -> str:
-    """An integrated luminosity given in fb^-1, in the unit that keeps its number readable."""
+    """An integrated luminosity [fb^-1] as text, in the unit that keeps its number readable."""
     units = {"fb": 1.0, "pb": 1e3, "nb": 1e6}
     unit = next((name for name, factor in units.items() if ifb * factor >= 0.1), "nb")
     return f"{ifb * units[unit]:.4g} {unit}$^{{-1}}$"
@@ -56,7 +56,7 @@ def save(fig: Figure, stem: str | Path) -> None:
     """Write a figure as `stem`.png and `stem`.pdf."""
     for ending in FORMATS:
         with whole(f"{stem}.{ending}") as part:
-            # a creation date in the file would make equal pictures differ
+            # without a creation date, so that equal pictures are equal files
             metadata = {"CreationDate": None} if ending == "pdf" else None
             fig.savefig(part, format=ending, dpi=DPI, metadata=metadata)
 
@@ -69,10 +69,10 @@ def map2d(
     texts: NDArray[Any],
     largest: float | None = None,
 ) -> tuple[Figure, Any]:
-    """A 2D map with a text in every cell; shape of `values` and `texts` as of the axes.
+    """A 2D map with a text in every cell; `values` and `texts` have the shape of the axes.
 
-    Bins are drawn equally wide, since the outer ones would leave the inner no room for their
-    text; the axes carry the real edges.
+    Bins are drawn with equal widths, so that narrow ones have room for their text; the axes show
+    the real edges.
     """
     with mpl.rc_context(mplhep.style.CMS):
         fig, ax = figure(13, 8.5)
@@ -110,7 +110,8 @@ def map2d(
 
 
 def ratio_texts(ratio: Ratio) -> NDArray[Any]:
-    """Value and uncertainty for each cell, one number where both sides are alike."""
+    """The value and uncertainty of each cell; one number if both sides of the interval are
+    equal."""
     texts = np.full(ratio.value.shape, "", object)
     for index in np.ndindex(texts.shape):
         if ratio.empty[index]:
@@ -125,7 +126,7 @@ def ratio_texts(ratio: Ratio) -> NDArray[Any]:
 
 
 def count_texts(histogram: hist.Hist[Any]) -> NDArray[Any]:
-    """The content of each cell, as a whole number where it is one."""
+    """The content of each cell, without decimals if it is a whole number."""
     values = histogram.values()
     texts = np.full(values.shape, "", object)
     for index, value in np.ndenumerate(values):
@@ -137,9 +138,9 @@ def count_texts(histogram: hist.Hist[Any]) -> NDArray[Any]:
 def projections(
     ratio: Ratio, axes: Sequence[Any], expected: NDArray[Any] | None, y_label: str
 ) -> tuple[Figure, Any]:
-    """The ratio against the first axis, a set of points for each bin of the second.
+    """The ratio against the first axis, with a set of points for each bin of the second.
 
-    `expected`, of the same shape, is drawn as a line in each bin where it is known.
+    `expected`, of the same shape, is drawn as lines if given.
     """
     with mpl.rc_context(mplhep.style.CMS):
         fig, ax = figure(11, 9)
@@ -148,7 +149,7 @@ def projections(
         bins = ratio.value.shape[1]
         for row in range(bins):
             low, high = axes[1].edges[row : row + 2]
-            # points of neighbouring sets side by side
+            # points of neighbouring sets next to each other
             shift = (row - (bins - 1) / 2) * 0.25 * half
             measured = ~ratio.empty[:, row]
             points = ax.errorbar(
@@ -208,7 +209,7 @@ def data_and_model(
     """Data over stacked simulation, and their ratio below; 1D histograms on one axis."""
     with mpl.rc_context(mplhep.style.CMS):
         fig = Figure(figsize=(11, 10), dpi=DPI, layout="constrained")
-        # mplhep asks the canvas for its renderer
+        # mplhep needs the canvas' renderer
         FigureCanvasAgg(fig)
         ax, below = fig.subplots(2, 1, height_ratios=(3, 1))
         mplhep.comp.data_model(
@@ -253,8 +254,8 @@ def table(
 def closure(table: Mapping[str, Any], x_label: str, title: str) -> tuple[Figure, Any]:
     """Observed points over predicted bars, and their ratio below, with both uncertainties.
 
-    `table` is what `closure.agreement` gives: by bin what is predicted, with data what is expected
-    of prompt leptons too, and unless that is blind what is observed.
+    `table` is the result of `closure.agreement`: by bin, the predicted events; with data, the
+    expected prompt events; and unless blind, the observed events.
     """
     edges = np.array(table["edges"])
     non_prompt = np.array(table["predicted"])

@@ -1,4 +1,4 @@
-"""The ratio of two histograms, one a subset of the other, with its interval."""
+"""The ratio of two histograms, one counting a subset of the other, with its interval."""
 
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -12,24 +12,24 @@ from looseleaf.errors import LooseleafError
 from looseleaf.histograms.typed import Weighted
 
 INTERVALS = ("clopper-pearson", "wilson", "weighted", "uncorrelated")
-# the part of a normal distribution within one standard deviation
+# the probability of a normal distribution within one standard deviation
 ONE_SIGMA = 0.6826894921370859
-# effective entries that have to pass, and to fail, before their own spread tells the interval
+# with fewer effective entries that pass, or fail, the interval is widened
 FEW = 10
 
 
 class CannotDivide(LooseleafError):
-    """Two histograms that have no ratio; the message says which axis or bin is in the way."""
+    """Two histograms can't be divided; the message names the axis or bin."""
 
 
 class NotASubset(CannotDivide):
-    """The numerator counts what the denominator does not."""
+    """The numerator has entries that the denominator lacks."""
 
 
 class Ratio(NamedTuple):
-    """A ratio by bin; all arrays have the shape of the axes, with their flow bins if `flow`.
+    """A ratio by bin; all arrays have the shape of the axes, with flow bins if `flow`.
 
-    `value` is NaN where the denominator is empty, and `empty` says so. `lower` and `upper` are
+    `value` is NaN in bins with an empty denominator, which `empty` marks. `lower` and `upper` are
     the ends of the interval (not distances from the value), NaN where `empty`.
     """
 
@@ -52,9 +52,9 @@ class Ratio(NamedTuple):
         return self.upper - self.value
 
     def to_hist(self) -> Weighted:
-        """The ratio as a histogram with Weight storage, for what knows one error a bin.
+        """The ratio as a histogram with Weight storage, for programs with one error for each bin.
 
-        The variance is the square of half the interval; an empty bin holds 0 with variance 0.
+        The variance is the square of half the interval; an empty bin has value and variance 0.
         """
         out: Weighted = hist.Hist(*self.axes, storage=hist.storage.Weight())
         view = out.view(flow=self.flow)
@@ -107,7 +107,7 @@ def divide(
     for side, values in (("denominator", den), ("numerator", num)):
         if not np.isfinite(values).all():
             index = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
-            raise CannotDivide(f"bin {index} of the {side} is {values[index]}, which is no number")
+            raise CannotDivide(f"bin {index} of the {side} is {values[index]}, which isn't finite")
     num = np.maximum(num, 0.0)
     empty = ~(den > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -136,7 +136,7 @@ def _moments(
     `side` names the histogram in messages.
     """
     if histogram.kind != "COUNT":
-        raise CannotDivide(f"the {side} holds means, and neither counts nor weights")
+        raise CannotDivide(f"the {side} has means, which can't be divided; use counts or weights")
     if len(histogram.axes) != len(axes):
         raise CannotDivide(
             f"the numerator has {len(histogram.axes)} axes, the denominator {len(axes)}"
@@ -146,9 +146,9 @@ def _moments(
     if histogram.storage_type is hist.storage.Weight:
         variances = np.asarray(histogram.variances(flow=True), np.float64)
     elif np.any(values != np.rint(values)):
-        # filled with weights, of which only the sum is known
+        # filled with weights, but without the sum of their squares
         raise CannotDivide(
-            f"the {side} holds weights without their squares: fill it with "
+            f"the {side} has weights without their squares; fill it with "
             "storage=hist.storage.Weight()"
         )
     places = []
@@ -156,16 +156,16 @@ def _moments(
         places.append(_places(axis, target, f"axis {target.name or number}", flow))
         if -1 in places[-1] and axis.traits.overflow and np.any(np.take(values, -1, number)):
             raise CannotDivide(
-                f"axis {target.name or number}: the numerator has entries of no category; give it "
-                f"those of the denominator, {list(target)}"
+                f"axis {target.name or number}: the numerator has entries outside its categories; "
+                f"give it those of the denominator, {list(target)}"
             )
-    # one bin of nothing at the end of each axis, which -1 is the place of
+    # an empty bin at the end of each axis, which index -1 selects
     grid = np.ix_(*places)
     return np.pad(values, (0, 1))[grid], np.pad(variances, (0, 1))[grid]
 
 
 def _places(axis: Any, target: Any, name: str, flow: bool) -> list[int]:
-    """Where the bins of the axis `target` are on `axis`, counted with flow; -1 for nowhere."""
+    """The indices on `axis` of the bins of `target`, flow bins included; -1 for missing ones."""
     if axis.name and target.name and axis.name != target.name:
         raise CannotDivide(f"{name} of the denominator is {axis.name!r} in the numerator")
     if not (axis.traits.ordered or target.traits.ordered):
@@ -193,10 +193,10 @@ def _places(axis: Any, target: Any, name: str, flow: bool) -> list[int]:
 
 
 def _same(edges: Sequence[float], others: Sequence[float]) -> bool:
-    """Whether edges are equal, up to the rounding of how they were computed."""
+    """Whether edges are equal up to rounding."""
     if len(edges) != len(others):
         return False
-    # some edges are infinite
+    # edges can be infinite
     width = np.min(
         np.diff(others), initial=np.max(np.abs(others), where=np.isfinite(others), initial=0)
     )
@@ -214,14 +214,14 @@ def _binomial(
     den_var: NDArray[np.float64],
     interval: str,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Clopper-Pearson and Wilson intervals of counts."""
+    """Clopper-Pearson or Wilson intervals of counts."""
     if not (np.array_equal(num, num_var) and np.array_equal(den, den_var)):
         raise CannotDivide(f"{interval} is for unweighted counts; use 'weighted'")
     if np.any(num > den):
         index = tuple(int(i) for i in np.argwhere(num > den)[0])
         raise NotASubset(
-            f"bin {index}: {num[index]:g} pass of {den[index]:g}: what passes must be part of "
-            "all; is the tight working point built on the loose one?"
+            f"bin {index}: {num[index]:g} pass of {den[index]:g}: entries that pass must be part "
+            "of all; is the tight working point built on the loose one?"
         )
     if interval == "clopper-pearson":
         return _clopper_pearson(num, den)
@@ -236,7 +236,7 @@ def _binomial(
 def _clopper_pearson(
     passed: NDArray[np.float64], tried: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    # it imports scipy.stats, half a second that jobs needn't spend which only write histograms
+    # scipy.stats takes half a second to import, which jobs that only fill histograms can save
     from hist.intervals import clopper_pearson_interval  # noqa: PLC0415
 
     lower, upper = clopper_pearson_interval(passed, tried, coverage=ONE_SIGMA)
@@ -251,10 +251,10 @@ def _widened(
     den_var: NDArray[np.float64],
     empty: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Intervals widened where few effective entries pass, or fail, and kept within [0, 1] there.
+    """Intervals widened in bins where few effective entries pass, or fail, and limited to [0, 1].
 
-    The effective entries are (sum w)^2 / sum w^2 of all. The wider of the two intervals holds:
-    with a subtraction, the weights' own spread can exceed that of the counts.
+    The effective entries are (sum w)^2 / sum w^2 of the denominator. The wider of the two intervals
+    is used: after a subtraction, the spread of weights can exceed that of the counts.
     """
     measured = ~empty & (den_var > 0)
     effective = np.where(measured, den**2 / np.where(measured, den_var, 1.0), 1.0)
@@ -262,7 +262,7 @@ def _widened(
     low, high = _clopper_pearson(passed, effective)
     few = measured & (np.minimum(passed, effective - passed) < FEW)
     lower = np.where(few, np.maximum(np.minimum(lower, low), 0.0), lower)
-    # a subtraction can leave a rate of more than one
+    # a subtraction can leave a rate above one
     widest = np.where(value > 1, np.inf, 1.0)
     upper = np.where(few, np.minimum(np.maximum(upper, high), widest), upper)
     return lower, upper

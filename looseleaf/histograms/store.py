@@ -15,17 +15,17 @@ from looseleaf.files import read_json, whole
 from looseleaf.histograms.ratio import Ratio
 
 FORMAT = "looseleaf-histograms/2"
-# the place that UHI's schema has for a library's own words
+# UHI's schema leaves this key to the library that writes
 WRITER = "looseleaf"
 
 
 def write_uhi(
     path: str | Path, histograms: Mapping[str, hist.Hist[Any]], metadata: Mapping[str, Any]
 ) -> None:
-    """Write histograms by name as UHI-serialized JSON, with what is to be known about them.
+    """Write histograms by name as UHI-serialized JSON, with metadata.
 
-    The file is one of UHI's schema, a dictionary of histograms and nothing else, so that any
-    library which reads it can: `metadata` is JSON text in the first histogram's `writer_info`.
+    The file follows UHI's schema, a dictionary of histograms and nothing else, so that any library
+    can read it: `metadata` is JSON text in `writer_info` of the first histogram.
     """
     value = json.loads(json.dumps(dict(histograms), default=uhi.io.json.default))
     first = next(iter(value.values()))
@@ -38,7 +38,7 @@ def write_uhi(
 def read_uhi(path: str | Path) -> tuple[dict[str, hist.Hist[Any]], dict[str, Any]]:
     """The histograms and metadata of a file that `write_uhi` wrote.
 
-    Raises `DataFileError` naming the file if it is another's, or damaged.
+    Raises `DataFileError` naming the file if it is of another format or damaged.
     """
     value = read_json(path)
     try:
@@ -53,14 +53,14 @@ def read_uhi(path: str | Path) -> tuple[dict[str, hist.Hist[Any]], dict[str, Any
         decoded = json.loads(json.dumps(value), object_hook=uhi.io.json.object_hook)
         return {name: hist.Hist(h) for name, h in decoded.items()}, metadata
     except Exception as problem:
-        # whatever the libraries raise
+        # libraries raise various exceptions
         raise DataFileError(
             f"{path}: damaged ({brief(problem)}); delete it, and run again"
         ) from None
 
 
 def empty_bins(metadata: Mapping[str, Any], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Which bins of a measured map are empty, as its metadata lists them; of the given shape."""
+    """Which bins of a measured map are empty, as listed in its metadata; has the given shape."""
     empty = np.zeros(shape, bool)
     for index in metadata["empty_bins"]:
         empty[tuple(index)] = True
@@ -87,9 +87,9 @@ def write_correction(
     """Write a ratio as a correctionlib v2 file.
 
     Inputs are `systematic` (`nominal`, `stat_up`, `stat_down` and the names of `variations`, whose
-    values have the shape of the axes) and the histogram's axes in their order; values beyond the
-    last edges take the last bins (flow `clamp`). correctionlib has no way to say that a bin is
-    empty: there all are 0, and the description counts the bins.
+    values have the shape of the axes), and the histogram's axes in their order. Values outside the
+    edges take the outermost bins (flow `clamp`). correctionlib can't mark empty bins: they are 0,
+    and the description has their number.
 
     Source of the format: correctionlib's schema v2.
     """

@@ -1,4 +1,4 @@
-"""The types of histograms, and parts that keep that of the whole."""
+"""Types of histograms, and indexing that keeps the type."""
 
 from typing import Any, TypeVar
 
@@ -10,8 +10,11 @@ S = TypeVar("S", bound=hist.storage.Storage)
 
 
 def part(histogram: hist.Hist[S], index: Any) -> hist.Hist[S]:
-    """`histogram[index]`, where that leaves an axis: hist says that any could be one bin's content,
-    and knows nothing of indices like `sum`."""
+    """`histogram[index]` if axes remain.
+
+    hist's types don't say whether a histogram or the content of one bin is left, and don't know
+    indices such as `sum`.
+    """
     out = histogram[index]
     assert isinstance(out, hist.Hist)
     return out

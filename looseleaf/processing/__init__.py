@@ -1,1 +1,1 @@
-"""How any processor runs: fileset -> chunks -> accumulators, with a ledger of what was done."""
+"""How processors run: fileset -> chunks -> accumulators, with a ledger of what was processed."""

@@ -1,9 +1,9 @@
-"""Results of finished tasks, kept on disk so that a job that was killed goes on where it was.
+"""Results of finished tasks on disk, with which a killed job continues.
 
-A result is found by what it was made from: the identity and entries of its files, the code and
-the parameters of the processor, the versions of the packages. What changes one of them changes
-the name under which the result is looked for, so that nothing stale is ever taken. A result that
-the user hasn't sealed is not taken either: unpickling would execute what it says.
+The name of a result is a hash of what it was made from: the identity and entries of its files, the
+code and parameters of the processor, and the versions of packages. If one of them changes, so does
+the name, so that a stale result is never used. A result without the user's seal is not used either:
+unpickling executes what a file says.
 """
 
 import hashlib
@@ -43,22 +43,23 @@ def processor_identity(processor: ProcessorABC) -> str:
 def key_of(
     identity: str, metadata: Mapping[str, Any], task: Sequence[Chunk], chunksize: int
 ) -> str:
-    """The name of a task's result. Where a file stands is no part of it."""
+    """The name of a task's result. It doesn't depend on the location of a file."""
     entries = [[c.file.name, c.file.uuid, c.file.bytes, c.start, c.stop] for c in task]
-    # entries are summed up in pieces of chunksize, in an order that the result should tell
+    # entries are summed in pieces of chunksize, so the result depends on it in the last bits
     pieces = min(chunksize, max(c.events for c in task))
     return digest([identity, dict(metadata), entries, pieces])
 
 
 def packed(value: Any) -> bytes:
-    """A result as bytes that carry a checksum."""
-    # LZ4: histograms of many terms are large, and zlib would take longer than filling them
+    """A result as bytes, with a checksum."""
+    # LZ4, since zlib would take longer than filling histograms of many terms
     content = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     result: bytes = lz4.frame.compress(content, content_checksum=True)
     return result
 
 
 def is_whole(content: bytes) -> bool:
+    """Whether packed bytes match their checksum."""
     try:
         lz4.frame.decompress(content)
     except RuntimeError:
@@ -67,6 +68,7 @@ def is_whole(content: bytes) -> bool:
 
 
 def unpacked(content: bytes) -> Any:
+    """The result in packed bytes."""
     return pickle.loads(lz4.frame.decompress(content))
 
 
@@ -92,8 +94,8 @@ class Checkpoints:
         return self._folder / f"{key}{ENDING}"
 
     def whole(self) -> set[str]:
-        """The keys of all results that are whole and the user's own; one that a crash of the
-        machine left, or that somebody else has put there, is not."""
+        """The keys of all complete results with the user's seal. A crash of the machine can leave
+        incomplete ones, and another user can put files there."""
         keys = (path.name.removesuffix(ENDING) for path in self._folder.glob(f"*{ENDING}"))
         return {key for key in keys if opened(key, self._path(key).read_bytes()) is not None}
 
@@ -105,14 +107,15 @@ class Checkpoints:
         return content
 
     def keep(self, key: str, content: bytes) -> None:
-        # its checksum tells of a crash, so a result needn't wait for the disk; thousands of them
-        # are written, without the care that outputs take
+        """Write the packed result of a key."""
+        # the checksum detects a crash, so that writing thousands of results needn't wait for the
+        # disk, as writing outputs does
         part = self._folder / f".part-{key}{ENDING}"
         part.write_bytes(sealed(key, content))
         part.replace(self._path(key))
 
     def prune(self, keys: Set[str]) -> None:
-        """Remove what is under none of these keys, parts that a killed job left included."""
+        """Remove all results except these, and partial files of a killed job."""
         for path in self._folder.glob(f"*{ENDING}"):
             if path.name.removesuffix(ENDING) not in keys:
                 path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What there is to process: the files of a transform's manifest, cut into chunks and tasks."""
+"""The input of processing: the files of a transform's manifest, cut into chunks and tasks."""
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,20 +15,20 @@ from looseleaf.objects.luminosity import common, united
 from looseleaf.parquet import stored_bytes
 from looseleaf.stage_files import read_manifest
 
-# the tree that knows what a file was skimmed from
+# the tree with the totals of the original file
 RUNS = "Runs"
-# what the ledger says of the files that one tree normalises
+# what the ledger has for the files normalised by one tree
 NORMALISED_BY = ("files", "events", "sum_of_weights", "held_events", "held_sum_of_weights")
 
 
 @dataclass(frozen=True)
 class EventsSource:
-    """A file to read: where it stands, who it is, and what must be found in it.
+    """A file to read: its location, its identity, and its expected content.
 
-    `sum_of_weights` is that of genWeight over the file's events, their number in data; `bytes` is
-    the file's size, `adler32` the checksum that its writer stated, None if there is none to hold
-    it to, and `source_url` where the transform read the file called `name`. A `bare` file has no
-    events and lacks columns, so that no processor can be run on it.
+    `sum_of_weights` is that of genWeight over the file's events, or their number in data. `bytes`
+    is the file's size, `adler32` the checksum from its writer or None, and `source_url` where the
+    transform read the original file called `name`. A `bare` file has no events and lacks columns,
+    so that no processor can run on it.
     """
 
     name: str
@@ -46,16 +46,16 @@ class EventsSource:
 class Fileset:
     """A dataset as a processor sees it.
 
-    `original` speaks of the events before the transform's selection: `events`, `sum_of_weights`
-    and, for an EFT sample, `eft_sums`, by branch of theory weights `theory_sums`, for data,
-    `lumi_sections` and which of them the golden JSON has, `certified_sections`; `normalised_by`
-    says from which tree of how many files this is known, `left_out` names the files that it doesn't
-    speak of, and their events where they are known. `metadata` is given to the processor with every
-    chunk, `losses` stand in the ledger.
+    `original` is about the events before the transform's selection: `events`, `sum_of_weights`,
+    `eft_sums` of an EFT sample, `theory_sums` by branch of theory weights, and, for data,
+    `lumi_sections` and the `certified_sections` among them. `normalised_by` has the trees from
+    which these totals come, with the numbers of files, and `left_out` the files that aren't
+    included, with their events if known. `metadata` is passed to the processor with every chunk,
+    and `losses` go into the ledger.
 
-    `held` are the events in the Events tree of each original file, `not_finite` says by column and
-    file how many values are no numbers, `missing` by trigger path and file which paths of like
-    names there are; `cut_columns` are those of the transform's cut.
+    `held` are the events in the Events tree of each original file. `not_finite` has the numbers of
+    values that aren't finite, by column and file. `missing` has paths with similar names, by
+    missing trigger path and file. `cut_columns` are the columns of the transform's cut.
     """
 
     dataset: str
@@ -72,7 +72,7 @@ class Fileset:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Entries [start, stop) of one file; one of no entries stands for an empty file."""
+    """Entries [start, stop) of one file; one without entries stands for an empty file."""
 
     dataset: str
     file: EventsSource
@@ -81,20 +81,21 @@ class Chunk:
 
     @property
     def events(self) -> int:
+        """The number of entries."""
         return self.stop - self.start
 
 
 def from_manifest(dataset: str, manifest: str | Path, metadata: Mapping[str, Any]) -> Fileset:
     """The fileset of a finished transform, on a volume or, for Parquet, in an object store.
 
-    Raises `DataFileError` if the manifest is of another format or damaged, or a result has gone or
-    changed.
+    Raises `DataFileError` if the manifest has another format or is damaged, or if a result is
+    missing or has changed.
     """
     return fileset_of(dataset, read_manifest(manifest), metadata)
 
 
 def fileset_of(dataset: str, value: Mapping[str, Any], metadata: Mapping[str, Any]) -> Fileset:
-    """The fileset of a manifest that was read; raises `DataFileError` as `from_manifest` does."""
+    """The fileset of a manifest's content; raises `DataFileError` as `from_manifest` does."""
     _check_kind(dataset, value["files"], metadata.get("data", False))
     files = []
     for entry in value["files"]:
@@ -104,7 +105,7 @@ def fileset_of(dataset: str, value: Mapping[str, Any], metadata: Mapping[str, An
             matter = (
                 "gone from the volume"
                 if size is None
-                else f"holds {size} bytes, the manifest says {entry['bytes']}"
+                else f"holds {size} bytes, but the manifest says {entry['bytes']}"
             )
             raise DataFileError(
                 f"{url}: {matter}; make it again (snakemake --forcerun servicex_transform)"
@@ -124,10 +125,10 @@ def fileset_of(dataset: str, value: Mapping[str, Any], metadata: Mapping[str, An
         )
     if all(file.bare for file in files):
         raise DataFileError(
-            f"dataset {dataset}: none of its files ({len(files)}) has an event: drop it from the "
+            f"dataset {dataset}: none of its files ({len(files)}) has events: remove it from the "
             "analysis, or look up its files"
         )
-    # what has no events may not say that it has no sections
+    # a file without events may lack luminosity sections
     said = [entry for entry in value["files"] if entry["lumi_sections"] or not entry["bare"]]
     lumis = [entry["lumi_sections"] for entry in said]
     sections = None if None in lumis else united(lumis)
@@ -136,7 +137,7 @@ def fileset_of(dataset: str, value: Mapping[str, Any], metadata: Mapping[str, An
     if sections and not good:
         raise DataFileError(
             f"dataset {dataset}: its lumi_mask certifies none of its luminosity sections (runs "
-            f"{', '.join(list(sections)[:5])}): is it that of another year?"
+            f"{', '.join(list(sections)[:5])}): is it for another year?"
         )
     normalised_by, skim_cut = _normalised_by(value["files"]), value["request"]["cut"]
     return Fileset(
@@ -166,18 +167,18 @@ def fileset_of(dataset: str, value: Mapping[str, Any], metadata: Mapping[str, An
 
 
 def _check_kind(dataset: str, files: Sequence[Mapping[str, Any]], data: bool) -> None:
-    """Refuse data whose events have weights of their own, as only simulation's have."""
+    """Refuse data whose events have their own weights, which only simulation has."""
     for entry in files if data else ():
         if entry["sum_of_weights_in"] != entry["events_in"]:
             raise DataFileError(
-                f"dataset {dataset}: is declared as data, but the events of {entry['source']} have "
-                "a genWeight, as simulation has: drop data: true, or look up its files again"
+                f"dataset {dataset}: it is declared as data, but the events of {entry['source']} "
+                "have a genWeight, as in simulation: remove data: true, or look up its files again"
             )
 
 
 def _normalised_by(files: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """By the tree that says what the original files held: how many say so, what it comes to, and
-    what their Events trees hold."""
+    """Totals by the tree that has them: numbers of files, original events and weights, kept
+    ones."""
     by_tree: dict[str, dict[str, float]] = {}
     for entry in files:
         total = by_tree.setdefault(entry["normalised_by"], dict.fromkeys(NORMALISED_BY, 0))
@@ -189,14 +190,14 @@ def _normalised_by(files: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, fl
 
 
 def _skimmed_before(normalised_by: Mapping[str, Mapping[str, float]]) -> list[Loss]:
-    """What to say of files that were skimmed before they were looked up."""
+    """A loss for files that were skimmed before the lookup."""
     of = normalised_by.get(RUNS)
     if of is None:
         return []
     message = (
-        f"files that were skimmed before: {of['files']}, with {of['held_events']} of "
+        f"files skimmed before the lookup: {of['files']}, with {of['held_events']} of "
         f"{of['events']} generated events. They are normalised by their tree {RUNS}, with a sum of "
-        f"weights of {of['sum_of_weights']:g}; that of the events left is "
+        f"weights of {of['sum_of_weights']:g}; that of the remaining events is "
         f"{of['held_sum_of_weights']:g}"
     )
     lost = of["events"] - of["held_events"]
@@ -204,7 +205,7 @@ def _skimmed_before(normalised_by: Mapping[str, Mapping[str, float]]) -> list[Lo
 
 
 def _by_column(files: Sequence[Mapping[str, Any]], key: str) -> dict[str, dict[str, Any]]:
-    """What files say of columns, by column and file."""
+    """An entry of the manifest's files, by column and file."""
     by_column: dict[str, dict[str, Any]] = {}
     for entry in files:
         for column, said in entry[key].items():
@@ -213,8 +214,7 @@ def _by_column(files: Sequence[Mapping[str, Any]], key: str) -> dict[str, dict[s
 
 
 def _eft_sums(dataset: str, files: Sequence[Mapping[str, Any]]) -> list[float] | None:
-    """The files' sums by term; none of them if the skim has left these out, None if there are
-    none to leave out."""
+    """The files' sums by term; empty if a skim left them out, None if the dataset has none."""
     carried = [entry for entry in files if entry["eft_sums_in"] is not None]
     summed = [entry for entry in carried if entry["eft_sums_in"]]
     numbers = {len(entry["eft_sums_in"]): entry["source"] for entry in summed}
@@ -224,7 +224,7 @@ def _eft_sums(dataset: str, files: Sequence[Mapping[str, Any]]) -> list[float] |
             f"dataset {dataset}: its files have different numbers of {EFT_COEFFICIENTS}: {counts}"
         )
     sums = [entry["eft_sums_in"] for entry in summed]
-    # of one of them, its part of the sum is unknown
+    # for a file with only a part of the events, its share of the sum is unknown
     complete = len(summed) == len(carried) and not any(
         entry["normalised_by"] == RUNS for entry in files
     )
@@ -234,8 +234,8 @@ def _eft_sums(dataset: str, files: Sequence[Mapping[str, Any]]) -> list[float] |
 
 
 def _theory_sums(files: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
-    """The files' sums by branch, of the places that every file with events has; None where one of
-    them is no number."""
+    """The files' sums by branch, for indices that every file with events has; None if not
+    finite."""
     of_files = [entry["theory_sums_in"] for entry in files if entry["events_in"]]
     return {
         name: [
@@ -247,15 +247,14 @@ def _theory_sums(files: Sequence[Mapping[str, Any]]) -> dict[str, list[float | N
 
 
 def cut(chunk: Chunk, size: int) -> list[Chunk]:
-    """A chunk in the fewest parts of at most `size` entries, equal in size."""
+    """A chunk divided into the fewest parts of at most `size` entries, with equal sizes."""
     number = max(1, -(-chunk.events // size))
     edges = [chunk.start + chunk.events * index // number for index in range(number + 1)]
     return [replace(chunk, start=start, stop=stop) for start, stop in pairwise(edges)]
 
 
 def chunks_of(fileset: Fileset, size: int) -> list[Chunk]:
-    """Every file that isn't bare cut into the fewest chunks of at most `size` entries, equal in
-    size."""
+    """Every file that isn't bare, divided into the fewest chunks of at most `size` entries."""
     return [
         chunk
         for file in fileset.files
@@ -265,12 +264,11 @@ def chunks_of(fileset: Fileset, size: int) -> list[Chunk]:
 
 
 def tasks_of(chunks: Sequence[Chunk], task_events: int) -> list[tuple[Chunk, ...]]:
-    """Neighbouring chunks grouped so that a worker sums up to `task_events` before it reports.
+    """Neighbouring chunks in groups of up to `task_events`, which a worker sums before it reports.
 
-    The grouping follows from the files alone, not from the workers there are: the order in which
-    floating-point sums are made is the same in every run. A group also ends after every file
-    whose identity says so, one in eight, so that a file that is added or corrected changes the
-    groups around it and no others.
+    The grouping follows from the files alone, not from the workers, so that floating-point sums
+    have the same order in every run. A group also ends after one in eight files, chosen by the
+    file's identity, so that adding or correcting a file changes only the groups around it.
     """
     tasks: list[list[Chunk]] = []
     events, ended = 0, True

@@ -1,6 +1,6 @@
-"""What an analysis has to know of the columns that it reads: no numbers, triggers that are missing.
+"""Losses that are known before processing: values that aren't finite, missing triggers, the skim.
 
-The manifest says what the transform found; here it is held against what an analysis asks for.
+They come from the manifest, for the columns that an analysis reads.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,10 +18,10 @@ MOST_FILES = 3
 def losses_of_columns(
     fileset: Fileset, columns: Iterable[str], allowed: Collection[str]
 ) -> list[Loss]:
-    """What is lost of a dataset's events in an analysis that reads `columns` (alternatives `A|B`).
+    """The losses in a dataset's events for an analysis that reads `columns` (alternatives `A|B`).
 
-    Raises `DataFileError` for a column that isn't a number in some events, unless it is `allowed`,
-    and for triggers of which none of the files has a path.
+    Raises `DataFileError` for a column with values that aren't finite, unless it is `allowed`, and
+    for a trigger without a path in any of the files.
     """
     columns = sorted(columns)
     return [*_not_finite(fileset, columns, allowed), *_missing(fileset, columns)]
@@ -32,7 +32,7 @@ def _not_finite(
 ) -> Iterator[Loss]:
     used = {name for column in columns for name in column.split("|")} | fileset.cut_columns
     for name, by_file in fileset.not_finite.items():
-        # the sums of theory weights tell, by place
+        # the sums of theory weights report these, by index
         if name not in used or is_theory_weight(name):
             continue
         count = sum(entry["count"] for entry in by_file.values())
@@ -40,12 +40,12 @@ def _not_finite(
         unit = next(iter(by_file.values()))["unit"]
         message = (
             f"{name} is NaN or infinite in {count} of the {of} {unit} of {_files(by_file)}, which "
-            "fall out of cuts and histograms"
+            "cuts and histograms leave out"
         )
         if name not in allowed:
             raise DataFileError(
                 f"dataset {fileset.dataset}: {message}. Make these files again, leave them out "
-                f"(leave_out of the dataset), or say in the analysis that you know: "
+                f"(leave_out of the dataset), or accept the loss in the analysis with "
                 f"allow: {{not_finite: [{name}]}}"
             )
         yield Loss("not finite", name, count, of, unit, message, ALLOW)
@@ -69,7 +69,7 @@ def _missing(fileset: Fileset, columns: Iterable[str]) -> Iterator[Loss]:
 
 
 def _check_trigger(fileset: Fileset, paths: Sequence[str], files: Collection[str]) -> None:
-    """Raise `DataFileError` for a trigger of which none of the files has any path."""
+    """Raise `DataFileError` for a trigger without a path in any of the files."""
     lacking = [fileset.missing.get(path, {}) for path in paths]
     if not files or any(file not in lacks for file in files for lacks in lacking):
         return
@@ -77,15 +77,17 @@ def _check_trigger(fileset: Fileset, paths: Sequence[str], files: Collection[str
     hint = f"; they have {', '.join(near)}" if near else ""
     raise DataFileError(
         f"dataset {fileset.dataset}: none of its files ({len(files)}) has the trigger "
-        f"{' or '.join(paths)}{hint}: mend the paths in the analysis' triggers, put "
-        f"{paths[0]} into the paths of another trigger, or give the trigger the years "
-        "that have it"
+        f"{' or '.join(paths)}{hint}: correct the paths in the analysis' triggers, add {paths[0]} "
+        "to the paths of another trigger, or give the trigger the years that have it"
     )
 
 
 def losses_of_skim(fileset: Fileset, cut: str | None, allow: Mapping[str, Any]) -> list[Loss]:
-    """What a skim leaves out whose `cut` removes events that an analysis might count, or None; it
-    is what the analysis does `allow`, or a choice of the jets with which it measures."""
+    """A loss for the events that a skim removes and that an analysis might count.
+
+    `cut` is the skim's cut if it removes such events, else None. The analysis allows it (`allow`),
+    or chooses to measure in events with few jets.
+    """
     held = sum(fileset.held.values())
     dropped = held - sum(file.events for file in fileset.files)
     if cut is None or not dropped:

@@ -1,4 +1,5 @@
-"""Running a coffea processor over filesets on a Dask client: what is asked of whom, and its sum."""
+"""Running a coffea processor over filesets on a Dask client: the calls on workers, and their
+sums."""
 
 import asyncio
 import sys
@@ -45,15 +46,15 @@ from looseleaf.progress import Progress
 from looseleaf.retries import Retries
 from looseleaf.shipping import Parcel
 
-# tasks of few events are given to a worker together: Dask takes some milliseconds for each call
+# tasks with few events are sent to a worker together, since each call of Dask takes milliseconds
 BUNDLE_EVENTS = 32_000
-# but never so many together that a worker has fewer calls than this
+# but a worker gets at least this number of calls
 CALLS_EACH = 8
-# a packed result of more bytes is summed with its neighbours before it leaves the workers
+# larger packed results are summed with their neighbours before they leave the workers
 LARGE_BYTES = 1 << 20
-# what couldn't be read may be readable some seconds later
+# a file that can't be read may be readable some seconds later
 FIRST_PAUSE_S = 4.0
-# how often finished calls are looked for, and workers
+# how often finished calls and workers are checked
 LOOK_S = 0.01
 PATIENCE_S = 1.0
 
@@ -72,7 +73,7 @@ class Processed:
 class Group:
     """Neighbouring tasks of a dataset, whose results are summed as a tree.
 
-    `kept` are the nodes of the tree whose results are on disk: single tasks', or sums.
+    `kept` are the nodes of the tree with results on disk: single tasks, or sums.
     """
 
     def __init__(
@@ -90,12 +91,12 @@ class Group:
 
     @property
     def done(self) -> set[int]:
-        """The places whose results are kept, alone or in a sum."""
+        """The places with results on disk, alone or in a sum."""
         return {place for node in self.kept for place in node}
 
     @property
     def complete(self) -> bool:
-        """Whether the results of all places are kept."""
+        """Whether all places have results on disk."""
         return len(self.done) == len(self.tasks)
 
     @property
@@ -107,13 +108,13 @@ class Group:
         return sum(chunk.events for chunk in self.tasks[place])
 
     def newly(self, places: Iterable[int]) -> int:
-        """The number of events at places that weren't asked for before."""
+        """The number of events at places that weren't requested before."""
         new = set(places) - self._counted
         self._counted |= new
         return sum(map(self._events, new))
 
     def sum(self, checkpoints: Checkpoints) -> Partial:
-        """The group's sum, from the results that are kept."""
+        """The group's sum, from the results on disk."""
 
         def known(node: range) -> Partial | None:
             return unpacked(checkpoints.read(self.keys[node])) if node in self.kept else None
@@ -140,7 +141,8 @@ def _grouped(fileset: Fileset, identity: str, limits: Limits) -> list[Group]:
 
 @dataclass(frozen=True)
 class Call:
-    """One call on a worker: of the tasks at some places of a group, or, if it `sums`, of a node."""
+    """One call on a worker, for the tasks at some places of a group or, if it `sums`, for a
+    node."""
 
     group: Group
     places: Sequence[int]
@@ -149,33 +151,33 @@ class Call:
 
     @property
     def node(self) -> range:
+        """The node of the tree that the call computes."""
         return range(self.places[0], self.places[-1] + 1)
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """What workers have finished of a group, and the results by node if they have come."""
+    """Finished calls of a group, with the results by node that have come to the client."""
 
     group: Group
     places: Sequence[int]
     results: Mapping[range, bytes]
 
     def keep(self, checkpoints: Checkpoints) -> None:
-        """Write the results down; `ProcessingFailed` if one was damaged on its way."""
+        """Write the results to disk; `ProcessingFailed` if one was damaged in transfer."""
         for node, result in self.results.items():
             if not is_whole(result):
                 where = self.group.where(node)
-                raise ProcessingFailed(f"{where}: the result was damaged on its way")
+                raise ProcessingFailed(f"{where}: the result was damaged in transfer")
             checkpoints.keep(self.group.keys[node], result)
             self.group.kept.add(node)
 
 
 class Computation:
-    """What is missing of some groups, on its way through the workers.
+    """The computation of missing results of some groups on the workers.
 
-    Results come to the client task by task as long as they are small. Where a dataset's are
-    large, those of a group stay on the workers, which add them up along the group's tree; only
-    the group's sum comes.
+    Small results come to the client task by task. Large ones stay on the workers, which add them
+    along the group's tree, so that only the group's sum comes.
     """
 
     def __init__(self, work: Work, groups: Sequence[Group], site: Site) -> None:
@@ -188,23 +190,24 @@ class Computation:
             for group in groups
             for places in bundles(group.missing, group.root, BUNDLE_EVENTS, most)
         ]
-        # those of which nothing has come to the client before: they can be summed elsewhere
+        # groups without any result on the client, which can be summed on the workers
         self._whole = {group.keys[group.root] for group in groups if not group.kept}
         self._large: dict[str, bool] = {}
-        # by key: a future that were held here would keep its result on the workers
+        # by key: holding a future here would keep its result on the workers
         self._running: dict[Key, Call] = {}
         self._retries = Retries(ChunkReadFailed, tries=work.limits.tries, pause=FIRST_PAUSE_S)
-        # calls that failed, and the times at which they are made again
+        # failed calls, with the times of their next tries
         self._later: list[tuple[float, Call]] = []
-        # which is what those are for whose sibling in the tree isn't there yet
+        # finished calls whose sibling in the tree isn't finished yet
         self._waiting: dict[tuple[str, range], tuple[Future, Call]] = {}
 
     def arrivals(self) -> Iterator[Arrival]:
-        """What workers finish, as they do. Raises `ProcessingFailed` if it can't be."""
+        """The results of workers as they come. Raises `ProcessingFailed` if a call fails for
+        good."""
         if not self._calls:
             return
         self._site.client.register_plugin(self._parcel)
-        # in the order of the files, as names sort: a group's results are soon summed up
+        # named in the order of the files, so that Dask finishes and sums a group's results early
         run = uuid4().hex[:8]
         keys = [f"process-{run}-{number:07}" for number in range(len(self._calls))]
         futures = self._site.client.map(
@@ -228,7 +231,7 @@ class Computation:
                     self._site.look()
                     time.sleep(LOOK_S)
                 else:
-                    # sums that weren't made, as a part of theirs had to come by itself
+                    # these can't be summed, since the result of a sibling had to come to the client
                     waiting, self._waiting = list(self._waiting.values()), {}
                     self._running |= {future.key: call for future, call in waiting}
                     yield from self._come([future for future, _ in waiting])
@@ -264,7 +267,7 @@ class Computation:
             future.release()
             match outcome:
                 case ChunkReadFailed():
-                    # in a sum, of parts that were lost with a worker and can't be read any more
+                    # a part of a sum was lost with a worker, and can't be read any more
                     yield from self._read(call, [outcome] * len(call.places), failures)
                 case BaseException():
                     failures.append(self._explained(call, outcome))
@@ -272,14 +275,14 @@ class Computation:
                     yield Arrival(call.group, call.places, {call.node: result})
                 case _:
                     yield from self._read(call, outcome, failures)
-        # what else has come is kept
+        # keep the other results
         if failures:
             raise failures[0]
 
     def _read(
         self, call: Call, outcome: Sequence[bytes | ChunkReadFailed], failures: list[BaseException]
     ) -> Iterator[Arrival]:
-        """The results of a call; what couldn't be read is tried once more, or a failure."""
+        """The results of a call; a file that can't be read is tried again, or is a failure."""
         results = {}
         for place, result in zip(call.places, outcome, strict=True):
             if not isinstance(result, ChunkReadFailed):
@@ -293,12 +296,12 @@ class Computation:
         yield Arrival(call.group, list(results), nodes)
 
     def _comes(self, call: Call, future: Future) -> bool:
-        """Whether the result of a finished call is to come to the client."""
+        """Whether the result of a finished call has to come to the client."""
         group, name = call.group, call.group.fileset.dataset
         if future.status != "finished" or call.node == group.root or not self._in_tree(call):
             return True
         if name not in self._large:
-            # a dataset's first result tells
+            # a dataset's first result decides
             (outcome,) = self._outcomes([future])
             if not isinstance(outcome, list):
                 return True
@@ -307,7 +310,7 @@ class Computation:
         return not self._large[name]
 
     def _stay(self, call: Call, future: Future) -> None:
-        """Leave a result where it is until its sibling is there as well; then have them added."""
+        """Leave a result on its worker until its sibling is finished, then have both added."""
         key, node = call.group.keys[call.group.root], call.node
         parent = call.group.parents[node]
         left, right = halves(parent)
@@ -317,7 +320,7 @@ class Computation:
             return
         other, others = waiting
         pair = (future, other) if node == left else (other, future)
-        # before what else there is to do: it makes room
+        # with priority over other work, since it frees memory
         both = self._site.client.submit(combine, *pair, pure=False, priority=1)
         tries = max(call.tries, others.tries)
         self._follow(both, Call(call.group, parent, sums=True, tries=tries))
@@ -342,7 +345,7 @@ class Computation:
         self._finished.add(future)
 
     def _outcomes(self, futures: Sequence[Future]) -> list[Any]:
-        """The results of finished calls, or what they raised."""
+        """The results of finished calls, or their exceptions."""
         try:
             return self._fetched(futures)
         except WorkersGone:
@@ -359,31 +362,31 @@ class Computation:
             return problem
 
     def _explained(self, call: Call, problem: BaseException) -> BaseException:
-        """What went wrong with a call, in words for the user."""
+        """The failure of a call, in words for the user."""
         where = call.group.where(call.places)
         match problem:
             case distributed.KilledWorker() | NoWorkerError():
                 return ProcessingFailed(
-                    f"{where}: the workers died of it or never came "
-                    f"({type(problem).__name__}); do they have enough memory? a smaller "
-                    f"processing.chunksize takes less\n{self._site.last_words()}".rstrip()
+                    f"{where}: the workers died or never started "
+                    f"({type(problem).__name__}); do they have enough memory? A smaller "
+                    f"processing.chunksize needs less\n{self._site.last_words()}".rstrip()
                 )
             case distributed.CancelledError() | CommClosedError():
                 return ProcessingFailed(
-                    "the Dask scheduler has gone; run again: what was finished is kept"
+                    "the Dask scheduler is gone; run again, finished tasks are kept"
                 )
             case _:
                 return problem
 
     def _fetched(self, futures: Sequence[Future]) -> list[Any]:
-        """The results of finished calls, in one go; a worker may be lost meanwhile."""
+        """The results of finished calls, fetched together; a worker may be lost meanwhile."""
         client = self._site.client
 
         async def gathered() -> list[Any]:
             results: list[Any] = await client.gather(list(futures), asynchronous=True)
             return results
 
-        # tornado's loop, which is asyncio's
+        # an exception of tornado's loop, which is asyncio's
         loop: Any = client.loop
         pending = asyncio.run_coroutine_threadsafe(gathered(), loop.asyncio_loop)
         while True:
@@ -405,13 +408,13 @@ def run(
 ) -> dict[str, Processed]:
     """Process every dataset and close its ledger.
 
-    The results of tasks are kept in `folder` as they come, or their sums if they are large and so
-    summed up on the workers; what is there already is taken from it, and what belongs to nothing
-    any more removed in the end. The order of summing follows from the files, whatever order the
-    workers finish in, so a repeated or resumed run gives the same numbers to the last bit. A few
-    partial results at a time are held in memory beside the sums.
+    Results of tasks, or their sums if they are large, are written to `folder` as they come. Results
+    that are there already are used; those that nothing needs any more are removed at the end. The
+    order of summing follows from the files, not from the workers, so that a repeated or resumed run
+    gives the same numbers to the last bit. Only a few partial results are in memory at a time,
+    beside the sums.
 
-    Raises `ProcessingFailed` for the first chunk that fails and `Shortfall` if less was processed
+    Raises `ProcessingFailed` for the first chunk that fails, and `Shortfall` if less was processed
     than expected.
     """
     checkpoints, identity = Checkpoints(folder), processor_identity(processor)
@@ -429,7 +432,7 @@ def run(
         try:
             ledger = ledger_of(fileset, total.records, total.peaks)
         except Shortfall:
-            # what was read may have been wrong: the next run reads it again
+            # a read may have been wrong, so the next run reads it again
             others = [group for group in groups if group.fileset is not fileset]
             checkpoints.prune({key for group in others for key in group.keys.values()})
             raise
@@ -440,7 +443,7 @@ def run(
 
 
 def _take_up(groups: Sequence[Group], checkpoints: Checkpoints, label: str) -> None:
-    """Note what an earlier run has left of the groups."""
+    """Find the results of an earlier run for the groups."""
     whole = checkpoints.whole()
     for group in groups:
         group.kept = {node for node, key in group.keys.items() if key in whole}
@@ -456,7 +459,7 @@ def _summed(
     checkpoints: Checkpoints,
     progress: Progress,
 ) -> dict[str, Partial]:
-    """The sums by dataset: groups are added in their order, each as soon as it is complete."""
+    """The sums by dataset; groups are added in order, each as soon as it is complete."""
     sums: dict[str, Partial] = {}
     upcoming = 0
     progress.add(sum(group.newly(group.done) for group in groups))

@@ -1,4 +1,4 @@
-"""The ledger of a target: what was to be processed, what was, and whether the two agree."""
+"""The ledger of a dataset: what had to be processed, what was, and whether both agree."""
 
 import math
 from collections import Counter
@@ -10,15 +10,15 @@ from looseleaf.errors import Shortfall
 from looseleaf.processing.fileset import EventsSource, Fileset
 from looseleaf.stage_files import LEDGER_FORMAT
 
-# sums in double precision over the same numbers, in another order
+# the tolerance for sums in double precision, in a different order
 RELATIVE_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
 class ChunkRecord:
-    """What was done with one chunk: where, from which URL, in which try, at what cost.
+    """The record of one chunk: the worker, the URL, the number of tries, and the cost.
 
-    `read_s` are the seconds of its wall time that went into reading columns.
+    `read_s` is the time [s] for reading columns, out of its wall time.
     """
 
     file: str
@@ -36,12 +36,12 @@ class ChunkRecord:
 def ledger_of(
     fileset: Fileset, records: Iterable[ChunkRecord], peaks: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Hold the records of processed chunks against the fileset.
+    """Compare the records of processed chunks with the fileset.
 
-    `peaks` has the peak memory of each worker's process, in bytes, as it summed results up.
+    `peaks` has the peak memory of each worker's process in bytes, when it summed results.
 
-    Raises `Shortfall` naming the files and entry ranges that are missing, counted twice or
-    whose events or sums of weights differ from the manifest's.
+    Raises `Shortfall` naming the files and entry ranges that are missing or counted twice, or whose
+    events or sums of weights differ from the manifest.
     """
     by_file: dict[str, list[ChunkRecord]] = {file.name: [] for file in fileset.files}
     for record in records:
@@ -56,7 +56,7 @@ def ledger_of(
         scale = max(abs(file.sum_of_weights), abs(weights), 1e-300)
         if of_file and abs(weights - file.sum_of_weights) > RELATIVE_TOLERANCE * scale:
             problems.append(
-                f"{file.name}: sum of weights {weights!r}, the manifest says "
+                f"{file.name}: sum of weights {weights!r}, but the manifest says "
                 f"{file.sum_of_weights!r}"
             )
     if problems:
@@ -88,7 +88,7 @@ def ledger_of(
 
 
 def _gaps(file: EventsSource, records: Sequence[ChunkRecord]) -> Iterator[str]:
-    """What is missing between the first and the last entry of a file, or there twice."""
+    """Missing and repeated ranges between the first and the last entry of a file."""
     if file.bare:
         return
     if not records:
@@ -110,7 +110,7 @@ def _gaps(file: EventsSource, records: Sequence[ChunkRecord]) -> Iterator[str]:
 def _workers(
     records: Iterable[ChunkRecord], peaks: Mapping[str, int]
 ) -> dict[str, dict[str, float]]:
-    """By worker, how many chunks it processed, and the peak of its memory until its last sum."""
+    """By worker, the number of chunks and the peak of its memory up to its last sum."""
     chunks = Counter(record.worker for record in records)
     return {
         worker: {"chunks": chunks[worker], "peak_rss_bytes": peaks[worker]}

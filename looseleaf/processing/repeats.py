@@ -1,10 +1,10 @@
-"""The same events twice: files that are copies of others, events of data that two files have.
+"""Events that are in two files, or twice in one.
 
-Names prove nothing. A file that was copied has its uuid still. One that was written anew has the
-same number of events and sum of weights as the other, before and after the selection; then the
-events decide. In data an event is known by run, luminosity section and number. That two files have
-a section in common is no fault, since sections are split over files, but says which to compare; an
-event of a simulation may be numbered as another's, where every job began to count at 1.
+Names prove nothing. A copied file has the same uuid. A rewritten file has the same number of events
+and sum of weights as the other, before and after the selection; then the events are compared. In
+data an event is identified by run, luminosity section and number. Two files may share a section,
+since sections are split over files; this only says which files to compare. Simulated events may
+share their numbers, if every job starts to count at 1.
 """
 
 import hashlib
@@ -29,8 +29,10 @@ CURE = "name one of the two files in leave_out of its dataset"
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A file of a dataset: what it was made of, where its result stands, its manifest's entry, and
-    the words of its primary dataset, None in simulation."""
+    """A file of a dataset: its original, the URL of its result, and its entry in the manifest.
+
+    `primary` are the words of its primary dataset, None in simulation.
+    """
 
     dataset: str
     name: str
@@ -45,11 +47,11 @@ class _Part:
 def refuse_repeats(
     manifests: Mapping[str, Mapping[str, Any]], metadata: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Raise `DataFileError` naming two files of the datasets that hold the same events, or one of
-    data that holds an event twice.
+    """Raise `DataFileError` naming two files with the same events, or a file of data with an event
+    twice.
 
-    `metadata` says by dataset whether it is `data`, and the words of its `primary` dataset: events
-    may well be in several primary datasets.
+    `metadata` has for each dataset whether it is `data`, and the words of its `primary` dataset: an
+    event may be in several primary datasets.
     """
     parts = [
         _Part(dataset, entry["source"], f"{manifest['folder']}/{entry['output']}", entry, words)
@@ -74,7 +76,7 @@ def _words(dataset: str, metadata: Mapping[str, Any]) -> frozenset[str] | None:
 
 
 def _grouped(parts: Iterable[_Part], *keys: str) -> Iterator[list[_Part]]:
-    """The parts whose manifest's entries are alike, where there are several."""
+    """Groups of two or more parts with equal values of these keys in the manifest."""
     groups: dict[tuple[Any, ...], list[_Part]] = defaultdict(list)
     for part in parts:
         groups[tuple(part.entry[key] for key in keys)].append(part)
@@ -97,21 +99,21 @@ def _refuse_rewritten(parts: Sequence[_Part]) -> None:
             if _of_other_primaries(one, other):
                 continue
             raise DataFileError(
-                f"{one} and {other} hold the same {one.entry['events_in']} events, which would "
+                f"{one} and {other} have the same {one.entry['events_in']} events, which would "
                 f"count twice; {CURE}"
             )
 
 
 def _of_other_primaries(one: _Part, other: _Part) -> bool:
-    """Whether both are data, of different primary datasets: an event may well be in two."""
+    """Whether both are data of different primary datasets, which may share events."""
     if one.primary is None or other.primary is None:
         return False
     return one.primary.isdisjoint(other.primary)
 
 
 def _alike(parts: Sequence[_Part], columns: Sequence[str] | None = None) -> Iterator[list[_Part]]:
-    """The parts that agree in the columns, or in all that each of them has, where there are
-    several; the order of events doesn't matter."""
+    """Groups of parts that agree in the columns, or in all of them; the order of events doesn't
+    matter."""
     if len(parts) == 1:
         return
     if columns is None:
@@ -128,7 +130,7 @@ def _names(url: str) -> set[str]:
 
 
 def _digest(url: str, columns: Sequence[str]) -> str:
-    """A hash of the columns that a file has of these, its events in the order of their numbers."""
+    """A hash of a file's columns, with its events in the order of their numbers."""
     names = [name for name in columns if name in _names(url)]
     events = _columns(url, [*names, *(name for name in EVENT if name not in names)])
     numbers = [ak.to_numpy(events[name]) for name in EVENT if name in events.fields]
@@ -144,7 +146,7 @@ def _digest(url: str, columns: Sequence[str]) -> str:
 
 
 def _columns(url: str, names: Sequence[str]) -> ak.Array:
-    """The columns of a result that it has, whole."""
+    """All entries of the columns that a result has."""
     with open_events(url) as file, reading(url):
         tree = file.tree
         present = [name for name in names if name in tree.keys(recursive=False)]
@@ -154,17 +156,17 @@ def _columns(url: str, names: Sequence[str]) -> ak.Array:
 
 
 def _key(run: Any, section: Any) -> Any:
-    """One number for a run and a section of it."""
+    """One number for a run and a luminosity section."""
     return run << 32 | section
 
 
 def _run(key: Any) -> Any:
-    """The run in the number of a section."""
+    """The run of a section's number."""
     return key >> 32
 
 
 def _keys(sections: Sections) -> NDArray[np.int64]:
-    """The number of each section of a file."""
+    """The numbers of a file's sections."""
     keys = [
         _key(int(run), np.arange(first, last + 1, dtype=np.int64))
         for run, ranges in sections.items()
@@ -174,8 +176,11 @@ def _keys(sections: Sections) -> NDArray[np.int64]:
 
 
 def _refuse_events_twice(parts: Sequence[_Part]) -> None:
-    """Read each file once, those of the first runs first; the events of a run are kept until the
-    last file that shares one of its sections is read."""
+    """Refuse events that are twice in the data, reading each file once.
+
+    Files are read in the order of their first runs; the events of a run are kept until the last
+    file that shares one of its sections is read.
+    """
     keys = [_keys(part.entry["lumi_sections"] or {}) for part in parts]
     sections, files = np.unique(np.concatenate([np.zeros(0, np.int64), *keys]), return_counts=True)
     shared = sections[files > 1]
@@ -210,7 +215,7 @@ def _refuse_twice_in_two(
     if len(again) == 0:
         return
     one, other = (parts[index] for index in sorted((of[before[0]], of[again[0]])))
-    # of these two in all runs
+    # all events that these two share
     both = np.concatenate([_events(one.url), _events(other.url)])
     _, again = _repeated(both)
     run, section, number = both[again[0]].tolist()
@@ -221,14 +226,14 @@ def _refuse_twice_in_two(
 
 
 def _repeated(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The places of rows that are there once more, and where: the least row first."""
+    """The indices of repeated rows, and those of the rows that they repeat, smallest row first."""
     order = np.lexsort(rows.T[::-1])
     again = np.flatnonzero((rows[order[1:]] == rows[order[:-1]]).all(axis=1))
     return order[again], order[again + 1]
 
 
 def _events(url: str) -> NDArray[np.int64]:
-    """Run, section and number of a result's events; none where it doesn't say."""
+    """Run, section and number of a result's events; empty if it lacks them."""
     events = _columns(url, EVENT)
     if set(events.fields) != set(EVENT):
         return np.zeros((0, 3), np.int64)

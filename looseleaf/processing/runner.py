@@ -1,4 +1,4 @@
-"""What a worker does: it opens files, runs a processor over their chunks, and sums up."""
+"""What a worker does: open files, run a processor over their chunks, and sum the results."""
 
 import threading
 import time
@@ -39,11 +39,11 @@ class ChunkReadFailed(ProcessingFailed):
 
 @dataclass(frozen=True)
 class Limits:
-    """How processing is cut up, and how long it is tried.
+    """How processing is divided, and how long it is tried.
 
-    `chunksize` are the entries read at a time, `task_events` the events that a worker sums up
-    before it reports, `tries` how often a file is tried that can't be read, `chunk_s` the seconds
-    that a chunk may take.
+    `chunksize` is the number of entries read at a time, `task_events` the number of events that a
+    worker sums before it reports, `tries` how often an unreadable file is tried, `chunk_s` the time
+    limit of a chunk [s].
     """
 
     chunksize: int
@@ -53,10 +53,10 @@ class Limits:
 
 
 class SkimmedNanoAOD(NanoAODSchema):
-    """NanoAOD of which a transform kept some columns.
+    """NanoAOD with some of its columns, as a transform leaves it.
 
-    Missing cross-references are meant, and the primary vertex may come without its position, what
-    was generated without its momentum.
+    Cross-references may be missing, as may the position of the primary vertex and the momenta of
+    generated particles.
     """
 
     warn_missing_crossrefs = False
@@ -68,7 +68,7 @@ class SkimmedNanoAOD(NanoAODSchema):
     aliases: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     def __init__(self, base_form: dict[str, Any], version: str = "latest") -> None:
-        """The branches, those that stand in for others also under the others' names."""
+        """Add alternative names of branches."""
         forms = dict(zip(base_form["fields"], base_form["contents"], strict=True))
         for name, alternatives in self.aliases.items():
             present = first_present("|".join([name, *alternatives]), forms)
@@ -81,9 +81,9 @@ class SkimmedNanoAOD(NanoAODSchema):
 
 @lru_cache(maxsize=16)
 def _opened(source: EventsSource) -> Events:
-    """A file kept open by this worker: on wide files the metadata costs more than a chunk.
+    """A file that this worker keeps open, since on wide files the metadata costs more than a chunk.
 
-    Raises `DataFileError` if it isn't the file that its manifest speaks of, byte for byte.
+    Raises `DataFileError` if it isn't byte for byte the file in its manifest.
     """
     file = open_file(source.url)
     try:
@@ -102,10 +102,10 @@ def _hold(file: Events, source: EventsSource) -> None:
         )
     if file.tree.num_entries != source.events:
         raise DataFileError(
-            f"{url}: holds {file.tree.num_entries} events, the manifest says {source.events}"
+            f"{url}: has {file.tree.num_entries} events, but the manifest says {source.events}"
         )
-    # what doesn't compress stands in a ROOT file without a checksum, and uproot takes whatever it
-    # finds there for numbers; Parquet has a checksum in every page, and need not be read whole
+    # data that doesn't compress has no checksum in ROOT files, so uproot can read damaged numbers;
+    # Parquet has a checksum in every page, so the file needn't be read completely
     if source.adler32 is not None and not is_parquet(url) and "://" not in url:
         with reading(url):
             checksum = adler32(url)
@@ -118,9 +118,9 @@ def _hold(file: Events, source: EventsSource) -> None:
 
 
 class ReadClock(dict[Any, Any]):
-    """Tells how long columns took to read: coffea looks here before each one, and stores after.
+    """Measures how long columns take to read: coffea looks here before each one, and stores after.
 
-    It holds nothing, so that the processor's arrays alone decide on what stays in memory.
+    It keeps nothing, so that only the processor's arrays decide what stays in memory.
     """
 
     def __init__(self) -> None:
@@ -129,6 +129,7 @@ class ReadClock(dict[Any, Any]):
         self._started = 0.0
 
     def get(self, key: Any, default: Any = None) -> Any:
+        """Start the clock for a column; no value is ever stored."""
         self._started = time.perf_counter()
         return default
 
@@ -190,9 +191,9 @@ def process_task(
     worker: str = "client",
     tries: int = 1,
 ) -> tuple[dict[str, Any], list[ChunkRecord]]:
-    """Process neighbouring chunks and sum them up.
+    """Process neighbouring chunks and sum their results.
 
-    Raises `ProcessingFailed` saying where, and `ChunkReadFailed` if it is the file that's at fault.
+    Raises `ProcessingFailed` naming the place, and `ChunkReadFailed` if the file can't be read.
     """
     total: dict[str, Any] | None = None
     records = []
@@ -201,7 +202,7 @@ def process_task(
             work = partial(_process, processor, chunk, metadata, worker, tries)
             result, record = _within(chunk_s, work)
         except Exception as problem:
-            # a file in an unknown state is opened anew
+            # a file in an unknown state is opened again
             _opened.cache_clear()
             raise _failure_of(chunk, problem) from None
         total = result if total is None else accumulate([total, result])
@@ -211,9 +212,9 @@ def process_task(
 
 
 def _within(seconds: float | None, work: Callable[[], Any]) -> Any:
-    """The outcome of `work`, or `DataFileError` after some seconds.
+    """The result of `work`, or `DataFileError` after some seconds.
 
-    A read that hangs can't be interrupted: it is left behind in a thread of its own.
+    A hanging read can't be interrupted, so it is left behind in its own thread.
     """
     if seconds is None:
         return work()
@@ -238,7 +239,7 @@ def _within(seconds: float | None, work: Callable[[], Any]) -> Any:
 
 
 class Partial(NamedTuple):
-    """A sum on its way: of what, and the peak memory of the processes that made it, by worker."""
+    """A partial sum, and the peak memory of the processes that made it, by worker."""
 
     accumulator: dict[str, Any]
     records: list[ChunkRecord]
@@ -246,7 +247,7 @@ class Partial(NamedTuple):
 
 
 def added(left: Partial, right: Partial) -> Partial:
-    """The sum of two partial sums, which the left one becomes."""
+    """The sum of two partial sums; it replaces the left one."""
     peaks = {
         worker: max(left.peaks.get(worker, 0), right.peaks.get(worker, 0))
         for worker in left.peaks | right.peaks
@@ -257,9 +258,9 @@ def added(left: Partial, right: Partial) -> Partial:
 
 @dataclass(frozen=True)
 class Work:
-    """What workers have to know beside the entries of a task: sent to each of them once.
+    """What workers need beside the entries of a task, sent to each of them once.
 
-    Packed results of more than `large_bytes` are summed up before they leave a worker.
+    Packed results of more than `large_bytes` are summed before they leave a worker.
     """
 
     processor: ProcessorABC
@@ -277,16 +278,16 @@ def _work(content: bytes) -> Work:
 def worker_task(
     tasks: Sequence[Sequence[Chunk]], node: bool, parcel: str, code: str, tries: int = 1
 ) -> list[bytes | ChunkReadFailed]:
-    """What a worker does: each task's packed result, or why it can't be read.
+    """On a worker, each task's packed result, or why its file can't be read.
 
-    If the tasks are a `node` of a tree and their results are large, it is their sum alone. Raises
-    `ChunkReadFailed` if one result was to come, and `ProcessingFailed` for all else.
+    If the tasks are a `node` of a tree and their results are large, the result is their sum. Raises
+    `ChunkReadFailed` if there is only one task, and `ProcessingFailed` for all other failures.
     """
     worker = distributed.get_worker()
     problem = mismatch(worker, code)
     if problem is not None:
         raise ProcessingFailed(problem)
-    # its class was sent by value and is another one here
+    # its class was sent by value and differs here
     plugin: Any = worker.plugins[parcel]
     try:
         work = _work(plugin.content)
@@ -321,7 +322,7 @@ def worker_task(
 
 
 def _sum(leaves: Sequence[Callable[[], Partial]]) -> Partial:
-    """The sum of a node, given how to get what stands at each of its places."""
+    """The sum of a node, given functions for the results at its places."""
 
     def known(node: range) -> Partial | None:
         return leaves[node.start]() if len(node) == 1 else None
@@ -353,14 +354,14 @@ def _read(outcomes: Sequence[bytes | ChunkReadFailed]) -> list[bytes]:
 
 
 def _failure_of(chunk: Chunk, problem: Exception) -> ProcessingFailed:
-    """The failure of a chunk, saying where, and for a defect in code at which line."""
+    """The failure of a chunk, with its place and, for a defect in code, the line."""
     where = f"dataset {chunk.dataset}, {chunk.file.name} entries {chunk.start}-{chunk.stop}"
     if isinstance(problem, DataFileError):
         return ChunkReadFailed(f"{where}: {problem}")
     if isinstance(problem, LooseleafError):
         return ProcessingFailed(f"{where}: {problem}")
     frames = traceback.extract_tb(problem.__traceback__)
-    # the innermost line that isn't a library's is the one that its author can mend
+    # the innermost line outside of libraries, which the author can fix
     own = [frame for frame in frames if "site-packages" not in frame.filename]
     last = own[-1] if own else frames[-1]
     text = str(problem).strip() or "no message"

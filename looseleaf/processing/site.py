@@ -1,4 +1,4 @@
-"""What a job knows of the place where it runs: a client, and whether there are workers."""
+"""What a job knows of its site: a Dask client, and whether there are workers."""
 
 import time
 from collections.abc import Callable
@@ -16,21 +16,22 @@ LOOK_EVERY_S = 2.0
 
 
 class WorkersGone(LooseleafError):
-    """A scheduler has had no workers for long; the message says which, and how long."""
+    """A scheduler has had no workers for too long; the message has its address and the time."""
 
 
 class _Presence:
-    """When workers were seen last."""
+    """When workers were last seen."""
 
     def __init__(self) -> None:
         self._seen = self._looked = time.monotonic()
 
     def look(self, client: Client) -> None:
+        """Note whether there are workers; raise `WorkersGone` after the limit."""
         now = time.monotonic()
         if now - self._looked < LOOK_EVERY_S:
             return
         self._looked = now
-        # a scheduler that has gone is told of by its tasks
+        # the tasks report a scheduler that is gone
         with suppress(OSError):
             if client.nthreads():
                 self._seen = now
@@ -39,7 +40,7 @@ class _Presence:
             assert client.scheduler is not None
             raise WorkersGone(
                 f"the Dask scheduler at {client.scheduler.address} has had no workers for {limit}: "
-                "start some and run again; what was finished is kept"
+                "start some and run again; finished tasks are kept"
             )
 
 
@@ -49,8 +50,12 @@ def _nothing() -> str:
 
 @dataclass(frozen=True)
 class Site:
-    """A place to run at: its client, how many workers were asked for, the hash of the code they
-    were sent, whether the cluster is our own, and what its workers said last, if that is kept."""
+    """A site to run at.
+
+    It has the client, the number of requested workers, the hash of the code that they were sent,
+    whether the cluster is our own, and a function for the last output of its workers, if it is
+    kept.
+    """
 
     client: Client
     workers: int
@@ -60,9 +65,9 @@ class Site:
     _presence: _Presence = field(default_factory=_Presence, repr=False)
 
     def look(self) -> None:
-        """Raise `WorkersGone` if a scheduler that isn't ours has long had no workers.
+        """Raise `WorkersGone` if a scheduler that isn't ours has had no workers for too long.
 
-        Ours does so by itself. To be called again and again.
+        To be called repeatedly; our own clusters need no check.
         """
         if not self.own:
             self._presence.look(self.client)

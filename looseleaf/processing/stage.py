@@ -1,4 +1,4 @@
-"""A stage's processing job: datasets in, histograms and ledgers by dataset out."""
+"""The processing job of an analysis: datasets in, histograms and ledgers by dataset out."""
 
 import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,12 +33,12 @@ TASK_COLUMNS = (
 
 @dataclass(frozen=True)
 class Running:
-    """Where and how processors run; none of it changes what comes out.
+    """Where and how processors run; results don't depend on it.
 
-    `connect` gives a site for the length of a block; it takes the folder for its workers' output.
-    `tasks` and `performance` are paths to be written: a table of what each chunk cost where, and
-    Dask's own report. Beside them stand the folders `checkpoints`, the results of finished tasks,
-    and `workers`, the output of workers' jobs.
+    `connect` gives a site as a context manager, and takes the folder for the output of its workers.
+    `tasks` and `performance` are paths to write: a table with the cost of each chunk, and Dask's
+    report. Next to them are the folders `checkpoints`, with the results of finished tasks, and
+    `workers`, with the output of workers' jobs.
     """
 
     connect: Callable[[Path], AbstractContextManager[Site]]
@@ -49,7 +49,7 @@ class Running:
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """The files of one dataset in a processing job: what it reads and what it writes."""
+    """The files of one dataset in a processing job: those that it reads and writes."""
 
     manifest: str
     histograms: str
@@ -57,16 +57,16 @@ class DatasetFiles:
 
 
 def event_metadata(analysis: Analysis, dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """What a processor is told of each chunk: whether it is data, words for its primary dataset,
-    its mask, its branches' names.
+    """The metadata of a dataset's chunks: whether it is data, its primary dataset, mask and
+    branches.
 
-    All is as declared in the configuration. Raises `DataFileError` if the mask is none.
+    All comes from the configuration. Raises `DataFileError` if the mask isn't a golden JSON.
     """
     out = {"data": dataset.get("data", False), "aliases": analysis.branches}
     if out["data"] and "das" in dataset:
         words = primaries_of(dataset["das"])
         named = {p for trigger in analysis.triggers for p in trigger.get("primary", [])}
-        # words of a sample's name that no trigger knows say nothing
+        # words of a sample's name that no trigger uses are left out
         out["primary"] = [word for word in words if word in named] or words
     if "lumi_mask" in dataset:
         out["lumi_mask"] = read_golden(dataset["lumi_mask"])
@@ -78,11 +78,11 @@ NO_LOSS = Allow()
 
 @dataclass(frozen=True)
 class Reading:
-    """What follows from an analysis for the events of its datasets, by name.
+    """What an analysis needs for the events of its datasets, by dataset.
 
-    `metadata` goes to the processor with every chunk. `columns` are those that are read: what isn't
-    right with them is a loss, or `DataFileError` unless `allow` names it. `skim` is the transform's
-    cut where it leaves out events that the analysis might count.
+    `metadata` is passed to the processor with every chunk. `columns` are the columns that are read:
+    problems with them are losses, or a `DataFileError` unless `allow` names them. `skim` is the
+    transform's cut if it removes events that the analysis might count.
     """
 
     metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class Reading:
         declared: Mapping[str, Mapping[str, Any]],
         points: WorkingPoints,
     ) -> Self:
-        """That of an analysis, from the declarations of its datasets.
+        """The reading of an analysis, from the declarations of its datasets.
 
         Raises `DataFileError` as `event_metadata` does.
         """
@@ -109,7 +109,7 @@ class Reading:
         return cls(metadata, columns, analysis.allow, analysis.skim)
 
     def losses(self, fileset: Fileset) -> list[Loss]:
-        """What is lost of a fileset before any event is processed."""
+        """The losses of a fileset that are known before any event is processed."""
         columns = self.columns.get(fileset.dataset, ())
         return [
             *losses_of_columns(fileset, columns, self.allow.not_finite),
@@ -120,7 +120,7 @@ class Reading:
 def columns_read(
     analysis: Analysis, declared: Mapping[str, Mapping[str, Any]], points: WorkingPoints
 ) -> dict[str, set[str]]:
-    """The branches that an analysis reads of each dataset, with those that stand in for others."""
+    """The branches that an analysis reads from each dataset, alternatives included."""
     return {
         name: {
             "|".join([column, *analysis.branches.get(column, [])])
@@ -145,12 +145,11 @@ def process_datasets(
 ) -> None:
     """Process datasets on one cluster, and write each one's histograms and ledger.
 
-    `write` puts an accumulator and metadata into a file. It is written unnormalised, so that
-    another cross section or luminosity doesn't need another pass over the events. Files that hold
-    the same events are a `DataFileError`, whichever of the datasets they are of. `refuse` raises
-    for a fileset that isn't worth starting a cluster for. `losses` finds those of a dataset in its
-    accumulator; they stand in its ledger, after those of its files, and in the log, as do the
-    events that cuts could not decide on.
+    `write` writes an accumulator and metadata into a file. Histograms aren't normalised, so that a
+    new cross section or luminosity needs no new pass over the events. Files with the same events
+    raise `DataFileError`, in whichever datasets they are. `refuse` raises for a fileset for which
+    no cluster should be started. `losses` finds the losses in a dataset's accumulator; they go into
+    the ledger and the log, after those of its files, together with undecided events.
     """
     manifests = {name: read_manifest(files.manifest) for name, files in datasets.items()}
     filesets = [
@@ -185,7 +184,7 @@ def process_datasets(
 
 
 def _write_tasks(path: str, ledgers: Iterable[Mapping[str, Any]]) -> None:
-    """One line for each chunk; `process_s` is what remains of its time after `read_s`."""
+    """Write one line for each chunk; `process_s` is its time without `read_s`."""
     with whole(path) as part, open(part, "w", newline="") as stream:
         table = csv.DictWriter(stream, TASK_COLUMNS, extrasaction="ignore")
         table.writeheader()

@@ -1,9 +1,9 @@
-"""The order in which results are summed: it follows from what they are, and from nothing else.
+"""The order in which results are summed, which depends on the results only.
 
-The results of a dataset stand in the order of its files. Neighbours form groups; within a group
-they are summed as a tree, each node the sum of its two halves, and groups are summed one after
-the other. A sum in floating point then has the same bits wherever its parts are added, on workers
-or on the client, however many there are, and in whatever order they finish.
+The results of a dataset are in the order of its files. Neighbours form groups. Within a group they
+are summed as a tree, each node the sum of its two halves, and groups are summed one after the
+other. A floating-point sum then has the same bits whether it is made on workers or on the client,
+however many workers there are, and in whatever order they finish.
 
 A node is the range of the places that it sums in its group, such as range(4, 8).
 """
@@ -18,10 +18,10 @@ GROUP = 16
 
 
 def groups_of(names: Sequence[str]) -> list[range]:
-    """Neighbouring places, at most 16 at a time, given a name for what stands at each.
+    """Groups of at most 16 neighbouring places, given a name for each place.
 
-    A group also ends after every name that says so, one in 16, so that what is added or changed
-    changes the groups around it and no others.
+    A group also ends after one in 16 names, chosen by the name itself, so that a change affects
+    only the groups around it.
     """
     groups, start = [], 0
     for place, name in enumerate(names):
@@ -33,13 +33,13 @@ def groups_of(names: Sequence[str]) -> list[range]:
 
 
 def halves(node: range) -> tuple[range, range]:
-    """The two nodes that a node sums."""
+    """The two halves of a node."""
     middle = (node.start + node.stop) // 2
     return range(node.start, middle), range(middle, node.stop)
 
 
 def tree_sum(node: range, known: Callable[[range], T | None], add: Callable[[T, T], T]) -> T:
-    """The sum of a node, given those that are known. Few parts are held at a time."""
+    """The sum of a node, from nodes whose sums are known. Few parts are in memory at a time."""
     total = known(node)
     if total is not None:
         return total
@@ -48,7 +48,7 @@ def tree_sum(node: range, known: Callable[[range], T | None], add: Callable[[T, 
 
 
 def parents(root: range) -> dict[range, range]:
-    """Every node below a root, and the node that it is a half of."""
+    """Every node below a root, with its parent."""
     above: dict[range, range] = {}
     if len(root) > 1:
         for half in halves(root):
@@ -59,10 +59,10 @@ def parents(root: range) -> dict[range, range]:
 def bundles(
     events: Mapping[int, int], root: range, most_events: int, most: int
 ) -> Iterator[list[int]]:
-    """The places of a node that have events to read, bundled by nodes that hold few events.
+    """The places of a node with events to read, in bundles.
 
-    `events` has the number of events at each place; a bundle holds at most `most_events` of them
-    and at most `most` places, or one place.
+    `events` has the number of events at each place. A bundle has at most `most_events` events and
+    at most `most` places, or is a single place.
     """
     places = [place for place in root if place in events]
     small = len(places) <= most and sum(events[place] for place in places) <= most_events

@@ -1,4 +1,4 @@
-"""Writing demo datasets as NanoAOD files and registering them in a catalogue."""
+"""Writing demo datasets as NanoAOD files, and registering them in a catalogue."""
 
 import uuid
 from collections.abc import Iterator, Mapping
@@ -41,7 +41,7 @@ TRIGGERS = {
 }
 DATA_RUN = 315257
 EVENTS_PER_LUMI = 500
-# of data; its events lie in all of them, so that a share of the sections is that of the luminosity
+# of data; events are in all of them, so that a share of the sections is a share of the luminosity
 DATA_LUMIS = 100
 
 
@@ -62,9 +62,9 @@ class Part:
 
 @dataclass(frozen=True)
 class SampleFile:
-    """What is to be written into one file; everything random follows from `entropy`.
+    """A file to write; all random numbers follow from `entropy`.
 
-    Of data, only events are kept that a trigger path of `data_flavour` recorded.
+    In data, only events are kept that a trigger path of `data_flavour` recorded.
     """
 
     path: Path
@@ -117,7 +117,7 @@ def _make(rng: np.random.Generator, part: Part, size: int) -> Events:
 
 
 def _by_event(parts: list[Objects]) -> tuple[Objects, Array]:
-    """Objects of several origins as one list, sorted by event, in each by falling pT."""
+    """Objects of several origins as one list, sorted by event and by falling pT."""
     joined = Objects(*[np.concatenate([getattr(p, f) for p in parts]) for f in FIELDS])
     order = np.lexsort((-joined.pt, joined.event))
     return Objects(*[getattr(joined, f)[order] for f in FIELDS]), order
@@ -138,7 +138,7 @@ def branches(
         prompt_tight = physics.PROMPT_TIGHT
     out: dict[str, Any] = {}
     leading: dict[str, Array] = {}
-    # what was generated, and how much of it by event so far
+    # generated particles, and their numbers by event so far
     made: list[ak.Array] = []
     before = np.zeros(events.size, np.int64)
     for flavour, origins in events.leptons.items():
@@ -200,17 +200,19 @@ def _jagged(content: Mapping[str, Array], event: Array, size: int) -> ak.Array:
 
 
 def steps_of(file: SampleFile) -> Iterator[tuple[np.random.Generator, Part, int]]:
-    """The batches of a file, each with a generator of its own: the result depends on the seed
-    and the step, not on who makes which batch."""
+    """The batches of a file, each with its own generator of random numbers.
+
+    The result depends on the seed and the step, not on the process that makes a batch.
+    """
     for number, part in enumerate(file.parts):
-        # one batch of no events still says which branches there are
+        # a batch without events still defines the branches
         for batch, start in enumerate(range(0, max(part.events, 1), file.step)):
             sequence = np.random.SeedSequence((*file.entropy, number, batch))
             yield np.random.default_rng(sequence), part, min(file.step, part.events - start)
 
 
 def write_file(file: SampleFile) -> FileRecord:
-    """Write one NanoAOD file, whole or not at all, and describe it."""
+    """Write one NanoAOD file, completely or not at all, and describe it."""
     identity = np.random.SeedSequence((*file.entropy, 1 << 20)).generate_state(2, np.uint64)
     known = uuid.UUID(bytes=identity.tobytes(), version=4)
     first = file.first_event
@@ -296,10 +298,10 @@ def plan(
 ) -> list[SampleFile]:
     """The files of one demo dataset.
 
-    Simulated events are shared out evenly. A data file holds a Poisson number of events of each
-    process that it is the sum of, as its cross section and the luminosity have it; `scale` does
-    not touch data, whose number of events means a luminosity. Charge flips and the probability
-    `prompt_tight` of a data file's own are in the events of each process.
+    Simulated events are distributed evenly. A data file has a Poisson number of events of each
+    process in its `sum_of`, from the cross section and the luminosity; `scale` doesn't apply to
+    data, whose number of events follows from its luminosity. Charge flips and `prompt_tight` of a
+    data file apply to the events of each process.
     """
     dataset = datasets[name]
     sample = dataset["sample"]
@@ -350,7 +352,7 @@ def plan(
 
 
 def share(total: int, files: int, index: int) -> int:
-    """How many of `total` events go into file `index` of `files`."""
+    """The number of `total` events that go into file `index` of `files`."""
     return total * (index + 1) // files - total * index // files
 
 
@@ -366,12 +368,12 @@ def generate(
     truth: str,
     workers: int = 1,
 ) -> list[FileRecord]:
-    """Make the files of one demo dataset beside its catalogue, and write the catalogue last.
+    """Make the files of one demo dataset next to its catalogue, and write the catalogue last.
 
-    `datasets` holds the dataset and, for data, what it is the sum of, as in
-    config/datasets/demo.yaml; `settings` is the section `samples` of the configuration; `truth`
-    the correctionlib file of the loose-to-tight probability. The files are the same for one seed
-    and step, whatever the number of workers.
+    `datasets` has the dataset and, for data, the datasets in its `sum_of`, as in
+    config/datasets/demo.yaml; `settings` is the section `samples` of the configuration; `truth` is
+    the correctionlib file of the loose-to-tight probability. The files depend on the seed and the
+    step, not on the number of workers.
     """
     folder = Path(catalogue).parent
     files = plan(name, datasets, settings, folder, truth)

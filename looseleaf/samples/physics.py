@@ -1,8 +1,8 @@
-"""Synthetic collision events, vectorised: what each process looks like.
+"""Synthetic collision events, vectorised: the properties of each process.
 
-The events are caricatures. What matters is exact: a non-prompt lepton that passes the loose
+The events are caricatures, with one exact property: a non-prompt lepton that passes the loose
 working point passes the tight one with probability f(pT, |eta|), independently of all else. The
-kinematics only have to populate every bin of an analysis with plausible numbers.
+kinematics only have to fill every bin of an analysis with plausible numbers.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ Truth = Callable[[str, Array, Array], Array]
 
 MASS_GEV = {"Muon": 0.10566, "Electron": 0.000511}
 PDG_ID = {"Muon": 13, "Electron": 11}
-# where the barrel ends
+# the end of the barrel
 BARREL_ETA = 1.479
 MAX_ETA = {"Muon": 2.4, "Electron": 2.5}
 # the probability that a loose prompt lepton is tight
@@ -26,7 +26,8 @@ PROMPT_TIGHT = 0.93
 
 @dataclass
 class Objects:
-    """Leptons or jets of many events, flat: `event` is the index of the event of each."""
+    """Leptons or jets of many events in flat arrays; `event` is the index of each object's
+    event."""
 
     event: Array
     pt: Array
@@ -40,6 +41,7 @@ class Objects:
     def of(
         cls, event: Array, pt: Array, eta: Array, phi: Array, charge: Any = 0, prompt: Any = 0
     ) -> Self:
+        """Objects with these kinematics; the other fields are zero unless given."""
         size = len(event)
         return cls(
             event,
@@ -66,7 +68,7 @@ class Events:
 
 
 def wrap(phi: Array) -> Array:
-    """Angles brought into [-pi, pi)."""
+    """Angles moved into [-pi, pi)."""
     return (phi + np.pi) % (2 * np.pi) - np.pi
 
 
@@ -96,7 +98,7 @@ def _extra_jets(rng: np.random.Generator, events: Events, mean: float, b_fractio
 
 
 def _non_prompt(rng: np.random.Generator, events: Events, flavour: str, probability: float) -> None:
-    """Non-prompt leptons from heavy flavour, each inside a jet of its own."""
+    """Non-prompt leptons from heavy flavour, each inside a jet."""
     index = np.flatnonzero(rng.random(events.size) < probability)
     size = len(index)
     pt, eta, phi = 8 + rng.exponential(12, size), _eta(rng, size, MAX_ETA[flavour]), _phi(rng, size)
@@ -106,10 +108,10 @@ def _non_prompt(rng: np.random.Generator, events: Events, flavour: str, probabil
 
 
 def qcd(rng: np.random.Generator, size: int, pthat: tuple[float, float], flavour: str) -> Events:
-    """A dijet event of a pT-hat slice: a lepton in one jet, the other jet opposite.
+    """Dijet events of a pT-hat slice: a lepton in one jet, with the other jet opposite.
 
-    pT-hat falls like its fourth power within the slice; the lepton takes a beta-distributed
-    part of it, above 5 GeV (the enrichment).
+    pT-hat falls with its fourth power within the slice; the lepton takes a beta-distributed
+    fraction of it, above 5 GeV (the enrichment).
     """
     low, high = pthat
     u = rng.random(size)
@@ -141,7 +143,7 @@ def qcd(rng: np.random.Generator, size: int, pthat: tuple[float, float], flavour
     )
     _extra_jets(rng, events, 0.4, 0.03)
     _non_prompt(rng, events, flavour, 0.02)
-    # the neutrino of the decay runs along with the lepton
+    # the neutrino of the decay is collinear with the lepton
     neutrino = pt * rng.exponential(0.15, size)
     events.met_x, events.met_y = neutrino * np.cos(phi), neutrino * np.sin(phi)
     _smear_met(rng, events, 9)
@@ -150,7 +152,7 @@ def qcd(rng: np.random.Generator, size: int, pthat: tuple[float, float], flavour
 
 
 def _signed_weights(rng: np.random.Generator, size: int, scale: float, negative: float) -> Array:
-    """Weights of a next-to-leading-order generator: one size, some of them negative."""
+    """Weights of a next-to-leading-order generator: equal sizes, some of them negative."""
     return np.where(rng.random(size) < negative, -scale, scale).astype(np.float32)
 
 
@@ -204,10 +206,10 @@ def dy(rng: np.random.Generator, size: int) -> Events:
 
 
 def pairs(rng: np.random.Generator, size: int, resonant: bool) -> Events:
-    """Two leptons of opposite charge: of a Z boson at its mass, or beneath it.
+    """Two leptons of opposite charge: from a Z boson, or from its background.
 
-    A Z boson's mass is Breit-Wigner's, its decay isotropic, and momenta are measured to 1.5%. The
-    pairs that aren't `resonant` fall exponentially in their mass, and one of their leptons isn't
+    The Z boson's mass is Breit-Wigner, its decay isotropic, and momenta have a resolution of 1.5%.
+    Pairs that aren't `resonant` have an exponentially falling mass, and one of their leptons isn't
     prompt.
     """
     events = Events(size)
@@ -291,11 +293,11 @@ def ttbar(rng: np.random.Generator, size: int) -> Events:
 
 
 def eft(rng: np.random.Generator, size: int, coefficients: int) -> Events:
-    """A ttH-like signal: two leptons of one charge, or three, with b jets and EFT weights.
+    """A ttH-like signal: two leptons of equal charge, or three, with b jets and EFT weights.
 
-    The weight of an event is a positive quadratic in the Wilson coefficients c,
-    s (1 + sum_i a_i c_i)^2 + s sum_i (b_i c_i)^2, where a and b grow with the jets' pT sum.
-    Stored are its terms, lower triangular with c_0 = 1: 00, 10, 11, 20, 21, 22, ...
+    The weight of an event is a positive quadratic in the Wilson coefficients c, s (1 + sum_i a_i
+    c_i)^2 + s sum_i (b_i c_i)^2, where a and b grow with the jets' pT sum. Its terms are stored,
+    lower triangular with c_0 = 1: 00, 10, 11, 20, 21, 22, ...
     """
     events = Events(size)
     charge = _charge(rng, size)
@@ -321,9 +323,9 @@ def eft(rng: np.random.Generator, size: int, coefficients: int) -> Events:
 
 
 def ps_weights(ht: Array) -> Array:
-    """Weights for twice and half the scale of initial- and final-state radiation, in NanoAOD's
-    order (ISR up, FSR up, ISR down, FSR down), shape (events, 4), float32; ht in GeV.
+    """Weights for twice and half the scale of initial- and final-state radiation.
 
+    In NanoAOD's order (ISR up, FSR up, ISR down, FSR down), shape (events, 4), float32; ht in GeV.
     More initial-state radiation makes harder events, more final-state radiation softer ones.
     """
     harder = 0.2 * np.tanh((ht - 400) / 400)
@@ -352,7 +354,7 @@ def eft_terms(rng: np.random.Generator, ht: Array, coefficients: int) -> Array:
 def flipped(
     rng: np.random.Generator, electrons: Objects, probabilities: tuple[float, float]
 ) -> Array:
-    """Charges of which some are wrong, with the probabilities of barrel and endcap."""
+    """Charges with some of them wrong, with the probabilities of barrel and endcap."""
     barrel, endcap = probabilities
     wrong = rng.random(len(electrons.pt)) < np.where(
         np.abs(electrons.eta) < BARREL_ETA, barrel, endcap
@@ -369,8 +371,8 @@ def quality(
 ) -> Mapping[str, Array]:
     """Identification and isolation branches of leptons, by NanoAOD field name.
 
-    The truth enters here and only here: a non-prompt lepton that is loose is made tight with
-    probability `truth(flavour, pt, |eta|)`, a prompt one with `prompt_tight`.
+    Only here the truth is used: a non-prompt loose lepton becomes tight with probability
+    `truth(flavour, pt, |eta|)`, a prompt one with `prompt_tight`.
     """
     size = len(leptons.pt)
     prompt = leptons.prompt
@@ -380,8 +382,8 @@ def quality(
     of_non_prompt = truth(flavour, leptons.pt, np.abs(leptons.eta)).clip(0, 1)
     probability = np.where(prompt, prompt_tight, of_non_prompt)
     tight = loose & (rng.random(size) < probability)
-    # a loose lepton that isn't tight fails by its isolation, or by its tight identification
-    # where there is one
+    # a loose lepton that isn't tight fails its isolation, or its tight identification
+    # if there is one
     by_id = (rng.random(size) < 0.5) & (flavour == "Muon")
     tight_cut = 0.155 if flavour == "Muon" else 0.115
     u = rng.random(size)

@@ -1,1 +1,1 @@
-"""ServiceX transforms: columns and selected events of a dataset, on a POSIX volume."""
+"""ServiceX transforms: columns and selected events of a dataset, written to a POSIX volume."""

@@ -1,7 +1,7 @@
-"""The embedded backend: a ServiceX in this process, for as long as one request takes.
+"""The embedded backend: a ServiceX in this process, for the duration of one request.
 
-It is the service of `looseleaf servicex serve`, on a port of this machine that takes a token, and
-it is asked as any other ServiceX is.
+It is the service of `looseleaf servicex serve`, on a local port that needs a token, and is used
+like any other ServiceX.
 """
 
 import shutil
@@ -27,7 +27,7 @@ from looseleaf.servicex.submission import Endpoint, addresses
 from looseleaf.workerprocess import fork_from
 
 HERE = "127.0.0.1"
-# where the service leaves its results within the folder of a request
+# the folder of the service's results within that of a request
 INCOMING = "incoming"
 
 
@@ -39,8 +39,10 @@ class _Adapter(ServiceXAdapter):
 
 @dataclass(frozen=True)
 class Embedded:
-    """A service with up to `workers` processes, which writes below the request's folder and holds
-    the files to what was looked up of them."""
+    """A service with up to `workers` processes that writes below the request's folder.
+
+    It checks files against the lookup.
+    """
 
     workers: int
     name = "embedded"
@@ -51,7 +53,7 @@ class Embedded:
         fork_from("looseleaf.servicex.transform")
         incoming = folder / INCOMING
         shutil.rmtree(incoming, ignore_errors=True)
-        # the state goes with the service: a run that was broken off goes on from its results
+        # the state ends with the service: an interrupted run continues from its results
         with scratch() as state:
             keys = Keys.of(state / "keys.json")
             engine = Engine(

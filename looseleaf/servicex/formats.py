@@ -1,10 +1,9 @@
 """The formats of a transform's results: ROOT TTree, RNTuple and Parquet.
 
-Each keeps NanoAOD's names: a collection's branches `Muon_pt` have one counter `nMuon`. Beside the
-events a result says what was in the original file, so that a selection which nothing passes
-changes no normalisation: as a string `original` in a ROOT file, under that key in the metadata of
-a Parquet file. For other tools a ROOT file of simulation says it in a tree Runs as well, as
-NanoAOD's do.
+All keep NanoAOD's names: a collection's branches `Muon_pt` have one counter `nMuon`. A result also
+stores the totals of the original file, so that a selection without any events changes no
+normalisation: as a string `original` in a ROOT file, or under that key in the metadata of a Parquet
+file. For other tools, a ROOT file of simulation also has them in a tree Runs, as in NanoAOD.
 """
 
 import json
@@ -28,21 +27,21 @@ from looseleaf.servicex.jagged import check_lists, zipped
 
 COMPRESSION = uproot.LZ4(1)
 ORIGINAL = "original"
-# ServiceX's names of the formats, and how files of them end
+# ServiceX's names of the formats, and the suffixes of their files
 SUFFIXES = {"root-file": ".root", "root-rntuple": ".root", "parquet": ".parquet"}
-# small enough for a predicate to leave some out, large enough to compress
+# small enough for a predicate to skip some, large enough to compress
 ROW_GROUP = 20_000
 
-# what NanoAOD's tree Runs says of the events that were generated
+# branches of NanoAOD's tree Runs about the generated events
 RUNS, COUNT, SUM = "Runs", "genEventCount", "genEventSumw"
-# where columns are from that don't go together
+# the source of columns that don't fit together, for messages
 TREE_OF_RESULT = "the events to be written"
 
 Groups = Mapping[str, list[str]]
 
 
 class Result(Protocol):
-    """A file that is being written; closed by the end of its `with` block."""
+    """A file that is being written; it is closed at the end of its `with` block."""
 
     def __enter__(self) -> Self: ...
 
@@ -54,21 +53,22 @@ class Result(Protocol):
     ) -> None: ...
 
     def extend(self, tree: str, arrays: ak.Array, groups: Groups) -> None:
-        """Add events to a tree, which the first call makes; `groups` are branches by collection."""
+        """Add events to a tree, which the first call creates; `groups` are branches by
+        collection."""
 
     def describe(self, original: Mapping[str, Any]) -> None:
-        """Write what was in the original file; after the last events."""
+        """Write the totals of the original file, after the last events."""
 
 
 def create(path: Path, output_format: str, identity: uuid.UUID) -> Result:
-    """A new result; `identity` is what the file will be known by."""
+    """A new result; `identity` becomes the file's UUID."""
     if output_format == "parquet":
         return _Parquet(path, identity)
     return _Root(path, identity, ntuple=output_format == "root-rntuple")
 
 
 def read_original(path: str | Path) -> dict[str, Any]:
-    """What a result says of the original file; `DataFileError` if it says nothing."""
+    """The totals of the original file, as stored in a result; `DataFileError` if it has none."""
     if is_parquet(str(path)):
         file = ParquetEvents(path, "")
         said = file.said(ORIGINAL)
@@ -77,14 +77,18 @@ def read_original(path: str | Path) -> dict[str, Any]:
         with uproot.open(path) as directory:
             said = json.loads(str(directory[ORIGINAL])) if ORIGINAL in directory else None
     if said is None:
-        raise DataFileError(f"{path}: doesn't say what was in the original file")
+        raise DataFileError(
+            f"{path}: has no totals of the original file; is it a result of a transform?"
+        )
     original: dict[str, Any] = said
     return original
 
 
 def _zipped(arrays: ak.Array, groups: Groups) -> dict[str, ak.Array]:
-    """Arrays as uproot writes NanoAOD to a TTree: each collection zipped, so that it has one
-    counter."""
+    """Arrays in the form in which uproot writes NanoAOD to a TTree.
+
+    Each collection is zipped, so that it has one counter.
+    """
     check_lists(arrays, groups, TREE_OF_RESULT)
     out = {}
     for name, branches in groups.items():
@@ -96,7 +100,7 @@ def _zipped(arrays: ak.Array, groups: Groups) -> dict[str, ak.Array]:
 
 
 def _flat(arrays: ak.Array, groups: Groups) -> dict[str, ak.Array]:
-    """Arrays as columns, with the counters that a TTree makes by itself."""
+    """Arrays as columns, with the counters that a TTree adds by itself."""
     check_lists(arrays, groups, TREE_OF_RESULT)
     out = {}
     for name, branches in groups.items():
@@ -108,7 +112,7 @@ def _flat(arrays: ak.Array, groups: Groups) -> dict[str, ak.Array]:
 
 class _Root:
     def __init__(self, path: Path, identity: uuid.UUID, ntuple: bool) -> None:
-        # uproot writes whole baskets: a buffer between it and the system costs a tenth of the time
+        # uproot writes whole baskets, so that a buffer saves a tenth of the time
         self._file = uproot.recreate(
             open(path, "w+b", buffering=0),  # noqa: SIM115 - closed with the file
             compression=COMPRESSION,
@@ -136,7 +140,7 @@ class _Root:
     def describe(self, original: Mapping[str, Any]) -> None:
         self._file[ORIGINAL] = json.dumps(original)
         if self._weighted and RUNS not in self._trees:
-            # other tools keep this tree, and know nothing of ours
+            # other tools keep this tree, but not our string
             sums: dict[str, NDArray[Any]] = {
                 "run": np.ones(1, np.uint32),
                 COUNT: np.array([original["events"]], np.int64),
@@ -168,7 +172,7 @@ class _Parquet:
             )
             self._writer.add_key_value_metadata({IDENTITY: str(self._identity), TREE_NAME: tree})
         if tree != self._tree:
-            raise DataFileError(f"Parquet holds one tree, not {self._tree} and {tree}")
+            raise DataFileError(f"a Parquet file has one tree, not {self._tree} and {tree}")
         self._writer.write_table(table, row_group_size=ROW_GROUP)
 
     def describe(self, original: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""Selected events as flat columns: what belongs to a collection shares one set of offsets.
+"""Jagged columns of selected events, in which a collection's columns share their offsets.
 
-Awkward selects and zips each column as if it were alone; NanoAOD's are known to come in
-collections, so that where the selected objects lie is worked out once for all of them.
+Awkward selects and zips each column separately. NanoAOD's columns come in collections, so that the
+offsets of selected objects need to be computed only once for each.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,8 +19,10 @@ from looseleaf.errors import DataFileError
 
 @dataclass(frozen=True)
 class _Shape:
-    """The offsets of a collection's lists, the selected ones' and where those have their content
-    (None: all of it is selected)."""
+    """The offsets of a collection's lists before and after the selection.
+
+    `index` has the positions of the selected content, or None if all of it is selected.
+    """
 
     before: NDArray[np.int64]
     after: Index64
@@ -28,7 +30,7 @@ class _Shape:
 
 
 def is_lists(layout: Content) -> bool:
-    """Whether a column has a list of numbers for each event, as NanoAOD's collections."""
+    """Whether a column has a list of numbers for each event, as in NanoAOD's collections."""
     return (
         isinstance(layout, ListOffsetArray)
         and isinstance(layout.content, NumpyArray)
@@ -60,10 +62,10 @@ def selected(arrays: ak.Array, mask: NDArray[np.bool_] | None) -> ak.Array:
 
 
 def check_lists(arrays: ak.Array, groups: Mapping[str, list[str]], url: str) -> None:
-    """Raise `DataFileError` if the lists of a collection, or its counter, differ in length.
+    """Raise `DataFileError` if the lists of a collection, or its counter, have different lengths.
 
-    It names the file, two branches and the first event in which they differ. `groups` are branches
-    by collection; the counter of `Muon` is `nMuon`, if `arrays` has it.
+    The message names the file, two branches and the first event in which they differ. `groups` are
+    branches by collection; the counter of `Muon` is `nMuon`, if `arrays` has it.
     """
     for name, branches in groups.items():
         lists = [branch for branch in branches if arrays[branch].ndim > 1]
@@ -84,13 +86,13 @@ def check_lists(arrays: ak.Array, groups: Mapping[str, list[str]], url: str) -> 
                 verb = "says" if branch == f"n{name}" else "has"
                 raise DataFileError(
                     f"{url}: {lists[0]} has {expected[place]} values in {_event(arrays, place)}, "
-                    f"{branch} {verb} {counts[place]}: the branches of {name} have to have as many "
-                    "in each event. The file is damaged, or was put together wrongly"
+                    f"{branch} {verb} {counts[place]}: the branches of {name} need equal numbers "
+                    "in each event. The file is damaged, or was merged wrongly"
                 )
 
 
 def _event(arrays: ak.Array, place: int) -> str:
-    """How the event at a place is called."""
+    """The name of an event in messages."""
     identity = ("run", "luminosityBlock", "event")
     if not set(identity) <= set(arrays.fields):
         return f"entry {place}"
@@ -98,9 +100,9 @@ def _event(arrays: ak.Array, place: int) -> str:
 
 
 class NotFinite:
-    """How many values of which columns are NaN or infinite, and of how many.
+    """Counts the values of columns that are NaN or infinite.
 
-    In a column of lists it is values that are counted, in any other events.
+    In a column of lists it counts values, in any other events.
     """
 
     def __init__(self) -> None:
@@ -108,6 +110,7 @@ class NotFinite:
         self._units: dict[str, str] = {}
 
     def add(self, arrays: ak.Array, names: Iterable[str]) -> None:
+        """Count the values of these columns."""
         for name in names:
             values = _values(arrays[name].layout)
             if not np.issubdtype(values.dtype, np.floating):
@@ -118,7 +121,7 @@ class NotFinite:
             self._units[name] = "values" if arrays[name].ndim > 1 else "events"
 
     def by_column(self) -> dict[str, dict[str, Any]]:
-        """By column: `count`, `of` and `unit`, of those that have any."""
+        """By column: `count`, `of` and `unit`, for columns with values that aren't finite."""
         return {
             name: {"count": count, "of": of, "unit": self._units[name]}
             for name, (count, of) in self._counts.items()
@@ -127,7 +130,7 @@ class NotFinite:
 
 
 def _values(content: Content) -> NDArray[Any]:
-    """All values of a column, without the lists that they are in."""
+    """All values of a column, without its lists."""
     if is_lists(content):
         offsets = content.offsets.data
         values: NDArray[Any] = content.content.data[offsets[0] : offsets[-1]]

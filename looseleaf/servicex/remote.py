@@ -1,4 +1,4 @@
-"""The remote backend: a ServiceX that the client's configuration knows."""
+"""The remote backend: a ServiceX in the client's configuration."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +15,10 @@ from looseleaf.servicex.submission import Endpoint
 
 @dataclass(frozen=True)
 class Remote:
-    """A ServiceX by its name in servicex.yaml (None: the default there), and the folder here in
-    which its volume shows the results, None where it is not mounted."""
+    """A ServiceX by its name in servicex.yaml (None: the default there).
+
+    `mount` is the local folder of its volume, None if it isn't mounted.
+    """
 
     endpoint: str | None = None
     mount: Path | None = None
@@ -24,7 +26,7 @@ class Remote:
 
     @contextmanager
     def service(self, request: Request, folder: Path) -> Iterator[Endpoint]:
-        """The service; `ConfigError` if it isn't in servicex.yaml."""
+        """The service; `ConfigError` if servicex.yaml doesn't have it."""
         try:
             configuration = Configuration.read()
         except (NameError, ValueError, OSError) as problem:

@@ -1,4 +1,4 @@
-"""What is asked of a transform, and where its results stand on the volume."""
+"""A transform's request, and the place of its results on the volume."""
 
 import uuid
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from looseleaf.stage_files import FileRecord, read_snapshot
 
 NAMESPACE = uuid.UUID("6d1d6f2c-4b0c-5d0e-9a9e-0f6b6f0d9a11")
 MANIFEST = "manifest.json"
-# the code generator of our own services: beside each of its results stands what it is, so that
-# nothing has to be read again
+# the code generator of our own services, which writes a record next to each result, so that results
+# needn't be read again
 OWN = "looseleaf"
 
 
 @dataclass(frozen=True)
 class Source:
-    """An input file: its record and the URLs it may be read from, in the order to try."""
+    """An input file: its record, and its URLs in the order in which they are tried."""
 
     record: FileRecord
     urls: tuple[str, ...]
@@ -29,9 +29,10 @@ class Source:
 class Request:
     """A transform of one dataset: the branches, the events to keep, the format of the results.
 
-    `columns` may hold alternatives `A|B`; `cut` is an expression over event-level branches in
-    uproot's language, or None to keep every event. `left_out` are files of the dataset that are
-    known to be bad. To `verify`, files are read whole and held to their checksums.
+    `columns` may have alternatives `A|B`; `cut` is an expression over event-level branches in
+    uproot's language, or None to keep every event. `left_out` are files that the dataset's
+    declaration excludes. With `verify`, files are read completely and checked against their
+    checksums.
     """
 
     dataset: str
@@ -44,7 +45,7 @@ class Request:
     verify: bool = False
 
     def identity(self) -> dict[str, Any]:
-        """What makes two requests the same: query, files, format and software."""
+        """What makes two requests equal: query, files, format and software."""
         aside: dict[str, Any] = {"left_out": self.losses()} if self.left_out else {}
         aside |= {"verified": True} if self.verify else {}
         return {
@@ -61,22 +62,22 @@ class Request:
         }
 
     def losses(self) -> list[dict[str, Any]]:
-        """What is left out, for the manifest: names, and numbers of events where they are known."""
+        """The files that are left out, for the manifest: names, and numbers of events if known."""
         return [{"name": record.name, "events": record.events} for record in self.left_out]
 
     @property
     def id(self) -> str:
-        """A UUID that follows from the identity: the same request finds its own results."""
+        """A UUID made from the identity, so that an equal request finds its own results."""
         return str(uuid.uuid5(NAMESPACE, digest(self.identity())))
 
 
 def urls_of(record: FileRecord, redirectors: Sequence[str]) -> tuple[str, ...]:
-    """Where to read a file: the place its record states, or the site's `redirectors` in turn.
+    """The URLs of a file: the one in its record, or one for each of the site's `redirectors`.
 
-    A redirector is what stands before a logical name: a host (root://xcache/), a host and the
-    folder of its site (root://eoscms.cern.ch//eos/cms), or a folder of this machine (/mirror).
+    A redirector is what precedes a logical name: a host (root://xcache/), a host and the folder of
+    its site (root://eoscms.cern.ch//eos/cms), or a folder of this machine (/mirror).
 
-    Raises `DataFileError` for a name that would leave that folder.
+    Raises `DataFileError` for a name that leads out of that folder.
     """
     if record.url is not None:
         return (record.url,)
@@ -86,7 +87,7 @@ def urls_of(record: FileRecord, redirectors: Sequence[str]) -> tuple[str, ...]:
 
 
 def _below(redirector: str, name: str) -> str:
-    """XRootD wants two slashes between a host and a path."""
+    """The address of a name behind a redirector; XRootD needs two slashes between host and path."""
     host_only = "://" in redirector and "/" not in redirector.partition("://")[2]
     return f"{redirector}/{name}" if host_only else f"{redirector}{name}"
 
@@ -102,7 +103,7 @@ def request_from_das(
 ) -> Request:
     """The request for the valid files of a looked-up dataset, without those that are left out.
 
-    Raises `LookupFailed` if there are none, or if those to `verify` have no checksums.
+    Raises `LookupFailed` if there are none, or if `verify` is set and files have no checksum.
     """
     snapshot, records = read_snapshot(das)
     used = [record for record in records if record.used]

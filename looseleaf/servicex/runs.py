@@ -1,7 +1,7 @@
-"""What a file's tree Runs says of the events that its Events tree was made from.
+"""The totals in a file's tree Runs: those of the events from which its Events tree was made.
 
-Tools that skim NanoAOD leave Runs as it is: of a simulated file it knows the number of all
-generated events and the sums of their weights, by run and, in merged files, by part.
+Tools that skim NanoAOD keep Runs unchanged: for simulation, it has the number of all generated
+events and their sums of weights, by run and, in merged files, by part.
 """
 
 from dataclasses import dataclass
@@ -16,15 +16,17 @@ from looseleaf.objects.branches import first_present
 from looseleaf.servicex.formats import COUNT, RUNS, SUM
 
 WEIGHT_ENDING, SUM_ENDING = "Weight", "Sumw"
-# NanoAOD states theory sums as means over the events, of weights whose mean is about one; what
-# lies further off was not merged as a mean
+# NanoAOD stores theory sums as means over the events, which are about one; a value further off
+# wasn't merged as a mean
 MEAN = (2 / 3, 3 / 2)
 
 
 @dataclass(frozen=True)
 class Runs:
-    """The number of all events, the sum of their genWeight, and those of theory weights times
-    genWeight, by branch and place, where they can be trusted."""
+    """The number of all events, the sum of their genWeight, and those of theory weights.
+
+    The latter are times genWeight, by branch and index, if they can be trusted.
+    """
 
     events: int
     sum_of_weights: float
@@ -32,25 +34,25 @@ class Runs:
 
 
 def read_runs(file: Events, url: str) -> Runs | None:
-    """What Runs says; None where it isn't there, or says nothing of generated events (in data).
+    """The totals in Runs; None if it doesn't exist, or has no generated events (in data).
 
-    Raises `DataFileError` if its sums are no numbers.
+    Raises `DataFileError` if its sums are NaN or infinite.
     """
     if RUNS not in file.directory:
         return None
     tree: Any = file.directory[RUNS]
     present = tree.keys(recursive=False)
-    # older NanoAOD ends these names in an underscore
+    # these names end in an underscore in older NanoAOD
     count, total = (first_present(f"{name}|{name}_", present) for name in (COUNT, SUM))
     if count is None or total is None:
         return None
-    # what ends in an underscore adds up means where files were merged
+    # branches with an underscore add up means in merged files
     names = [n for n in present if n.endswith(SUM_ENDING) and not n.startswith(("n", "gen"))]
     with reading(url):
         arrays = tree.arrays([count, total, *names], library="ak")
     sums = ak.to_numpy(arrays[total]).astype(np.float64)
     if not np.isfinite(sums).all():
-        raise DataFileError(f"{url}: {total} in its tree {RUNS} is not a number")
+        raise DataFileError(f"{url}: {total} in its tree {RUNS} is NaN or infinite")
     theory_sums = {}
     for name in names:
         added = _theory(arrays[name], sums)
@@ -60,8 +62,10 @@ def read_runs(file: Events, url: str) -> Runs | None:
 
 
 def _theory(means: ak.Array, sums: np.ndarray) -> list[float] | None:
-    """Sums by place from the means of a branch and the entries' sums of weights; None where they
-    can't be right, or entries differ in their places."""
+    """Sums by index, from the means of a branch and the entries' sums of weights.
+
+    None if they can't be right, or if entries have different numbers of them.
+    """
     if means.ndim != 2:
         return None
     counts = np.unique(ak.num(means, axis=1))

@@ -1,10 +1,10 @@
-"""How a transform request is carried out: by a ServiceX, asked through its own client.
+"""Carrying out a transform request on a ServiceX, through ServiceX's own client.
 
-The client's adapter speaks the protocol; what it leaves to chance is done here: the request's own
-identity, polling, a check that every file came back, going on after a kill. Any ServiceX with the
-uproot-raw code generator will do. One of looseleaf's own, of this process (`embedded`) or another's
-(`looseleaf servicex serve`), has a code generator that leaves beside each result what it is; the
-results of others are gone through once more.
+The client's adapter implements the protocol. This module adds the request's own identity, polling,
+a check that every file has a result, and continuing after a kill. Any ServiceX with the uproot-raw
+code generator works. One of looseleaf's own, in this process (`embedded`) or another one
+(`looseleaf servicex serve`), has a code generator that writes a record next to each result; results
+of others are read once more.
 """
 
 import asyncio
@@ -62,13 +62,13 @@ from looseleaf.servicex.volume import (
 )
 
 ORIGINAL_TREE = "Original"
-# requests that a service calls complete and has not all results of
+# how many incomplete but "complete" requests are accepted from a service
 GIVEN_UP = "given_up.json"
 ENDED = (Status.complete, Status.canceled, Status.fatal, Status.bad_dataset)
-# seconds between two questions: from the first, growing, to the last; one that is on this machine
-# is quick to answer
+# seconds between two polls, growing from the first to the last; a service on this machine answers
+# quickly
 FIRST_WAIT, LONGEST_WAIT, LONGEST_WAIT_HERE = 0.1, 10.0, 0.5
-# seconds that a ServiceX may be away, and that a file may take to show on a network's volume
+# seconds that a ServiceX may be away, and that a file may take to appear on a network volume
 PATIENCE, VISIBLE = 300.0, 60.0
 LONGEST_UPSTREAM_NAME = 255
 
@@ -77,8 +77,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A ServiceX to ask: the client's adapter for it, what it is called in messages, and the
-    folder here in which its volume shows the results, None where it is not mounted."""
+    """A ServiceX: the client's adapter, a name for messages, and the local folder of its volume.
+
+    The folder is None if the volume isn't mounted.
+    """
 
     adapter: ServiceXAdapter
     title: str
@@ -86,13 +88,13 @@ class Endpoint:
 
 
 class Backend(Protocol):
-    """Where a ServiceX is to be had."""
+    """A way to get a ServiceX."""
 
-    # as the configuration has it
+    # the name in the configuration
     name: str
 
     def service(self, request: Request, folder: Path) -> AbstractContextManager[Endpoint]:
-        """One that carries out a request whose results go to `folder`."""
+        """A service that carries out a request whose results go to `folder`."""
 
 
 def transform(
@@ -103,17 +105,17 @@ def transform(
     backend: Backend,
     label: str,
 ) -> None:
-    """Have a request carried out and write its manifest, on the volume and as the stage's target.
+    """Carry out a request, and write its manifest on the volume and as the stage's target.
 
-    The results of a complete request that is the same (query, files, format, software) are used
-    again; of an incomplete one, and of requests that differ in their files alone, the files that
-    both ask for are: a run that was broken off goes on where it was, and a new file of a dataset
-    costs one file. A request that a killed run had submitted is taken up; Ctrl-C cancels it. The
-    manifest is written last: where one stands, every result stands.
+    The results of a complete equal request (query, files, format, software) are used again. From an
+    incomplete one, and from requests that differ only in their files, the results of common files
+    are used: an interrupted run continues, and a new file of a dataset costs only that file. A
+    request that a killed run had submitted is continued; Ctrl-C cancels it. The manifest is written
+    last, so that it exists only if every result does.
 
     Raises `LooseleafError` if another run makes the same request, `ServiceXFailed` if the service
-    refuses or is away, `Shortfall` for files that it has no result of, `DataFileError` for a result
-    that can't be right.
+    refuses or is away, `Shortfall` for files without a result, and `DataFileError` for a wrong
+    result.
     """
     folder = request_folder(volume, subdir, request.id)
     manifest = complete_manifest(folder)
@@ -124,7 +126,7 @@ def transform(
 
 
 def _made(request: Request, folder: Path, backend: Backend, label: str) -> dict[str, Any]:
-    """Have what is missing of a request made, in its folder; the manifest."""
+    """Request the results that are missing in a request's folder; returns its manifest."""
     sweep(folder)
     results = made_before(request, folder)
     left = tuple(s for s in request.sources if s.record.name not in results)
@@ -141,7 +143,7 @@ def _made(request: Request, folder: Path, backend: Backend, label: str) -> dict[
 
 
 def _checked(sources: tuple[Source, ...]) -> None:
-    """Raise for files that a ServiceX can't be asked for."""
+    """Raise an error for files that can't be requested from a ServiceX."""
     for source in sources:
         if not source.urls:
             raise DataFileError(
@@ -153,7 +155,7 @@ def _checked(sources: tuple[Source, ...]) -> None:
 
 
 class _Submission:
-    """The files that are left of a request, on their way through a service."""
+    """The remaining files of a request, submitted to a service."""
 
     def __init__(
         self,
@@ -171,7 +173,7 @@ class _Submission:
         self.destination = ResultDestination.volume if mounted else ResultDestination.object_store
 
     async def carried_out(self) -> dict[str, FileResult]:
-        """The results by source; what has come is kept, also where others are missing."""
+        """The results by source; those that have come are kept, even if others are missing."""
         own = OWN in await self._answer(self.adapter.get_code_generators_async)
         if self.request.verify and not own:
             raise ConfigError(
@@ -185,7 +187,7 @@ class _Submission:
                 if ended or status.files_completed > len(self.results):
                     await self._collected(request_id, status, own)
         except asyncio.CancelledError:
-            # Ctrl-C: nobody waits for it any more
+            # after Ctrl-C, nobody waits for it
             with suppress(httpx.HTTPError):
                 await self._canceled()
             raise
@@ -201,18 +203,17 @@ class _Submission:
         return self.results
 
     def _titles(self) -> list[str]:
-        """What the request for the files that are left is called, and one for all files."""
+        """The title of the request for the remaining files, and that of a request for all files."""
         return [
             f"looseleaf {asked.id} {self.destination.value}"
             for asked in (replace(self.request, sources=self.left), self.request)
         ]
 
     async def _submitted(self, own: bool) -> str:
-        """The service's id of the request: of the one that an earlier run has submitted, if it is
-        still good, or of a new one.
+        """The service's id of the request: of one that an earlier run submitted, or of a new one.
 
-        The title says whose request it is: it is the service that remembers, also if this process
-        was killed before it heard the answer.
+        The title identifies a request. The service keeps it, even if this process was killed before
+        it got the answer.
         """
         titles, given_up = self._titles(), _given_up(self.folder)
         new = TransformRequest(
@@ -233,7 +234,7 @@ class _Submission:
                     return str(status.request_id)
             return str(await self.adapter.submit_transform(new))
 
-        # where no answer came, the service may have taken the request in
+        # without an answer, the service may have accepted the request
         return await self._answer(taken_up_or_submitted)
 
     async def _canceled(self) -> None:
@@ -243,7 +244,7 @@ class _Submission:
                 await self.adapter.cancel_transform(other.request_id)
 
     async def _statuses(self, request_id: str) -> AsyncIterator[TransformStatus]:
-        """The request's status, again and again until it has ended."""
+        """The request's status, polled until it has ended."""
         here = urlsplit(self.adapter.url).hostname in ("localhost", "127.0.0.1", "::1")
         wait = FIRST_WAIT
         while True:
@@ -255,12 +256,12 @@ class _Submission:
             wait = min(wait * 1.5, LONGEST_WAIT_HERE if here else LONGEST_WAIT)
 
     async def _answer(self, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """An answer of the service, asked for again while it is away; else `ServiceXFailed`."""
+        """An answer of the service, tried again while it is away; else `ServiceXFailed`."""
         title = self.endpoint.title
 
         async def asked() -> T:
             answer = await question()
-            # the adapter takes a cancellation for one more reason to try again
+            # the adapter treats a cancellation as another reason to try again
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise asyncio.CancelledError
             return answer
@@ -280,9 +281,8 @@ class _Submission:
             raise ServiceXFailed(f"{title}: {problem}") from None
 
     async def _collected(self, request_id: str, status: TransformStatus, own: bool) -> None:
-        """Take over the results that have come, each as soon as it is there: a run that is killed
-        keeps them."""
-        # a result may take a while to show on a network's volume; the last look waits for it
+        """Fetch results as soon as they exist, so that a killed run keeps them."""
+        # a result may appear late on a network volume, so the last check waits for it
         patience = VISIBLE if status.status in ENDED else 0.0
         listed = await self._answer(lambda: self.adapter.get_transformation_results(request_id))
         sizes = {file.filename: file.total_bytes for file in listed}
@@ -325,7 +325,7 @@ class _Submission:
     async def _shortfall(
         self, request_id: str, status: TransformStatus, missing: list[Source], own: bool
     ) -> str:
-        """What is said of files without result: their names, and why, as far as it is known."""
+        """A message on files without a result: their names, and the reasons as far as known."""
         mount, reasons = self.endpoint.mount, {}
         if own and mount is None:
             store = MinioAdapter.for_transform(status)
@@ -345,22 +345,22 @@ class _Submission:
 
 
 def addresses(source: Source) -> list[str]:
-    """Where a request says that a file is: those of this machine in full."""
+    """The addresses of a file in a request; those on this machine are absolute."""
     return [url if "://" in url else str(Path(url).absolute()) for url in source.urls]
 
 
 def _paths(source: Source) -> str:
-    """A file and its replicas as a request lists them."""
+    """A file and its replicas, as a request lists them."""
     return ",".join(addresses(source))
 
 
 def _reasons(manifest: Path) -> dict[str, str]:
-    """Why files failed, by their paths, as a manifest of our own service says."""
+    """The reasons why files failed, by path, from a manifest of our own service."""
     return {file["paths"]: file["error"] for file in read_json(manifest)["files"] if file["error"]}
 
 
 def _skim(request: Request, left: tuple[Source, ...]) -> str:
-    """The request as a looseleaf selection, for the files that are left."""
+    """The request as a looseleaf selection, for the remaining files."""
     checksums = {addresses(source)[0]: source.record.adler32 for source in left}
     return json.dumps(
         {
@@ -373,11 +373,14 @@ def _skim(request: Request, left: tuple[Source, ...]) -> str:
 
 
 def _query(request: Request) -> str:
-    """The request as an uproot-raw selection: columns and selected events, and, so that the skim
-    can be normalised, what the original file held of weights and luminosity sections."""
+    """The request as an uproot-raw selection.
+
+    It has the columns and selected events and, to normalise the skim, the weights and luminosity
+    sections of the original file.
+    """
     names = [name for column in request.columns for name in column.split("|")]
     counters = [f"n{name.partition('_')[0]}" for name in names]
-    # that there are EFT coefficients is to be known though nobody asks for them
+    # whether there are EFT coefficients has to be known, even if they aren't requested
     original = ["run", "luminosityBlock", WEIGHT, f"n{EFT_COEFFICIENTS}"]
     if EFT_COEFFICIENTS in names:
         original.append(EFT_COEFFICIENTS)
@@ -396,7 +399,7 @@ def _query(request: Request) -> str:
                 "filter_name": ["run", "luminosityBlock"],
                 "fail_on_missing_trees": False,
             },
-            # a file that was skimmed before knows there what it was made from
+            # a file that was skimmed before stores there what it was made from
             {
                 "treename": {RUNS: RUNS},
                 "filter_name": ["run", "genEvent*", "LHE*Sumw*", "PSSumw*", "n*Sumw*"],
@@ -414,12 +417,12 @@ def _given_up(folder: Path) -> list[str]:
 def _named(
     left: list[Source], sizes: dict[str, int], status: TransformStatus, suffix: str
 ) -> dict[Source, str]:
-    """The name of each file's result, for the files that have one.
+    """The name of each file's result, for files that have one.
 
-    The client doesn't say which result is whose, so that the names have to: they are made of the
-    files' paths, here and upstream.
+    The client doesn't tell which result belongs to which file. The names do, since both services
+    make them from the files' paths.
     """
-    # upstream calls results on a volume "none"
+    # upstream has the name "none" for results on a volume
     nameless = set(sizes) <= {"none"} and status.files_completed == status.files
     named = {}
     for source in left:
@@ -432,7 +435,7 @@ def _named(
 
 
 def _upstream_name(url: str) -> str:
-    """What ServiceX calls a file's result."""
+    """ServiceX's name for a file's result."""
     name = url.replace("/", ":")
     if len(name) <= LONGEST_UPSTREAM_NAME:
         return name
@@ -443,8 +446,10 @@ def _upstream_name(url: str) -> str:
 async def _on_volume(
     mount: Path, request_id: str, name: str, size: int | None, patience: float
 ) -> Path | None:
-    """Where a result stands on the mounted volume, once all of it shows there; None if it
-    doesn't within the seconds of `patience`."""
+    """The path of a result on the mounted volume, once it is complete there.
+
+    None if it isn't within `patience` seconds.
+    """
     own, flat = mount / request_id / name, mount / name
     started = time.monotonic()
     while True:
@@ -466,9 +471,9 @@ async def _on_volume(
 def _taken_over(
     request: Request, source: Source, path: Path, about: Path, folder: Path
 ) -> FileResult:
-    """A result of our own code generator, which is as we want it."""
+    """A result of our own code generator, used as it is."""
     result = FileResult.from_json(read_json(about), str(about))
-    # of a skim, those it holds, and not its original's
+    # for a skim, its own events, not the original file's
     agrees(result.source_url, "events", result.events_read, source.record.events)
     output = output_name(source, request.format)
     link(path, folder / output)
@@ -476,7 +481,8 @@ def _taken_over(
 
 
 def _gone_through(request: Request, source: Source, path: Path, folder: Path) -> FileResult:
-    """A result of any ServiceX as ours: NanoAOD, counted, checked against what was looked up."""
+    """A result of any ServiceX, converted to ours: NanoAOD, counted, and checked against the
+    lookup."""
     output = str(folder / output_name(source, request.format))
     result = transform_file(
         FileTask(
@@ -492,5 +498,5 @@ def _gone_through(request: Request, source: Source, path: Path, folder: Path) ->
             original=ORIGINAL_TREE,
         )
     )
-    # the service read it, from one of these
+    # the service read it from one of these
     return replace(result, source_url=source.urls[0])

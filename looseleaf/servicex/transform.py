@@ -1,4 +1,4 @@
-"""The work of a transform on one file: read columns, keep the selected events, write them."""
+"""The transform of one file: read columns, keep the selected events, write them."""
 
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,17 +32,17 @@ from looseleaf.servicex.runs import read_runs
 from looseleaf.shape import COUNT, NUMBER, TEXT, check
 from looseleaf.stage_files import EFT_SUMS, HELD, MISSING, NOT_FINITE, RESULT, SECTIONS, THEORY_SUMS
 
-# events read and written at a time, and how many bytes of them; larger baskets cost less here and
-# more where a chunk of processing ends within one
+# events read and written at a time, and their size in bytes; larger baskets are cheaper here, but
+# more expensive if a chunk of processing ends within one
 STEP, STEP_BYTES = 100_000, 64_000_000
-# one entry for each luminosity section, as NanoAOD has it
+# one entry for each luminosity section, as in NanoAOD
 LUMINOSITY_BLOCKS = "LuminosityBlocks"
-# by how much of the sum of absolute weights, in single precision, Runs and Events may differ
+# the tolerance between Runs and Events, relative to the sum of absolute weights
 SUM_TOLERANCE = 1e-3
-# what coffea's NanoAODSchema and every normalisation need, whatever else is asked for
+# what NanoAODSchema and every normalisation need, in addition to the requested columns
 IDENTITY = {"run": np.uint32, "luminosityBlock": np.uint32, "event": np.uint64}
 ALWAYS = (*IDENTITY, WEIGHT)
-# what a result says of the file that it was made from; those of earlier versions say less
+# what a result stores about its original file; results of earlier versions store less
 SAID = {"events": COUNT, "sum_of_weights": NUMBER}
 SAID_LATER = {
     "kept": COUNT,
@@ -58,14 +58,14 @@ SAID_LATER = {
 
 @dataclass(frozen=True)
 class TreeQuery:
-    """What to keep of one tree of a file, and what to call it.
+    """What to keep of one tree of a file, and its name in the result.
 
-    `columns` have to be there and may be alternatives `A|B`; `patterns` and `typenames` are shell
+    `columns` are required and may be alternatives `A|B`; `patterns` and `typenames` are shell
     patterns for further branches; `computed` are new columns as expressions of the selected events,
-    by name, those called `<collection>_...` objects of one of the `collections`. `cut` is an
+    by name, where those called `<collection>_...` belong to one of the `collections`. `cut` is an
     expression over event-level branches, None to keep every event. An `optional` tree may be
-    missing; trigger paths that `may_lack` says may be missing have not fired, and are written so.
-    A tree of no events needs no columns.
+    missing. With `may_lack`, missing trigger paths are written as not fired. A tree without events
+    needs no columns.
     """
 
     tree: str = TREE
@@ -82,12 +82,13 @@ class TreeQuery:
 
 @dataclass(frozen=True)
 class FileTask:
-    """One input file of a request, and where its result goes.
+    """One input file of a request, and the place of its result.
 
-    What the result says of the original file (events, sums of weights) is counted while the first
-    of `queries` is carried out; where the file is itself a skim, it is what the skim says, or what
-    its tree `original` holds. The same `work` on the same file gives the result the same uuid.
-    To `verify`, a file is read whole, also elsewhere, and held to its checksum before it is used.
+    The totals of the original file (events, sums of weights) are counted while the first of
+    `queries` is carried out; if the file is itself a skim, they are those stored in it, or in its
+    tree `original`. The same `work` on the same file gives the result the same UUID. With `verify`,
+    a file is read completely, also a remote one, and checked against its checksum before it is
+    used.
     """
 
     name: str
@@ -105,20 +106,21 @@ class FileTask:
 
 @dataclass(frozen=True)
 class FileResult:
-    """What became of one file: events and sums of weights before and after the selection.
+    """The result of one file: events and sums of weights before and after the selection.
 
-    `sum_of_weights` is the sum of genWeight (the number of events where there is none, in data);
-    `eft_sums` the sums of the EFT coefficients, where the file has them, and none of them where
-    the skim has left them out; `theory_sums` those of the theory weights that are kept, by branch
-    and place, each times the event's own weight, in an EFT sample the Standard Model's, and None
-    where one is no number. `*_in` speak of all events of the original file, which is what
-    normalisation needs, `*_out` of those written. `normalised_by` is the tree that they are told
-    from: `Events`, of which `held` are the events and the sum of weights, or `Runs`, where it knows
-    of more. `lumi_sections` are those of the original file, in data.
-    `not_finite` says of how many values a column is no number (of all events, if the cut uses it,
-    else of those written), `missing` which trigger paths the file lacks, with paths of like names
-    where it has no other of the same list. A `bare` result has no events and lacks columns.
-    `source_url` is where the file was read from, `passed_over` what was the matter with the
+    `sum_of_weights` is the sum of genWeight (in data, the number of events). `eft_sums` are the
+    sums of the EFT coefficients, if the file has them, and empty if the skim left them out.
+    `theory_sums` are those of the kept theory weights by branch and index, times the event's own
+    weight (in an EFT sample, the Standard Model's), and None if one isn't finite. `*_in` are over
+    all events of the original file, as needed for the normalisation, `*_out` over the written ones.
+    `normalised_by` is the tree with these totals: `Events`, or `Runs` if it has more; `held` are
+    the events and the sum of weights of Events. `lumi_sections` are those of the original file, in
+    data.
+
+    `not_finite` counts values of columns that aren't finite (in all events if the cut uses the
+    column, else in the written ones). `missing` are the trigger paths that the file lacks, with
+    similar names if it has no other path of the same list. A `bare` result has no events and lacks
+    columns. `source_url` is where the file was read from, `passed_over` are the problems with the
     addresses before it.
     """
 
@@ -146,23 +148,27 @@ class FileResult:
 
     @property
     def events_read(self) -> int:
-        """How many events were gone through: of a skim, those that it holds."""
+        """The number of events that were read; for a skim, its own."""
         return int(self.cost["events"])
 
     def to_json(self) -> dict[str, Any]:
+        """The fields as JSON."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> "FileResult":
-        """The result in a JSON object; `DataFileError` names `where` and the field at fault."""
+        """The result in a JSON object; `DataFileError` names `where` and the field that is
+        wrong."""
         check(value, RESULT, where)
         return cls(**{field.name: value[field.name] for field in fields(cls)})
 
 
 def collections_of(branches: list[str], present: set[str]) -> dict[str, list[str]]:
-    """Branches by the NanoAOD collection that they belong to; single branches under their own
-    name. `Muon_pt` belongs to `Muon` if the file has the counter `nMuon`, which is written with
-    the collection."""
+    """Branches by NanoAOD collection; other branches are by their own name.
+
+    `Muon_pt` belongs to `Muon` if the file has the counter `nMuon`, which is written with the
+    collection.
+    """
     groups: dict[str, list[str]] = {}
     for branch in branches:
         prefix = branch.partition("_")[0]
@@ -171,12 +177,12 @@ def collections_of(branches: list[str], present: set[str]) -> dict[str, list[str
 
 
 def transform_file(task: FileTask) -> FileResult:
-    """Carry out a request on one file; the result stands whole at `task.output` or not at all.
+    """Carry out a request on one file; `task.output` is written completely or not at all.
 
-    The URLs are tried in turn until one gives the whole file. Raises `DataFileError` if none does
-    (the file lacks a branch, can't be read to its end, or has another size, number of events or, on
-    this machine and where it is to be verified, checksum than the catalogue says), and
-    `RemoteReadFailed` if a later try may do.
+    The URLs are tried in turn until one gives the complete file. Raises `DataFileError` if none
+    does (the file lacks a branch, can't be read to its end, or differs from the catalogue in its
+    size, its number of events or, on this machine and with `verify`, its checksum), and
+    `RemoteReadFailed` if a later try may work.
     """
     if not task.urls:
         raise DataFileError(f"{task.name}: nowhere to read it from: the site has no redirectors")
@@ -202,7 +208,7 @@ def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
         agrees(url, "events", before, task.expected_events)
         if task.expected_adler32 is not None and (task.verify or "://" not in url):
             with reading(url):
-                # what comes from elsewhere through the connection that its events come through
+                # a remote file through the connection with which its events are read
                 checksum = adler32_of(file.blocks()) if "://" in url else adler32(url)
             agrees(url, "as its adler32", checksum, task.expected_adler32)
         original, sums, seen = _known(file, task, url), Sums(), Seen()
@@ -249,21 +255,23 @@ def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
 
 
 def _known(file: Events, task: FileTask, url: str) -> dict[str, Any] | None:
-    """What can be said of the original file before the events are read, as results say it; None
-    where they have to be gone through."""
+    """The totals of the original file that are known before the events are read.
+
+    None if the events have to be counted.
+    """
     said = said_of(file, url)
     if said is not None:
         return said
     if task.original is None and not isinstance(file.tree, ParquetTree):
         return None
-    # of Parquet only these columns are read whole
+    # Parquet files are checked for these columns only
     name, sums = task.original or task.queries[0].tree, Sums()
     tree = _tree(file, name, url)
     present = tree.keys(recursive=False)
     query = task.queries[0]
     selected_names = present
     if task.original is None:
-        # what is missing is told when the query is carried out
+        # missing branches are reported when the query is carried out
         listed = {name for column in query.columns for name in column.split("|")}
         selected_names = [name for name in present if name in listed] + _matching(query, tree)
     needed = [n for n in (WEIGHT, EFT_COEFFICIENTS) if n in present]
@@ -274,11 +282,11 @@ def _known(file: Events, task: FileTask, url: str) -> dict[str, Any] | None:
 
 
 def said_of(file: Events, url: str) -> dict[str, Any] | None:
-    """What a skim of ours says of the file that it was made from; None of any other file.
+    """The totals that our own skim stores about its original file; None for any other file.
 
-    Where its events aren't those that it was left with, or its tree Runs knows of another number
-    of events before, somebody merged skims or skimmed one: then Runs tells, and `DataFileError` is
-    raised if there is none.
+    If the file no longer has the events that it was written with, or its tree Runs has another
+    number of original events, skims were merged or skimmed again: then Runs has the totals. Raises
+    `DataFileError` if it doesn't exist.
     """
     with reading(url):
         said = file.said(ORIGINAL)
@@ -291,9 +299,9 @@ def said_of(file: Events, url: str) -> dict[str, Any] | None:
         if RUNS in file.directory:
             return None
         raise DataFileError(
-            f"{url}: holds {entries} events, and says that it is a skim of {said['kept']}: it was "
-            "merged with others, or skimmed, by a tool that doesn't keep count; give the files "
-            "that it was made from"
+            f"{url}: has {entries} events, but was written as a skim with {said['kept']}: it was "
+            "merged or skimmed by a tool that doesn't keep the totals; use the files "
+            "from which it was made"
         )
     runs = read_runs(file, url)
     if runs is not None and runs.events != said["events"]:
@@ -310,11 +318,11 @@ def said_of(file: Events, url: str) -> dict[str, Any] | None:
 
 
 def counted(sums: "Sums", file: Events, url: str, tree: str) -> dict[str, Any]:
-    """What is known of the original file once all its events are summed up, as results say it.
+    """The totals of the original file, once all events are summed.
 
-    Where its tree Runs knows of more events, the file is itself a skim, and what Runs says counts;
-    of EFT coefficients it says nothing. Raises `DataFileError` if Runs knows of fewer, or of the
-    same number with another sum of weights.
+    If its tree Runs has more events, the file is itself a skim, and the totals are those of Runs,
+    which has none of EFT coefficients. Raises `DataFileError` if Runs has fewer events, or the same
+    number with another sum of weights.
     """
     events, runs = _of_events(sums, file, url, tree), read_runs(file, url)
     held = {"events": sums.events_in, "sum_of_weights": sums.weights_in}
@@ -323,15 +331,16 @@ def counted(sums: "Sums", file: Events, url: str, tree: str) -> dict[str, Any]:
         return events
     if runs.events < sums.events_in:
         raise DataFileError(
-            f"{url}: holds {sums.events_in} events, its tree {RUNS} says that {runs.events} were "
-            f"generated: files were merged without their {RUNS}. Merge them with haddnano.py, or "
-            "leave the file out (leave_out of the dataset)"
+            f"{url}: holds {sums.events_in} events, but its tree {RUNS} says that {runs.events} "
+            f"were generated: files were merged without their {RUNS}. Merge them with haddnano.py, "
+            "or leave the file out (leave_out of the dataset)"
         )
     if runs.events == sums.events_in:
         if abs(runs.sum_of_weights - sums.weights_in) > SUM_TOLERANCE * sums.absolute_in:
             raise DataFileError(
                 f"{url}: the weights of its {sums.events_in} events add up to "
-                f"{sums.weights_in:.9g}, its tree {RUNS} says {runs.sum_of_weights:.9g}: one of "
+                f"{sums.weights_in:.9g}, but its tree {RUNS} says {runs.sum_of_weights:.9g}: "
+                "one of "
                 "them was changed. Make the file again, or leave it out (leave_out of the dataset)"
             )
         return events
@@ -348,7 +357,7 @@ def counted(sums: "Sums", file: Events, url: str, tree: str) -> dict[str, Any]:
 def _of_events(sums: "Sums", file: Events, url: str, tree: str) -> dict[str, Any]:
     eft = sums.eft_in
     if eft is None and sums.events_in:
-        # the skim may not have asked for them: that they are there is to be known
+        # they are noted even if the skim doesn't request them
         collections = {
             name.removeprefix("n") for name in _tree(file, tree, url).keys(recursive=False)
         }
@@ -367,7 +376,9 @@ def _of_events(sums: "Sums", file: Events, url: str, tree: str) -> dict[str, Any
 
 def _tree(file: Events, name: str, url: str) -> Any:
     if name not in file.directory:
-        raise DataFileError(f"{url}: no {name} tree: nothing says what the original file held")
+        raise DataFileError(
+            f"{url}: no {name} tree, so the totals of the original file are unknown"
+        )
     return file.directory[name]
 
 
@@ -379,12 +390,15 @@ def _keep(
     counts: "tuple[Sums, Seen] | None" = None,
     may_leave_out: bool = True,
 ) -> None:
-    """Carry out one query of a task; `counts` are made of the events read, which are all of the
-    tree unless those that can't pass the cut may be left out."""
+    """Carry out one query of a task.
+
+    `counts` are filled from the events that are read: all of the tree, unless events that can't
+    pass the cut may be skipped.
+    """
     if query.tree not in file.directory:
         if query.optional:
             return
-        raise DataFileError(f"{url}: no {query.tree} tree, of which columns are asked for")
+        raise DataFileError(f"{url}: no {query.tree} tree, but the request needs columns of it")
     tree = file.directory[query.tree]
     plan = _planned(query, tree, url)
     pushed = query.cut if may_leave_out else None
@@ -394,7 +408,7 @@ def _keep(
         if isinstance(tree, ParquetTree):
             counts[0].left_out = tree.num_entries - tree.events(tree.left(pushed))
             if counts[0].left_out and tree.floating(of_cut):
-                # a value that is no number takes its event away there as well
+                # an event with a NaN there is dropped as well
                 for arrays in steps(tree, url, tree.floating(of_cut)):
                     counts[1].not_finite.add(arrays, arrays.fields)
                 of_cut = []
@@ -416,11 +430,11 @@ def _keep(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a query comes to in a tree with the branches `present`.
+    """The branches of a query in a tree with the branches `present`.
 
-    `branches` are written, in `groups` by collection, `read` are those and what is needed beside;
-    `lacking` are columns that the tree hasn't, `never` the trigger paths among them that count as
-    not fired. A tree of no events is asked for nothing that it lacks.
+    `branches` are written, in `groups` by collection; `read` are these and others that are needed.
+    `lacking` are columns that the tree lacks, and `never` the trigger paths among them, which count
+    as not fired. In a tree without events, columns may be missing.
     """
 
     present: list[str]
@@ -438,13 +452,13 @@ class _Plan:
         return [] if self.cut is None else [n for n in sorted(self.cut.names) if n in self.present]
 
     def written(self, query: TreeQuery) -> dict[str, list[str]]:
-        """What is written, by collection."""
+        """The written branches, by collection."""
         computed = _grouped(list(self.computed), query.collections)
         return {**self.groups, **computed, **{name: [name] for name in self.never}}
 
 
 def _planned(query: TreeQuery, tree: Any, url: str) -> _Plan:
-    """The plan of a query; `DataFileError` if the tree lacks what it needs."""
+    """The plan of a query; `DataFileError` if the tree lacks required branches."""
     present = tree.keys(recursive=False)
     cut = Expression(query.cut) if query.cut is not None and tree.num_entries else None
     computed = {name: Expression(text) for name, text in query.computed}
@@ -463,7 +477,7 @@ def _planned(query: TreeQuery, tree: Any, url: str) -> _Plan:
     always = ALWAYS if query.to == TREE else ()
     branches = _once(chosen(query.columns), _matching(query, tree), _among(always, present))
     groups = collections_of(branches, set(present))
-    # nothing is summed up without the weight
+    # nothing is summed without the weight
     beside = _among([*(f"n{c}" for c in groups), WEIGHT], present)
     read = _once(branches, chosen(names), beside)
     return _Plan(present, branches, read, groups, lacking, never, cut, computed)
@@ -486,7 +500,7 @@ def _among(names: Iterable[str], present: Sequence[str]) -> list[str]:
 def _identified(
     query: TreeQuery, kept: ak.Array, written: dict[str, list[str]]
 ) -> tuple[ak.Array, dict[str, list[str]]]:
-    """The events to be written; where there is none, with the branches that each NanoAOD has."""
+    """The written events; if there are none, with the branches that every NanoAOD file has."""
     if query.to == TREE and len(kept) == 0:
         for name in (name for name in IDENTITY if name not in kept.fields):
             kept[name] = np.zeros(0, IDENTITY[name])
@@ -495,8 +509,10 @@ def _identified(
 
 
 def _checked(plan: _Plan) -> list[str]:
-    """The branches whose values in kept events should be numbers: theory weights and sums tell
-    for themselves, and the cut's are looked at in all events."""
+    """The branches in which values that aren't finite are counted in the kept events.
+
+    Theory weights and sums are checked separately, and the cut's branches in all events.
+    """
     return [
         name
         for name in plan.branches
@@ -505,7 +521,7 @@ def _checked(plan: _Plan) -> list[str]:
 
 
 class Seen:
-    """What was noticed while the first query of a task was carried out, for `FileResult`."""
+    """What was noticed in the first query of a task, for `FileResult`."""
 
     def __init__(self) -> None:
         self.not_finite = NotFinite()
@@ -513,7 +529,7 @@ class Seen:
         self.bare = False
 
     def lacks(self, query: TreeQuery, plan: _Plan, tree: Any) -> None:
-        """Note what a tree doesn't have of a query's columns."""
+        """Note the columns of a query that a tree lacks."""
         if not tree.num_entries:
             self.bare = any(not set(c.split("|")) <= set(plan.never) for c in plan.lacking)
         elif query.may_lack:
@@ -526,7 +542,7 @@ class Seen:
             }
 
     def since(self, original: dict[str, Any]) -> dict[str, Any]:
-        """What a result says of it, with what the file said that it was made from."""
+        """The notes for a result, together with those stored in the original file."""
         return {
             "not_finite": {**original.get("not_finite", {}), **self.not_finite.by_column()},
             "missing": {**original.get("missing", {}), **self.missing},
@@ -534,20 +550,20 @@ class Seen:
 
 
 def _column(expression: Expression, events: ak.Array, url: str) -> Any:
-    """A new column; `DataFileError` if it has no value in some of the events."""
+    """A new column; `DataFileError` if some events have no value."""
     column = expression(events)
     if not isinstance(column, ak.Array) or not isinstance(column.type.content, ak.types.OptionType):
         return column
     if ak.any(ak.is_none(column)):
         raise DataFileError(
-            f"{url}: {expression.text!r} has no value in some events, where the list is empty: "
-            "leave these out"
+            f"{url}: {expression.text!r} has no value in some events because the list is empty: "
+            "cut these events"
         )
     return ak.drop_none(column)
 
 
 def _grouped(computed: list[str], collections: tuple[str, ...]) -> dict[str, list[str]]:
-    """Computed columns by the collection that they are written with."""
+    """Computed columns by their collection."""
     groups: dict[str, list[str]] = {}
     for name in computed:
         of = next((c for c in collections if name.startswith(f"{c}_")), name)
@@ -570,17 +586,19 @@ def _matching(query: TreeQuery, tree: Any) -> list[str]:
 
 
 def agrees(url: str, quantity: str, actual: int | str, expected: int | str | None) -> None:
-    """Raise `DataFileError` for a file that isn't as it was looked up (None: not known)."""
+    """Raise `DataFileError` if a file differs from the lookup (None: not known)."""
     if expected is not None and actual != expected:
         raise DataFileError(
-            f"{url}: has {actual} {quantity}, the lookup said {expected}: the file is cut off or "
-            "changed; if it is right, look it up again (snakemake --forcerun das_lookup)"
+            f"{url}: has {actual} {quantity}, but the lookup said {expected}: the file is cut off "
+            "or changed; if it is right, look it up again (snakemake --forcerun das_lookup)"
         )
 
 
 def _sections(file: Events, url: str, events: str) -> Sections | None:
-    """The luminosity sections of a file, also those in which no event was recorded; None in a file
-    that is not NanoAOD."""
+    """The luminosity sections of a file, including those without recorded events.
+
+    None in a file that isn't NanoAOD.
+    """
     name = next((n for n in (LUMINOSITY_BLOCKS, events) if n in file.directory), None)
     if name is None or not {"run", "luminosityBlock"} <= set(file.directory[name].keys()):
         return None
@@ -594,9 +612,9 @@ def _sections(file: Events, url: str, events: str) -> Sections | None:
 
 
 def steps(tree: Any, url: str, branches: list[str], cut: str | None = None) -> Iterator[ak.Array]:
-    """The events in steps; at least one, of no events, so that an empty file keeps its branches.
+    """The events in steps; at least one, without events, so that an empty file keeps its branches.
 
-    Of Parquet the row groups in which no event can pass `cut` are left out.
+    For Parquet, row groups in which no event can pass `cut` are skipped.
     """
     with reading(url):
         if not branches:
@@ -610,10 +628,10 @@ def steps(tree: Any, url: str, branches: list[str], cut: str | None = None) -> I
 
 
 def _step(tree: Any, branches: list[str]) -> int:
-    """How many events to read at a time: many wide columns in smaller steps.
+    """How many events to read at a time; fewer if the columns are large.
 
-    By the sizes that a TTree states of its branches; uproot's own way reads the head of every
-    basket, each a request to a storage elsewhere. An RNTuple states none.
+    The sizes are those that a TTree states for its branches. uproot's own way reads the head of
+    every basket, each with a request to a remote storage. An RNTuple states no sizes.
     """
     sizes = [getattr(tree[name], "uncompressed_bytes", 0) for name in branches]
     entries: int = tree.num_entries
@@ -628,9 +646,11 @@ def _add(sums: "Sums", arrays: ak.Array, mask: np.ndarray | None, url: str) -> N
 
 
 class Sums:
-    """Events and sums of weights before and after the selection, in double precision; `absolute_in`
-    sums up the weights' absolute values, `left_out` are events that weren't read, since they can't
-    pass."""
+    """Events and sums of weights before and after the selection, in double precision.
+
+    `absolute_in` is the sum of absolute weights; `left_out` are events that weren't read because
+    they can't pass the cut.
+    """
 
     def __init__(self) -> None:
         self.events_in = self.events_out = self.left_out = 0
@@ -640,12 +660,13 @@ class Sums:
         self.theory_in: dict[str, list[float]] = {}
 
     def add(self, arrays: ak.Array, mask: np.ndarray | None) -> None:
+        """Add a step of events, of which `mask` selects those that are kept."""
         size = len(arrays)
         kept = slice(None) if mask is None else mask
         self.weighted = WEIGHT in arrays.fields
         weights = ak.to_numpy(arrays[WEIGHT]).astype(np.float64) if self.weighted else np.ones(size)
         if not np.isfinite(weights).all():
-            raise DataFileError("genWeight is not a number in some events")
+            raise DataFileError("genWeight is NaN or infinite in some events")
         self.events_in += size
         self.events_out += size if mask is None else int(mask.sum())
         self.weights_in += float(weights.sum())
@@ -654,10 +675,10 @@ class Sums:
         if EFT_COEFFICIENTS in arrays.fields and size > 0:
             counts = ak.num(arrays[EFT_COEFFICIENTS], axis=1)
             if not ak.all(counts == counts[0]):
-                raise DataFileError(f"{EFT_COEFFICIENTS}: events have different numbers of them")
+                raise DataFileError(f"{EFT_COEFFICIENTS}: their number differs between events")
             terms = ak.to_numpy(arrays[EFT_COEFFICIENTS]).astype(np.float64)
             if not np.isfinite(terms).all():
-                raise DataFileError(f"{EFT_COEFFICIENTS} are not numbers in some events")
+                raise DataFileError(f"{EFT_COEFFICIENTS} are NaN or infinite in some events")
             total = terms.sum(axis=0)
             before = 0.0 if self.eft_in is None else np.array(self.eft_in)
             self.eft_in = (before + total).tolist()
@@ -667,7 +688,7 @@ class Sums:
                 self._add_theory(name, arrays[name], weights)
 
     def _add_theory(self, name: str, values: ak.Array, weights: np.ndarray) -> None:
-        # the places that every event has
+        # the indices that every event has
         places = int(ak.min(ak.num(values, axis=1)))
         relative = ak.to_numpy(values[:, :places]).astype(np.float64)
         before = self.theory_in.get(name, [0.0] * places)

@@ -1,4 +1,4 @@
-"""Results of a request on the volume: their names, which stand already, the manifest."""
+"""The results of a request on the volume: names, existing results, the manifest."""
 
 import os
 import re
@@ -22,11 +22,11 @@ LONGEST_NAME = 200
 
 
 def output_name(source: Source, output_format: str) -> str:
-    """A file name for the result that no two files of a request share.
+    """A file name for a result that is unique within a request.
 
-    The logical name with ':' for '/', as ServiceX names results, with the ending of its format.
-    Where a file system would refuse it, or another name would become the same, it is cut short and
-    has a hash of the logical name before it.
+    It is the logical name with ':' for '/', as in ServiceX, and the suffix of its format. If a file
+    system would refuse it, or if another name would become the same, it is cut short, with a hash
+    of the logical name in front.
     """
     source_name = source.record.name
     name = source_name.strip("/").replace("/", ":")
@@ -41,28 +41,30 @@ def output_name(source: Source, output_format: str) -> str:
 
 
 def result_name(path: str, suffix: str) -> str:
-    """What the service calls the result of a file at `path` (replicas divided by commas): the end
-    of its path, and enough of a hash that no other file's result is called so, in characters that
-    neither a client nor a file system changes."""
+    """The service's name for the result of a file at `path` (replicas separated by commas).
+
+    It is the end of the path, and enough of a hash to be unique, in characters that neither a
+    client nor a file system changes.
+    """
     first = urlsplit(path.split(",", maxsplit=1)[0]).path.strip("/").removesuffix(".root")
     tail = re.sub(r"[^A-Za-z0-9._-]", "_", first)[-LONGEST_NAME + 40 :].lstrip(".")
     return f"{tail}-{sha1(path.encode()).hexdigest()[:16]}{suffix}"
 
 
 def account_name(output: str) -> str:
-    """The name of the file beside a result that says what it is."""
+    """The name of the record next to a result."""
     return f"{output}.json"
 
 
 def complete_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a finished request, if every file that it lists stands as it was written."""
+    """The manifest of a finished request, if every file in it exists as it was written."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
     try:
         manifest = read_manifest(path)
     except DataFileError:
-        # damaged, or of another version: what stands whole is found file by file
+        # damaged, or of another version: complete results are found file by file
         return None
     results = [FileResult.from_json(file, str(path)) for file in manifest["files"]]
     return manifest if all(_stands(folder / r.output, r) for r in results) else None
@@ -75,20 +77,22 @@ def _stands(path: Path, result: FileResult) -> bool:
 
 
 def _key(request: Request, source: Source) -> str:
-    """What the result of one file depends on."""
+    """A hash of all that the result of one file depends on."""
     return replace(request, sources=(source,), left_out=()).id
 
 
 def remember(request: Request, folder: Path, result: FileResult) -> None:
-    """Write down, beside the result of a file, what it is."""
+    """Write the record of a file's result next to it."""
     source = next(s for s in request.sources if s.record.name == result.source)
     value = {"key": _key(request, source), "result": result.to_json()}
     write_json(folder / account_name(result.output), value)
 
 
 def made_before(request: Request, folder: Path) -> dict[str, FileResult]:
-    """Results by source that this request or another left whole; another's are linked into
-    `folder`."""
+    """Results by source that this or another request has completed.
+
+    Those of others are linked into `folder`.
+    """
     results = {}
     folders = [folder, *(path for path in folder.parent.iterdir() if path != folder)]
     for source in request.sources:
@@ -108,7 +112,7 @@ def made_before(request: Request, folder: Path) -> dict[str, FileResult]:
 
 
 def _recorded(record: Path, key: str) -> FileResult | None:
-    """The result that a record is of; None if it is another's, or damaged."""
+    """The result in a record; None if it has another key, or is damaged."""
     try:
         value = read_json(record)
         check(value, {"key": TEXT, "result": {}}, str(record))
@@ -118,7 +122,7 @@ def _recorded(record: Path, key: str) -> FileResult | None:
 
 
 def link(path: Path, place: Path) -> None:
-    """Have a file stand at `place` too: by a hard link, or a copy on a volume that has none."""
+    """Make a file available at `place` too: with a hard link, or a copy if the volume has none."""
     with whole(place) as part:
         part.unlink()
         try:
@@ -130,7 +134,7 @@ def link(path: Path, place: Path) -> None:
 def manifest_of(
     request: Request, folder: Path, results: list[FileResult], backend: str
 ) -> dict[str, Any]:
-    """The manifest of a request, written to its folder; `Shortfall` if a file has no result."""
+    """Write the manifest of a request to its folder; `Shortfall` if a file has no result."""
     missing = {source.record.name for source in request.sources} - {r.source for r in results}
     if missing:
         raise Shortfall(f"transform {request.id}: no result for {', '.join(sorted(missing))}")

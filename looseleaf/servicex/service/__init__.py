@@ -1,1 +1,1 @@
-"""A ServiceX of one's own: its REST protocol, a queue in SQLite, worker processes, a volume."""
+"""A ServiceX: its REST protocol, a queue in SQLite, worker processes, a volume."""

@@ -1,4 +1,4 @@
-"""The service over HTTP: ServiceX's REST protocol, and as much of S3 as hands out results."""
+"""The service over HTTP: ServiceX's REST protocol, and the part of S3 that delivers results."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -23,12 +23,12 @@ from looseleaf.stage_files import FileRecord
 
 CAPABILITIES = ["poll_local_transformation_results", "long_sample_titles_10240"]
 GIVEN = "File List Provided in Request"
-# a file and its replicas, as a place on this machine or an address
+# a file and its replicas, as local paths or addresses
 PATH = r"^(/|root://|https?://|s3://)[^\x00-\x1f]*$"
 
 
 class Submission(BaseModel):
-    """A transform request as the client writes it."""
+    """A transform request in the client's form."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -47,10 +47,10 @@ def make_app(
     catalogue: Mapping[str, Sequence[FileRecord]],
     no_python: str | None = None,
 ) -> FastAPI:
-    """The service. Without keys nobody has to present a token, and nobody may send Python.
+    """The service. Without keys, it needs no token and refuses Python queries.
 
-    `catalogue` are the datasets that may be asked for by name, `no_python` why nobody may send
-    Python, if nobody may.
+    `catalogue` are the datasets that can be requested by name; `no_python` is the reason for
+    refusing Python queries, if they are.
     """
     if keys is None:
         no_python = "python queries are for services with a token"
@@ -58,7 +58,7 @@ def make_app(
 
     @app.exception_handler(HTTPException)
     async def told(request: Request, problem: HTTPException) -> JSONResponse:
-        # the client looks for the reason under this name
+        # the client looks for the reason under this key
         return JSONResponse({"message": problem.detail}, problem.status_code)
 
     @app.exception_handler(StateFull)
@@ -178,8 +178,8 @@ def _protocol(
 
 
 def _checked(submission: Submission, catalogue: Mapping[str, Sequence[FileRecord]]) -> list[str]:
-    """The files that are to be transformed, none for a dataset that nobody knows; `ConfigError`
-    for what can't be carried out."""
+    """The files to transform, empty for an unknown dataset; `ConfigError` for an invalid
+    request."""
     queries = check(submission.codegen, submission.selection)
     if submission.format == "parquet" and submission.codegen != "python" and len(queries) > 1:
         raise ConfigError("Parquet holds one tree: ask for several one at a time")
@@ -200,20 +200,20 @@ def _object_store(engine: Engine, keys: Keys | None) -> APIRouter:
 
     @router.api_route("/{bucket}/{key}", methods=["GET", "HEAD"])
     def result(bucket: UUID, key: str, request: Request) -> Response:
-        """A result as S3 hands it out, whole or a range of it."""
+        """A result as S3 delivers it, completely or a range of it."""
         url = request.url
         where = f"{url.scheme}://{url.netloc}{request.scope['raw_path'].decode()}"
         if keys is not None and not signed(
             request.method, where, url.query, request.headers, keys.s3(str(bucket))
         ):
             return _s3_error("SignatureDoesNotMatch", 403)
-        # only what the service itself has written down as a result is handed out
+        # only files that the service has recorded as results are delivered
         rows = engine.state.results(str(bucket), "")
         outputs = [row.output for row in rows if row.status == "success"]
         if key not in {MANIFEST, *outputs, *map(account_name, outputs)}:
             return _s3_error("NoSuchKey", 404)
         path = engine.folder(str(bucket)) / key
-        # what ran a query may have put a link to elsewhere in the place of its result
+        # a query may have replaced its result by a link to another file
         if path.is_symlink() or not path.is_file():
             return _s3_error("NoSuchKey", 404)
         return FileResponse(path, media_type="application/octet-stream")
@@ -227,7 +227,7 @@ def _s3_error(code: str, status: int) -> Response:
 
 
 def _files_of(did: str, catalogue: Mapping[str, Sequence[FileRecord]]) -> list[str]:
-    """Where the files of a dataset stand that is asked for as rucio://name?files=N."""
+    """The addresses of a dataset's files, for rucio://name?files=N."""
     parts = urlsplit(did)
     name = f"{parts.netloc}{parts.path}"
     records = catalogue.get(name) or catalogue.get(name.partition(":")[2]) or ()

@@ -1,4 +1,4 @@
-"""Who may ask: the service's token, the passes that it is traded for, S3's signatures."""
+"""Authentication: the service's token, the passes that it is exchanged for, S3 signatures."""
 
 import calendar
 import hashlib
@@ -24,7 +24,7 @@ ALGORITHM = "HS256"
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
+    """Write a file that only its owner may read, completely or not at all."""
     umask = os.umask(0o077)
     try:
         with whole(path) as part:
@@ -35,28 +35,30 @@ def write_private(path: Path, text: str) -> None:
 
 @dataclass(frozen=True)
 class Keys:
-    """The service's secrets: the token that a client's configuration holds, and what signs."""
+    """The service's secrets: the token in a client's configuration, and the key for signatures."""
 
     token: str
     signing: str
 
     @classmethod
     def of(cls, path: Path) -> "Keys":
-        """The keys in a file that only its owner may read; made if it isn't there."""
+        """The keys in a file that only its owner may read; it is created if it doesn't exist."""
         if not path.exists():
             made = cls(secrets.token_urlsafe(32), secrets.token_hex(32))
             write_private(path, json.dumps(asdict(made)))
         return cls(**json.loads(path.read_text()))
 
     def knows(self, token: str) -> bool:
+        """Whether this is the service's token."""
         return hmac.compare_digest(token.encode(), self.token.encode())
 
     def new_pass(self) -> str:
-        """A JWT that is good for an hour."""
+        """A JWT that is valid for an hour."""
         claims = {"sub": "looseleaf", "exp": int(time.time()) + PASS_S}
         return jwt.encode(claims, self.signing, ALGORITHM)
 
     def valid(self, presented: str) -> bool:
+        """Whether this is a valid pass."""
         try:
             jwt.decode(presented, self.signing, [ALGORITHM], options={"require": ["exp"]})
         except jwt.InvalidTokenError:
@@ -64,7 +66,7 @@ class Keys:
         return True
 
     def s3(self, request_id: str) -> Credentials:
-        """The S3 key of one request, which opens no other."""
+        """The S3 key of one request, which gives access to no other."""
         secret = hmac.new(self.signing.encode(), request_id.encode(), hashlib.sha256).hexdigest()
         return Credentials(access_key=request_id, secret_key=secret)
 
@@ -76,10 +78,10 @@ def signed(
     headers: Mapping[str, str],
     credentials: Credentials,
 ) -> bool:
-    """Whether a request for S3 carries a fresh signature by these credentials.
+    """Whether a request for S3 has a recent signature by these credentials.
 
-    `url` is without its query. botocore makes the signature that should be there: version 4 in a
-    header or in the query, or the older one that boto3 still puts into presigned URLs.
+    `url` is without its query. botocore computes the expected signature: version 4 in a header or
+    in the query, or the older one that boto3 still uses in presigned URLs.
     """
     parameters = dict(parse_qsl(query, keep_blank_values=True))
     if "AWSAccessKeyId" in parameters:
@@ -123,7 +125,7 @@ def signed(
 
 
 class _Expiring(HmacV1QueryAuth):
-    """In a presigned URL of this kind the end of its life stands for the date."""
+    """In a presigned URL of this kind, the expiry time stands in for the date."""
 
     def _get_date(self) -> str:
         return str(self._expires)

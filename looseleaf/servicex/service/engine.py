@@ -1,4 +1,4 @@
-"""The queue: files of requests handed to workers, tried again, canceled, written down."""
+"""The queue: files of requests are given to workers, tried again, canceled, recorded."""
 
 import shutil
 import sys
@@ -30,16 +30,19 @@ from looseleaf.servicex.transform import FileResult, FileTask, transform_file
 from looseleaf.servicex.volume import account_name, result_name
 from looseleaf.stage_files import FileRecord
 
-# seconds until a disk that is full is tried again
+# seconds until a full disk is tried again
 FULL = 2.0
 SERVICE_MANIFEST_FORMAT = "looseleaf-servicex/1"
 
 
 @dataclass(frozen=True)
 class TransformLimits:
-    """`tries` of a file in all, `backoff` seconds before the second (twice as long before each
-    further), `seconds` for one try, and the memory in bytes of a python query, which runs in a jail
-    if it is to be `confined`."""
+    """Limits of a transform.
+
+    `tries` of a file in total, `backoff` seconds before the second (doubled before each further
+    one), `seconds` for one try, and the memory in bytes of a python query, which runs in a jail if
+    it is `confined`.
+    """
 
     tries: int = 4
     backoff: float = 1.0
@@ -51,7 +54,7 @@ class TransformLimits:
 class Engine:
     """Works through the state's files with a crew of workers.
 
-    Files that there are `records` of, by where they are read from first, have to be as these say.
+    Files with `records`, by their first address, are checked against them.
     """
 
     def __init__(
@@ -77,10 +80,11 @@ class Engine:
         ]
 
     def folder(self, request_id: str) -> Path:
+        """The folder of a request's results."""
         return request_folder(self._volume, self._subdir, request_id)
 
     def start(self) -> None:
-        """Take up what an earlier service left, then wait for more."""
+        """Continue what an earlier service left, then wait for more."""
         self.state.recover()
         for name, numbers in self._crew.standing().items():
             rows = self.state.take_up(numbers)
@@ -97,7 +101,7 @@ class Engine:
             thread.start()
 
     def stop(self) -> None:
-        """End the workers; their files are taken up by the next service."""
+        """End the workers; the next service continues their files."""
         with self._work:
             self._stopping = True
             self._work.notify_all()
@@ -107,7 +111,7 @@ class Engine:
     def submit(
         self, request: dict[str, str | None], paths: Sequence[str], status: str = RUNNING
     ) -> str:
-        """Take in a request; its id."""
+        """Accept a request; returns its id."""
         request_id = str(uuid.uuid4())
         suffix = SUFFIXES[str(request["format"])]
         files = [(path, result_name(path, suffix)) for path in paths]
@@ -117,7 +121,7 @@ class Engine:
         return request_id
 
     def cancel(self, request_id: str) -> None:
-        """End the work on a request and remove what is half written; results stay."""
+        """End the work on a request and remove incomplete files; results are kept."""
         under_way = self.state.cancel(request_id)
         with self._work:
             for number in under_way:
@@ -128,7 +132,7 @@ class Engine:
         self._clear_parts(request_id)
 
     def delete(self, request_id: str) -> None:
-        """Forget a request and remove its folder."""
+        """Remove a request and its folder."""
         self.cancel(request_id)
         self.state.delete(request_id)
         shutil.rmtree(self.folder(request_id), ignore_errors=True)
@@ -154,10 +158,10 @@ class Engine:
             try:
                 self._carry_out(name, rows, worker)
             except StateFull:
-                # already said, and the service is ending: the next one takes the files up
+                # the service is ending, and the next one continues the files
                 pass
             except Exception:
-                # a defect of ours: the files are given up, the service goes on
+                # a defect of ours: the files fail, and the service goes on
                 traceback.print_exc(file=sys.stderr)
                 with suppress(Exception):
                     for row in rows:
@@ -170,7 +174,7 @@ class Engine:
                     self._work.notify_all()
 
     def _written(self, change: Callable[..., Any], *values: Any) -> Any:
-        """A change of the state, made once there is room for it."""
+        """Change the state, as soon as the disk has room for it."""
         warned = False
         while True:
             try:
@@ -252,14 +256,14 @@ class Engine:
 
     def _done(self, row: FileRow, result: dict[str, Any] | None, error: str | None) -> None:
         if not self._written(self.state.done, row.number, result, error):
-            # canceled while it was written
+            # canceled while it was being written
             for name in (row.output, account_name(row.output)):
                 (self.folder(row.request) / name).unlink(missing_ok=True)
             return
         self._finish_if_done(row.request)
 
     def _finish_if_done(self, request_id: str) -> None:
-        # two last files may be done at once
+        # the last two files may finish at the same time
         with self._finishing:
             request = self.state.request(request_id)
             if request is None or request["status"] != RUNNING:

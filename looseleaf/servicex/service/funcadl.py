@@ -1,8 +1,8 @@
-"""func_adl queries, as ServiceX's code generator `uproot` takes them, in looseleaf's own terms.
+"""func_adl queries, as for ServiceX's code generator `uproot`, translated to looseleaf's queries.
 
-The text is in qastle, which its library parses; nothing of it is evaluated as Python. A query is
-carried through with symbols in place of arrays: a lambda's argument stands for the event or for
-one object of a collection, and what comes out are columns and a selection as expressions.
+The text is qastle, parsed by its own library; nothing of it is evaluated as Python. A query is
+evaluated with symbols instead of arrays: a lambda's argument stands for the event or for an object
+of a collection, and the results are columns and a selection, as expressions.
 """
 
 import ast
@@ -21,7 +21,7 @@ from looseleaf.servicex.transform import TreeQuery
 # a query that repeats itself more than this would take longer to write than to carry out
 LARGEST = 5_000
 LONGEST_TEXT = 50_000
-# func_adl's names of what makes one value of a list, as methods and as functions, and ours
+# func_adl's functions from a list to one value, as methods and as functions, and ours
 REDUCTIONS = {"Count": "count", "Sum": "sum", "Max": "max", "Min": "min", "First": "first"}
 FUNCTIONS = {
     "len": "count",
@@ -41,14 +41,16 @@ PYTHON = "use a python query (run_query)"
 
 
 def available() -> bool:
-    """Whether the package is there that reads such queries."""
+    """Whether the package for such queries is installed."""
     return find_spec("qastle") is not None
 
 
 @dataclass(frozen=True)
 class _Value:
-    """A number or a list of numbers in each event; `along` is the loop over objects that it is
-    taken in, None outside of any."""
+    """A number or a list of numbers in each event.
+
+    `along` is the loop over objects in which it is used, None outside of any.
+    """
 
     node: ast.expr
     along: int | None = None
@@ -62,7 +64,7 @@ class _Record:
 
 @dataclass(frozen=True)
 class _List:
-    """The objects of a collection in each event, by what one of them is."""
+    """The objects of a collection in each event, by the value of one object."""
 
     element: _Value | _Record
 
@@ -74,7 +76,7 @@ class _Event:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The dataset: its tree, the selections so far, and what a row is made of."""
+    """The dataset: its tree, the selections so far, and the contents of a row."""
 
     tree: str
     cuts: tuple[str, ...] = ()
@@ -82,8 +84,10 @@ class _Rows:
 
 
 def func_adl_queries(selection: str) -> tuple[TreeQuery, ...]:
-    """The query in a func_adl selection; `ConfigError` names what can't be read or carried out,
-    and what may be used in its place."""
+    """The query in a func_adl selection.
+
+    Raises `ConfigError` naming what can't be read or carried out, and an alternative.
+    """
     if not available():
         raise ConfigError(
             "func_adl queries need the package qastle: type pip install 'looseleaf[func-adl]' "
@@ -138,7 +142,7 @@ def _tree_query(rows: _Rows) -> TreeQuery:
 
 
 def _fields_of(row: Any) -> Mapping[str, Any]:
-    """The columns of the last Select by name; none where the event itself is kept."""
+    """The columns of the last Select by name; empty if it keeps the event itself."""
     match row:
         case _Value(node=ast.Name(id=name)):
             return {name: row}
@@ -153,7 +157,7 @@ def _check_names(names: list[str], columns: list[str], collections: list[str]) -
     for name in names:
         _identifier(name)
     twice = {name for name in names if names.count(name) > 1}
-    # a collection is written whole, with its counter
+    # a collection is written completely, with its counter
     twice |= {n for n in columns for c in collections if n.startswith(f"{c}_") or n == f"n{c}"}
     if twice:
         _refuse(f"two columns would be called {min(twice)}", "give one of them another name")
@@ -176,7 +180,7 @@ def _each(element: Any, change: Callable[[_Value], _Value]) -> Any:
 
 
 class _Reader:
-    """Reads the Python AST that qastle makes of a query."""
+    """Reads the Python AST that qastle makes from a query."""
 
     def __init__(self) -> None:
         self._loops = count()
@@ -191,7 +195,7 @@ class _Reader:
                 _refuse("EventDataset without a tree", "name it: FromTree('Events')")
         source = getattr(node, "source", None)
         if source is None:
-            _refuse("something other than Select and Where of a dataset")
+            _refuse("anything other than Select and Where of a dataset")
         rows, kind = self.rows(source), type(node).__name__
         if kind == "Select":
             row = self._applied(node.selector, rows.row, {})
@@ -199,7 +203,7 @@ class _Reader:
         if kind == "Where":
             passes = self._value(self._applied(node.predicate, rows.row, {}), "Where")
             if not Expression(text := _text(passes)).names:
-                _refuse("a Where that doesn't look at the event", "leave it out")
+                _refuse("a Where that doesn't use the event", "leave it out")
             return _Rows(rows.tree, (*rows.cuts, text), rows.row)
         _refuse(f"{kind} of the events", INSTEAD.get(kind, "add up the result yourself"))
 
@@ -261,7 +265,7 @@ class _Reader:
         if kind not in ("Select", "Where", "Any", "All"):
             name = f"the name {node.id}" if isinstance(node, ast.Name) else kind
             _refuse(name, INSTEAD.get(kind, PYTHON))
-        # a loop of its own, whose objects meet those of no other
+        # a loop of its own, whose objects can't be combined with those of others
         loop = next(self._loops)
         listed = self._list(self._read(node.source, scope))
         element = _each(listed.element, lambda leaf: _Value(leaf.node, loop, leaf.size))
@@ -271,7 +275,7 @@ class _Reader:
         def of_object(leaf: Any) -> _Value:
             value = self._value(leaf, kind)
             if value.along != loop:
-                _refuse(f"a {kind} whose lambda doesn't look at its object")
+                _refuse(f"a {kind} whose lambda doesn't use its object")
             return value
 
         if kind == "Select":
@@ -304,7 +308,7 @@ class _Reader:
     @staticmethod
     def _value(value: Any, where: str) -> _Value:
         if not isinstance(value, _Value):
-            _refuse(f"a number is wanted ({where})", "take one with Count(), First(), Sum() ...")
+            _refuse(f"a number is expected ({where})", "take one with Count(), First(), Sum() ...")
         return value
 
     @staticmethod
@@ -341,7 +345,8 @@ class _Reader:
         if len(loops) > 1:
             _refuse("the objects of two lists together")
         along = loops.pop() if loops else None
-        # beside an object stands what the event has one of, not a list that happens to be as long
+        # an object can be combined with event-level values, not with a list that happens to be as
+        # long
         nodes = [
             value.node
             if along is None or value.along is not None or isinstance(value.node, ast.Constant)
@@ -353,7 +358,7 @@ class _Reader:
     @staticmethod
     def _sized(node: ast.expr, along: int | None, size: int) -> _Value:
         if size > LARGEST:
-            _refuse("what it comes to is too large")
+            _refuse("the resulting expression is too large")
         return _Value(node, along, size)
 
 

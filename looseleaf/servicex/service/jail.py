@@ -1,9 +1,8 @@
-"""Where Python queries run: a jail made by bubblewrap.
+"""The jail in which Python queries run, made by bubblewrap.
 
-In it stand the system's programs and libraries, this Python and looseleaf, read-only; the input
-file, read-only; an empty folder; and the one file that the result goes into. There is no network,
-no other process, no capability and no way to new rights. Where the service runs as root, the query
-runs as nobody.
+It has the system's programs and libraries, this Python and looseleaf, read-only; the input file,
+read-only; an empty folder; and the output file. It has no network, no other processes, no
+capabilities and no way to gain rights. If the service runs as root, the query runs as nobody.
 """
 
 import os
@@ -16,14 +15,14 @@ from pathlib import Path
 import looseleaf
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
-# what the dynamic linker and the clock need of /etc; nothing of it is secret
+# the parts of /etc that the dynamic linker and the clock need; none of them is secret
 SETTINGS = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
 ALONE = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try")
 NOBODY = 65534
 
 
 def visible() -> list[Path]:
-    """The folders that a query sees beside the system's: of Python, and looseleaf itself."""
+    """The folders that a query sees in addition to the system's: Python's, and looseleaf itself."""
     package = Path(looseleaf.__file__).parent
     return list(dict.fromkeys([Path(sys.base_prefix), Path(sys.prefix), package]))
 
@@ -32,9 +31,9 @@ def jailed(command: Sequence[str], home: Path, reads: Sequence[Path], writes: Pa
     """A command that runs `command` in the jail, with the folder `home` as its /tmp."""
     options = ["bwrap", *ALONE, "--die-with-parent"]
     if os.geteuid() == 0:
-        # what `give_up_rights` needs, and gives up
+        # needed by `give_up_rights`, which drops it
         options += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-    # first of all: Python or looseleaf may stand below /tmp
+    # first, since Python or looseleaf may be below /tmp
     options += ["--bind", str(home), "/tmp"]
     for place in (*SYSTEM, *SETTINGS):
         options += [*_way_to(Path(place)), "--ro-bind-try", place, place]
@@ -49,20 +48,20 @@ def jailed(command: Sequence[str], home: Path, reads: Sequence[Path], writes: Pa
 
 
 def _way_to(path: Path) -> list[str]:
-    """Folders that lead to a place in the jail, for every user of it."""
+    """The folders that lead to a place in the jail, accessible to every user in it."""
     above = list(path.parents)[-2::-1]
     return [word for folder in above for word in ("--dir", str(folder))]
 
 
 def hand_over(*paths: Path) -> None:
-    """Make files those of the user whom a query runs as."""
+    """Give files to the user as whom a query runs."""
     if os.geteuid() == 0:
         for path in paths:
             os.chown(path, NOBODY, NOBODY)
 
 
 def give_up_rights() -> None:
-    """In the jail, before anything of a user's is run."""
+    """In the jail, drop rights before any of the user's code runs."""
     if os.geteuid() == 0:
         os.setgroups([])
         os.setgid(NOBODY)
@@ -70,7 +69,7 @@ def give_up_rights() -> None:
 
 
 def missing() -> str | None:
-    """Why no jail can be made on this machine, None if one can."""
+    """Why no jail can be made on this machine; None if one can."""
     if shutil.which("bwrap") is None:
         return "the program bwrap (bubblewrap) is not installed"
     try:

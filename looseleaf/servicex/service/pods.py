@@ -1,11 +1,11 @@
-"""Transformer pods: a service's files carried out on Kubernetes, on the claim that both mount.
+"""Transformer pods: files of a service carried out on Kubernetes, on the volume that both mount.
 
-A pod is made of the operator's template and given a batch of files of one request. Of the volume it
-sees that request's folder and one of its own, in which it finds what to do and leaves what became
-of each file: it needs no way to the service, no token, and has none of the service's secrets. What
-it leaves is read as what a stranger wrote.
+A pod is made from the operator's template, for a batch of files of one request. On the volume it
+sees that request's folder and one of its own, with its task and the outcome of each file. It needs
+no connection to the service, no token, and none of the service's secrets. Its outcomes are read as
+untrusted input.
 
-A pod's name follows from its batch. So a request for a pod whose answer was lost can be made again,
+A pod's name follows from its batch. So a request for a pod can be repeated if its answer is lost,
 and a service that was killed finds its pods.
 """
 
@@ -45,16 +45,16 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 # stands; that a network file system may hide a file; that the API may be away; for an answer of it;
 # until it is told that a pod waits; until a node that doesn't end a pod is not waited for
 GRACE, POLL, VISIBLE, PATIENCE, ANSWER, SAY, GONE = 1, 0.5, 60.0, 300.0, 30.0, 30.0, 60.0
-# more than the answer for a file with all luminosity sections of a year
+# larger than the outcome of a file with all luminosity sections of a year
 LONGEST_OUTCOME = 64 << 20
-# what the service does, asked for when it starts
+# the rights that the service needs, checked when it starts
 RIGHTS = [(verb, "pods") for verb in ("create", "delete", "get", "list", "watch")]
 RIGHTS += [("list", "events")]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a pod says of a file: its result, or why there is none and if another try may do."""
+    """A pod's report on a file: its result, or the error and whether another try may work."""
 
     result: FileResult | None = None
     error: str | None = None
@@ -65,18 +65,21 @@ OUTCOME = TypeAdapter(Outcome)
 
 
 class NotAllowed(LooseleafError):
-    """Kubernetes refuses what the service asks for, and will the next time."""
+    """Kubernetes refuses a request of the service, and would refuse it again."""
 
 
 class NotStarted(WorkerDied):
-    """A pod that waits for something that doesn't come."""
+    """A pod waits for something that doesn't come."""
 
 
 @dataclass(frozen=True)
 class PodSettings:
-    """`template` is a Pod in YAML with a container `transformer` and a volume `results`, the claim
-    that the service has mounted as its volume. `workers` pods run at a time, each with up to
-    `most` files; one that hasn't started after `pending` seconds is given up."""
+    """How pods are made and run.
+
+    `template` is a Pod in YAML with a container `transformer` and a volume `results`, the claim
+    that the service has mounted as its volume. `workers` pods run at a time, each with up to `most`
+    files; a pod that hasn't started after `pending` seconds is given up.
+    """
 
     template: Path
     workers: int
@@ -85,15 +88,15 @@ class PodSettings:
 
 
 class Pods:
-    """The transformer pods of a service; raises `ConfigError` for a template or rights that won't
-    do."""
+    """The transformer pods of a service; raises `ConfigError` for an unsuitable template or
+    rights."""
 
     def __init__(self, settings: PodSettings, volume: Path, subdir: str) -> None:
         self.most, self.pending = settings.most, settings.pending
         self.volume, self.closing = volume, threading.Event()
         self._work = request_folder(volume, subdir, WORK)
         self._template = read_template(settings.template)
-        # told once, before there are threads: CPython 3.11 can't parse in several at a time
+        # once, before there are threads: CPython 3.11 can't parse in several at a time
         self._code = code()
         self._namespace = _connect(self._template)
         api = client.ApiClient()
@@ -109,7 +112,7 @@ class Pods:
         self._killed: set[str] = set()
         self.workers = [PodWorker(self) for _ in range(settings.workers)]
 
-    # what the engine asks
+    # calls of the engine
 
     def standing(self) -> Mapping[str, Sequence[int]]:
         listed = self._ask("list", "pods", self._list)["items"]
@@ -131,13 +134,13 @@ class Pods:
     def drop(self, batch: str) -> None:
         self.end(batch)
 
-    # what a worker does with its pod
+    # calls of a worker for its pod
 
     def work(self, batch: str) -> Path:
         return self._work / batch
 
     def begin(self, batch: Batch, seconds: float) -> None:
-        """See to it that a batch's pod is there."""
+        """Make sure that a batch's pod exists."""
         name = pod_name(batch.name)
         with self._changed:
             if name in self._kept:
@@ -160,14 +163,14 @@ class Pods:
                     ),
                 )
             except ApiException as problem:
-                # the answer to the first asking was lost
+                # the answer to the first request was lost
                 if problem.status == 409:
                     return
                 if not _over_quota(problem):
                     raise NotAllowed(f"Kubernetes refuses the pod: {_message(problem)}") from None
                 if time.monotonic() > until:
                     raise NotStarted(f"no pod for it: {_message(problem)}") from None
-                # for room, or for `kill`
+                # no quota, or `kill` was called
                 with self._changed:
                     self._changed.wait_for(lambda: batch.name in self._killed, timeout=5)
                     if batch.name in self._killed:
@@ -176,14 +179,14 @@ class Pods:
                 return
 
     def end(self, batch: str) -> None:
-        """Delete a batch's pod and what it left, other than results; returns when it is gone."""
+        """Delete a batch's pod and its files, except results; returns when it is gone."""
         name = pod_name(batch)
         with suppress(LooseleafError):
             self._delete(name)
             with self._changed:
                 self._changed.wait_for(lambda: name not in self._pods, timeout=GONE)
         with self._changed:
-            # one that couldn't be deleted now is when the API is back
+            # a pod that can't be deleted now is deleted when the API is back
             self._kept.discard(name)
             self._killed.discard(batch)
         shutil.rmtree(self.work(batch), ignore_errors=True)
@@ -200,11 +203,11 @@ class Pods:
             if batch in self._killed:
                 raise WorkerDied("canceled")
             pod = self._pods.get(pod_name(batch))
-        # what was listed may be older than the pod
+        # the list may be older than the pod
         return pod or self._get(pod_name(batch))
 
     def why_waiting(self, pod: Mapping[str, Any]) -> str:
-        """What keeps a pod from starting, as far as Kubernetes says it."""
+        """Why a pod doesn't start, as far as Kubernetes tells."""
         status = pod.get("status") or {}
         for container in status.get("containerStatuses") or []:
             waiting = (container.get("state") or {}).get("waiting") or {}
@@ -289,7 +292,7 @@ class Pods:
             )
 
     def _follow(self) -> None:
-        """Keep up with the pods, and delete those that nobody waits for."""
+        """Watch the pods, and delete those that nobody waits for."""
         pause = POLL
         while not self.closing.is_set():
             try:
@@ -303,7 +306,7 @@ class Pods:
                     self._delete(name)
                 self._watch(listed["metadata"]["resourceVersion"])
             except Exception as problem:
-                # what was seen is too old to go on from: listed again at once
+                # the watch is too old to continue, so list again at once
                 if not (isinstance(problem, ApiException) and problem.status == 410):
                     say(f"Kubernetes can't be asked for pods: {_message(problem)}")
                     self.closing.wait(pause)
@@ -330,10 +333,10 @@ class Pods:
                 return
 
     def _ask(self, verb: str, resource: str, call: Callable[[], Any]) -> Any:
-        """What Kubernetes answers, asked again while it is away, as plain JSON.
+        """The answer of Kubernetes as plain JSON, tried again while it is away.
 
-        Raises `NotAllowed` for a right that is missing, `WorkerDied` if it stays away, and
-        `ApiException` for what it refuses otherwise.
+        Raises `NotAllowed` for a missing right, `WorkerDied` if it stays away, and `ApiException`
+        for other refusals.
         """
         try:
             retries = Retries(Exception, _away, seconds=PATIENCE, pause=0.2, longest=10)
@@ -357,8 +360,7 @@ class Pods:
         )
 
     def _owner(self) -> list[dict[str, Any]]:
-        """The config map in whose life the pods have theirs, so that none stays behind after the
-        release."""
+        """The config map that owns the pods, so that none remains after the release."""
         name = self._template["metadata"]["annotations"].pop(OWNER, None)
         if name is None:
             return []
@@ -386,7 +388,7 @@ class Pods:
             try:
                 review = self._ask("create", "selfsubjectaccessreviews", review_of)
             except (NotAllowed, ApiException):
-                # a cluster that doesn't tell: it is told when a right is missing
+                # the cluster doesn't tell; a missing right shows later
                 return
             if not review["status"]["allowed"]:
                 raise ConfigError(self._right(verb, resource, "access is denied"))
@@ -408,7 +410,7 @@ class PodWorker:
                 del left[number]
                 yield number, outcome
         except NotStarted as problem:
-            # what keeps one pod from starting does the next one
+            # the reason that stops one pod from starting also stops the next
             yield from ((number, WorkerDied(str(problem))) for number in left)
         except WorkerDied as problem:
             say(str(problem))
@@ -428,7 +430,7 @@ class PodWorker:
     def _outcomes(
         self, batch: Batch, left: Mapping[int, Job], seconds: float
     ) -> Iterator[tuple[int, FileResult | Exception]]:
-        """What the pod leaves, as it comes; `WorkerDied` if it ends before all of it stands."""
+        """The outcomes of the pod, as they come; `WorkerDied` if it ends before all exist."""
         name, begun = pod_name(batch.name), time.monotonic()
         look = begun + SAY
         started = ended = None
@@ -452,7 +454,7 @@ class PodWorker:
                     raise WorkerDied(f"pod {name} did not end within its time; is its node lost?")
             elif left:
                 ended = ended or moment
-                # a pod that was seen to fail has written what it wrote; else the file may be late
+                # a failed pod has written all that it will; otherwise a file may be late
                 if phase != "Succeeded" or moment - ended > VISIBLE:
                     raise WorkerDied(f"pod {name} {_fate(pod)}")
 
@@ -473,20 +475,20 @@ class PodWorker:
 
 
 def say(text: str) -> None:
-    """A line for the service's log."""
+    """Print a line to the service's log."""
     print(text, file=sys.stderr, flush=True)
 
 
 def pod_name(batch: str) -> str:
-    """At most 63 characters, small letters: a UUID and two numbers."""
+    """A name of at most 63 lower-case characters: a UUID and two numbers."""
     return f"servicex-{batch}"
 
 
 def read_outcome(path: Path, output: Path) -> FileResult | Exception | None:
-    """What a pod says of a file; None while the result that it speaks of can't be seen."""
+    """A pod's outcome for a file; None while its result can't be seen."""
     bad = DataFileError(f"{output.name}: the pod left no account of it that can be read")
     try:
-        # a link would make us read what the pod can't
+        # a link would make us read files that the pod can't
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(handle, "rb") as file:
             about = os.fstat(handle)
@@ -508,7 +510,7 @@ def read_outcome(path: Path, output: Path) -> FileResult | Exception | None:
 
 
 def read_template(path: Path) -> dict[str, Any]:
-    """The operator's pod; `ConfigError` if the service can't make transformers of it."""
+    """The operator's pod; `ConfigError` if it can't be used for transformers."""
     try:
         pod = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
@@ -535,7 +537,7 @@ def _container(pod: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _connect(template: Mapping[str, Any]) -> str:
-    """Set up the client, from inside the cluster or by kubeconfig; the namespace."""
+    """Configure the client, from inside the cluster or by kubeconfig; returns the namespace."""
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ:
             config.load_incluster_config()
@@ -550,7 +552,7 @@ def _connect(template: Mapping[str, Any]) -> str:
 
 
 def _seconds_of(batch: Batch, seconds: float) -> int:
-    """How long a batch may take, with what it takes to start."""
+    """The time limit of a batch, including its start."""
     return int(seconds * len(batch.jobs)) + 120
 
 
@@ -565,7 +567,7 @@ def _over_quota(problem: ApiException) -> bool:
 
 
 def _message(problem: Exception) -> str:
-    """What Kubernetes says in its Status."""
+    """The message in Kubernetes' Status."""
     if isinstance(problem, ApiException):
         with suppress(ValueError, TypeError, KeyError):
             return str(json.loads(problem.body or "")["message"])

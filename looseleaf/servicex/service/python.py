@@ -1,10 +1,9 @@
-"""Python queries: a user's `run_query(path)` on one file, in a process with nothing to steal.
+"""Python queries: a user's `run_query(path)` on one file, in a confined process.
 
-A query is arbitrary code. It runs in an interpreter of its own, in a jail (`jail`) that shows it
-the input file and the result, with an environment that holds none of the service's settings and
-limits of memory, processor time, sizes of files, processes and open files. What the service needs
-to know of the input it reads itself; a file elsewhere it fetches, so that a query needs neither a
-network nor anybody's proxy.
+A query is arbitrary code. It runs in its own interpreter, in a jail (`jail`) with the input file
+and the result only. Its environment has none of the service's settings, and its memory, processor
+time, file sizes, processes and open files are limited. The service itself reads what it needs to
+know about the input, and fetches remote files, so that a query needs neither a network nor a proxy.
 """
 
 import json
@@ -42,7 +41,7 @@ from looseleaf.servicex.transform import (
 LIBRARY_PATH = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
 
 
-# a worker is one core's
+# a worker has one core
 ONE_CORE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 LONGEST_ANSWER, LONGEST_PROBLEM = 1 << 16, 1000
 PROCESSES, OPEN_FILES = 256, 256
@@ -50,8 +49,10 @@ PROCESSES, OPEN_FILES = 256, 256
 
 @dataclass(frozen=True)
 class PythonTask:
-    """A function's source and the file to run it on; limits in bytes and seconds. Without
-    `confined` there is no jail."""
+    """A function's source, and the file to run it on; limits in bytes and seconds.
+
+    Without `confined` there is no jail.
+    """
 
     name: str
     urls: tuple[str, ...]
@@ -65,7 +66,7 @@ class PythonTask:
 
 @dataclass(frozen=True)
 class _Input:
-    """A file on this machine, where it comes from, and what is in it."""
+    """A file on this machine, its origin, and its content."""
 
     path: Path
     url: str
@@ -74,10 +75,10 @@ class _Input:
 
 
 def run_python(task: PythonTask) -> FileResult:
-    """Run a python query; the result stands whole at `task.output` or not at all.
+    """Run a python query; `task.output` is written completely or not at all.
 
-    Raises `DataFileError` with the last line of what went wrong in the query, `RemoteReadFailed`
-    for a file elsewhere that can't be read just now.
+    Raises `DataFileError` with the last line of the query's error, and `RemoteReadFailed` for a
+    remote file that can't be read at the moment.
     """
     watch = Stopwatch()
     output = Path(task.output)
@@ -122,7 +123,7 @@ def run_python(task: PythonTask) -> FileResult:
 
 @contextmanager
 def _input(task: PythonTask, folder: Path) -> Iterator[_Input]:
-    """The first of a task's files that can be read, a copy if it is not on this machine."""
+    """The first of a task's files that can be read, as a copy if it is remote."""
     problems: list[DataFileError] = []
     for url in task.urls:
         try:
@@ -155,11 +156,11 @@ def _fetch(url: str, path: str) -> None:
 
 
 def _asked(task: PythonTask, path: Path, part: Path, question: dict[str, Any]) -> int:
-    """Run a query in a process of its own; the number of events that it wrote."""
+    """Run a query in its own process; returns the number of events that it wrote."""
     environment = {name: os.environ[name] for name in LIBRARY_PATH if name in os.environ}
-    # isolated: no PYTHON* variables, no packages of the user, not the working folder
+    # isolated: without PYTHON* variables, the user's packages and the working folder
     command = [sys.executable, "-I", "-m", __name__]
-    # in files, whose size is limited, since a query may print without end
+    # to files of limited size, since a query may print without end
     with (
         TemporaryDirectory(prefix="query-", ignore_cleanup_errors=True) as home,
         TemporaryFile() as answer,
@@ -198,12 +199,13 @@ def _end_of(file: BinaryIO) -> str:
 
 
 def _limit(memory: int, seconds: int, confined: bool) -> None:
-    """Limits that the query can't raise; `confined`, its user's processes are those in jails."""
+    """Set limits that the query can't raise; if `confined`, its user's processes are those in
+    jails."""
     for what, most in (
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_CORE, 0),
-        # a result has been in memory before
+        # a result was in memory before
         (resource.RLIMIT_FSIZE, memory),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
         *([(resource.RLIMIT_NPROC, PROCESSES)] if confined else []),
@@ -212,7 +214,7 @@ def _limit(memory: int, seconds: int, confined: bool) -> None:
 
 
 def _trees(returned: Any) -> dict[str, ak.Array]:
-    """What `run_query` gave back, as trees: an array of records, or several by name."""
+    """The return value of `run_query` as trees: an array of records, or several by name."""
     trees = returned if isinstance(returned, Mapping) else {TREE: returned}
     arrays = {}
     for name, value in trees.items():
@@ -236,7 +238,7 @@ def _carry_out(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def _main() -> None:
-    # the answer goes where the query doesn't print
+    # the answer doesn't go where the query prints
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     task = json.load(sys.stdin)

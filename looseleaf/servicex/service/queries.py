@@ -1,4 +1,4 @@
-"""What the selections of ServiceX's code generators ask for, checked before any file is opened."""
+"""Reading and checking the selections of ServiceX's code generators, before any file is opened."""
 
 import ast
 import base64
@@ -15,7 +15,7 @@ from looseleaf.servicex.request import OWN
 from looseleaf.servicex.service.funcadl import available, func_adl_queries
 from looseleaf.servicex.transform import TreeQuery
 
-# the code generators that there are, and what carries them out
+# the code generators, and what carries out their queries
 CODEGENS = {
     OWN: "looseleaf.servicex.transform",
     "uproot-raw": "looseleaf.servicex.transform",
@@ -31,9 +31,11 @@ def usable() -> dict[str, str]:
 
 
 class Skim(BaseModel):
-    """A looseleaf selection: columns, which may be alternatives `A|B`, the events to keep, the
-    software that the results are to be told apart by, and by the first path of each file the
-    checksums that they are to be held to, if they are to be verified."""
+    """A looseleaf selection.
+
+    It has the columns, with alternatives `A|B`, the events to keep, the software that distinguishes
+    results, and, to verify files, their checksums by each file's first path.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,7 +46,7 @@ class Skim(BaseModel):
 
 
 def checksums_of(codegen: str, selection: str) -> tuple[str, dict[str, str]]:
-    """A checked selection without the checksums of its files, and these by their first path."""
+    """A checked selection without the checksums of its files, and the checksums by first path."""
     if codegen != OWN:
         return selection, {}
     skim = Skim.model_validate_json(selection)
@@ -52,7 +54,7 @@ def checksums_of(codegen: str, selection: str) -> tuple[str, dict[str, str]]:
 
 
 def skim_query(selection: str) -> TreeQuery:
-    """The query of a looseleaf selection; `ConfigError` for one that can't be read."""
+    """The query of a looseleaf selection; `ConfigError` if it can't be read."""
     try:
         skim = Skim.model_validate_json(selection)
     except ValidationError as problem:
@@ -63,7 +65,7 @@ def skim_query(selection: str) -> TreeQuery:
 
 
 class RawQuery(BaseModel):
-    """One query of an uproot-raw selection, as the client writes it."""
+    """One query of an uproot-raw selection, in the client's form."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -74,13 +76,13 @@ class RawQuery(BaseModel):
     filter_typename: str | list[str] | None = None
     aliases: dict[str, str] | None = None
     fail_on_missing_trees: bool | None = None
-    # what it changes in awkward's functions has no meaning in looseleaf's expressions
+    # its effects on awkward's functions have no meaning in looseleaf's expressions
     use_standard_awkward_axis: bool | None = None
 
 
 def raw_queries(selection: str) -> tuple[TreeQuery, ...]:
-    """The queries of an uproot-raw selection; `ConfigError` says what can't be read or is not
-    allowed in it."""
+    """The queries of an uproot-raw selection; `ConfigError` if it can't be read or isn't
+    allowed."""
     try:
         listed = json.loads(selection)
         queries = [RawQuery.model_validate(query) for query in listed]
@@ -98,7 +100,7 @@ def raw_queries(selection: str) -> tuple[TreeQuery, ...]:
 
 
 def _first(problem: ValidationError) -> str:
-    """The first thing that is wrong: where, and what."""
+    """The first error: where, and what."""
     first = problem.errors()[0]
     return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
@@ -151,7 +153,7 @@ class _Replace(ast.NodeTransformer):
 
 
 def _unaliased(text: str, aliases: Mapping[str, str]) -> str:
-    """An expression with its aliases put in; `ConfigError` if it isn't one."""
+    """An expression with its aliases replaced; `ConfigError` if it isn't one."""
     Expression(text)
     if not aliases:
         return text
@@ -173,7 +175,7 @@ def python_source(selection: str) -> str:
 
 
 def check(codegen: str, selection: str) -> Any:
-    """What a selection asks for, or `ConfigError`."""
+    """The query in a selection; `ConfigError` if it is wrong."""
     if codegen == OWN:
         return (skim_query(selection),)
     match codegen:

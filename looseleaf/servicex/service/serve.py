@@ -28,9 +28,12 @@ SHORTEST_TOKEN = 16
 
 @dataclass(frozen=True)
 class Service:
-    """How a service is set up; `certificate` and `key` are the PEM files of TLS, `token_file` holds
-    the clients' token. With `pods`, a template for them, the work is done on Kubernetes, by up to
-    `workers` pods at a time; one gets up to `files_per_pod` and has `pending` seconds to start."""
+    """The settings of a service.
+
+    `certificate` and `key` are the PEM files for TLS, `token_file` has the clients' token. With
+    `pods`, a template, the work is done on Kubernetes by up to `workers` pods at a time, each with
+    up to `files_per_pod` files and `pending` seconds to start.
+    """
 
     volume: Path
     subdir: str
@@ -52,9 +55,9 @@ class Service:
 def serve(service: Service) -> None:
     """Run the service until it is told to stop (SIGINT, SIGTERM).
 
-    What it needs to be asked stands in `<state>/servicex.yaml`, readable by its owner alone, as
-    the client wants it. Raises `ConfigError` for an address that is not safe, a folder that can't
-    be used, or a state that another service has.
+    The client's configuration is written to `<state>/servicex.yaml`, which only its owner may read.
+    Raises `ConfigError` for an unsafe address, a folder that can't be used, or a state that another
+    service uses.
     """
     _safe(service)
     volume, state = _folders(service)
@@ -73,7 +76,7 @@ def serve(service: Service) -> None:
         url = f"{scheme}://{name}:{listener.getsockname()[1]}"
         no_python = None if keys is None else _no_python(service, volume, state)
         crew = _crew(service, volume)
-        # a pod has none of the service's secrets, and is all the jail that can be made there
+        # a pod has none of the service's secrets, and is the only jail that can be made there
         limits = replace(service.limits, confined=service.limits.confined and service.pods is None)
         records = {r.url: r for known in datasets.values() for r in known if r.url is not None}
         where = (State(state / "state.sqlite"), volume, service.subdir)
@@ -137,7 +140,8 @@ def _safe(service: Service) -> None:
 
 
 def _no_python(service: Service, *folders: Path) -> str | None:
-    """Why nobody may send Python queries; None, with a warning if they get no jail, if one may."""
+    """Why Python queries are refused; None if they aren't, with a warning if they run without a
+    jail."""
     if service.pods is not None:
         return None
     if not service.limits.confined:
@@ -186,7 +190,7 @@ def _listen(service: Service) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((service.host, service.port))
-        # before its address is told: a client that is quick would be refused
+        # before its address is printed, since a quick client would be refused
         listener.listen()
     except OSError as problem:
         raise ConfigError(f"{service.host}:{service.port}: {problem.strerror}") from None

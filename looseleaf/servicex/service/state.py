@@ -1,4 +1,4 @@
-"""What the service knows: requests and their files, in SQLite."""
+"""The service's state: requests and their files, in SQLite."""
 
 import json
 import sqlite3
@@ -29,9 +29,9 @@ CREATE INDEX IF NOT EXISTS files_of ON files (request, status);
 CREATE INDEX IF NOT EXISTS files_by_status ON files (status);
 CREATE TABLE IF NOT EXISTS clock (last TEXT NOT NULL);
 """
-# the log beside the database can't grow, or the file can't
+# the log next to the database can't grow, or the file can't
 NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
-# the words of the protocol
+# the protocol's words
 RUNNING, COMPLETE, CANCELED = "Running", "Complete", "Canceled"
 FATAL, BAD_DATASET = "Fatal", "Bad Dataset"
 
@@ -70,25 +70,25 @@ def _file(row: Sequence[Any]) -> FileRow:
 
 
 def now() -> datetime:
-    """The time as the protocol has it: UTC without saying so."""
+    """The time in the protocol's form: UTC without a time zone."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
 def stamp(moment: datetime) -> str:
-    """A moment as text that sorts by time."""
+    """A time as text that sorts by time."""
     if moment.tzinfo is not None:
         moment = moment.astimezone(UTC).replace(tzinfo=None)
     return moment.isoformat(timespec="microseconds")
 
 
 class StateFull(LooseleafError):
-    """The service can't write down what is asked of it or done, for want of room on its disk."""
+    """The service's disk has no room for a change of its state."""
 
 
 class State:
-    """The requests of a service; every method is a transaction of its own.
+    """The requests of a service; every method is a transaction.
 
-    A change for which there is no room on the disk raises `StateFull`, and is not made.
+    A change for which the disk has no room raises `StateFull`, and isn't made.
     """
 
     def __init__(self, path: Path) -> None:
@@ -107,7 +107,7 @@ class State:
                 yield self._db
                 self._db.execute("COMMIT")
             except BaseException as problem:
-                # SQLite has done so itself where it ran out of room
+                # SQLite has already done so if the disk is full
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 if getattr(problem, "sqlite_errorcode", None) in NO_ROOM:
@@ -125,7 +125,7 @@ class State:
     def submit(
         self, request: dict[str, str | None], files: Sequence[tuple[str, str]], status: str
     ) -> None:
-        """Take in a request and its files as (paths, output)."""
+        """Add a request and its files as (paths, output)."""
         with self._change() as db:
             columns = ", ".join(request)
             places = ", ".join("?" * len(request))
@@ -139,13 +139,14 @@ class State:
             )
 
     def recover(self) -> None:
-        """Files that were under way when the service ended are waiting again."""
+        """Set files that were running when the service ended to waiting."""
         with self._change() as db:
             db.execute(
                 "UPDATE files SET status = 'waiting', tries = tries - 1 WHERE status = 'running'"
             )
 
     def requests(self) -> list[str]:
+        """The ids of all requests."""
         return [row[0] for row in self._rows("SELECT id FROM requests ORDER BY number")]
 
     def request(self, request_id: str) -> dict[str, Any] | None:
@@ -165,23 +166,28 @@ class State:
         return {**dict(zip(names, row, strict=True)), "files": counts}
 
     def request_by_number(self, number: int) -> dict[str, Any] | None:
+        """A request by its number, or None."""
         rows = self._rows("SELECT id FROM requests WHERE number = ?", number)
         return self.request(rows[0][0]) if rows else None
 
     def files(self, request_id: str) -> list[FileRow]:
+        """The files of a request."""
         query = f"SELECT {FILE_COLUMNS} FROM files WHERE request = ? ORDER BY number"
         return [_file(row) for row in self._rows(query, request_id)]
 
     def results(self, request_id: str, later_than: str) -> list[FileRow]:
-        """The files that are done, in the order in which they were."""
+        """The finished files, in the order in which they finished."""
         query = (
             f"SELECT {FILE_COLUMNS} FROM files WHERE request = ? AND created > ? ORDER BY created"
         )
         return [_file(row) for row in self._rows(query, request_id, later_than)]
 
     def claim(self, most: int = 1, among: int = 1) -> list[FileRow]:
-        """The next files to work on, now marked as running: of one request, so that each of `among`
-        workers gets some of those that are waiting, `most` files at the most."""
+        """The next files to work on, now marked as running.
+
+        They are of one request, at most `most`, and few enough that each of `among` workers gets
+        some.
+        """
         ready = "status = 'waiting' AND not_before <= ?"
         moment = time.time()
         with self._change() as db:
@@ -200,7 +206,7 @@ class State:
             return self._start(db, [row[0] for row in chosen])
 
     def take_up(self, numbers: Sequence[int]) -> list[FileRow]:
-        """Those of certain files that are waiting, now marked as running."""
+        """The waiting files among these, now marked as running."""
         with self._change() as db:
             return self._start(db, numbers)
 
@@ -214,7 +220,7 @@ class State:
         return sorted(map(_file, rows.fetchall()), key=lambda file: file.number)
 
     def release(self, numbers: Sequence[int]) -> None:
-        """Files that were given to a worker which didn't begin with them are waiting again."""
+        """Set files to waiting that a worker didn't begin."""
         with self._change() as db:
             db.execute(
                 "UPDATE files SET status = 'waiting', tries = tries - 1 WHERE status = 'running' "
@@ -223,11 +229,12 @@ class State:
             )
 
     def next_retry(self) -> float | None:
-        """Seconds until a file that failed is to be tried again."""
+        """Seconds until a failed file is tried again."""
         (first,) = self._rows("SELECT min(not_before) FROM files WHERE status = 'waiting'")[0]
         return None if first is None else max(0.0, first - time.time())
 
     def retry(self, number: int, after: float, error: str) -> None:
+        """Set a failed file to waiting, to be tried again after a time."""
         with self._change() as db:
             db.execute(
                 "UPDATE files SET status = 'waiting', not_before = ?, error = ? "
@@ -236,10 +243,10 @@ class State:
             )
 
     def done(self, number: int, result: dict[str, Any] | None, error: str | None) -> bool:
-        """A file's end, success if there is a result; False if it was canceled meanwhile.
+        """Finish a file, with success if there is a result; False if it was canceled meanwhile.
 
-        The time is later than that of every file before, which a client that asks for what is
-        later than the last one it saw relies on.
+        The time is later than that of every file before, on which clients rely that ask for results
+        later than the last one they saw.
         """
         with self._change() as db:
             last = db.execute("SELECT max(last) FROM clock").fetchone()[0]
@@ -274,7 +281,7 @@ class State:
             self._finish(db, request_id, status)
 
     def cancel(self, request_id: str) -> list[int]:
-        """Cancel what is not done yet; the numbers of the files that were under way."""
+        """Cancel the unfinished files; returns the numbers of those that were running."""
         with self._change() as db:
             under_way = db.execute(
                 "SELECT number FROM files WHERE request = ? AND status = 'running'", (request_id,)
@@ -288,5 +295,6 @@ class State:
         return [row[0] for row in under_way]
 
     def delete(self, request_id: str) -> None:
+        """Remove a request and its files."""
         with self._change() as db:
             db.execute("DELETE FROM requests WHERE id = ?", (request_id,))
