@@ -17,9 +17,9 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest $(TOGETHER)
 
-# those that run neither the workflow nor services, in less than two minutes
+# those that start neither the workflow nor services, in less than two minutes
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest $(TOGETHER) -m "not chain"
+	$(BIN)/python -m pytest $(TOGETHER) -m "not chain and not slow"
 
 # what continuous integration checks beside the tests
 check: $(STAMP)

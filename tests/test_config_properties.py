@@ -25,6 +25,8 @@ from looseleaf.errors import LooseleafError
 from looseleaf.topcoffea.notebook import eft_analysis
 from looseleaf.yaml_files import check_plain, read_yaml
 
+pytestmark = pytest.mark.slow
+
 # how many examples is the profile's to say
 PROPERTY = settings(deadline=None, derandomize=True)
 

@@ -25,6 +25,8 @@ from looseleaf.errors import LookupFailed
 from looseleaf.files import read_json
 from looseleaf.stage_files import FileRecord
 
+pytestmark = pytest.mark.slow
+
 FILES = "file dataset=/A/B/C"
 
 

@@ -28,6 +28,8 @@ from looseleaf.errors import LooseleafError
 from looseleaf.servicex.request import request_from_das
 from looseleaf.stage_files import FileRecord, write_catalogue
 
+pytestmark = pytest.mark.slow
+
 # how many examples is the profile's to say
 PROPERTY = settings(deadline=None)
 

@@ -43,6 +43,8 @@ from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.fileset import chunks_of, from_manifest
 from looseleaf.processing.runner import SkimmedNanoAOD, process_task
 
+pytestmark = pytest.mark.slow
+
 POINTS = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
 SHIPPED = yaml.safe_load((REPO / "config/analyses/muon_id.yaml").read_text())
 NONE = Corrections({}, {})

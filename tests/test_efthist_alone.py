@@ -16,6 +16,8 @@ from conftest import REPO
 
 from looseleaf.efthist import kernels, machine
 
+pytestmark = pytest.mark.slow
+
 NOT_NEEDED = [
     "asyncio",
     "awkward",

@@ -41,6 +41,8 @@ from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
 from looseleaf.processing.runner import Limits, ProcessingFailed, SkimmedNanoAOD, process_task
 from looseleaf.processing.stage import DatasetFiles, Running
 
+pytestmark = pytest.mark.slow
+
 POINTS = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
 MUON: dict[str, Any] = yaml.safe_load((REPO / "config/analyses/muon.yaml").read_text())
 DATASETS = {"q": qcd(30_000), "w": sample("wjets", 30_000, files=1, xsec_pb=0.1)}

@@ -26,6 +26,8 @@ from looseleaf.processing.job import Processed, run
 from looseleaf.processing.runner import Limits, ProcessingFailed
 from looseleaf.processing.site import Site, WorkersGone
 
+pytestmark = pytest.mark.slow
+
 MUON = [f"Muon_{field}" for field in ("pt", "eta", "phi", "mass", "charge")]
 COLUMNS = ["run", "luminosityBlock", "event", "genWeight", *MUON]
 LIMITS = Limits(chunksize=500, task_events=500)

@@ -19,6 +19,8 @@ from looseleaf.topcoffea.pictures import LARGEST_RATIO, by_process, pictures, st
 from looseleaf.topcoffea.store import write_histograms
 from looseleaf.topcoffea.templates import factors, kept_coefficients, parts_of, templates_of
 
+pytestmark = pytest.mark.slow
+
 EDGES = [0, 1, 2, 3, 4]
 ANALYSIS: dict[str, Any] = {
     "name": "small",

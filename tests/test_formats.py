@@ -33,6 +33,8 @@ from looseleaf.servicex.formats import read_original
 from looseleaf.servicex.transform import FileTask, TreeQuery, transform_file
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
 
+pytestmark = pytest.mark.slow
+
 FORMATS = ("root-file", "root-rntuple", "parquet")
 POINTS = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
 MUON: dict[str, Any] = yaml.safe_load((REPO / "config/analyses/muon.yaml").read_text())

@@ -13,6 +13,8 @@ from conftest import REPO, Run, Snakemake
 
 from looseleaf.stage_files import FileRecord, write_catalogue
 
+pytestmark = pytest.mark.slow
+
 DATASETS = 15
 SAMPLES = {"samples_generate": DATASETS}
 DAS = SAMPLES | {"das_lookup": DATASETS}

@@ -25,6 +25,8 @@ from service import holds, run, selection
 
 from looseleaf.samples.generate import generate
 
+pytestmark = pytest.mark.slow
+
 FILES, EVENTS, INPUT = 4, 2000, "/input"
 PLAIN: dict[str, Any] = {
     "workers": 2,

@@ -26,6 +26,8 @@ from looseleaf.servicex.submission import transform
 from looseleaf.stage_files import FileRecord, write_catalogue
 from looseleaf.topcoffea.normalisation import factors_of
 
+pytestmark = pytest.mark.slow
+
 A, B, C = (FileRecord(f"/store/{n}.root", 100 + i, 10 + i, None) for i, n in enumerate("abc"))
 
 

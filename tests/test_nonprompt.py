@@ -36,6 +36,8 @@ from looseleaf.topcoffea.process import squares_of
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
 from looseleaf.topcoffea.store import read_histograms, write_histograms
 
+pytestmark = pytest.mark.slow
+
 DECLARED = yaml.safe_load((REPO / "config/working_points.yaml").read_text())
 POINTS = WorkingPoints(DECLARED)
 ROLES = {

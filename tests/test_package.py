@@ -16,6 +16,8 @@ from conftest import REPO
 
 from looseleaf.command import main
 
+pytestmark = pytest.mark.slow
+
 PROFILES = {"coffea-casa", "htcondor", "local", "slurm"}
 CONFIGURED = """
 import sys

@@ -12,6 +12,8 @@ from conftest import REPO
 
 from looseleaf.preflight import MODULES, check_machine, foreign
 
+pytestmark = pytest.mark.slow
+
 SHARED = [path for path in sys.path if path.endswith("site-packages")]
 
 

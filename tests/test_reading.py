@@ -23,6 +23,8 @@ from looseleaf.servicex.request import urls_of
 from looseleaf.servicex.transform import FileTask, TreeQuery, transform_file
 from looseleaf.stage_files import FileRecord, read_catalogue, write_catalogue
 
+pytestmark = pytest.mark.slow
+
 NOWHERE = "root://127.0.0.1:1/"
 DATASETS = {"A": qcd(6000), "B": {**qcd(6000), "das": "/qcd_other/looseleaf-v1/NANOAODSIM"}}
 

@@ -31,6 +31,8 @@ from looseleaf.servicex.transform import FileTask, Sums, TreeQuery, transform_fi
 from looseleaf.servicex.volume import output_name
 from looseleaf.stage_files import SNAPSHOT_FORMAT, FileRecord, describe
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = [
     "run",
     "luminosityBlock",

@@ -15,6 +15,8 @@ from looseleaf.samples.generate import generate
 from looseleaf.servicex.service.queries import check, usable
 from looseleaf.servicex.transform import FileTask, transform_file
 
+pytestmark = pytest.mark.slow
+
 OWN = {"run", "luminosityBlock", "event", "genWeight"}
 EVENTS = "(call EventDataset 'bogus.root' 'Events')"
 

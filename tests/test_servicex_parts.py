@@ -39,6 +39,8 @@ from looseleaf.servicex.volume import (
 )
 from looseleaf.stage_files import SNAPSHOT_FORMAT, FileRecord
 
+pytestmark = pytest.mark.slow
+
 # --- sums before and after the selection
 
 

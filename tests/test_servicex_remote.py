@@ -29,6 +29,8 @@ from looseleaf.servicex.remote import Remote
 from looseleaf.servicex.request import Request, request_from_das
 from looseleaf.servicex.submission import FIRST_WAIT, LONGEST_WAIT_HERE, transform
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = ["run", "luminosityBlock", "event", "genWeight", "Muon_pt", "Muon_charge", "MET_pt|PFMET"]
 CUT = "(nMuon > 0) & (MET_pt > 5)"
 

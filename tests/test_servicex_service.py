@@ -34,6 +34,8 @@ from looseleaf.servicex.formats import read_original
 from looseleaf.servicex.service.queries import check
 from looseleaf.servicex.volume import result_name
 
+pytestmark = pytest.mark.slow
+
 FILES, EVENTS = 4, 2000
 
 

@@ -28,6 +28,8 @@ from looseleaf.topcoffea.combine import combine
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
 from looseleaf.topcoffea.store import read_histograms, write_histograms
 
+pytestmark = pytest.mark.slow
+
 POINTS = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
 ANALYSIS: dict[str, Any] = yaml.safe_load((REPO / "config/analyses/tth_eft.yaml").read_text())
 ANALYSIS["working_points"] = {

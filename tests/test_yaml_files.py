@@ -15,6 +15,8 @@ from looseleaf.errors import ConfigError, LooseleafError
 from looseleaf.topcoffea.notebook import eft_analysis
 from looseleaf.yaml_files import check_plain, read_yaml
 
+pytestmark = pytest.mark.slow
+
 Read = Callable[[str], dict[str, Any]]
 Refused = Callable[[str | bytes], str]
 
