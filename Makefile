@@ -43,9 +43,11 @@ $(STAMP): requirements.lock pyproject.toml
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	touch $@
 
-# renew the lock; uv is needed for this alone
+# renew the lock, and what the image needs of it; uv is needed for this alone
+UV := uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --quiet
 lock:
-	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock --quiet
+	$(UV) pyproject.toml --all-extras --python-version 3.11 --output-file requirements.lock
+	echo hatchling | $(UV) pyproject.toml - --extra kubernetes --extra xrootd --constraint requirements.lock --python-version 3.12 --no-annotate --output-file charts/requirements.lock
 
 clean:
 	rm -rf .venv results .snakemake

@@ -10,10 +10,10 @@ from packaging.requirements import Requirement
 CONDA_NAMES = {"matplotlib": "matplotlib-base"}
 
 
-def locked(repo: Path, python: str) -> dict[str, str]:
-    """Versions of the lock by package, for one version of Python."""
+def locked(repo: Path, python: str, lock: str = "requirements.lock") -> dict[str, str]:
+    """Versions of a lock by package, for one version of Python."""
     versions = {}
-    for line in (repo / "requirements.lock").read_text().splitlines():
+    for line in (repo / lock).read_text().splitlines():
         if re.match(r"[a-z0-9]", line):
             requirement = Requirement(line.rstrip(" \\"))
             environment = {"python_full_version": f"{python}.0", "python_version": python}
@@ -46,6 +46,25 @@ def test_every_package_of_the_lock_is_pinned_with_hashes_and_no_address(repo: Pa
 def test_lock_holds_every_declared_dependency_for_every_supported_python(repo: Path) -> None:
     for python in ("3.11", "3.12", "3.13", "3.14"):
         assert declared(repo, "workflow", "docs", "test") - set(locked(repo, python)) == set()
+
+
+def test_the_image_has_versions_and_hashes_of_the_lock_and_a_base_by_digest(repo: Path) -> None:
+    text = (repo / "charts/Dockerfile").read_text()
+    bases = re.findall("^FROM ([^ \n]*)", text, re.M)
+    assert len(bases) == 2
+    assert all(re.fullmatch(r".*:3\.12[^@]*@sha256:[0-9a-f]{64}", base) for base in bases)
+    assert "--require-hashes" in text
+    of_image = locked(repo, "3.12", "charts/requirements.lock")
+    versions = locked(repo, "3.12")
+    assert {name: versions.get(name) for name in of_image} == of_image
+    assert declared(repo, "kubernetes", "xrootd") | {"hatchling"} <= set(of_image)
+    # what only runs the workflow isn't there
+    assert not {"snakemake", "coffea", "pytest"} & set(of_image)
+    lock = (repo / "charts/requirements.lock").read_text()
+    packages = re.findall(
+        r"^[a-z0-9][^\s=<>]*==.*(?:\n    --hash=sha256:[0-9a-f]{64}.*)*", lock, re.M
+    )
+    assert [package for package in packages if "--hash=sha256:" not in package] == []
 
 
 def test_conda_environment_states_the_versions_of_the_lock(repo: Path) -> None:
