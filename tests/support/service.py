@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import awkward as ak
 import pytest
@@ -65,6 +65,7 @@ class Service(Asked):
         self.options += ["--unconfined-python"] if NO_JAIL else []
         self.port = "0"
         self.process: subprocess.Popen[str] | None = None
+        self.log: IO[str] | None = None
 
     def start(self) -> Self:
         self.process = subprocess.Popen(
@@ -79,6 +80,7 @@ class Service(Asked):
                 *self.options,
             ],
             stdout=subprocess.PIPE,
+            stderr=self.log,
             text=True,
             env={**os.environ, "LOOSELEAF_TEST_SECRET": "of the service"},
         )

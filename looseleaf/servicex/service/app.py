@@ -16,6 +16,7 @@ from looseleaf.errors import ConfigError
 from looseleaf.records import FileRecord
 from looseleaf.servicex.request import MANIFEST
 from looseleaf.servicex.service.auth import Keys, signed
+from looseleaf.servicex.service.connections import REFRESH
 from looseleaf.servicex.service.engine import Engine
 from looseleaf.servicex.service.queries import CODEGENS, check, usable
 from looseleaf.servicex.service.state import BAD_DATASET, RUNNING, FileRow, StateFull, stamp
@@ -47,19 +48,22 @@ def make_app(
     catalogue: Mapping[str, Sequence[FileRecord]],
     no_python: str | None = None,
 ) -> FastAPI:
-    """The service. Without keys nobody has to present a token, and nobody may send Python.
+    """The service, behind a `Gate`. Without keys nobody has to present a token, and nobody may send
+    Python.
 
     `catalogue` are the datasets that may be asked for by name, `no_python` why nobody may send
     Python, if nobody may.
     """
     if keys is None:
         no_python = "python queries are for services with a token"
-    app = FastAPI(title="looseleaf servicex", version=__version__, docs_url=None, redoc_url=None)
+    # its schema is nothing for strangers: no page of FastAPI's is there
+    app = FastAPI(openapi_url=None)
 
     @app.exception_handler(HTTPException)
     async def told(request: Request, problem: HTTPException) -> JSONResponse:
         # the client looks for the reason under this name
-        return JSONResponse({"message": problem.detail}, problem.status_code)
+        detail = problem.detail.encode(errors="replace").decode()
+        return JSONResponse({"message": detail}, problem.status_code, problem.headers)
 
     @app.exception_handler(StateFull)
     async def full(request: Request, problem: StateFull) -> JSONResponse:
@@ -71,25 +75,11 @@ def make_app(
         where = ".".join(str(part) for part in first["loc"][1:])
         return JSONResponse({"message": f"{where}: {first['msg']}"}, 400)
 
-    @app.post("/token/refresh")
-    def refresh(request: Request) -> dict[str, str]:
-        if keys is None or not keys.knows(_presented(request)):
-            raise HTTPException(401, "this is not the service's token")
-        return {"access_token": keys.new_pass()}
-
-    def allowed(request: Request) -> None:
-        if keys is not None and not keys.valid(_presented(request)):
-            raise HTTPException(401, "a valid token is needed: see the service's servicex.yaml")
-
-    protocol = _protocol(engine, keys, catalogue, no_python)
-    app.include_router(protocol, prefix="/servicex", dependencies=[Depends(allowed)])
+    if keys is not None:
+        app.post(REFRESH)(lambda: {"access_token": keys.new_pass()})
+    app.include_router(_protocol(engine, keys, catalogue, no_python), prefix="/servicex")
     app.include_router(_object_store(engine, keys))
     return app
-
-
-def _presented(request: Request) -> str:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token if scheme.lower() == "bearer" else ""
 
 
 def _protocol(

@@ -3,13 +3,11 @@
 import fcntl
 import ipaddress
 import os
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import uvicorn
 import yaml
 
 from looseleaf.errors import ConfigError
@@ -19,6 +17,7 @@ from looseleaf.servicex.request import request_folder
 from looseleaf.servicex.service import jail
 from looseleaf.servicex.service.app import make_app
 from looseleaf.servicex.service.auth import Keys, write_private
+from looseleaf.servicex.service.connections import Door, Gate, listen, server
 from looseleaf.servicex.service.engine import Engine, TransformLimits
 from looseleaf.servicex.service.state import State
 from looseleaf.servicex.service.workers import Crew, Processes
@@ -78,18 +77,13 @@ def serve(service: Service) -> None:
         records = {r.url: r for known in datasets.values() for r in known if r.url is not None}
         where = (State(state / "state.sqlite"), volume, service.subdir)
         engine = Engine(*where, crew, limits, records)
-        config = uvicorn.Config(
-            make_app(engine, keys, datasets, no_python),
-            log_level="warning",
-            access_log=False,
-            ssl_certfile=service.certificate,
-            ssl_keyfile=service.key,
-        )
+        app = Gate(make_app(engine, keys, datasets, no_python), keys, listener)
+        http = server(app, ssl_certfile=service.certificate, ssl_keyfile=service.key)
         engine.start()
         _tell_clients(state / "servicex.yaml", url, keys)
         print(f"ServiceX at {url}; for clients: {state / 'servicex.yaml'}", flush=True)
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            http.run(sockets=[listener])
         finally:
             engine.stop()
 
@@ -180,17 +174,11 @@ def _folders(service: Service) -> tuple[Path, Path]:
     return service.volume.resolve(), service.state.resolve()
 
 
-def _listen(service: Service) -> socket.socket:
-    family = socket.AF_INET6 if ":" in service.host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _listen(service: Service) -> Door:
     try:
-        listener.bind((service.host, service.port))
-        # before its address is told: a client that is quick would be refused
-        listener.listen()
+        return listen(service.host, service.port)
     except OSError as problem:
         raise ConfigError(f"{service.host}:{service.port}: {problem.strerror}") from None
-    return listener
 
 
 def _tell_clients(path: Path, url: str, keys: Keys | None) -> None:
