@@ -19,6 +19,7 @@ from looseleaf.servicex.service.app import make_app
 from looseleaf.servicex.service.auth import Keys
 from looseleaf.servicex.service.connections import Door, Gate, listen, server
 from looseleaf.servicex.service.engine import Engine, TransformLimits
+from looseleaf.servicex.service.places import Places
 from looseleaf.servicex.service.state import State
 from looseleaf.servicex.service.workers import Processes
 from looseleaf.servicex.submission import Endpoint, addresses
@@ -61,7 +62,9 @@ class Embedded:
                 TransformLimits(),
                 {addresses(s)[0]: s.record for s in request.sources if s.urls},
             )
-            app = make_app(engine, keys, {}, "this service is for one transform")
+            # the token never leaves this process, which asks for its own files
+            places = Places(named=frozenset(a for s in request.sources for a in addresses(s)))
+            app = make_app(engine, keys, {}, places, "this service is for one transform")
             with listen(HERE, 0) as listener, _served(Gate(app, keys, listener), listener):
                 url = f"http://{HERE}:{listener.getsockname()[1]}"
                 engine.start()

@@ -62,6 +62,8 @@ class Service(Asked):
     def __init__(self, folder: Path, *options: str, workers: int = 2) -> None:
         self.volume, self.state = folder / "volume", folder / "state"
         self.options = [*options, "--workers", str(workers)]
+        # where pytest gives other tests' files their place
+        self.options += ["--allow", str(folder.parent)]
         self.options += ["--unconfined-python"] if NO_JAIL else []
         self.port = "0"
         self.process: subprocess.Popen[str] | None = None

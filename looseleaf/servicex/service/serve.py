@@ -19,6 +19,7 @@ from looseleaf.servicex.service.app import make_app
 from looseleaf.servicex.service.auth import Keys, write_private
 from looseleaf.servicex.service.connections import Door, Gate, listen, server
 from looseleaf.servicex.service.engine import Engine, TransformLimits
+from looseleaf.servicex.service.places import Places
 from looseleaf.servicex.service.state import State
 from looseleaf.servicex.service.workers import Crew, Processes
 
@@ -28,8 +29,9 @@ SHORTEST_TOKEN = 16
 @dataclass(frozen=True)
 class Service:
     """How a service is set up; `certificate` and `key` are the PEM files of TLS, `token_file` holds
-    the clients' token. With `pods`, a template for them, the work is done on Kubernetes, by up to
-    `workers` pods at a time; one gets up to `files_per_pod` and has `pending` seconds to start."""
+    the clients' token, `allow` are folders and hosts to read from (`Places`). With `pods`, a
+    template for them, the work is done on Kubernetes, by up to `workers` pods at a time; one gets
+    up to `files_per_pod` and has `pending` seconds to start."""
 
     volume: Path
     subdir: str
@@ -42,6 +44,7 @@ class Service:
     certificate: Path | None = None
     key: Path | None = None
     catalogues: Sequence[Path] = ()
+    allow: Sequence[str] = ()
     limits: TransformLimits = field(default_factory=TransformLimits)
     pods: Path | None = None
     files_per_pod: int = 8
@@ -71,13 +74,15 @@ def serve(service: Service) -> None:
         name = f"[{service.host}]" if ":" in service.host else service.host
         url = f"{scheme}://{name}:{listener.getsockname()[1]}"
         no_python = None if keys is None else _no_python(service, volume, state)
-        crew = _crew(service, volume)
+        records = {r.url: r for known in datasets.values() for r in known if r.url is not None}
+        folders = [volume, *(catalogue.parent for catalogue in service.catalogues)]
+        places = Places.of(service.allow, folders, records, [state])
+        crew = _crew(service, volume, places)
         # a pod has none of the service's secrets, and is all the jail that can be made there
         limits = replace(service.limits, confined=service.limits.confined and service.pods is None)
-        records = {r.url: r for known in datasets.values() for r in known if r.url is not None}
         where = (State(state / "state.sqlite"), volume, service.subdir)
         engine = Engine(*where, crew, limits, records)
-        app = Gate(make_app(engine, keys, datasets, no_python), keys, listener)
+        app = Gate(make_app(engine, keys, datasets, places, no_python), keys, listener)
         http = server(app, ssl_certfile=service.certificate, ssl_keyfile=service.key)
         engine.start()
         _tell_clients(state / "servicex.yaml", url, keys)
@@ -105,9 +110,9 @@ def _keys(service: Service, state: Path) -> Keys | None:
     return replace(keys, token=token)
 
 
-def _crew(service: Service, volume: Path) -> Crew:
+def _crew(service: Service, volume: Path, places: Places) -> Crew:
     if service.pods is None:
-        return Processes(service.workers)
+        return Processes(service.workers, places.guard)
     try:
         from looseleaf.servicex.service.pods import Pods, PodSettings  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as problem:
