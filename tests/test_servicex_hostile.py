@@ -5,6 +5,7 @@ import base64
 import json
 import resource
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from botocore.awsrequest import AWSRequest
 from samples import SETTINGS, TRUTH, qcd
 from service import Service, run, selection
 
+from looseleaf.cluster.keys import FileKeys
 from looseleaf.errors import ConfigError
 from looseleaf.files import read_json
 from looseleaf.samples.generate import generate
@@ -36,6 +38,7 @@ class Watched(Service):
 
     def __init__(self, folder: Path, *options: str) -> None:
         super().__init__(folder, *options, workers=1)
+        folder.mkdir(exist_ok=True)
         self.log_file = folder / "log"
         self.log = open(self.log_file, "w")  # noqa: SIM115 - for as long as the service
 
@@ -491,7 +494,7 @@ def test_a_selection_that_takes_too_long_holds_up_nobody(
     try:
         began = time.monotonic()
         with pytest.raises(ConfigError, match="takes too long"):
-            slow.asked("uproot", long)
+            slow.check("uproot", long)
         assert time.monotonic() - began < 5
     finally:
         slow.close()
@@ -606,3 +609,43 @@ def test_errors_do_not_quote_files(service: Watched) -> None:
     (entry,) = read_json(service.folder(request) / "manifest.json")["files"]
     assert "doesn't begin as one" in entry["error"]
     assert "hunt" not in entry["error"]
+
+
+def test_handshakes_that_nobody_ends_leave_room_for_others(tmp_path: Path) -> None:
+    keys = FileKeys(tmp_path / "tls")
+    options = ["--certificate", keys.certificate, "--key", keys.key]
+    service = Watched(tmp_path / "service", *options)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with ExitStack() as stack:
+        with few_files():
+            stack.enter_context(service)
+        for _ in range(300):
+            stack.enter_context(half(service.port, b""))
+        other = stack.enter_context(context.wrap_socket(connect(service.port)))
+        other.sendall(get("/servicex") + b"Connection: close\r\n\r\n")
+        assert answered(other)[0] == 401
+        assert service.logged() == ""
+
+
+def test_slow_selections_hold_up_nothing_but_selections(service: Watched, source: Path) -> None:
+    pytest.importorskip("qastle")
+    bearer = service.bearer()
+    long = "(Select (call EventDataset 'a' 'Events') (lambda (list e) " + "(and 1 " * 7000 + "))"
+    value = {
+        "file-list": [str(source)],
+        "selection": long,
+        "codegen": "uproot",
+        "result-destination": "volume",
+        "result-format": "root-file",
+    }
+    body = json.dumps(value).encode()
+    head = b"POST /servicex/transformation HTTP/1.1\r\n" + HEADERS + bearer
+    with ExitStack() as stack:
+        # more than the service has threads
+        for _ in range(60):
+            connection = stack.enter_context(connect(service.port))
+            connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        began = time.monotonic()
+        assert asked(service, get("/servicex/transformation", b"Host: x\r\n" + bearer))[0] == 200
+        assert time.monotonic() - began < 5

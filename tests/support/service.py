@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -62,8 +63,8 @@ class Service(Asked):
     def __init__(self, folder: Path, *options: str, workers: int = 2) -> None:
         self.volume, self.state = folder / "volume", folder / "state"
         self.options = [*options, "--workers", str(workers)]
-        # where pytest gives other tests' files their place
-        self.options += ["--allow", str(folder.parent)]
+        # other fixtures of the same run have their files there
+        self.options += ["--allow", str(folder.parent.parent)]
         self.options += ["--unconfined-python"] if NO_JAIL else []
         self.port = "0"
         self.process: subprocess.Popen[str] | None = None
@@ -88,7 +89,7 @@ class Service(Asked):
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line.startswith("ServiceX at http://127.0.0.1:"), line
+        assert re.match(r"ServiceX at https?://127\.0\.0\.1:", line), line
         self.port = line.split(";")[0].rpartition(":")[2]
         return self
 

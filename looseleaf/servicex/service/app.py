@@ -1,5 +1,6 @@
 """The service over HTTP: ServiceX's REST protocol, and as much of S3 as hands out results."""
 
+import asyncio
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi import Path as Within
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -19,7 +21,7 @@ from looseleaf.errors import ConfigError
 from looseleaf.records import FileRecord
 from looseleaf.servicex.request import MANIFEST
 from looseleaf.servicex.service.auth import Keys
-from looseleaf.servicex.service.checks import Busy, Checks
+from looseleaf.servicex.service.checks import Checks
 from looseleaf.servicex.service.connections import REFRESH
 from looseleaf.servicex.service.engine import Engine
 from looseleaf.servicex.service.places import Places
@@ -31,6 +33,9 @@ CAPABILITIES = ["poll_local_transformation_results", "long_sample_titles_10240"]
 GIVEN = "File List Provided in Request"
 # more than the largest datasets have
 MOST_FILES = 50_000
+# requests that are checked and written down at a time, one after the other; others wait without a
+# thread, of which there are 40 for all that is asked
+SUBMITTING = 2
 # requests on a page, each of which is a query of the state
 PAGE = 500
 LARGEST_NUMBER = 2**63 - 1
@@ -92,10 +97,6 @@ def make_app(
     async def full(request: Request, problem: StateFull) -> JSONResponse:
         return JSONResponse({"message": f"the service's own disk is full: {problem}"}, 507)
 
-    @app.exception_handler(Busy)
-    async def busy(request: Request, problem: Busy) -> JSONResponse:
-        return JSONResponse({"message": str(problem)}, 503)
-
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, problem: RequestValidationError) -> JSONResponse:
         first = problem.errors()[0]
@@ -117,6 +118,7 @@ def _protocol(
     no_python: str | None,
 ) -> APIRouter:
     router, state = APIRouter(), engine.state
+    submitting = asyncio.Semaphore(SUBMITTING)
 
     def known(request_id: UUID) -> dict[str, Any]:
         transform = state.request(str(request_id))
@@ -144,8 +146,7 @@ def _protocol(
             "capabilities": CAPABILITIES,
         }
 
-    @router.post("/transformation")
-    def submit(submission: Submission) -> dict[str, str]:
+    def taken_in(submission: Submission) -> dict[str, str]:
         if submission.codegen == "python" and no_python is not None:
             raise HTTPException(403, no_python)
         try:
@@ -161,6 +162,13 @@ def _protocol(
             "format": submission.format,
         }
         return {"request_id": engine.submit(request, paths, RUNNING if paths else BAD_DATASET)}
+
+    @router.post("/transformation")
+    async def submit(submission: Submission, request: Request) -> dict[str, str]:
+        async with submitting:
+            if await request.is_disconnected():
+                raise HTTPException(400, "nobody waits for it any more")
+            return await run_in_threadpool(taken_in, submission)
 
     @router.get("/transformation")
     def transformations(page: Page, request: Request) -> dict[str, Any]:
@@ -211,7 +219,7 @@ def _checked(
 ) -> list[str]:
     """The files that are to be transformed, none for a dataset that nobody knows; `ConfigError`
     for what can't be carried out."""
-    queries = checks.asked(submission.codegen, submission.selection)
+    queries = checks.check(submission.codegen, submission.selection)
     if submission.format == "parquet" and submission.codegen != "python" and len(queries) > 1:
         raise ConfigError("Parquet holds one tree: ask for several one at a time")
     if (submission.did is None) == (submission.file_list is None):

@@ -27,6 +27,8 @@ LARGEST_BODY = 16 << 20
 HEADERS_S, BODY_S = 10.0, 60.0
 # until the next request begins, which then has the time of its headers
 KEEP_ALIVE_S = 5
+# what is asked when the service ends may be asked again
+ENDING_S = 5
 # more than the clients of a group have open; fewer where the process may open few files, half of
 # which are for its own work
 MOST_CONNECTIONS = 200
@@ -243,6 +245,7 @@ def server(app: ASGIApp, **settings: Any) -> uvicorn.Server:
         log_level="error",
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=ENDING_S,
         backlog=BACKLOG,
         **settings,
     )
