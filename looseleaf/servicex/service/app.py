@@ -130,7 +130,7 @@ def _protocol(
         limit: Annotated[int, Query(ge=1, le=PAGE)] = PAGE,
         offset: Annotated[int, Query(ge=0, le=LARGEST_NUMBER)] = 0,
     ) -> list[dict[str, Any]]:
-        """The requests after the last `offset` ones, newest first."""
+        """The last requests but for `offset`, in the order in which they came."""
         transformations = map(state.request, state.latest(limit, offset))
         return [one for one in transformations if one is not None]
 

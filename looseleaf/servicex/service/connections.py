@@ -37,7 +37,7 @@ ENDING = 8
 BACKLOG = 128
 REFRESH = "/token/refresh"
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
-_OBJECT = re.compile(r"/[0-9a-f-]{36}/")
+_OBJECT = re.compile(r"/[0-9a-f-]{36}(/|$)")
 
 Address = tuple[str, int]
 

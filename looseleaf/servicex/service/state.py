@@ -154,9 +154,10 @@ class State:
         return [row[0] for row in self._rows("SELECT id FROM requests ORDER BY number")]
 
     def latest(self, limit: int, offset: int) -> list[str]:
-        """Ids of the latest requests, newest first."""
+        """Ids of the `limit` requests before the last `offset` ones, in the order in which they
+        came."""
         query = "SELECT id FROM requests ORDER BY number DESC LIMIT ? OFFSET ?"
-        return [row[0] for row in self._rows(query, limit, offset)]
+        return [row[0] for row in self._rows(query, limit, offset)][::-1]
 
     def request(self, request_id: str) -> dict[str, Any] | None:
         """A request with its numbers of files, or None."""
