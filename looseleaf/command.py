@@ -150,6 +150,12 @@ def servicex() -> None:
     multiple=True,
     help="Datasets that may be asked for by name; repeatable.",
 )
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="PLACE",
+    help="A folder, or scheme://host:port, to read files from; repeatable.",
+)
 @click.option("--tries", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--seconds", type=click.IntRange(min=1), default=3600, show_default=True)
 @click.option("--memory", type=click.IntRange(min=256), default=4096, show_default=True, help="MB.")
@@ -171,6 +177,10 @@ def serve(
     is started again. --tries are those of a file when the network fails or a worker dies,
     --seconds a file's longest time, --memory what a python query may use. Python queries run in a
     jail that bubblewrap makes; without it they are refused, unless --unconfined-python.
+
+    Files are read below the volume, beside a catalogue, at root:// and https:// addresses other
+    than this machine's own, and in an object store. --allow adds a folder, a host, or all of a
+    scheme (http://*).
 
     With --pods there are up to --workers pods at a time, each for up to --files-per-pod files of a
     request; one that can't start within --pending seconds is given up. charts/looseleaf-servicex

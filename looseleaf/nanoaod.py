@@ -97,9 +97,10 @@ def open_file(url: str, name: str = TREE) -> Events:
         ) from None
     except Exception as problem:
         kind = "Parquet" if parquet else "ROOT"
-        raise failure_at(url)(
-            f"{url}: can't be opened as a {kind} file: {brief(problem)}"
-        ) from None
+        # the first bytes of what is no such file are not for everybody who may name it
+        none = "not a ROOT file" in str(problem)
+        why = "it doesn't begin as one" if none else brief(problem)
+        raise failure_at(url)(f"{url}: can't be opened as a {kind} file: {why}") from None
     try:
         tree = directory[name]
     except uproot.KeyInFileError:

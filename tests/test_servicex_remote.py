@@ -270,7 +270,9 @@ def test_a_canceled_request_is_told_and_asked_again(
     service: Service, das: Path, tmp_path: Path
 ) -> None:
     title = f"looseleaf {wanted(das).id} volume"
-    old = service.submit(file_list=["/a.root"], selection='[{"treename": "x"}]', title=title)
+    old = service.submit(
+        file_list=[str(das.parent / "a.root")], selection='[{"treename": "x"}]', title=title
+    )
     run(service.adapter.cancel_transform(old))
     manifest = asked(wanted(das), tmp_path, mounted(service))
     assert content(manifest) == undisturbed(wanted(das), tmp_path)

@@ -49,7 +49,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with Service(tmp_path_factory.mktemp("service"), "--seconds", "60", "--memory", "2048") as it:
+    options = ["--seconds", "60", "--memory", "2048", "--allow", "http://127.0.0.1"]
+    with Service(tmp_path_factory.mktemp("service"), *options) as it:
         yield it
 
 
@@ -325,7 +326,7 @@ def test_a_failed_file_is_told_and_the_others_stand(
 
 
 def test_transient_failures_are_tried_again_a_few_times(tmp_path: Path) -> None:
-    with Service(tmp_path, "--tries", "2", workers=1) as service:
+    with Service(tmp_path, "--tries", "2", "--allow", "http://127.0.0.1:1", workers=1) as service:
         request = service.submit(file_list=["http://127.0.0.1:1/a.root"], selection=selection())
         service.finished(request)
         (failed,) = read_json(service.folder(request) / "manifest.json")["files"]

@@ -5,22 +5,21 @@ like any other ServiceX.
 """
 
 import shutil
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import uvicorn
-from fastapi import FastAPI
 from servicex.servicex_adapter import ServiceXAdapter
 
 from looseleaf.scratch import scratch
 from looseleaf.servicex.request import Request
 from looseleaf.servicex.service.app import make_app
 from looseleaf.servicex.service.auth import Keys
+from looseleaf.servicex.service.connections import Door, Gate, listen, server
 from looseleaf.servicex.service.engine import Engine, TransformLimits
+from looseleaf.servicex.service.places import Places
 from looseleaf.servicex.service.state import State
 from looseleaf.servicex.service.workers import Processes
 from looseleaf.servicex.submission import Endpoint, addresses
@@ -64,8 +63,10 @@ class Embedded:
                 TransformLimits(),
                 {addresses(s)[0]: s.record for s in request.sources if s.urls},
             )
-            app = make_app(engine, keys, {}, "this service is for one transform")
-            with socket.create_server((HERE, 0)) as listener, _served(app, listener):
+            # the token never leaves this process, which asks for its own files
+            places = Places(named=frozenset(a for s in request.sources for a in addresses(s)))
+            app = make_app(engine, keys, {}, places, "this service is for one transform")
+            with listen(HERE, 0) as listener, _served(Gate(app, keys, listener), listener):
                 url = f"http://{HERE}:{listener.getsockname()[1]}"
                 engine.start()
                 try:
@@ -78,13 +79,13 @@ class Embedded:
 
 
 @contextmanager
-def _served(app: FastAPI, listener: socket.socket) -> Iterator[None]:
+def _served(app: Gate, listener: Door) -> Iterator[None]:
     """Answer HTTP in a thread of its own."""
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    http = server(app, log_config=None)
+    thread = threading.Thread(target=http.run, args=([listener],), daemon=True)
     thread.start()
     try:
         yield
     finally:
-        server.should_exit = True
+        http.should_exit = True
         thread.join()

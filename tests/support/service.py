@@ -3,12 +3,13 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import awkward as ak
 import pytest
@@ -62,9 +63,12 @@ class Service(Asked):
     def __init__(self, folder: Path, *options: str, workers: int = 2) -> None:
         self.volume, self.state = folder / "volume", folder / "state"
         self.options = [*options, "--workers", str(workers)]
+        # other fixtures of the same run have their files there
+        self.options += ["--allow", str(folder.parent.parent)]
         self.options += ["--unconfined-python"] if NO_JAIL else []
         self.port = "0"
         self.process: subprocess.Popen[str] | None = None
+        self.log: IO[str] | None = None
 
     def start(self) -> Self:
         self.process = subprocess.Popen(
@@ -79,12 +83,13 @@ class Service(Asked):
                 *self.options,
             ],
             stdout=subprocess.PIPE,
+            stderr=self.log,
             text=True,
             env={**os.environ, "LOOSELEAF_TEST_SECRET": "of the service"},
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line.startswith("ServiceX at http://127.0.0.1:"), line
+        assert re.match(r"ServiceX at https?://127\.0\.0\.1:", line), line
         self.port = line.split(";")[0].rpartition(":")[2]
         return self
 

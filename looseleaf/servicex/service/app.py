@@ -1,30 +1,55 @@
 """The service over HTTP: ServiceX's REST protocol, and the part of S3 that delivers results."""
 
+import asyncio
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi import Path as Within
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from looseleaf import __version__
 from looseleaf.errors import ConfigError
 from looseleaf.servicex.request import MANIFEST
-from looseleaf.servicex.service.auth import Keys, signed
+from looseleaf.servicex.service.auth import Keys
+from looseleaf.servicex.service.checks import Checks
+from looseleaf.servicex.service.connections import REFRESH
 from looseleaf.servicex.service.engine import Engine
-from looseleaf.servicex.service.queries import CODEGENS, check, usable
+from looseleaf.servicex.service.places import Places
+from looseleaf.servicex.service.queries import CODEGENS, usable
 from looseleaf.servicex.service.state import BAD_DATASET, RUNNING, FileRow, StateFull, stamp
 from looseleaf.servicex.volume import account_name
 from looseleaf.stage_files import FileRecord
 
 CAPABILITIES = ["poll_local_transformation_results", "long_sample_titles_10240"]
 GIVEN = "File List Provided in Request"
-# a file and its replicas, as local paths or addresses
+# more than the largest datasets have
+MOST_FILES = 50_000
+# requests that are checked and written down at a time, one after the other; others wait without a
+# thread, of which there are 40 for all that is asked
+SUBMITTING = 2
+# requests on a page, each of which is a query of the state
+PAGE = 500
+LARGEST_NUMBER = 2**63 - 1
+# a file and its replicas, as a place on this machine or an address
 PATH = r"^(/|root://|https?://|s3://)[^\x00-\x1f]*$"
+
+
+def _encodable(text: str) -> str:
+    # half of a surrogate pair is no text, and can't be written anywhere
+    text.encode()
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
 
 
 class Submission(BaseModel):
@@ -32,10 +57,12 @@ class Submission(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    title: Annotated[str, Field(max_length=10240)] | None = None
-    did: str | None = None
-    file_list: list[Annotated[str, Field(pattern=PATH)]] | None = Field(None, alias="file-list")
-    selection: str
+    title: Annotated[Text, Field(max_length=10240)] | None = None
+    did: Text | None = None
+    file_list: list[Annotated[Text, Field(pattern=PATH)]] | None = Field(
+        None, alias="file-list", max_length=MOST_FILES
+    )
+    selection: Text
     codegen: Literal["looseleaf", "uproot-raw", "uproot", "python"]
     destination: Literal["object-store", "volume"] = Field(alias="result-destination")
     format: Literal["root-file", "root-rntuple", "parquet"] = Field(alias="result-format")
@@ -45,21 +72,24 @@ def make_app(
     engine: Engine,
     keys: Keys | None,
     catalogue: Mapping[str, Sequence[FileRecord]],
+    places: Places,
     no_python: str | None = None,
 ) -> FastAPI:
-    """The service. Without keys, it needs no token and refuses Python queries.
+    """The service, behind a `Gate`. Without keys, it needs no token and refuses Python queries.
 
-    `catalogue` are the datasets that can be requested by name; `no_python` is the reason for
-    refusing Python queries, if they are.
+    `catalogue` are the datasets that can be requested by name, `places` where other files may be
+    read, `no_python` is the reason for refusing Python queries, if they are.
     """
     if keys is None:
         no_python = "python queries are for services with a token"
-    app = FastAPI(title="looseleaf servicex", version=__version__, docs_url=None, redoc_url=None)
+    # its schema is nothing for strangers: no page of FastAPI's is there
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
 
     @app.exception_handler(HTTPException)
     async def told(request: Request, problem: HTTPException) -> JSONResponse:
-        # the client looks for the reason under this key
-        return JSONResponse({"message": problem.detail}, problem.status_code)
+        # the client looks for the reason under this name
+        detail = problem.detail.encode(errors="replace").decode()
+        return JSONResponse({"message": detail}, problem.status_code, problem.headers)
 
     @app.exception_handler(StateFull)
     async def full(request: Request, problem: StateFull) -> JSONResponse:
@@ -71,34 +101,22 @@ def make_app(
         where = ".".join(str(part) for part in first["loc"][1:])
         return JSONResponse({"message": f"{where}: {first['msg']}"}, 400)
 
-    @app.post("/token/refresh")
-    def refresh(request: Request) -> dict[str, str]:
-        if keys is None or not keys.knows(_presented(request)):
-            raise HTTPException(401, "this is not the service's token")
-        return {"access_token": keys.new_pass()}
-
-    def allowed(request: Request) -> None:
-        if keys is not None and not keys.valid(_presented(request)):
-            raise HTTPException(401, "a valid token is needed: see the service's servicex.yaml")
-
-    protocol = _protocol(engine, keys, catalogue, no_python)
-    app.include_router(protocol, prefix="/servicex", dependencies=[Depends(allowed)])
+    if keys is not None:
+        app.post(REFRESH)(lambda: {"access_token": keys.new_pass()})
+    app.include_router(_protocol(engine, keys, catalogue, places, no_python), prefix="/servicex")
     app.include_router(_object_store(engine, keys))
     return app
-
-
-def _presented(request: Request) -> str:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token if scheme.lower() == "bearer" else ""
 
 
 def _protocol(
     engine: Engine,
     keys: Keys | None,
     catalogue: Mapping[str, Sequence[FileRecord]],
+    places: Places,
     no_python: str | None,
 ) -> APIRouter:
     router, state = APIRouter(), engine.state
+    submitting = asyncio.Semaphore(SUBMITTING)
 
     def known(request_id: UUID) -> dict[str, Any]:
         transform = state.request(str(request_id))
@@ -106,10 +124,15 @@ def _protocol(
             raise HTTPException(404, f"no request {request_id}")
         return transform
 
-    def every() -> list[dict[str, Any]]:
-        transformations = map(state.request, state.requests())
+    def page(
+        limit: Annotated[int, Query(ge=1, le=PAGE)] = PAGE,
+        offset: Annotated[int, Query(ge=0, le=LARGEST_NUMBER)] = 0,
+    ) -> list[dict[str, Any]]:
+        """The last requests but for `offset`, in the order in which they came."""
+        transformations = map(state.request, state.latest(limit, offset))
         return [one for one in transformations if one is not None]
 
+    Page = Annotated[list[dict[str, Any]], Depends(page)]  # noqa: N806 - a type
     Known = Annotated[dict[str, Any], Depends(known)]  # noqa: N806 - a type
 
     @router.get("")
@@ -121,12 +144,11 @@ def _protocol(
             "capabilities": CAPABILITIES,
         }
 
-    @router.post("/transformation")
-    def submit(submission: Submission) -> dict[str, str]:
+    def taken_in(submission: Submission) -> dict[str, str]:
         if submission.codegen == "python" and no_python is not None:
             raise HTTPException(403, no_python)
         try:
-            paths = _checked(submission, catalogue)
+            paths = _checked(submission, catalogue, places, engine.checks)
         except ConfigError as problem:
             raise HTTPException(400, str(problem)) from None
         request = {
@@ -139,9 +161,16 @@ def _protocol(
         }
         return {"request_id": engine.submit(request, paths, RUNNING if paths else BAD_DATASET)}
 
+    @router.post("/transformation")
+    async def submit(submission: Submission, request: Request) -> dict[str, str]:
+        async with submitting:
+            if await request.is_disconnected():
+                raise HTTPException(400, "nobody waits for it any more")
+            return await run_in_threadpool(taken_in, submission)
+
     @router.get("/transformation")
-    def transformations(request: Request) -> dict[str, Any]:
-        return {"requests": [_status(transform, request, None) for transform in every()]}
+    def transformations(page: Page, request: Request) -> dict[str, Any]:
+        return {"requests": [_status(transform, request, None) for transform in page]}
 
     @router.get("/transformation/{request_id}")
     def status(transform: Known, request: Request) -> dict[str, Any]:
@@ -149,7 +178,10 @@ def _protocol(
 
     @router.get("/transformation/{request_id}/results")
     def results(transform: Known, later_than: datetime | None = None) -> dict[str, Any]:
-        after = "" if later_than is None else stamp(later_than)
+        try:
+            after = "" if later_than is None else stamp(later_than)
+        except OverflowError:
+            raise HTTPException(400, "later_than: no such moment") from None
         return {"results": [_result(row) for row in state.results(transform["id"], after)]}
 
     @router.get("/transformation/{request_id}/cancel")
@@ -164,11 +196,11 @@ def _protocol(
         return {"message": f"deleted {transform['id']}"}
 
     @router.get("/datasets")
-    def datasets() -> dict[str, Any]:
-        return {"datasets": [_dataset(transform) for transform in every()]}
+    def datasets(page: Page) -> dict[str, Any]:
+        return {"datasets": [_dataset(transform) for transform in page]}
 
     @router.get("/datasets/{number}")
-    def dataset(number: int) -> dict[str, Any]:
+    def dataset(number: Annotated[int, Within(ge=0, le=LARGEST_NUMBER)]) -> dict[str, Any]:
         transform = state.request_by_number(number)
         if transform is None:
             raise HTTPException(404, f"no dataset {number}")
@@ -177,10 +209,15 @@ def _protocol(
     return router
 
 
-def _checked(submission: Submission, catalogue: Mapping[str, Sequence[FileRecord]]) -> list[str]:
+def _checked(
+    submission: Submission,
+    catalogue: Mapping[str, Sequence[FileRecord]],
+    places: Places,
+    checks: Checks,
+) -> list[str]:
     """The files to transform, empty for an unknown dataset; `ConfigError` for an invalid
     request."""
-    queries = check(submission.codegen, submission.selection)
+    queries = checks.check(submission.codegen, submission.selection)
     if submission.format == "parquet" and submission.codegen != "python" and len(queries) > 1:
         raise ConfigError("Parquet holds one tree: ask for several one at a time")
     if (submission.did is None) == (submission.file_list is None):
@@ -190,8 +227,10 @@ def _checked(submission: Submission, catalogue: Mapping[str, Sequence[FileRecord
     if not submission.file_list:
         raise ConfigError("file-list: there is no file in it")
     if len(set(submission.file_list)) < len(submission.file_list):
-        twice = max(submission.file_list, key=submission.file_list.count)
+        ((twice, _),) = Counter(submission.file_list).most_common(1)
         raise ConfigError(f"file-list: {twice} is listed twice")
+    for paths in submission.file_list:
+        places.check(paths)
     return submission.file_list
 
 
@@ -203,8 +242,9 @@ def _object_store(engine: Engine, keys: Keys | None) -> APIRouter:
         """A result as S3 delivers it, completely or a range of it."""
         url = request.url
         where = f"{url.scheme}://{url.netloc}{request.scope['raw_path'].decode()}"
-        if keys is not None and not signed(
-            request.method, where, url.query, request.headers, keys.s3(str(bucket))
+        query = request.scope["query_string"].decode()
+        if keys is not None and not keys.opens(
+            str(bucket), request.method, where, query, request.headers
         ):
             return _s3_error("SignatureDoesNotMatch", 403)
         # only files that the service has recorded as results are delivered
@@ -228,12 +268,15 @@ def _s3_error(code: str, status: int) -> Response:
 
 def _files_of(did: str, catalogue: Mapping[str, Sequence[FileRecord]]) -> list[str]:
     """The addresses of a dataset's files, for rucio://name?files=N."""
-    parts = urlsplit(did)
+    try:
+        parts = urlsplit(did)
+    except ValueError:
+        return []
     name = f"{parts.netloc}{parts.path}"
     records = catalogue.get(name) or catalogue.get(name.partition(":")[2]) or ()
     paths = [record.url for record in records if record.valid and record.url is not None]
-    (limit,) = parse_qs(parts.query).get("files", [""])
-    return paths[: int(limit)] if limit.isdigit() else paths
+    limit = parse_qs(parts.query).get("files", [""])[-1]
+    return paths[: int(limit)] if re.fullmatch("[0-9]{1,9}", limit) else paths
 
 
 def _status(transform: Mapping[str, Any], request: Request, keys: Keys | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -20,6 +21,12 @@ from botocore.credentials import Credentials
 from looseleaf.files import whole
 
 PASS_S = 3600
+# ours have about 150 characters
+LONGEST_PASS = 1000
+# ServiceX's client signs URLs for a year: keys change every half a day, and the one before is good
+# too, so that what they have signed ends within a day
+KEY_S = 12 * 3600
+_NUMBER = re.compile("[0-9]{1,12}")
 ALGORITHM = "HS256"
 
 
@@ -58,17 +65,27 @@ class Keys:
         return jwt.encode(claims, self.signing, ALGORITHM)
 
     def valid(self, presented: str) -> bool:
-        """Whether this is a valid pass."""
+        if len(presented) > LONGEST_PASS:
+            return False
         try:
             jwt.decode(presented, self.signing, [ALGORITHM], options={"require": ["exp"]})
-        except jwt.InvalidTokenError:
+        except Exception:
+            # a stranger's text is taken apart before its signature is looked at
             return False
         return True
 
-    def s3(self, request_id: str) -> Credentials:
-        """The S3 key of one request, which gives access to no other."""
-        secret = hmac.new(self.signing.encode(), request_id.encode(), hashlib.sha256).hexdigest()
-        return Credentials(access_key=request_id, secret_key=secret)
+    def s3(self, request_id: str, before: int = 0) -> Credentials:
+        """The S3 key of one request, which gives access to no other, or an earlier one of it."""
+        name = f"{request_id}-{int(time.time()) // KEY_S - before}"
+        secret = hmac.new(self.signing.encode(), name.encode(), hashlib.sha256).hexdigest()
+        return Credentials(access_key=name, secret_key=secret)
+
+    def opens(
+        self, request_id: str, method: str, url: str, query: str, headers: Mapping[str, str]
+    ) -> bool:
+        """Whether a request for S3 carries a signature by a key of `request_id` that is good."""
+        keys = [self.s3(request_id), self.s3(request_id, 1)]
+        return any(signed(method, url, query, headers, key) for key in keys)
 
 
 def signed(
@@ -83,6 +100,16 @@ def signed(
     `url` is without its query. botocore computes the expected signature: version 4 in a header or
     in the query, or the older one that boto3 still uses in presigned URLs.
     """
+    try:
+        return _signed(method, url, query, headers, credentials)
+    except (ValueError, TypeError, LookupError):
+        # something in it is not even of the kind that a signature is made of
+        return False
+
+
+def _signed(
+    method: str, url: str, query: str, headers: Mapping[str, str], credentials: Credentials
+) -> bool:
     parameters = dict(parse_qsl(query, keep_blank_values=True))
     if "AWSAccessKeyId" in parameters:
         return _signed_v1(method, url, parameters, credentials)
@@ -99,7 +126,7 @@ def signed(
         if scheme != "AWS4-HMAC-SHA256":
             return False
     key, _, scope = given.get("Credential", "").partition("/")
-    if key != credentials.access_key or scope.count("/") != 3 or not lifetime.isdigit():
+    if key != credentials.access_key or scope.count("/") != 3 or not _NUMBER.fullmatch(lifetime):
         return False
     try:
         issued = calendar.timegm(time.strptime(moment, "%Y%m%dT%H%M%SZ"))
@@ -121,7 +148,7 @@ def signed(
     expected = auth.signature(
         auth.string_to_sign(request, auth.canonical_request(request)), request
     )
-    return hmac.compare_digest(expected, presented)
+    return hmac.compare_digest(expected.encode(), presented.encode())
 
 
 class _Expiring(HmacV1QueryAuth):
@@ -135,10 +162,10 @@ def _signed_v1(
     method: str, url: str, parameters: Mapping[str, str], credentials: Credentials
 ) -> bool:
     expires, presented = parameters.get("Expires", ""), parameters.get("Signature", "")
-    if parameters["AWSAccessKeyId"] != credentials.access_key or not expires.isdigit():
+    if parameters["AWSAccessKeyId"] != credentials.access_key or not _NUMBER.fullmatch(expires):
         return False
     if time.time() > int(expires):
         return False
     auth = _Expiring(credentials, expires)
     expected = auth.get_signature(method, urlsplit(url), AWSRequest(method=method, url=url).headers)
-    return hmac.compare_digest(expected, presented)
+    return hmac.compare_digest(expected.encode(), presented.encode())

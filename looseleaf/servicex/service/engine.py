@@ -15,8 +15,9 @@ from looseleaf.files import write_json
 from looseleaf.retries import Retries
 from looseleaf.servicex.formats import SUFFIXES
 from looseleaf.servicex.request import MANIFEST, OWN, request_folder
+from looseleaf.servicex.service.checks import Checks
 from looseleaf.servicex.service.python import PythonTask, run_python
-from looseleaf.servicex.service.queries import check, checksums_of
+from looseleaf.servicex.service.queries import checksums_of
 from looseleaf.servicex.service.state import (
     COMPLETE,
     FATAL,
@@ -67,6 +68,7 @@ class Engine:
         records: Mapping[str, FileRecord],
     ) -> None:
         self.state, self.limits, self._records = state, limits, records
+        self.checks = Checks()
         self._volume, self._subdir = volume, subdir
         self._work, self._finishing = threading.Condition(), threading.Lock()
         self._stopping = False
@@ -107,6 +109,7 @@ class Engine:
             self._work.notify_all()
         for worker in self._crew.workers:
             worker.close()
+        self.checks.close()
 
     def submit(
         self, request: dict[str, str | None], paths: Sequence[str], status: str = RUNNING
@@ -225,7 +228,7 @@ class Engine:
             self._done(row, None, reason_of(outcome))
 
     def _task(self, request: dict[str, Any], row: FileRow) -> tuple[Any, Any]:
-        query = check(request["codegen"], request["selection"])
+        query = self.checks.check(request["codegen"], request["selection"])
         urls = tuple(row.paths.split(","))
         output = str(self.folder(row.request) / row.output)
         if request["codegen"] == "python":

@@ -23,6 +23,11 @@ CODEGENS = {
     "python": "run_query",
 }
 FUNCTION = "run_query"
+# characters of a selection without checksums, of one expression, and of all aliases that are put in
+# the place of their names: more than anybody writes, and read in a second
+LONGEST_SELECTION, LONGEST_TEXT, LONGEST_ALIASES = 1_000_000, 50_000, 200_000
+# each is gone through for every file
+MOST_TREES = 100
 
 
 def usable() -> dict[str, str]:
@@ -60,7 +65,7 @@ def skim_query(selection: str) -> TreeQuery:
     except ValidationError as problem:
         raise ConfigError(f"looseleaf selection: {_first(problem)}") from None
     if skim.cut is not None:
-        Expression(skim.cut)
+        _expression(skim.cut)
     return TreeQuery(columns=tuple(skim.columns), cut=skim.cut, may_lack=True)
 
 
@@ -83,8 +88,11 @@ class RawQuery(BaseModel):
 def raw_queries(selection: str) -> tuple[TreeQuery, ...]:
     """The queries of an uproot-raw selection; `ConfigError` if it can't be read or isn't
     allowed."""
+    _short(selection)
     try:
         listed = json.loads(selection)
+        # half of a surrogate pair is no text, and can't be written anywhere
+        json.dumps(listed, ensure_ascii=False).encode()
         queries = [RawQuery.model_validate(query) for query in listed]
     except ValidationError as problem:
         raise ConfigError(f"uproot-raw query: {_first(problem)}") from None
@@ -93,6 +101,8 @@ def raw_queries(selection: str) -> tuple[TreeQuery, ...]:
     tree_queries = tuple(part for query in queries for part in _trees(query))
     if not tree_queries:
         raise ConfigError("an uproot-raw selection asks for at least one tree")
+    if len(tree_queries) > MOST_TREES:
+        raise ConfigError(f"an uproot-raw selection asks for {MOST_TREES} trees at the most")
     names = [query.to for query in tree_queries]
     if len(set(names)) < len(names):
         raise ConfigError(f"uproot-raw query: two results are called {max(names, key=names.count)}")
@@ -111,13 +121,13 @@ def _trees(query: RawQuery) -> list[TreeQuery]:
         pairs = list(names.items())
     else:
         pairs = [(name, name) for name in _several(names)]
-    aliases = query.aliases or {}
+    aliases = _Aliases(query.aliases or {})
     columns, computed = [], []
     for text in _several(query.expressions):
-        if text.isidentifier() and text not in aliases:
+        if text.isidentifier() and text not in aliases.texts:
             columns.append(text)
         else:
-            computed.append((text, _unaliased(text, aliases)))
+            computed.append((text, aliases.put_in(text)))
     patterns = _several(query.filter_name)
     typenames = _several(query.filter_typename)
     if not (columns or computed or patterns or typenames):
@@ -130,7 +140,7 @@ def _trees(query: RawQuery) -> list[TreeQuery]:
             patterns=patterns,
             typenames=typenames,
             computed=tuple(computed),
-            cut=None if query.cut is None else _unaliased(query.cut, aliases),
+            cut=None if query.cut is None else aliases.put_in(query.cut),
             optional=query.fail_on_missing_trees is False,
         )
         for tree, to in pairs
@@ -141,27 +151,51 @@ def _several(value: str | list[str] | None) -> tuple[str, ...]:
     return () if value is None else (value,) if isinstance(value, str) else tuple(value)
 
 
-class _Replace(ast.NodeTransformer):
-    def __init__(self, aliases: Mapping[str, str]) -> None:
-        self.aliases = aliases
+class _Aliases(ast.NodeTransformer):
+    """Aliases of a query; one may use others, and be so small that it doubles a hundred times."""
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self.texts = texts
+        self._left = LONGEST_ALIASES
+        self._within: list[str] = []
+
+    def put_in(self, text: str) -> str:
+        """An expression with its aliases put in; `ConfigError` if it isn't one."""
+        _expression(text)
+        if not self.texts:
+            return text
+        return ast.unparse(self.visit(ast.parse(text.strip(), mode="eval")))
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
-        if node.id not in self.aliases:
+        if node.id not in self.texts or node.id in self._within:
             return node
-        rest = {name: text for name, text in self.aliases.items() if name != node.id}
-        return ast.parse(_unaliased(self.aliases[node.id], rest), mode="eval").body
+        text = self.texts[node.id]
+        self._left -= len(text)
+        if self._left < 0:
+            raise ConfigError(
+                f"uproot-raw query: its aliases come to more than {LONGEST_ALIASES:,} characters"
+            )
+        _expression(text)
+        self._within.append(node.id)
+        inside: ast.AST = self.visit(ast.parse(text.strip(), mode="eval").body)
+        self._within.pop()
+        return inside
 
 
-def _unaliased(text: str, aliases: Mapping[str, str]) -> str:
-    """An expression with its aliases replaced; `ConfigError` if it isn't one."""
+def _expression(text: str) -> None:
+    if len(text) > LONGEST_TEXT:
+        raise ConfigError(f"an expression has {LONGEST_TEXT:,} characters at the most")
     Expression(text)
-    if not aliases:
-        return text
-    return ast.unparse(_Replace(aliases).visit(ast.parse(text.strip(), mode="eval")))
+
+
+def _short(selection: str) -> None:
+    if len(selection) > LONGEST_SELECTION:
+        raise ConfigError(f"a selection has {LONGEST_SELECTION:,} characters at the most")
 
 
 def python_source(selection: str) -> str:
     """The source in a python selection; `ConfigError` unless it defines `run_query(path)`."""
+    _short(selection)
     try:
         source = base64.b64decode(selection, validate=True).decode()
         functions = [n.name for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)]
@@ -176,6 +210,13 @@ def python_source(selection: str) -> str:
 
 def check(codegen: str, selection: str) -> Any:
     """The query in a selection; `ConfigError` if it is wrong."""
+    try:
+        return _read(codegen, selection)
+    except (RecursionError, MemoryError):
+        raise ConfigError(f"the {codegen} selection is nested too deeply, or too long") from None
+
+
+def _read(codegen: str, selection: str) -> Any:
     if codegen == OWN:
         return (skim_query(selection),)
     match codegen:

@@ -3,13 +3,11 @@
 import fcntl
 import ipaddress
 import os
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import uvicorn
 import yaml
 
 from looseleaf.errors import ConfigError
@@ -18,7 +16,9 @@ from looseleaf.servicex.request import request_folder
 from looseleaf.servicex.service import jail
 from looseleaf.servicex.service.app import make_app
 from looseleaf.servicex.service.auth import Keys, write_private
+from looseleaf.servicex.service.connections import Door, Gate, listen, server
 from looseleaf.servicex.service.engine import Engine, TransformLimits
+from looseleaf.servicex.service.places import Places
 from looseleaf.servicex.service.state import State
 from looseleaf.servicex.service.workers import Crew, Processes
 from looseleaf.stage_files import FileRecord, read_catalogue
@@ -30,9 +30,10 @@ SHORTEST_TOKEN = 16
 class Service:
     """The settings of a service.
 
-    `certificate` and `key` are the PEM files for TLS, `token_file` has the clients' token. With
-    `pods`, a template, the work is done on Kubernetes by up to `workers` pods at a time, each with
-    up to `files_per_pod` files and `pending` seconds to start.
+    `certificate` and `key` are the PEM files for TLS, `token_file` has the clients' token, `allow`
+    are folders and hosts to read from (`Places`). With `pods`, a template, the work is done on
+    Kubernetes by up to `workers` pods at a time, each with up to `files_per_pod` files and
+    `pending` seconds to start.
     """
 
     volume: Path
@@ -46,6 +47,7 @@ class Service:
     certificate: Path | None = None
     key: Path | None = None
     catalogues: Sequence[Path] = ()
+    allow: Sequence[str] = ()
     limits: TransformLimits = field(default_factory=TransformLimits)
     pods: Path | None = None
     files_per_pod: int = 8
@@ -75,24 +77,21 @@ def serve(service: Service) -> None:
         name = f"[{service.host}]" if ":" in service.host else service.host
         url = f"{scheme}://{name}:{listener.getsockname()[1]}"
         no_python = None if keys is None else _no_python(service, volume, state)
-        crew = _crew(service, volume)
-        # a pod has none of the service's secrets, and is the only jail that can be made there
-        limits = replace(service.limits, confined=service.limits.confined and service.pods is None)
         records = {r.url: r for known in datasets.values() for r in known if r.url is not None}
+        folders = [volume, *(catalogue.parent for catalogue in service.catalogues)]
+        places = Places.of(service.allow, folders, records, [state])
+        crew = _crew(service, volume, places)
+        # a pod has none of the service's secrets, and is all the jail that can be made there
+        limits = replace(service.limits, confined=service.limits.confined and service.pods is None)
         where = (State(state / "state.sqlite"), volume, service.subdir)
         engine = Engine(*where, crew, limits, records)
-        config = uvicorn.Config(
-            make_app(engine, keys, datasets, no_python),
-            log_level="warning",
-            access_log=False,
-            ssl_certfile=service.certificate,
-            ssl_keyfile=service.key,
-        )
+        app = Gate(make_app(engine, keys, datasets, places, no_python), keys, listener)
+        http = server(app, ssl_certfile=service.certificate, ssl_keyfile=service.key)
         engine.start()
         _tell_clients(state / "servicex.yaml", url, keys)
         print(f"ServiceX at {url}; for clients: {state / 'servicex.yaml'}", flush=True)
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            http.run(sockets=[listener])
         finally:
             engine.stop()
 
@@ -114,9 +113,9 @@ def _keys(service: Service, state: Path) -> Keys | None:
     return replace(keys, token=token)
 
 
-def _crew(service: Service, volume: Path) -> Crew:
+def _crew(service: Service, volume: Path, places: Places) -> Crew:
     if service.pods is None:
-        return Processes(service.workers)
+        return Processes(service.workers, places.guard)
     try:
         from looseleaf.servicex.service.pods import Pods, PodSettings  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as problem:
@@ -184,17 +183,11 @@ def _folders(service: Service) -> tuple[Path, Path]:
     return service.volume.resolve(), service.state.resolve()
 
 
-def _listen(service: Service) -> socket.socket:
-    family = socket.AF_INET6 if ":" in service.host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _listen(service: Service) -> Door:
     try:
-        listener.bind((service.host, service.port))
-        # before its address is printed, since a quick client would be refused
-        listener.listen()
+        return listen(service.host, service.port)
     except OSError as problem:
         raise ConfigError(f"{service.host}:{service.port}: {problem.strerror}") from None
-    return listener
 
 
 def _tell_clients(path: Path, url: str, keys: Keys | None) -> None:

@@ -69,6 +69,11 @@ def _file(row: Sequence[Any]) -> FileRow:
     )
 
 
+def _text(error: str) -> str:
+    """An error as text that can be written, whatever names it quotes."""
+    return error.encode(errors="replace").decode()
+
+
 def now() -> datetime:
     """The time in the protocol's form: UTC without a time zone."""
     return datetime.now(UTC).replace(tzinfo=None)
@@ -148,6 +153,12 @@ class State:
     def requests(self) -> list[str]:
         """The ids of all requests."""
         return [row[0] for row in self._rows("SELECT id FROM requests ORDER BY number")]
+
+    def latest(self, limit: int, offset: int) -> list[str]:
+        """Ids of the `limit` requests before the last `offset` ones, in the order in which they
+        came."""
+        query = "SELECT id FROM requests ORDER BY number DESC LIMIT ? OFFSET ?"
+        return [row[0] for row in self._rows(query, limit, offset)][::-1]
 
     def request(self, request_id: str) -> dict[str, Any] | None:
         """A request with its numbers of files, or None."""
@@ -239,7 +250,7 @@ class State:
             db.execute(
                 "UPDATE files SET status = 'waiting', not_before = ?, error = ? "
                 "WHERE number = ? AND status = 'running'",
-                (time.time() + after, error, number),
+                (time.time() + after, _text(error), number),
             )
 
     def done(self, number: int, result: dict[str, Any] | None, error: str | None) -> bool:
@@ -262,7 +273,7 @@ class State:
                     "failure" if result is None else "success",
                     created,
                     None if result is None else json.dumps(result),
-                    error,
+                    None if error is None else _text(error),
                     number,
                 ),
             )

@@ -86,8 +86,8 @@ class Processes:
 
     most = 1
 
-    def __init__(self, workers: int) -> None:
-        self.workers = [Worker() for _ in range(workers)]
+    def __init__(self, workers: int, begin: Callable[[], None] | None = None) -> None:
+        self.workers = [Worker(begin) for _ in range(workers)]
 
     def standing(self) -> Mapping[str, Sequence[int]]:
         return {}
@@ -116,15 +116,17 @@ def reason_of(problem: Exception) -> str:
 
 
 class Worker:
-    """One process; `call` and `carry_out` are for one thread at a time, `kill` for any."""
+    """One process, which does `begin` first; `call` and `carry_out` are for one thread at a time,
+    `kill` for any."""
 
-    def __init__(self) -> None:
+    def __init__(self, begin: Callable[[], None] | None = None) -> None:
+        self._begin = begin
         self._start()
 
     def _start(self) -> None:
         keep_memory()
         self._connection, of_child = CONTEXT.Pipe()
-        self._process = CONTEXT.Process(target=_work, args=(of_child,), daemon=True)
+        self._process = CONTEXT.Process(target=_work, args=(of_child, self._begin), daemon=True)
         self._process.start()
         of_child.close()
 
@@ -180,8 +182,10 @@ class Worker:
             self._process.kill()
 
 
-def _work(connection: Connection) -> None:
+def _work(connection: Connection, begin: Callable[[], None] | None) -> None:
     os.setsid()
+    if begin is not None:
+        begin()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
