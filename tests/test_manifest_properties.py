@@ -22,7 +22,7 @@ from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
 from looseleaf.processing.input_losses import losses_of_columns
 from looseleaf.servicex.request import MANIFEST, Request, Source
 from looseleaf.servicex.transform import FileResult
-from looseleaf.servicex.volume import complete_manifest, made_before, told_of
+from looseleaf.servicex.volume import account_name, complete_manifest, made_before
 from looseleaf.stage_files import LEDGER_FORMAT, MANIFEST_FORMAT, FileRecord, original_of
 from looseleaf.topcoffea.normalisation import check_coefficients, factors_of
 
@@ -190,7 +190,7 @@ def test_damaged_manifests_on_the_volume_are_made_again(folder: Path, data: st.D
     here.mkdir(exist_ok=True)
     (here / "store:a.root").write_bytes(b"abc")
     good = {"key": request.id, "result": result("a", output="store:a.root", source="/store/a.root")}
-    record = here / told_of("store:a.root")
+    record = here / account_name("store:a.root")
     record.write_text(json.dumps(good))
     assert made_before(request, here)["/store/a.root"].sum_of_weights_in == 36.0
     record.write_text(data.draw(damaged(good)))
