@@ -29,18 +29,18 @@ class Progress:
             disable=not self._terminal,
         )
         self._done = 0
-        self._started = self._told = time.monotonic()
+        self._started = self._shown = time.monotonic()
 
     def add(self, events: int) -> None:
         """Count more events."""
         self._done += events
         self._bar.update(events)
-        if not self._terminal and time.monotonic() - self._told > LINE_EVERY_S:
+        if not self._terminal and time.monotonic() - self._shown > LINE_EVERY_S:
             self._line()
 
     def _line(self) -> None:
-        self._told = time.monotonic()
-        seconds = self._told - self._started
+        self._shown = time.monotonic()
+        seconds = self._shown - self._started
         rate = self._done / seconds if seconds > 0 else 0.0
         text = f"{self._stage}: {self._done:,} of {self._total:,} {self._unit}, {rate:,.0f} /s"
         if 0 < self._done < self._total:

@@ -18,7 +18,7 @@ from ledgers import write_ledger
 from samples import sample, skimmed
 from test_fakerate import loose_muons, vertices
 
-from looseleaf.application.closure import combine
+from looseleaf.application.closure import write_closure
 from looseleaf.application.processor import ApplicationProcessor
 from looseleaf.errors import DataFileError
 from looseleaf.files import adler32
@@ -226,7 +226,7 @@ def test_most_events_beyond_an_observables_axis_are_refused(
     with pytest.raises(
         DataFileError, match=r"events, 100\.0% of their weights, are outside .* pt, "
     ):
-        combine(analysis_of(analysis), {"w": DATASET}, {}, *files, *outputs)
+        write_closure(analysis_of(analysis), {"w": DATASET}, {}, *files, *outputs)
     assert not outputs[0].exists()
 
 

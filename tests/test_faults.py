@@ -71,7 +71,7 @@ def test_workers_that_run_out_of_memory(tmp_path: Path, fileset: Fileset) -> Non
     with (
         local(tmp_path, 1, memory_limit="700 MB") as site,
         pytest.raises(
-            ProcessingFailed, match=r"q_\d\.root entries \d+- .*enough memory\? a smaller"
+            ProcessingFailed, match=r"q_\d\.root entries \d+- .*enough memory\? A smaller"
         ),
     ):
         run(Devouring(), [fileset], site, LIMITS, "test", tmp_path / "kept")

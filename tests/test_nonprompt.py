@@ -29,12 +29,12 @@ from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.rates import RateMap, losses_beyond_maps
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
 from looseleaf.processing.runner import ProcessingFailed, SkimmedNanoAOD, process_task
-from looseleaf.topcoffea.combine import combine
 from looseleaf.topcoffea.flip_map import FlipMap
 from looseleaf.topcoffea.notebook import configured
 from looseleaf.topcoffea.process import squares_of
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
 from looseleaf.topcoffea.store import read_histograms, write_histograms
+from looseleaf.topcoffea.yields import sum_datasets
 
 pytestmark = pytest.mark.slow
 
@@ -597,7 +597,7 @@ def test_theory_weights_have_sums_of_their_own(
 
 
 def run_combine(folder: Path, analysis: dict[str, Any], datasets: dict[str, Any]) -> Any:
-    combine(
+    sum_datasets(
         analysis_of(analysis), datasets,
         {name: str(folder / f"{name}.h5") for name in datasets},
         {name: str(folder / f"{name}.ledger.json") for name in datasets},

@@ -24,9 +24,9 @@ from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
 from looseleaf.processing.runner import Limits, ProcessingFailed, process_task
 from looseleaf.processing.stage import DatasetFiles, Running
 from looseleaf.topcoffea import process as stage
-from looseleaf.topcoffea.combine import combine
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
 from looseleaf.topcoffea.store import read_histograms, write_histograms
+from looseleaf.topcoffea.yields import sum_datasets
 
 pytestmark = pytest.mark.slow
 
@@ -180,9 +180,9 @@ def test_most_events_beyond_an_observables_axis_are_refused(
     outputs = [tmp_path / name for name in ("all.h5", "yields.json", "yields.txt")]
     files = [{"t": str(tmp_path / name)} for name in ("t.h5", "t.ledger.json")]
     with pytest.raises(DataFileError, match=r"of their weights, are outside the edges of ht, 1000"):
-        combine(analysis_of(analysis), {"t": DATASETS["t"]}, *files, *outputs)
+        sum_datasets(analysis_of(analysis), {"t": DATASETS["t"]}, *files, *outputs)
     assert not outputs[0].exists()
-    combine(
+    sum_datasets(
         analysis_of({**analysis, "allow": {"beyond": ["ht"]}}),
         {"t": DATASETS["t"]},
         *files,
@@ -381,7 +381,7 @@ def combined(filesets: dict[str, Fileset], folder: Path, **original: Any) -> dic
         write_histograms(processed[name], accumulated(fileset), {})
         write_ledger(Path(ledgers[name]), {**fileset.original, **original})
     analysis = {**ANALYSIS, "lumi_ifb": 3.0, "points": {"SM": {}, "p": POINT}}
-    combine(
+    sum_datasets(
         analysis_of(analysis),
         DATASETS,
         processed,

@@ -63,7 +63,7 @@ def totals(
     return total
 
 
-def combine(
+def write_closure(
     analysis: ApplicationAnalysis,
     datasets: Mapping[str, Mapping[str, Any]],
     maps: Mapping[str, str],

@@ -39,7 +39,7 @@ class Application(Kind[ApplicationAnalysis]):
         self,
         analysis: ApplicationAnalysis,
         datasets: Mapping[str, Any],
-        points: WorkingPoints,
+        working_points: WorkingPoints,
         file: str,
     ) -> None:
         _check_flavours(analysis, file)
@@ -56,7 +56,7 @@ class Application(Kind[ApplicationAnalysis]):
         return [
             Step(
                 "closure",
-                "looseleaf.application.closure:combine",
+                "looseleaf.application.closure:write_closure",
                 {"histograms": "closure_histograms.json", "closure": self.summary},
                 applies=("maps",),
                 datasets=("data", "xsec_pb"),

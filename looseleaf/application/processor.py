@@ -72,11 +72,11 @@ class ApplicationProcessor(ProcessorABC):
     def __init__(
         self,
         analysis: ApplicationAnalysis,
-        points: WorkingPoints,
+        working_points: WorkingPoints,
         maps: Mapping[str, RateMap],
         corrections: Corrections,
     ) -> None:
-        self._analysis, self._points, self._maps = analysis, points, dict(maps)
+        self._analysis, self._working_points, self._maps = analysis, working_points, dict(maps)
         self._corrections = corrections
         self._offsets, self._rates = stacked(self._maps)
         self._empty = np.concatenate([rates.empty.ravel() for rates in self._maps.values()])
@@ -168,13 +168,19 @@ class ApplicationProcessor(ProcessorABC):
         for collection, rate_map in self._maps.items():
             roles = self._analysis.working_points[collection]
             all_of = events[collection]
-            loose = self._points.passes(collection, roles["loose"], all_of, undecided)
+            loose = self._working_points.passes(collection, roles["loose"], all_of, undecided)
             leptons = all_of[loose]
-            tight = self._points.passes(collection, roles["tight"], all_of, undecided)
+            tight = self._working_points.passes(collection, roles["tight"], all_of, undecided)
             leptons["tight"] = tight[loose]
             # leptons that fail the tight selection count at the momentum of the map
             leptons["pt"] = counted_momentum(
-                self._points, collection, roles, leptons, loose[loose], leptons.tight, undecided
+                self._working_points,
+                collection,
+                roles,
+                leptons,
+                loose[loose],
+                leptons.tight,
+                undecided,
             )
             leptons["prompt"] = ak.ones_like(leptons.tight)
             if not events.metadata["data"]:

@@ -34,12 +34,15 @@ def check_rising(edges: Sequence[float], where: str) -> None:
 
 
 def check_columns(
-    analysis: Analysis, datasets: Iterable[Mapping[str, Any]], points: WorkingPoints, file: str
+    analysis: Analysis,
+    datasets: Iterable[Mapping[str, Any]],
+    working_points: WorkingPoints,
+    file: str,
 ) -> None:
     """Refuse an analysis if the branches that it reads from a dataset can't be determined."""
     with located(file):
         for dataset in datasets:
-            analysis.columns(dataset, points)
+            analysis.columns(dataset, working_points)
 
 
 def check_picture_names(channels: Collection[str], observables: Collection[str], file: str) -> None:

@@ -100,7 +100,7 @@ class Kind(ABC, Generic[A]):
 
     @abstractmethod
     def check(
-        self, analysis: A, datasets: Mapping[str, Any], points: WorkingPoints, file: str
+        self, analysis: A, datasets: Mapping[str, Any], working_points: WorkingPoints, file: str
     ) -> None:
         """Raise `ConfigError` if a key of this kind has a value that isn't allowed."""
 

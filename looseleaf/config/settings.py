@@ -226,7 +226,7 @@ def _check_usable(analysis: Analysis, problems: Mapping[str, str], file: str) ->
 
 
 def _check_analysis(
-    analysis: Analysis, datasets: Mapping[str, Any], points: WorkingPoints, file: str
+    analysis: Analysis, datasets: Mapping[str, Any], working_points: WorkingPoints, file: str
 ) -> None:
     kind = kind_of(analysis)
     _check_listed(analysis, datasets, file)
@@ -235,11 +235,13 @@ def _check_analysis(
         _check_parts(analysis, datasets, file)
     for name, observable in analysis.observables.items():
         check_rising(observable["edges"], f"{file}: observables.{name}")
-    kind.check(analysis, datasets, points, file)
+    kind.check(analysis, datasets, working_points, file)
     may_be_data = analysis.datasets.get(kind.may_be_data, [])
     data = {name: datasets[name] for name in may_be_data if datasets[name]["data"]}
     check_primaries(analysis.triggers, data, file, kind.several_primaries)
-    check_columns(analysis, (datasets[name] for name in analysis.dataset_names()), points, file)
+    check_columns(
+        analysis, (datasets[name] for name in analysis.dataset_names()), working_points, file
+    )
 
 
 def _check_listed(analysis: Analysis, datasets: Mapping[str, Any], file: str) -> None:

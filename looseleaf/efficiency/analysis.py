@@ -74,7 +74,7 @@ class EfficiencyAnalysis(Analysis):
         passing = [] if self.of_trigger else [self.passing]
         return [(self.collection, name) for name in (self.tag, self.probe, *passing)]
 
-    def own_columns(self, points: WorkingPoints) -> set[str]:
+    def own_columns(self, working_points: WorkingPoints) -> set[str]:
         """The paths of a measured trigger, and the branches of the trigger objects."""
         columns = {"|".join(self.passing["paths"])} if self.of_trigger else set()
         return columns | (TRIGGER_OBJECTS if self.tag_bits is not None else set())

@@ -30,13 +30,13 @@ class Efficiency(Kind[EfficiencyAnalysis]):
         self,
         analysis: EfficiencyAnalysis,
         datasets: Mapping[str, Any],
-        points: WorkingPoints,
+        working_points: WorkingPoints,
         file: str,
     ) -> None:
         for axis, edges in analysis.binning.items():
             check_rising(edges, f"{file}: binning.{axis}")
         _check_mass(analysis, file)
-        _check_passing(analysis, points, file)
+        _check_passing(analysis, working_points, file)
         for name in analysis.corrections:
             if name in OWN_VARIATIONS:
                 raise ConfigError(
@@ -97,13 +97,13 @@ def _check_mass(analysis: EfficiencyAnalysis, file: str) -> None:
             )
 
 
-def _check_passing(analysis: EfficiencyAnalysis, points: WorkingPoints, file: str) -> None:
+def _check_passing(analysis: EfficiencyAnalysis, working_points: WorkingPoints, file: str) -> None:
     if analysis.of_trigger:
         return
     texts = []
     for key, point in (("passing", analysis.passing), ("probe", analysis.probe)):
         with located(f"{file}: {key}"):
-            texts.append({cut.text for cut in points.cuts(analysis.collection, point)})
+            texts.append({cut.text for cut in working_points.cuts(analysis.collection, point)})
     passing, probe = texts
     if not probe <= passing:
         raise ConfigError(

@@ -40,10 +40,10 @@ def near_trigger_object(leptons: Any, objects: Any, identity: int, bits: int) ->
 class EfficiencyProcessor(ProcessorABC):
     """Masses of pairs of a tag and a probe of opposite charge, by bins of the probe.
 
-    `analysis` is an `efficiency` analysis of the configuration, `points` the declared working
-    points; `corrections` are weights of simulated events. Every tag is paired with every other
-    probe of its event. A pair of two tags counts twice, with either as the probe, since choosing
-    one would depend on whether the probe passes. Probes outside the edges of the map don't count.
+    `analysis` is an `efficiency` analysis of the configuration, `working_points` the declared ones;
+    `corrections` are weights of simulated events. Every tag is paired with every other probe of its
+    event. A pair of two tags counts twice, with either as the probe, since choosing one would
+    depend on whether the probe passes. Probes outside the edges of the map don't count.
 
     The accumulator has `pairs`, over `variation`, `probe` (failing or passing), `origin`, `mass`,
     `pt` and `abs_eta`, `cutflow`, and `coverage`, where the probes are on the axes. The origin of a
@@ -52,9 +52,13 @@ class EfficiencyProcessor(ProcessorABC):
     """
 
     def __init__(
-        self, analysis: EfficiencyAnalysis, points: WorkingPoints, corrections: Corrections
+        self, analysis: EfficiencyAnalysis, working_points: WorkingPoints, corrections: Corrections
     ) -> None:
-        self._analysis, self._points, self._corrections = analysis, points, corrections
+        self._analysis, self._working_points, self._corrections = (
+            analysis,
+            working_points,
+            corrections,
+        )
 
     def process(self, events: Any) -> dict[str, Any]:
         """Fill one chunk of events; returns the accumulator."""
@@ -92,7 +96,7 @@ class EfficiencyProcessor(ProcessorABC):
         analysis, leptons = self._analysis, events[self._analysis.collection]
 
         def passes(point: str) -> Any:
-            return self._points.passes(analysis.collection, point, leptons, undecided)
+            return self._working_points.passes(analysis.collection, point, leptons, undecided)
 
         def near(bits: int) -> Any:
             identity = TRIGGER_ID[analysis.collection]

@@ -73,9 +73,9 @@ class FakeRateAnalysis(Analysis):
         points = [(self.collection, name) for name in (self.denominator, self.loose, self.tight)]
         return [*points, *self.veto.items()]
 
-    def own_columns(self, points: WorkingPoints) -> set[str]:
+    def own_columns(self, working_points: WorkingPoints) -> set[str]:
         """The branches of the region's cuts, observables, jets and missing momentum."""
         columns = MET | JETS | cut_columns(self.cuts.values())
         if self.momentum == "cone":
-            columns |= points.cone_columns(self.collection, self.tight)
+            columns |= working_points.cone_columns(self.collection, self.tight)
         return set(columns | cut_columns(o["expression"] for o in self.observables.values()))

@@ -32,7 +32,7 @@ class FakeRate(Kind[FakeRateAnalysis]):
         self,
         analysis: FakeRateAnalysis,
         datasets: Mapping[str, Any],
-        points: WorkingPoints,
+        working_points: WorkingPoints,
         file: str,
     ) -> None:
         for axis, edges in analysis.binning.items():
@@ -41,7 +41,7 @@ class FakeRate(Kind[FakeRateAnalysis]):
         if len({datasets[name]["data"] for name in analysis.datasets["measure"]}) > 1:
             raise ConfigError(f"{file}: datasets.measure: has data and simulation; keep one kind")
         _check_prompt(analysis, file)
-        _check_tight(analysis, points, file)
+        _check_tight(analysis, working_points, file)
         _check_names(analysis, file)
         _check_triggers(analysis, file)
         if analysis.eta == "signed" and "abs_eta" in analysis.systematics.tilt:
@@ -122,9 +122,9 @@ def _check_weights(analysis: FakeRateAnalysis, file: str) -> None:
         raise ConfigError(f"{file}: datasets.subtract: set weights: xsec to subtract")
 
 
-def _check_tight(analysis: FakeRateAnalysis, points: WorkingPoints, file: str) -> None:
+def _check_tight(analysis: FakeRateAnalysis, working_points: WorkingPoints, file: str) -> None:
     tight, below = (
-        {cut.text for cut in points.cuts(analysis.collection, point)}
+        {cut.text for cut in working_points.cuts(analysis.collection, point)}
         for point in (analysis.tight, analysis.denominator)
     )
     if not below <= tight:

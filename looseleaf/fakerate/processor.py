@@ -110,7 +110,7 @@ class _Counted:
 class FakeRateProcessor(ProcessorABC):
     """Loose and tight leptons by pT [GeV] and |eta| in a region with non-prompt leptons.
 
-    `analysis` is a fake-rate analysis of the configuration, `points` the declared working points,
+    `analysis` is a fake-rate analysis of the configuration, `working_points` the declared ones,
     `corrections` its weights of simulated events. The measurement region has certified sections,
     exactly one lepton of the working point `loose`, none of those in `veto`, an away jet, small
     missing momentum and transverse mass, and the analysis' own cuts. Leptons of `denominator` fill
@@ -132,11 +132,11 @@ class FakeRateProcessor(ProcessorABC):
     def __init__(
         self,
         analysis: FakeRateAnalysis,
-        points: WorkingPoints,
+        working_points: WorkingPoints,
         corrections: Corrections,
         truth: str | None = None,
     ) -> None:
-        self._analysis, self._points, self._truth = analysis, points, truth
+        self._analysis, self._working_points, self._truth = analysis, working_points, truth
         self._corrections = corrections
         self._cuts = analysis.cuts
         self._collection = analysis.collection
@@ -161,11 +161,11 @@ class FakeRateProcessor(ProcessorABC):
         analysis, undecided = self._analysis, Undecided(self._analysis.allow.not_finite)
         leptons = events[self._collection]
         loose, denominator, tight = (
-            self._points.passes(self._collection, point, leptons, undecided)
+            self._working_points.passes(self._collection, point, leptons, undecided)
             for point in (analysis.loose, analysis.denominator, analysis.tight)
         )
         momentum = counted_momentum(
-            self._points,
+            self._working_points,
             self._collection,
             analysis.measured_leptons().roles,
             leptons,
@@ -323,7 +323,7 @@ class FakeRateProcessor(ProcessorABC):
     def _no_other(self, events: Any, undecided: Undecided) -> Any:
         clear = np.ones(len(events), bool)
         for collection, point in self._analysis.veto.items():
-            vetoing = self._points.passes(collection, point, events[collection], undecided)
+            vetoing = self._working_points.passes(collection, point, events[collection], undecided)
             clear &= ~ak.to_numpy(ak.any(vetoing, axis=1))
         return clear
 

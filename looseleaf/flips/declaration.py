@@ -25,7 +25,7 @@ class Flips(Kind[FlipsAnalysis]):
         self,
         analysis: FlipsAnalysis,
         datasets: Mapping[str, Any],
-        points: WorkingPoints,
+        working_points: WorkingPoints,
         file: str,
     ) -> None:
         for axis, edges in analysis.binning.items():

@@ -5,10 +5,10 @@ charges are wrong with probabilities p_i and p_j, the observed charges are equal
 
     P_ij = p_i (1 - p_j) + p_j (1 - p_i),
 
-so pairs of equal and of opposite charge at the Z's mass tell all p at once: N_ij P_ij are expected
-with equal charges, N_ij being all pairs less what lies beneath the peak, which the bands beside it
-measure. Source: the likelihood method of charge misidentification, as CMS and ATLAS use it with
-same-sign leptons.
+so pairs of equal and of opposite charge at the Z boson's mass determine all p at once: N_ij P_ij
+are expected with equal charges, where N_ij are all pairs minus the background under the peak, which
+is measured in the bands beside it. Source: the likelihood method of charge misidentification, as
+CMS and ATLAS use it with same-sign leptons.
 """
 
 from collections.abc import Mapping

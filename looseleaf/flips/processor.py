@@ -32,7 +32,7 @@ def beyond_axes(analysis: FlipsAnalysis, histograms: Mapping[str, Any]) -> list[
 class FlipProcessor(ProcessorABC):
     """Electron pairs at the Z boson's mass by charge, mass band and the bins of both electrons.
 
-    `analysis` is a `flips` analysis of the configuration, `points` the declared working points. An
+    `analysis` is a `flips` analysis of the configuration, `working_points` the declared ones. An
     event has exactly two electrons of the analysis' working point. Each pair counts once, in
     simulation too, since the weight of an event doesn't depend on the charges. Bins are numbered
     row by row, pT first; electrons outside the edges are in the outermost bins.
@@ -41,14 +41,14 @@ class FlipProcessor(ProcessorABC):
     and the softer electron), `cutflow`, and `coverage`, where their electrons are on the axes.
     """
 
-    def __init__(self, analysis: FlipsAnalysis, points: WorkingPoints) -> None:
-        self._analysis, self._points = analysis, points
+    def __init__(self, analysis: FlipsAnalysis, working_points: WorkingPoints) -> None:
+        self._analysis, self._working_points = analysis, working_points
 
     def process(self, events: Any) -> dict[str, Any]:
         """Fill one chunk of events; returns the accumulator."""
         analysis, undecided = self._analysis, Undecided(self._analysis.allow.not_finite)
         electrons = events.Electron
-        chosen = self._points.passes("Electron", analysis.electron, electrons, undecided)
+        chosen = self._working_points.passes("Electron", analysis.electron, electrons, undecided)
         electrons = electrons[chosen]
         kept = recorded(events, analysis.triggers) & certified(events)
         two = kept & ak.to_numpy(ak.num(electrons, axis=1) == 2)

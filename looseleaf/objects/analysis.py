@@ -154,21 +154,21 @@ class Analysis(Section):
         """What the processor needs to know about a dataset, beside `event_metadata`."""
         return {}
 
-    def columns(self, dataset: Mapping[str, Any], points: WorkingPoints) -> set[str]:
+    def columns(self, dataset: Mapping[str, Any], working_points: WorkingPoints) -> set[str]:
         """The branches that the analysis reads from a dataset with this declaration.
 
         An entry `A|B` asks for whichever of the alternatives a file has; a file must have at least
         one.
         """
-        columns = set(IDENTITY) | lepton_columns(self.used_points(), points)
-        columns |= trigger_columns(self.triggers) | self.own_columns(points)
+        columns = set(IDENTITY) | lepton_columns(self.used_points(), working_points)
+        columns |= trigger_columns(self.triggers) | self.own_columns(working_points)
         if dataset["data"]:
             return columns
         for correction in self.corrections.values():
             columns |= cut_columns(correction["inputs"].values())
         return columns | {WEIGHT} | self.simulated_columns(dataset)
 
-    def own_columns(self, points: WorkingPoints) -> set[str]:
+    def own_columns(self, working_points: WorkingPoints) -> set[str]:
         """The branches that are read beside those of leptons and triggers."""
         return set()
 

@@ -1,18 +1,15 @@
 """The evaluation of expressions on numpy and awkward arrays.
 
 - **Integers** are computed in 64 bits, whatever the width of their column; yes and no count as 1
-and 0. A result that doesn't fit into 64 bits is refused. A quotient of integers, and an integer
-compared or computed with a floating-point number, is in double precision.
-
+  and 0. A result that doesn't fit into 64 bits is refused. A quotient of integers, and an integer
+  compared or computed with a floating-point number, is in double precision.
 - **Floating-point columns** keep their precision, and a number in the expression takes that of the
-column that it meets: `pt > 25.1` compares with the float32 nearest to 25.1, as numpy does.
-
+  column that it meets: `pt > 25.1` compares with the float32 nearest to 25.1, as numpy does.
 - **NaN** (0/0, the logarithm of -1) leaves a comparison undecided. `&`, `|`, `and`, `or` and `not`
-decide if the other side suffices: a no and anything is a no. An event whose cut stays undecided is
-dropped and counted: see `Undecided`.
-
+  decide if the other side suffices: a no and anything is a no. An event whose cut stays undecided
+  is dropped and counted: see `Undecided`.
 - **A missing value**, such as `first`, `max` and `min` of an empty list, isn't a yes either: such
-events are dropped.
+  events are dropped.
 """
 
 import ast

@@ -150,7 +150,7 @@ def weights(events: Any) -> NDArray[np.float64]:
 
 
 def counted_momentum(
-    points: WorkingPoints,
+    working_points: WorkingPoints,
     collection: str,
     roles: Mapping[str, str],
     leptons: Any,
@@ -167,7 +167,7 @@ def counted_momentum(
     if roles["momentum"] == "raw":
         return leptons.pt
     failing = loose & ~tight
-    cone_pt = points.cone_pt(collection, roles["tight"], leptons, failing, undecided)
+    cone_pt = working_points.cone_pt(collection, roles["tight"], leptons, failing, undecided)
     return ak.where(tight, leptons.pt, cone_pt)
 
 

@@ -49,7 +49,7 @@ class MultileptonAnalysis(Analysis):
             for role in ("loose", "tight")
         ]
 
-    def own_columns(self, points: WorkingPoints) -> set[str]:
+    def own_columns(self, working_points: WorkingPoints) -> set[str]:
         """The branches of jets, missing momentum and cone pT.
 
         Raises `ConfigError` for an expression that uses an unknown quantity.
@@ -57,7 +57,7 @@ class MultileptonAnalysis(Analysis):
         columns = MET | JETS | {f"Jet_{self.jets['btag']['branch']}"}
         for collection, roles in self.working_points.items():
             if roles["momentum"] == "cone":
-                columns |= points.cone_columns(collection, roles["tight"])
+                columns |= working_points.cone_columns(collection, roles["tight"])
         for where, text in self.expressions():
             unknown = Expression(text).names - set(EVENT_QUANTITIES)
             if unknown:

@@ -35,12 +35,12 @@ def cut_columns(cuts: Iterable[str]) -> set[str]:
     return columns
 
 
-def lepton_columns(used: Iterable[tuple[str, str]], points: WorkingPoints) -> set[str]:
+def lepton_columns(used: Iterable[tuple[str, str]], working_points: WorkingPoints) -> set[str]:
     """The branches that leptons of the given working points, (collection, name), need."""
     columns: set[str] = set()
     for collection, name in used:
         columns |= {f"{collection}_{field}" for field in KINEMATICS}
-        columns |= points.columns(collection, name)
+        columns |= working_points.columns(collection, name)
     return columns
 
 

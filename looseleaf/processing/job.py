@@ -36,8 +36,8 @@ from looseleaf.processing.runner import (
     Partial,
     ProcessingFailed,
     Work,
+    add_nodes,
     added,
-    combine,
     worker_task,
 )
 from looseleaf.processing.site import Site, WorkersGone
@@ -321,7 +321,7 @@ class Computation:
         other, others = waiting
         pair = (future, other) if node == left else (other, future)
         # with priority over other work, since it frees memory
-        both = self._site.client.submit(combine, *pair, pure=False, priority=1)
+        both = self._site.client.submit(add_nodes, *pair, pure=False, priority=1)
         tries = max(call.tries, others.tries)
         self._follow(both, Call(call.group, parent, sums=True, tries=tries))
 

@@ -335,7 +335,7 @@ def _packed_sum(total: Partial) -> bytes:
     return packed(total._replace(peaks={**total.peaks, name: peak_rss_bytes()}))
 
 
-def combine(
+def add_nodes(
     left: Sequence[bytes | ChunkReadFailed], right: Sequence[bytes | ChunkReadFailed]
 ) -> list[bytes]:
     """On a worker, the packed sum of two nodes, both as `worker_task` returns them."""

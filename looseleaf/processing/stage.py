@@ -95,7 +95,7 @@ class Reading:
         cls,
         analysis: Analysis,
         declared: Mapping[str, Mapping[str, Any]],
-        points: WorkingPoints,
+        working_points: WorkingPoints,
     ) -> Self:
         """The reading of an analysis, from the declarations of its datasets.
 
@@ -105,7 +105,7 @@ class Reading:
             name: {**event_metadata(analysis, dataset), **analysis.metadata(name, dataset)}
             for name, dataset in declared.items()
         }
-        columns = columns_read(analysis, declared, points)
+        columns = columns_read(analysis, declared, working_points)
         return cls(metadata, columns, analysis.allow, analysis.skim)
 
     def losses(self, fileset: Fileset) -> list[Loss]:
@@ -118,13 +118,13 @@ class Reading:
 
 
 def columns_read(
-    analysis: Analysis, declared: Mapping[str, Mapping[str, Any]], points: WorkingPoints
+    analysis: Analysis, declared: Mapping[str, Mapping[str, Any]], working_points: WorkingPoints
 ) -> dict[str, set[str]]:
     """The branches that an analysis reads from each dataset, alternatives included."""
     return {
         name: {
             "|".join([column, *analysis.branches.get(column, [])])
-            for column in analysis.columns(dataset, points)
+            for column in analysis.columns(dataset, working_points)
         }
         for name, dataset in declared.items()
     }

@@ -162,10 +162,10 @@ class TopCoffeaAnalysis(MultileptonAnalysis):
             "wc_names": dataset.get("wc_names", []),
         }
 
-    def columns(self, dataset: Mapping[str, Any], points: WorkingPoints) -> set[str]:
+    def columns(self, dataset: Mapping[str, Any], working_points: WorkingPoints) -> set[str]:
         """The branches that the analysis reads from a dataset."""
         columns = super(TopCoffeaAnalysis, self.of_year(dataset.get("year"))).columns(
-            dataset, points
+            dataset, working_points
         )
         return columns | ({EFT_COEFFICIENTS} if "wc_names" in dataset else set())
 

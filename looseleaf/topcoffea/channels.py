@@ -4,12 +4,10 @@ A block is multiplied out: each combination of a lepton channel (a name and name
 and a number of jets is a channel. Regions are named as in TopEFT:
 
 - `isSR_2lSS`, `isSR_3l`: that number of leptons, all tight, two of them with the same charge (`SS`)
-or with opposite charges (`OS`);
-
+  or with opposite charges (`OS`);
 - `isAR_2lSS`, `isAR_3l`: the same, with at least one lepton that fails the tight selection;
-
 - `isAR_2lSS_OS`: two tight leptons of opposite charges, to predict charge flips. If a channel has
-it, simulated electrons in `isSR_2lSS` must have the charge of their generated electron.
+  it, simulated electrons in `isSR_2lSS` must have the charge of their generated electron.
 
 Read while the graph is parsed, so nothing heavy is imported here.
 """

@@ -18,7 +18,6 @@ from looseleaf.histograms.typed import Weighted
 from looseleaf.losses import say
 from looseleaf.topcoffea.analysis import TopCoffeaAnalysis
 from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT
-from looseleaf.topcoffea.combine import up_and_down
 from looseleaf.topcoffea.naming import OBSERVED, card_channel
 from looseleaf.topcoffea.store import read_histograms
 from looseleaf.topcoffea.templates import (
@@ -29,6 +28,7 @@ from looseleaf.topcoffea.templates import (
     statistical,
     templates_of,
 )
+from looseleaf.topcoffea.yields import up_and_down
 
 # a variation that leaves less than this fraction of a process is raised to it
 LEAST_VARIED = 1e-3

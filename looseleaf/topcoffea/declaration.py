@@ -60,7 +60,7 @@ class TopCoffea(Kind[TopCoffeaAnalysis]):
         self,
         analysis: TopCoffeaAnalysis,
         datasets: Mapping[str, Any],
-        points: WorkingPoints,
+        working_points: WorkingPoints,
         file: str,
     ) -> None:
         check_analysis(analysis, datasets, file)
@@ -87,7 +87,7 @@ class TopCoffea(Kind[TopCoffeaAnalysis]):
         channels = list(analysis.multiplied_channels())
         combine = Step(
             "combine",
-            "looseleaf.topcoffea.combine:combine",
+            "looseleaf.topcoffea.yields:sum_datasets",
             {"histograms": HISTOGRAMS, "yields": self.summary, "table": "yields.txt"},
             datasets=(*NORMALISED, "declared_in"),
         )

@@ -4,7 +4,7 @@ The statistical uncertainty of simulation is one factor g for each bin, on the s
 (R. Barlow and C. Beeston, Comp. Phys. Comm. 77 (1993) 219, with one factor per bin after J. Conway,
 arXiv:1103.0354). With T events expected, n observed, and g measured to be a with a width d,
 
--2 ln L(g) = 2 (g T - n ln g T) + (g - a)^2 / d^2
+    -2 ln L(g) = 2 (g T - n ln g T) + (g - a)^2 / d^2
 
 is minimal where g^2 + g (T d^2 - a) - n d^2 = 0, so these factors need no numerical search.
 """

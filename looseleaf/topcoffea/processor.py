@@ -117,7 +117,7 @@ def beyond_axes(analysis: TopCoffeaAnalysis, covered: Plain) -> list[Loss]:
 class TopCoffeaProcessor(ProcessorABC):
     """Observables by channel, region and systematic; each bin is a quadratic in the coefficients.
 
-    `analysis` is a topcoffea analysis of the configuration, `points` the declared working points,
+    `analysis` is a topcoffea analysis of the configuration, `working_points` the declared ones,
     `coefficients` the list to which all samples are remapped, `squares` how `EFTHist` keeps squared
     weights; `maps` are the measured rates by collection (with `nonprompt`), `flips` the map of
     charge flips, and `corrections` weights of simulated events. The metadata of a dataset has
@@ -136,14 +136,14 @@ class TopCoffeaProcessor(ProcessorABC):
     def __init__(
         self,
         analysis: TopCoffeaAnalysis,
-        points: WorkingPoints,
+        working_points: WorkingPoints,
         coefficients: Sequence[str],
         squares: bool | Sequence[Mapping[str, float]] = True,
         maps: Mapping[str, RateMap] | None = None,
         flips: FlipMap | None = None,
         corrections: Corrections = NO_CORRECTIONS,
     ) -> None:
-        self._analysis, self._points = analysis, points
+        self._analysis, self._working_points = analysis, working_points
         self._coefficients, self._squares = tuple(coefficients), squares
         self._maps, self._flips = dict(maps or {}), flips
         self._corrections = corrections
@@ -367,14 +367,22 @@ class TopCoffeaProcessor(ProcessorABC):
         by_collection, masks = {}, {}
         for collection, roles in self._analysis.working_points.items():
             every = events[collection]
-            loose = self._points.passes(collection, roles["loose"], every, undecided)
+            loose = self._working_points.passes(collection, roles["loose"], every, undecided)
             leptons = every[loose]
-            tight = self._points.passes(collection, roles["tight"], every, undecided) & loose
+            tight = (
+                self._working_points.passes(collection, roles["tight"], every, undecided) & loose
+            )
             masks[collection] = {"loose": loose, "tight": tight}
             leptons["tight"] = tight[loose]
             # leptons that fail the tight selection count at the momentum of the map
             leptons["pt"] = counted_momentum(
-                self._points, collection, roles, leptons, loose[loose], leptons.tight, undecided
+                self._working_points,
+                collection,
+                roles,
+                leptons,
+                loose[loose],
+                leptons.tight,
+                undecided,
             )
             if self._maps:
                 pt, eta = (ak.to_numpy(ak.flatten(leptons[field])) for field in ("pt", "eta"))

@@ -41,9 +41,9 @@ CONTAINER, RESULTS, WORK = "transformer", "results", ".work"
 COMMAND = ["python", "-m", MODULE]
 REQUEST, FILES, OWNER = (f"servicex.looseleaf/{name}" for name in ("request", "files", "owner"))
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-# seconds: for a pod to end by itself, which has nothing to put in order; between looks at what
-# stands; that a network file system may hide a file; that the API may be away; for an answer of it;
-# until it is told that a pod waits; until a node that doesn't end a pod is not waited for
+# seconds: for a pod to end by itself; between two looks at files; for which a network file system
+# may hide a file; for which the API may be away; for one answer of the API; until the log says that
+# a pod waits; until a pod is given up that its node doesn't end
 GRACE, POLL, VISIBLE, PATIENCE, ANSWER, SAY, GONE = 1, 0.5, 60.0, 300.0, 30.0, 30.0, 60.0
 # larger than the outcome of a file with all luminosity sections of a year
 LONGEST_OUTCOME = 64 << 20
@@ -527,7 +527,7 @@ def read_template(path: Path) -> dict[str, Any]:
     volumes = {volume.get("name"): volume for volume in spec.get("volumes") or []}
     if "persistentVolumeClaim" not in volumes.get(RESULTS, {}):
         raise ConfigError(
-            f"{path}: spec.volumes: there is no claim called {RESULTS}: results would be lost"
+            f"{path}: spec.volumes: the claim {RESULTS!r} is missing, so results would be lost"
         )
     return pod
 

@@ -38,7 +38,7 @@ TOTAL = "all expected"
 Varied = dict[str, EFTHist]
 
 
-def combine(
+def sum_datasets(
     analysis: TopCoffeaAnalysis,
     datasets: Mapping[str, Mapping[str, Any]],
     processed: Mapping[str, str],

@@ -16,9 +16,9 @@ from looseleaf.errors import DataFileError
 from looseleaf.files import read_json
 from looseleaf.histograms.coverage import coverage
 from looseleaf.objects.names import COVERAGE
-from looseleaf.topcoffea.combine import combine, up_and_down
 from looseleaf.topcoffea.normalisation import check_coefficients, factors_of
 from looseleaf.topcoffea.store import read_histograms, write_histograms
+from looseleaf.topcoffea.yields import sum_datasets, up_and_down
 
 # of an event: channel, region, systematic, x, weight
 Event = tuple[str, str, str, float, float]
@@ -80,7 +80,7 @@ class Combined:
         for name, (_, original, found) in parts.items():
             write_histograms(folder / f"{name}.h5", {COVERAGE: coverage(["x"]), **found}, {})
             write_ledger(folder / f"{name}.json", original)
-        combine(
+        sum_datasets(
             analysis_of(analysis),
             {name: declared for name, (declared, _, _) in parts.items()},
             {name: str(folder / f"{name}.h5") for name in parts},
