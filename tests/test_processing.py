@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import uproot
 from coffea.processor import IterativeExecutor, Runner
+from distributed import Client, LocalCluster
 from processors import Deadly, MuonPt
 from samples import qcd, sample, skimmed
 
@@ -262,7 +263,7 @@ def test_workers_do_not_trim_their_memory(site: Site) -> None:
 
 def test_local_cluster_listens_on_the_loopback_only(site: Site) -> None:
     addresses = [site.client.scheduler.address, *site.client.scheduler_info()["workers"]]
-    assert all(address.startswith("tcp://127.0.0.1:") for address in addresses)
+    assert all(address.startswith("tls://127.0.0.1:") for address in addresses)
 
 
 def test_several_clusters_run_side_by_side(site: Site, tmp_path: Path) -> None:
@@ -271,12 +272,14 @@ def test_several_clusters_run_side_by_side(site: Site, tmp_path: Path) -> None:
         assert other.client.submit(sum, [1, 2]).result() == 3
 
 
-def test_attaching_to_a_scheduler_leaves_it_running(site: Site, tmp_path: Path) -> None:
-    address = site.client.scheduler.address
-    settings = {"kind": "scheduler", "address": address, "redirectors": []}
-    with client_for(settings, 1, tmp_path) as attached:
-        assert attached.client.submit(sum, [1, 2]).result() == 3
-    assert site.client.submit(sum, [2, 2]).result() == 4
+def test_attaching_to_a_scheduler_leaves_it_running(tmp_path: Path) -> None:
+    where = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(n_workers=1, **where) as cluster, Client(cluster) as client:
+        address = cluster.scheduler_address
+        settings = {"kind": "scheduler", "address": address, "redirectors": []}
+        with client_for(settings, 1, tmp_path) as attached:
+            assert attached.client.submit(sum, [1, 2]).result() == 3
+        assert client.submit(sum, [2, 2]).result() == 4
 
 
 def test_a_cluster_package_that_is_not_installed_is_named(

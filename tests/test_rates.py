@@ -100,7 +100,7 @@ def test_maps_of_two_flavours_stand_one_behind_the_other() -> None:
 
 def test_a_file_without_a_ratio_is_no_map(tmp_path: Path) -> None:
     write_uhi(tmp_path / "x.json", {"loose": hist.Hist(hist.axis.Regular(1, 0, 1))}, {})
-    with pytest.raises(DataFileError, match=r"x\.json: holds no ratio"):
+    with pytest.raises(DataFileError, match=r"x\.json: has no ratio"):
         RateMap.from_file(str(tmp_path / "x.json"))
 
 

@@ -3,12 +3,11 @@
 import asyncio
 import base64
 import json
-import resource
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,9 @@ HEADERS = b"Host: 127.0.0.1\r\nContent-Type: application/json\r\n"
 class Watched(Service):
     """A service whose log is kept."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, started_by: Sequence[str] = ()) -> None:
         super().__init__(folder, *options, workers=1)
+        self.started_by = started_by
         folder.mkdir(exist_ok=True)
         self.log_file = folder / "log"
         self.log = open(self.log_file, "w")  # noqa: SIM115 - for as long as the service
@@ -148,14 +148,7 @@ def half(port: int | str, what: bytes, source: str = "127.0.0.1") -> socket.sock
     return connection
 
 
-@contextmanager
-def few_files() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+FEW_FILES = ("sh", "-c", 'ulimit -n 256 && exec "$@"', "sh")
 
 
 @pytest.mark.parametrize(
@@ -163,8 +156,7 @@ def few_files() -> Iterator[None]:
 )
 def test_half_sent_requests_leave_room_for_others(tmp_path: Path, what: bytes) -> None:
     with ExitStack() as stack:
-        with few_files():
-            service = stack.enter_context(Watched(tmp_path))
+        service = stack.enter_context(Watched(tmp_path, started_by=FEW_FILES))
         for number in range(300):
             source = "127.0.0.1" if number % 2 else "127.0.0.2"
             stack.enter_context(half(service.port, what, source))
@@ -613,12 +605,11 @@ def test_errors_do_not_quote_files(service: Watched) -> None:
 def test_handshakes_that_nobody_ends_leave_room_for_others(tmp_path: Path) -> None:
     keys = FileKeys(tmp_path / "tls")
     options = ["--certificate", keys.certificate, "--key", keys.key]
-    service = Watched(tmp_path / "service", *options)
+    service = Watched(tmp_path / "service", *options, started_by=FEW_FILES)
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with ExitStack() as stack:
-        with few_files():
-            stack.enter_context(service)
+        stack.enter_context(service)
         for _ in range(300):
             stack.enter_context(half(service.port, b""))
         other = stack.enter_context(context.wrap_socket(connect(service.port)))

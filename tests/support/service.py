@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -69,10 +69,13 @@ class Service(Asked):
         self.port = "0"
         self.process: subprocess.Popen[str] | None = None
         self.log: IO[str] | None = None
+        # a command that starts the service, as one that limits it
+        self.started_by: Sequence[str] = ()
 
     def start(self) -> Self:
         self.process = subprocess.Popen(
             [
+                *self.started_by,
                 *COMMAND,
                 "--volume",
                 str(self.volume),
