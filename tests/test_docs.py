@@ -297,7 +297,7 @@ def test_a_program_that_nobody_knows_is_found(folder: Path) -> None:
     ("title", "text", "message"),
     [
         ("my.yaml", "serviceX: {format: parquet}\n", "did you mean 'servicex'"),
-        ("my.yaml", "analyses: [config/none.yaml]\n", "there is no file 'config/none.yaml'"),
+        ("my.yaml", "analyses: [config/none.yaml]\n", "the file 'config/none.yaml' does not exist"),
         ("config/analyses/thq.yaml", "flips: {map: flip}\n", "flip"),
         ("config/sites/slurm.yaml", "cluster: {walltime: 8h}\n", "sbatch --time"),
     ],

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import uproot
+from distributed import LocalCluster
 from pool import shipped_processors, worker_python
 from processors import Kill, Link, MuonPt, Traced, devour, die
 from samples import qcd, skimmed
@@ -221,10 +222,14 @@ def test_a_worker_with_another_version_of_a_package(tmp_path: Path, fileset: Fil
 
 
 def test_two_jobs_with_different_code_on_one_scheduler(tmp_path: Path, fileset: Fileset) -> None:
-    with local(tmp_path) as site:
-        address = site.client.scheduler.address
-        settings = {**attached(address), "wheels": [shipped_processors(tmp_path)]}
-        with client_for(settings, 1, tmp_path / "w") as other:
+    where = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(n_workers=2, threads_per_worker=1, **where) as cluster:
+        settings = attached(cluster.scheduler_address)
+        more = {**settings, "wheels": [shipped_processors(tmp_path)]}
+        with (
+            client_for(settings, 2, tmp_path / "v") as site,
+            client_for(more, 2, tmp_path / "w") as other,
+        ):
             assert other.code != site.code
             with pytest.raises(
                 ProcessingFailed, match=f"runs the code {other.code} of another .* {site.code}: let"
