@@ -187,6 +187,19 @@ def test_a_connection_at_work_keeps_its_place() -> None:
         assert answered(first)[0] == 204
 
 
+def test_a_full_door_ends_nothing_while_nobody_waits() -> None:
+    with listen("127.0.0.1", 0) as door:
+        door.setblocking(False)
+        door.most = 1
+        with connect(door.getsockname()[1]) as only:
+            accepted, _ = door.accept()
+            with accepted, pytest.raises(BlockingIOError):
+                door.accept()
+            only.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                only.recv(1)
+
+
 @contextmanager
 def inside(app: connections.ASGIApp, most: int = 100) -> Iterator[int]:
     """An application behind the gate, served by a thread."""

@@ -68,19 +68,17 @@ class Door(socket.socket):
         # closed by whom they were given to
         there = {a: c for a, c in self._connections.items() if c.socket.fileno() >= 0}
         self._connections = there
-        full = len(there) >= self.most
-        if full and not self._make_room():
-            super().accept()[0].close()
-            raise BlockingIOError
         if len(there) >= self.most + ENDING:
             raise BlockingIOError
+        # before room is made: it is also asked for when nobody waits
         connection, address = super().accept()
+        if len(there) >= self.most and not self._make_room():
+            connection.close()
+            raise BlockingIOError
         self._connections[address[:2]] = _Connection(connection)
         return connection, address
 
     def _make_room(self) -> bool:
-        if sum(c.ending for c in self._connections.values()) > ENDING:
-            return True
         idle = {a: c for a, c in self._connections.items() if not (c.at_work or c.ending)}
         if not idle:
             return False
