@@ -22,7 +22,6 @@ for name, (analysis, kind) in ANALYSES.items():
             run=pictures.run,
             analysis=analysis_of(name),
             files=as_is(json.dumps(GRAPH.files(name, pictures.uses))),
-            folder=PATHS.pictures(name),
             label=as_is(config["histograms"]["label"]),
             energies=SETTINGS.energies_of(name),
             code=code_of("pictures", pictures.run),

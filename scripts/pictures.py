@@ -8,11 +8,12 @@ with doorway(snakemake.log[0]):
     from looseleaf.files import remove_other_pictures
 
     params = snakemake.params
+    folder = Path(snakemake.output[0]).parent
     imported(params.run)(
         imported(params.kind).from_json(json.loads(params.analysis)),
-        folder=params.folder,
+        folder=folder,
         label=params.label,
         energies=params.energies,
         **json.loads(params.files),
     )
-    remove_other_pictures(Path(params.folder), snakemake.output)
+    remove_other_pictures(folder, snakemake.output)

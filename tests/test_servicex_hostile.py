@@ -193,11 +193,12 @@ def test_a_full_door_ends_nothing_while_nobody_waits() -> None:
         door.most = 1
         with connect(door.getsockname()[1]) as only:
             accepted, _ = door.accept()
-            with accepted, pytest.raises(BlockingIOError):
-                door.accept()
-            only.settimeout(0.2)
-            with pytest.raises(TimeoutError):
-                only.recv(1)
+            with accepted:
+                with pytest.raises(BlockingIOError):
+                    door.accept()
+                only.settimeout(0.2)
+                with pytest.raises(TimeoutError):
+                    only.recv(1)
 
 
 @contextmanager
