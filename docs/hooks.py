@@ -1,4 +1,4 @@
-"""What the site is built of that nobody writes by hand: the rule graph and the configuration.
+"""The generated parts of the site: the rule graph and the reference of the configuration.
 
 A page asks for them with a line of its own: `<!-- rule graph: FILE... -->` is the graph of the
 demo and of these analyses beside, `<!-- schema: NAME -->` the keys of `config/schemas`.
@@ -18,7 +18,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 GRAPH = re.compile(r"^<!-- rule graph:(.*)-->$", re.MULTILINE)
 SCHEMA = re.compile(r"^<!-- schema: (\w+) -->$", re.MULTILINE)
-# stands in a key's path for the names that the user chooses
+# in a key's path, for names that the user chooses
 ANY_NAME, ITEM = "NAME", "[]"
 
 

@@ -49,17 +49,12 @@ class Retries:
 
         `say` gets each failure that is tried again, and the pause in seconds.
         """
-        started, tries = clock(), 0
+        after = self._failures(say, clock)
         while True:
-            tries += 1
             try:
                 return function()
             except Exception as problem:
-                pause = self.pause_after(problem, tries, clock() - started)
-                if pause is None:
-                    raise
-                if say is not None:
-                    say(problem, pause)
+                pause = after(problem)
             sleep(pause)
 
     async def await_call(
@@ -70,15 +65,28 @@ class Retries:
         clock: Callable[[], float] = time.monotonic,
     ) -> T:
         """`call` for a coroutine function."""
-        started, tries = clock(), 0
+        after = self._failures(say, clock)
         while True:
-            tries += 1
             try:
                 return await function()
             except Exception as problem:
-                pause = self.pause_after(problem, tries, clock() - started)
-                if pause is None:
-                    raise
-                if say is not None:
-                    say(problem, pause)
+                pause = after(problem)
             await sleep(pause)
+
+    def _failures(
+        self, say: Callable[[Exception, float], None] | None, clock: Callable[[], float]
+    ) -> Callable[[Exception], float]:
+        """For one call: the pause after each failure; the last failure is raised."""
+        started, tries = clock(), 0
+
+        def after(problem: Exception) -> float:
+            nonlocal tries
+            tries += 1
+            pause = self.pause_after(problem, tries, clock() - started)
+            if pause is None:
+                raise problem
+            if say is not None:
+                say(problem, pause)
+            return pause
+
+        return after

@@ -30,9 +30,10 @@ from looseleaf.stage_files import SNAPSHOT_FORMAT
 from looseleaf.yaml_files import read_yaml
 
 try:
-    # Snakemake's own reading takes a key given twice, and 0100 for 64
+    # Snakemake's own reading takes a key given twice, and 0100 for 64; the Snakefile has read the
+    # defaults
     for path in workflow.configfiles if workflow.is_main_process else ():
-        if Path(path).suffix != ".json":
+        if Path(path).suffix != ".json" and str(path) != DEFAULTS:
             read_yaml(Path(path))
     SETTINGS = load(config, Path(workflow.basedir))
 except LooseleafError as problem:

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from cluster import Cluster, Object, check_pod, check_schema
 from kubernetes.utils import FailToCreateError
+from planted import Planted
 from release import CHART, NAMESPACE, deep, install, of_kind, pod_template, rendered
 
 from looseleaf.errors import ConfigError, DataFileError, RemoteReadFailed
@@ -426,14 +427,6 @@ def test_an_image_with_other_code_is_refused(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "the service 0123456789ab: give both the same image (image.tag)" in done.stderr
-
-
-class Planted:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.path),)
 
 
 def test_what_somebody_else_wrote_for_a_pod_is_not_executed(tmp_path: Path) -> None:

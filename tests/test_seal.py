@@ -6,10 +6,10 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import lz4.frame
 import pytest
+from planted import Planted
 
 from looseleaf.errors import DataFileError, LooseleafError
 from looseleaf.processing import seal
@@ -20,16 +20,6 @@ from looseleaf.processing.checkpoints import Checkpoints, packed, unpacked
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "state"
-
-
-class Planted:
-    """What touches a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.path),)
 
 
 def test_a_planted_result_is_not_unpickled(tmp_path: Path) -> None:

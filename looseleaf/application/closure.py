@@ -20,8 +20,7 @@ from looseleaf.histograms.store import read_uhi, write_uhi
 from looseleaf.losses import say
 from looseleaf.objects.names import COVERAGE, ENTRIES
 from looseleaf.objects.rates import RateMap
-from looseleaf.objects.weights import scale_to_luminosity
-from looseleaf.stage_files import original_of
+from looseleaf.objects.weights import ledger_scale
 
 # bins with fewer events are merged into the next, since they would distort chi2
 MINIMUM_EVENTS = 10
@@ -45,8 +44,7 @@ def totals(
 
     for name, dataset in declared.items():
         histograms, _ = read_uhi(processed[name])
-        weight = original_of(ledgers[name])["sum_of_weights"]
-        scale = scale_to_luminosity(name, dataset, analysis.lumi_ifb, weight)
+        scale = ledger_scale(name, dataset, analysis.lumi_ifb, ledgers[name])
         prompt = analysis.role_of(name) == "prompt"
         for key, histogram in histograms.items():
             observable, _, kind = key.partition(".")
@@ -89,7 +87,7 @@ def write_closure(
     if not seen:
         total = {key: h for key, h in total.items() if not key.endswith(".observed")}
     write_uhi(histograms, total, {"analysis": analysis.name, "lumi_ifb": analysis.lumi_ifb})
-    sigma = np.concatenate([RateMap.from_file(path).sigma.ravel() for path in maps.values()])
+    sigma = np.concatenate([rates.sigma.ravel() for rates in RateMap.from_files(maps).values()])
     channels: dict[str, Any] = {}
     for channel in analysis.channels:
         failing = total["by_failing"][channel, :].values()

@@ -23,7 +23,7 @@ def process(
 ) -> None:
     """Process every dataset of an application analysis; `maps` are map files by collection."""
     working_points = WorkingPoints(points)
-    rates = {collection: RateMap.from_file(path) for collection, path in maps.items()}
+    rates = RateMap.from_files(maps)
     process_datasets(
         ApplicationProcessor(
             analysis, working_points, rates, Corrections.from_files(analysis.corrections)

@@ -20,7 +20,7 @@ from looseleaf.histograms.coverage import (
 from looseleaf.losses import Loss
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.evaluation import Undecided
-from looseleaf.objects.events import counted_momentum, recorded, weights
+from looseleaf.objects.events import is_prompt, loose_leptons, recorded, weights
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
@@ -36,8 +36,6 @@ from looseleaf.objects.rates import (
 )
 
 CHANNEL = "channel"
-# genPartFlav of a prompt lepton, and of one from a prompt tau
-PROMPT = (1, 15)
 FIELDS = ("pt", "eta", "phi", "charge", "tight", "prompt", "bin")
 
 
@@ -167,25 +165,11 @@ class ApplicationProcessor(ProcessorABC):
         by_collection = {}
         for collection, rate_map in self._maps.items():
             roles = self._analysis.working_points[collection]
-            all_of = events[collection]
-            loose = self._working_points.passes(collection, roles["loose"], all_of, undecided)
-            leptons = all_of[loose]
-            tight = self._working_points.passes(collection, roles["tight"], all_of, undecided)
-            leptons["tight"] = tight[loose]
-            # leptons that fail the tight selection count at the momentum of the map
-            leptons["pt"] = counted_momentum(
-                self._working_points,
-                collection,
-                roles,
-                leptons,
-                loose[loose],
-                leptons.tight,
-                undecided,
+            leptons, _, _ = loose_leptons(
+                self._working_points, collection, roles, events[collection], undecided
             )
-            leptons["prompt"] = ak.ones_like(leptons.tight)
-            if not events.metadata["data"]:
-                flavour = leptons.genPartFlav
-                leptons["prompt"] = (flavour == PROMPT[0]) | (flavour == PROMPT[1])
+            is_data = events.metadata["data"]
+            leptons["prompt"] = ak.ones_like(leptons.tight) if is_data else is_prompt(leptons)
             counts = ak.num(leptons, axis=1)
             pt, eta = (ak.to_numpy(ak.flatten(leptons[field])) for field in ("pt", "eta"))
             bins = rate_map.bins(pt, np.abs(eta)) + self._offsets[collection]

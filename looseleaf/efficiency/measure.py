@@ -21,14 +21,13 @@ from looseleaf.efficiency.estimate import (
 )
 from looseleaf.errors import DataFileError
 from looseleaf.files import write_json
-from looseleaf.histograms.coverage import losses_beyond, named_bin, refuse_most_beyond, weighed
+from looseleaf.histograms.coverage import losses_beyond, named_bins, refuse_most_beyond, weighed
 from looseleaf.histograms.ratio import Ratio, divide
 from looseleaf.histograms.store import read_uhi, write_correction
 from looseleaf.histograms.typed import Plain, Weighted, part
 from looseleaf.losses import say
 from looseleaf.objects.names import COVERAGE, NOMINAL
-from looseleaf.objects.weights import scale_to_luminosity
-from looseleaf.stage_files import original_of
+from looseleaf.objects.weights import ledger_scale
 
 # a scale factor isn't computed from a smaller efficiency
 SMALLEST = 1e-3
@@ -84,7 +83,9 @@ def measure(
     )
     expected = {name: _simulated(analysis, simulated, name) for name in analysis.variations}
     cells = {
-        index: _cell(analysis, measured, simulated, index, float(start), _where(like, index))
+        index: _cell(
+            analysis, measured, simulated, index, float(start), named_bins(like.axes, index)
+        )
         for index, start in np.ndenumerate(expected[NOMINAL].value)
     }
     _tell(analysis, cells, like)
@@ -156,8 +157,7 @@ def _summed(
     total: dict[str, hist.Hist[Any]] = {}
     for name in names:
         histograms, _ = read_uhi(processed[name])
-        weight = original_of(ledgers[name])["sum_of_weights"]
-        scale = scale_to_luminosity(name, datasets[name], analysis.lumi_ifb or 1.0, weight)
+        scale = ledger_scale(name, datasets[name], analysis.lumi_ifb or 1.0, ledgers[name])
         parts = {
             "pairs": histograms["pairs"] * scale,
             COVERAGE: weighed(histograms[COVERAGE], scale),
@@ -175,7 +175,7 @@ def _simulated(analysis: EfficiencyAnalysis, pairs: Weighted, variation: str) ->
     passing, every = part(prompt, ("passing", ...)), part(prompt, (sum, ...))
     ratio = divide(passing, every, "weighted")
     for index in np.ndindex(ratio.value.shape):
-        where = _where(every, index)
+        where = named_bins(every.axes, index)
         if ratio.empty[index]:
             raise _refused(analysis, where, "no pairs of prompt leptons in the simulation")
         if ratio.value[index] < SMALLEST:
@@ -189,11 +189,6 @@ def _refused(analysis: EfficiencyAnalysis, where: str, problem: Any) -> DataFile
         f"analysis {analysis.name}: {where}: {problem}: widen this bin or drop it, "
         "process more events, or see the cutflow in the files of its datasets"
     )
-
-
-def _where(like: hist.Hist[Any], index: tuple[int, ...]) -> str:
-    """The name of a bin of the map in messages."""
-    return ", ".join(named_bin(axis, i) for axis, i in zip(like.axes, index, strict=True))
 
 
 def _spectra(pairs: Weighted, index: tuple[int, ...]) -> Spectra:
@@ -259,7 +254,7 @@ def _tell(
     """Log the remarks on the fits of the bins."""
     messages = []
     for index, cell in cells.items():
-        where = _where(like, index)
+        where = named_bins(like.axes, index)
         of_bin = cell.fit
         messages += [f"{where}: {remark}" for remark in of_bin.remarks]
         if of_bin.p_value < POOR:

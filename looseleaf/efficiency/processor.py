@@ -13,7 +13,7 @@ from looseleaf.efficiency.analysis import BEYOND, MATCHED, PROBES, EfficiencyAna
 from looseleaf.histograms.coverage import cover, coverage, losses_beyond
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.evaluation import Undecided
-from looseleaf.objects.events import fired, recorded, weights
+from looseleaf.objects.events import fired, is_prompt, recorded, weights
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.names import COVERAGE, NOMINAL, VARIATION
@@ -23,8 +23,6 @@ ORIGINS = ("other", "prompt")
 # the id of trigger objects by collection, and the largest dR to a lepton
 TRIGGER_ID = {"Electron": 11, "Muon": 13}
 NEAR = 0.1
-# genPartFlav of prompt leptons, and of leptons from prompt taus
-PROMPT = (1, 15)
 
 
 def near_trigger_object(leptons: Any, objects: Any, identity: int, bits: int) -> Any:
@@ -127,8 +125,7 @@ class EfficiencyProcessor(ProcessorABC):
         passes = ak.to_numpy(probe.passes).astype(int)
         prompt = np.zeros(len(mass), int)
         if not events.metadata["data"]:
-            both = [np.isin(ak.to_numpy(one[MATCHED]), PROMPT) for one in (tag, probe)]
-            prompt = (both[0] & both[1]).astype(int)
+            prompt = ak.to_numpy(is_prompt(tag) & is_prompt(probe)).astype(int)
         out = hist.Hist(
             hist.axis.StrCategory(analysis.variations, name=VARIATION, overflow=False),
             hist.axis.StrCategory(PROBES, name="probe", overflow=False),

@@ -18,7 +18,7 @@ from looseleaf.files import write_json
 from looseleaf.histograms.coverage import (
     NUMBER,
     losses_dominated,
-    named_bin,
+    named_bins,
     refuse_most_beyond,
     weighed,
 )
@@ -27,9 +27,9 @@ from looseleaf.histograms.store import read_uhi, write_correction, write_root, w
 from looseleaf.histograms.typed import Plain, S, Weighted, part
 from looseleaf.losses import Loss, say
 from looseleaf.objects.names import COVERAGE, ENTRIES, MAP_ENTRIES, NOMINAL, POINT, POINTS
-from looseleaf.objects.weights import scale_to_luminosity
+from looseleaf.objects.weights import ledger_scale
 from looseleaf.shape import TEXT
-from looseleaf.stage_files import original_of, read_ledger
+from looseleaf.stage_files import read_ledger
 
 # kinds of losses that remove events
 LEFT_OUT = ("skimmed before", "skimmed", "file left out")
@@ -55,8 +55,7 @@ def summed(
         histograms, _ = read_uhi(processed[name])
         scale = 1.0
         if analysis.weights == "xsec":
-            total_weight = original_of(ledgers[name])["sum_of_weights"]
-            scale = scale_to_luminosity(name, datasets[name], analysis.lumi_ifb, total_weight)
+            scale = ledger_scale(name, datasets[name], analysis.lumi_ifb, ledgers[name])
         for key, histogram in histograms.items():
             own = scaled(key, histogram, scale)
             total[key] = total[key] + own if key in total else own
@@ -266,8 +265,9 @@ def _refuse_rates_above_one(analysis: FakeRateAnalysis, measured: Numbers) -> No
         above = tight.values() > np.maximum(loose.values(), 0.0) * (1 + 1e-9)
         for index in np.argwhere(above):
             cell = tuple(int(i) for i in index)
+            place = named_bins(loose.axes, cell)
             raise DataFileError(
-                f"analysis {analysis.name}: the tight leptons of {_bin(loose, cell)} weigh "
+                f"analysis {analysis.name}: the tight leptons of {place} weigh "
                 f"{tight.values()[cell]:g}, the loose ones {loose.values()[cell]:g} (variation "
                 f"{variation}): a rate can't be above one. Either weights are negative and the bin "
                 "has too few leptons (widen it), a correction of tight leptons is too large, or "
@@ -290,7 +290,7 @@ def _refuse_empty_bins(
     if not ratio.empty.any() or analysis.allow.empty_bins:
         return
     loose = part(group["loose"], (NOMINAL, ...))
-    bins = [_bin(loose, tuple(index)) for index in np.argwhere(ratio.empty)]
+    bins = [named_bins(loose.axes, tuple(index)) for index in np.argwhere(ratio.empty)]
     number = int(part(group[MAP_ENTRIES], (NUMBER, ...)).values().sum())
     more = f" and {len(bins) - SHOWN} more" if len(bins) > SHOWN else ""
     reason = " or the subtraction leaves none" if "subtract" in analysis.datasets else ""
@@ -321,10 +321,10 @@ def _losses(
     out += losses_dominated(group[MAP_ENTRIES], "loose leptons")
     loose = part(group["loose"], (NOMINAL, ...))
     for index in np.argwhere(ratio.value > 1 + 1e-9):
-        place, value = _bin(loose, tuple(index)), float(ratio.value[tuple(index)])
+        place, value = named_bins(loose.axes, tuple(index)), float(ratio.value[tuple(index)])
         message = f"after the subtraction, the rate in {place} is {value:.3g}, which is above one"
         out.append(Loss("rate above one", place, value, 1.0, "of the loose leptons", message))
-    empty = [_bin(loose, tuple(index)) for index in np.argwhere(ratio.empty)]
+    empty = [named_bins(loose.axes, tuple(index)) for index in np.argwhere(ratio.empty)]
     if empty:
         message = f"no loose lepton in {len(empty)} of {ratio.empty.size} bins: {'; '.join(empty)}"
         out.append(
@@ -341,7 +341,7 @@ def losses_of_variations(
     out = []
     for name, (tight, loose) in pairs.items():
         emptied = divide(tight, loose, analysis.interval).empty & ~nominal.empty
-        bins = [_bin(loose, tuple(index)) for index in np.argwhere(emptied)]
+        bins = [named_bins(loose.axes, tuple(index)) for index in np.argwhere(emptied)]
         if bins:
             message = (
                 f"with the variation {name}, {len(bins)} of {emptied.size} bins have no loose "
@@ -349,11 +349,6 @@ def losses_of_variations(
             )
             out.append(Loss("empty bins", name, len(bins), emptied.size, "bins", message))
     return out
-
-
-def _bin(histogram: hist.Hist[Any], index: Sequence[int]) -> str:
-    """The name of a bin of the map in messages."""
-    return ", ".join(named_bin(axis, i) for axis, i in zip(histogram.axes, index, strict=True))
 
 
 def distributions(histograms: Mapping[str, hist.Hist[Any]]) -> dict[str, hist.Hist[Any]]:

@@ -76,12 +76,17 @@ def edges_of(analysis: FakeRateAnalysis) -> dict[str, Sequence[float]]:
     return out | ({"prompt_fit": analysis.prompt_fit["edges"]} if analysis.prompt_fit else {})
 
 
+def _filled_edges(analysis: FakeRateAnalysis) -> dict[str, Sequence[float]]:
+    """The edges of all axes that are filled, those of the spectra of MET and mT included."""
+    return {**edges_of(analysis), **SPECTRA_EDGES}
+
+
 def beyond_axes(
     analysis: FakeRateAnalysis, histograms: Mapping[str, Any], allowed: Collection[str] = ()
 ) -> list[Loss]:
     """The leptons outside the edges of each filled axis, and what happened to them."""
     out = []
-    for axis, edges in {**edges_of(analysis), **SPECTRA_EDGES}.items():
+    for axis, edges in _filled_edges(analysis).items():
         kept = axis in analysis.binning and analysis.overflow == "clamp"
         where = "the outermost bins hold them" if kept else "no bin holds them"
         unit = "tight leptons" if axis == "prompt_fit" else "loose leptons"
@@ -279,7 +284,7 @@ class FakeRateProcessor(ProcessorABC):
             seen["prompt_fit"] = values[hard], weigh(selected)[1][hard]
             out["prompt_fit"].fill(values[hard], weight=seen["prompt_fit"][1])
         out[COVERAGE] = coverage(seen)
-        for name, edges in {**edges_of(analysis), **SPECTRA_EDGES}.items():
+        for name, edges in _filled_edges(analysis).items():
             cover(out[COVERAGE], name, edges, *seen[name])
         return out
 

@@ -198,9 +198,7 @@ def losses_dominated(histogram: Weighted, unit: str, within: str = "") -> list[L
     """One loss for each bin that one weight dominates; `within` names the histogram."""
     out = []
     for index, number, share in dominated(histogram):
-        place = ", ".join(
-            named_bin(axis, i) for axis, i in zip(histogram.axes[1:], index, strict=True)
-        )
+        place = named_bins(histogram.axes[1:], index)
         message = (
             f"one weight has at least {share:.1%} of the sum of {number:,} {unit} "
             f"({within}{place}): check genWeight and the corrections for outliers"
@@ -209,8 +207,12 @@ def losses_dominated(histogram: Weighted, unit: str, within: str = "") -> list[L
     return out
 
 
-def named_bin(axis: Any, index: int) -> str:
-    """A bin of an axis as messages name it: `pt 10 to 20`, or the category."""
+def named_bins(axes: Sequence[Any], index: Sequence[int]) -> str:
+    """A bin of several axes as messages name it: `pt 10 to 20 GeV, abs_eta 0 to 1.2`."""
+    return ", ".join(_named(axis, i) for axis, i in zip(axes, index, strict=True))
+
+
+def _named(axis: Any, index: int) -> str:
     if isinstance(axis, hist.axis.StrCategory):
         return str(axis.value(index))
     unit = " GeV" if axis.name == "pt" else ""

@@ -12,6 +12,9 @@ from looseleaf.objects.evaluation import Undecided, as_floats
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 
+# genPartFlav of a prompt lepton, and of one from a prompt tau
+PROMPT, PROMPT_TAU = 1, 15
+
 
 class Branches:
     """NanoEvents by the names of NanoAOD branches, as used in cuts: `PV_npvs`, `MET_pt`, `nJet`."""
@@ -169,6 +172,33 @@ def counted_momentum(
     failing = loose & ~tight
     cone_pt = working_points.cone_pt(collection, roles["tight"], leptons, failing, undecided)
     return ak.where(tight, leptons.pt, cone_pt)
+
+
+def is_prompt(leptons: Any) -> Any:
+    """Which simulated leptons are prompt, or come from a prompt tau."""
+    return (leptons.genPartFlav == PROMPT) | (leptons.genPartFlav == PROMPT_TAU)
+
+
+def loose_leptons(
+    working_points: WorkingPoints,
+    collection: str,
+    roles: Mapping[str, str],
+    leptons: Any,
+    undecided: Undecided,
+) -> tuple[Any, Any, Any]:
+    """The loose leptons of a collection, and masks of all its leptons: loose, and also tight.
+
+    Each loose lepton has whether it is `tight`; one that isn't has the momentum at which it counts
+    in a map. `roles` names the working points `loose` and `tight` and the `momentum`.
+    """
+    loose = working_points.passes(collection, roles["loose"], leptons, undecided)
+    tight = working_points.passes(collection, roles["tight"], leptons, undecided) & loose
+    selected = leptons[loose]
+    selected["tight"] = tight[loose]
+    selected["pt"] = counted_momentum(
+        working_points, collection, roles, selected, loose[loose], selected.tight, undecided
+    )
+    return selected, loose, tight
 
 
 def transverse_mass(pt: Any, phi: Any, met_pt: Any, met_phi: Any) -> Any:

@@ -62,6 +62,11 @@ class RateMap:
     )
 
     @classmethod
+    def from_files(cls, paths: Mapping[str, str] | None) -> "dict[str, RateMap]":
+        """The maps in files by collection, as `from_file` reads them."""
+        return {collection: cls.from_file(path) for collection, path in (paths or {}).items()}
+
+    @classmethod
     def from_file(cls, path: str) -> "RateMap":
         """The map in a file that `fakerate.measure` wrote.
 

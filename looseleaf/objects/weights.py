@@ -1,9 +1,11 @@
 """Normalisation of simulated events to a luminosity."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from looseleaf.errors import DataFileError
+from looseleaf.stage_files import original_of
 
 
 def scale_to_luminosity(
@@ -25,3 +27,10 @@ def scale_to_luminosity(
     assert lumi_ifb is not None
     xsec_pb: float = dataset["xsec_pb"]
     return xsec_pb * 1000 * lumi_ifb / sum_of_weights
+
+
+def ledger_scale(
+    name: str, dataset: Mapping[str, Any], lumi_ifb: float | None, ledger: str | Path
+) -> float:
+    """`scale_to_luminosity` with the sum of weights in a dataset's ledger."""
+    return scale_to_luminosity(name, dataset, lumi_ifb, original_of(ledger)["sum_of_weights"])

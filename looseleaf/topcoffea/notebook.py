@@ -22,6 +22,7 @@ from looseleaf.layout import workflow_folder
 from looseleaf.nanoaod import TREE
 from looseleaf.objects.analysis import Analysis
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.rates import RateMap
 from looseleaf.processing.runner import SkimmedNanoAOD
 from looseleaf.processing.stage import event_metadata
 from looseleaf.topcoffea.analysis import TopCoffeaAnalysis
@@ -64,7 +65,7 @@ def configured(
         }
         for name, sample in declared.items()
     }
-    return fileset, processor_of(settings, points, declared, maps, flips)
+    return fileset, processor_of(settings, points, declared, RateMap.from_files(maps), flips)
 
 
 def eft_analysis(

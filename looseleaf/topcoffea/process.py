@@ -49,10 +49,11 @@ def processor_of(
     analysis: TopCoffeaAnalysis,
     points: Mapping[str, Any],
     declared: Mapping[str, Mapping[str, Any]],
-    maps: Mapping[str, str] | None = None,
+    rates: Mapping[str, RateMap],
     flips: str | None = None,
 ) -> TopCoffeaProcessor:
-    """The processor of an analysis; `maps` and `flips` are the paths of the files that it applies.
+    """The processor of an analysis, which applies `rates` by collection and the map of charge flips
+    in the file `flips`.
 
     It also runs under coffea's own Runner: `event_metadata` and the analysis' `metadata` are the
     metadata of a dataset.
@@ -67,7 +68,7 @@ def processor_of(
         WorkingPoints(points),
         coefficients,
         squares_of(analysis, coefficients),
-        {collection: RateMap.from_file(path) for collection, path in (maps or {}).items()},
+        rates,
         flip_map,
         Corrections.from_files(analysis.corrections),
     )
@@ -99,9 +100,9 @@ def process(
         factors_of(name, dataset, whole or analysis, original)
 
     working_points = WorkingPoints(points)
-    rates = {collection: RateMap.from_file(path) for collection, path in (maps or {}).items()}
+    rates = RateMap.from_files(maps)
     process_datasets(
-        processor_of(analysis, points, declared, maps, flips),
+        processor_of(analysis, points, declared, rates, flips),
         datasets,
         running,
         f"topcoffea {analysis.name}",

@@ -25,7 +25,7 @@ from looseleaf.losses import Loss
 from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.evaluation import REFUSING, Undecided
-from looseleaf.objects.events import counted_momentum, recorded, weights
+from looseleaf.objects.events import is_prompt, loose_leptons, recorded, weights
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
@@ -48,8 +48,6 @@ PROCESS, CHANNEL, REGION, SYSTEMATIC = "process", "channel", "region", "systemat
 NOMINAL = "nominal"
 # leptons whose rates weigh events, and those of them with a capped rate or none
 FAILING, CAPPED, UNMEASURED = "failing", "capped", "unmeasured"
-# genPartFlav of prompt leptons, and of leptons from prompt taus
-PROMPT = (1, 15)
 # keys of events that predict flips, by the leptons' charge after the flip if it matters
 FLIPPED: dict[str, int | None] = {FLIPS: None, "flips to +": 1, "flips to -": -1}
 BY_CHARGE = [key for key, charge in FLIPPED.items() if charge is not None]
@@ -366,31 +364,16 @@ class TopCoffeaProcessor(ProcessorABC):
         offsets = stacked(self._maps)[0] if self._maps else {}
         by_collection, masks = {}, {}
         for collection, roles in self._analysis.working_points.items():
-            every = events[collection]
-            loose = self._working_points.passes(collection, roles["loose"], every, undecided)
-            leptons = every[loose]
-            tight = (
-                self._working_points.passes(collection, roles["tight"], every, undecided) & loose
+            leptons, loose, tight = loose_leptons(
+                self._working_points, collection, roles, events[collection], undecided
             )
             masks[collection] = {"loose": loose, "tight": tight}
-            leptons["tight"] = tight[loose]
-            # leptons that fail the tight selection count at the momentum of the map
-            leptons["pt"] = counted_momentum(
-                self._working_points,
-                collection,
-                roles,
-                leptons,
-                loose[loose],
-                leptons.tight,
-                undecided,
-            )
             if self._maps:
                 pt, eta = (ak.to_numpy(ak.flatten(leptons[field])) for field in ("pt", "eta"))
                 bins = self._maps[collection].bins(pt, np.abs(eta)) + offsets[collection]
                 leptons["bin"] = ak.unflatten(bins, ak.num(leptons, axis=1))
                 if not is_data:
-                    flavour = leptons.genPartFlav
-                    leptons["prompt"] = (flavour == PROMPT[0]) | (flavour == PROMPT[1])
+                    leptons["prompt"] = is_prompt(leptons)
             by_collection[collection] = leptons
         return by_collection, masks
 
