@@ -22,7 +22,6 @@ import awkward as ak
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from awkward.contents import Content, ListOffsetArray, NumpyArray, RecordArray
 from awkward.index import Index64
@@ -79,6 +78,9 @@ class ParquetTree:
     """The columns of a Parquet file, by the names of a tree's branches; `url` is for messages."""
 
     def __init__(self, url: str, source: pa.NativeFile | _Counted) -> None:
+        # it imports pandas, which takes most of a second: only where there is Parquet
+        import pyarrow.dataset as ds  # noqa: PLC0415
+
         self._url = url
         checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
         form = ds.ParquetFileFormat(default_fragment_scan_options=checked)

@@ -22,6 +22,7 @@ from samples import qcd, sample, skimmed
 
 from looseleaf.cluster import client_for
 from looseleaf.errors import ConfigError, DataFileError
+from looseleaf.fakerate.axes import beyond_axes
 from looseleaf.fakerate.measure import (
     expectation,
     losses_of_variations,
@@ -30,7 +31,7 @@ from looseleaf.fakerate.measure import (
     varied,
 )
 from looseleaf.fakerate.process import process
-from looseleaf.fakerate.processor import FakeRateProcessor, beyond_axes
+from looseleaf.fakerate.processor import FakeRateProcessor
 from looseleaf.files import adler32, read_json
 from looseleaf.histograms.coverage import beyond, dominated, losses_dominated
 from looseleaf.histograms.ratio import divide

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2 as chi2_distribution
+from scipy.special import chdtrc
 
 from looseleaf.application.analysis import ApplicationAnalysis
-from looseleaf.application.processor import beyond_axes
+from looseleaf.application.axes import beyond_axes
 from looseleaf.files import write_json
 from looseleaf.histograms.coverage import (
     observable_edges,
@@ -161,7 +161,7 @@ def agreement(
         "observed_error": np.sqrt(observed["variance"]).tolist(),
         "chi2": chi2,
         "ndf": ndf,
-        "p_value": float(chi2_distribution.sf(chi2, ndf)) if ndf else None,
+        "p_value": float(chdtrc(ndf, chi2)) if ndf else None,
     }
 
 

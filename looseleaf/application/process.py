@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from looseleaf.application.analysis import ApplicationAnalysis
-from looseleaf.application.processor import ApplicationProcessor, beyond_axes
+from looseleaf.application.axes import beyond_axes
+from looseleaf.application.processor import ApplicationProcessor
 from looseleaf.histograms.coverage import losses_dominated
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints

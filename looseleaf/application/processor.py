@@ -14,10 +14,7 @@ from looseleaf.histograms.coverage import (
     coverage,
     enter,
     entries,
-    losses_beyond,
-    observable_edges,
 )
-from looseleaf.losses import Loss
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.evaluation import Undecided
 from looseleaf.objects.events import is_prompt, loose_leptons, recorded, weights
@@ -37,17 +34,6 @@ from looseleaf.objects.rates import (
 
 CHANNEL = "channel"
 FIELDS = ("pt", "eta", "phi", "charge", "tight", "prompt", "bin")
-
-
-def beyond_axes(analysis: ApplicationAnalysis, histograms: Mapping[str, Any]) -> list[Loss]:
-    """The events outside the observables' edges; an event counts in each of its channels."""
-    return losses_beyond(
-        histograms[COVERAGE],
-        observable_edges(analysis),
-        "events",
-        "the outermost bins hold them",
-        analysis.allow.beyond,
-    )
 
 
 class ApplicationProcessor(ProcessorABC):

@@ -12,8 +12,7 @@ import numpy as np
 from iminuit import Minuit
 from iminuit.cost import ExtendedBinnedNLL
 from numpy.typing import NDArray
-from scipy.special import betainc, ndtr
-from scipy.stats import chi2 as chi2_distribution
+from scipy.special import betainc, chdtrc, ndtr
 
 from looseleaf.errors import LooseleafError
 
@@ -239,7 +238,7 @@ def fit(data: Spectra, peaks: Spectra, edges: Array, start: float, shape: str) -
         minuit.values["smearing"],
         chi2,
         ndf,
-        float(chi2_distribution.sf(chi2, ndf)) if ndf else 1.0,
+        float(chdtrc(ndf, chi2)) if ndf else 1.0,
         expected,
         background,
         (*remarks, *remark),

@@ -8,11 +8,11 @@ from typing import Any
 
 import hist
 import numpy as np
-from scipy.stats import chi2 as chi2_distribution
+from scipy.special import chdtrc
 
 from looseleaf.errors import DataFileError
 from looseleaf.fakerate.analysis import FakeRateAnalysis
-from looseleaf.fakerate.processor import beyond_axes, edges_of, variations
+from looseleaf.fakerate.axes import beyond_axes, edges_of, variations
 from looseleaf.fakerate.prompt import PromptFit, fit_prompt
 from looseleaf.files import write_json
 from looseleaf.histograms.coverage import (
@@ -474,7 +474,7 @@ def compare(ratio: Ratio, loose: Any, expected: Any, variance: Any) -> dict[str,
     return {
         "chi2": chi2,
         "ndf": ndf,
-        "p_value": float(chi2_distribution.sf(chi2, ndf)) if ndf else None,
+        "p_value": float(chdtrc(ndf, chi2)) if ndf else None,
         "rows": "abs_eta",
         "columns": "pt",
         "measured": table(ratio.value),

@@ -109,7 +109,21 @@ def _data_and_simulation(
                 f"{fit['non_prompt_error']:.3f}\n$\\chi^2$/ndf = {fit['chi2']:.1f}/{fit['ndf']}, "
                 f"p = {fit['p_value']:.2g}"
             )
-        fig, ax = plots.data_and_model(data, parts, text)
+        words = plots.Words(
+            x=data.axes[0].label,
+            y="Leptons / bin",
+            ratio="Data / sim.",
+            points="Data",
+            band="Statistics of the simulation",
+            title=text,
+        )
+        fig, ax = plots.over_prediction(
+            data.axes[0].edges,
+            {name: histogram.values() for name, histogram in parts.items()},
+            np.sqrt(sum(histogram.variances() for histogram in parts.values())),
+            (data.values(), np.sqrt(data.variances())),
+            words,
+        )
         plots.label(ax, label, **beams)
         plots.save(fig, folder / spectrum.replace(".", "_"))
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from looseleaf.fakerate.analysis import FakeRateAnalysis
-from looseleaf.fakerate.processor import FakeRateProcessor, beyond_axes
+from looseleaf.fakerate.axes import beyond_axes
+from looseleaf.fakerate.processor import FakeRateProcessor
 from looseleaf.histograms.coverage import losses_dominated
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints

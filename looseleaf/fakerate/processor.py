@@ -1,6 +1,6 @@
 """The coffea processor that counts loose and tight leptons in a measurement region."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +12,14 @@ from coffea.processor import ProcessorABC
 from numpy.typing import NDArray
 
 from looseleaf.fakerate.analysis import FakeRateAnalysis
+from looseleaf.fakerate.axes import SPECTRUM, filled_edges, variations
 from looseleaf.histograms.coverage import (
     cover,
     coverage,
     enter,
     entries,
-    losses_beyond,
-    observable_edges,
 )
 from looseleaf.histograms.typed import Plain, Weighted
-from looseleaf.losses import Loss
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.evaluation import Undecided
 from looseleaf.objects.events import (
@@ -46,52 +44,7 @@ from looseleaf.objects.names import (
     STEPS,
     TRIGGER_STEP,
     VARIATION,
-    correction_variations,
 )
-
-# spectra that are always filled, each without the cut on it: number of bins and ends [GeV]
-SPECTRUM = (30, 0, 150)
-SPECTRA_EDGES: dict[str, Sequence[float]] = {"met": SPECTRUM[1:], "mt": SPECTRUM[1:]}
-
-
-def away_jet_thresholds(analysis: FakeRateAnalysis) -> dict[str, float]:
-    """The threshold of the away jet's pT [GeV] by variation, the nominal one first."""
-    varied = analysis.systematics.away_jet_pt
-    return {
-        NOMINAL: analysis.away_jet["pt_min"],
-        **{f"away_jet_pt_{side}": varied[side] for side in ("up", "down") if varied},
-    }
-
-
-def variations(analysis: FakeRateAnalysis) -> dict[str, float]:
-    """All variations that need events, the nominal one first, with the away jet's threshold."""
-    thresholds = away_jet_thresholds(analysis)
-    corrected = correction_variations(analysis.corrections)
-    return thresholds | dict.fromkeys(corrected, thresholds[NOMINAL])
-
-
-def edges_of(analysis: FakeRateAnalysis) -> dict[str, Sequence[float]]:
-    """The edges of the axes that an analysis declares, by name."""
-    out = {**analysis.binning, **observable_edges(analysis)}
-    return out | ({"prompt_fit": analysis.prompt_fit["edges"]} if analysis.prompt_fit else {})
-
-
-def _filled_edges(analysis: FakeRateAnalysis) -> dict[str, Sequence[float]]:
-    """The edges of all axes that are filled, those of the spectra of MET and mT included."""
-    return {**edges_of(analysis), **SPECTRA_EDGES}
-
-
-def beyond_axes(
-    analysis: FakeRateAnalysis, histograms: Mapping[str, Any], allowed: Collection[str] = ()
-) -> list[Loss]:
-    """The leptons outside the edges of each filled axis, and what happened to them."""
-    out = []
-    for axis, edges in _filled_edges(analysis).items():
-        kept = axis in analysis.binning and analysis.overflow == "clamp"
-        where = "the outermost bins hold them" if kept else "no bin holds them"
-        unit = "tight leptons" if axis == "prompt_fit" else "loose leptons"
-        out += losses_beyond(histograms[COVERAGE], {axis: edges}, unit, where, allowed)
-    return out
 
 
 @dataclass(frozen=True)
@@ -284,7 +237,7 @@ class FakeRateProcessor(ProcessorABC):
             seen["prompt_fit"] = values[hard], weigh(selected)[1][hard]
             out["prompt_fit"].fill(values[hard], weight=seen["prompt_fit"][1])
         out[COVERAGE] = coverage(seen)
-        for name, edges in _filled_edges(analysis).items():
+        for name, edges in filled_edges(analysis).items():
             cover(out[COVERAGE], name, edges, *seen[name])
         return out
 

@@ -4,10 +4,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from iminuit import Minuit
-from iminuit.cost import Template
 from numpy.typing import NDArray
-from scipy.stats import chi2 as chi2_distribution
+from scipy.special import chdtrc
 
 from looseleaf.errors import LooseleafError
 from looseleaf.histograms.typed import Weighted
@@ -46,6 +44,10 @@ def fit_prompt(data: Weighted, prompt: Weighted, non_prompt: Weighted) -> Prompt
     Raises `FitFailed` if data or a template is empty, if a template is negative in a bin or both
     are empty where there is data, if no minimum is found, or if the fit finds no prompt leptons.
     """
+    # iminuit's costs import numba, which takes most of a second: only for analyses with such a fit
+    from iminuit import Minuit  # noqa: PLC0415
+    from iminuit.cost import Template  # noqa: PLC0415
+
     pairs = {"data": data, "prompt": prompt, "non-prompt": non_prompt}
     for name, histogram in pairs.items():
         values = histogram.values()
@@ -93,7 +95,7 @@ def fit_prompt(data: Weighted, prompt: Weighted, non_prompt: Weighted) -> Prompt
         non_prompt_error=fit.errors["non_prompt"] / expected["non_prompt"],
         chi2=fit.fval,
         ndf=int(ndf),
-        p_value=float(chi2_distribution.sf(fit.fval, ndf)),
+        p_value=float(chdtrc(ndf, fit.fval)),
     )
 
 

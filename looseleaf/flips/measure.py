@@ -20,12 +20,12 @@ import hist
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.stats import chi2 as chi2_distribution
+from scipy.special import chdtrc
 
 from looseleaf.errors import DataFileError
 from looseleaf.files import write_json
 from looseleaf.flips.analysis import FlipsAnalysis
-from looseleaf.flips.processor import BANDS, SIGNS, beyond_axes
+from looseleaf.flips.axes import BANDS, SIGNS, beyond_axes
 from looseleaf.histograms.coverage import refuse_most_beyond
 from looseleaf.histograms.ratio import Ratio
 from looseleaf.histograms.store import read_uhi, write_correction
@@ -176,7 +176,7 @@ def measure(
             "pairs": {f"{sign}_{band}": float(c.sum()) for (sign, band), c in counts.items()},
             "chi2": flips.chi2,
             "ndf": flips.ndf,
-            "p_value": float(chi2_distribution.sf(flips.chi2, flips.ndf)) if flips.ndf else None,
+            "p_value": float(chdtrc(flips.ndf, flips.chi2)) if flips.ndf else None,
             "losses": [loss.to_json() for loss in beyond_axes(analysis, histograms)],
         },
     )

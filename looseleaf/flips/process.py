@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from looseleaf.flips.analysis import FlipsAnalysis
-from looseleaf.flips.processor import FlipProcessor, beyond_axes
+from looseleaf.flips.axes import beyond_axes
+from looseleaf.flips.processor import FlipProcessor
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.stage import DatasetFiles, Reading, Running, process_datasets
 

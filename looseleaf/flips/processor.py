@@ -1,6 +1,5 @@
 """The coffea processor that counts electron pairs at the Z boson's mass by their charges."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import awkward as ak
@@ -9,24 +8,14 @@ import numpy as np
 from coffea.processor import ProcessorABC
 
 from looseleaf.flips.analysis import FlipsAnalysis
-from looseleaf.histograms.coverage import cover, coverage, losses_beyond
-from looseleaf.losses import Loss
+from looseleaf.flips.axes import BANDS, SIGNS
+from looseleaf.histograms.coverage import cover, coverage
 from looseleaf.objects.evaluation import Undecided
 from looseleaf.objects.events import recorded
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.names import COVERAGE
 from looseleaf.objects.rates import clamped_bins
-
-SIGNS, BANDS = ("opposite", "same"), ("peak", "beside")
-
-
-def beyond_axes(analysis: FlipsAnalysis, histograms: Mapping[str, Any]) -> list[Loss]:
-    """The electrons outside the edges of the map."""
-    where = "the outermost bins hold them"
-    return losses_beyond(
-        histograms[COVERAGE], analysis.binning, "electrons", where, analysis.allow.beyond
-    )
 
 
 class FlipProcessor(ProcessorABC):

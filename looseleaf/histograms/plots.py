@@ -1,6 +1,8 @@
 """Pictures in CMS style; each function returns a matplotlib figure."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,13 @@ import matplotlib as mpl
 import mplhep
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from looseleaf.files import whole
 from looseleaf.histograms.ratio import Ratio
 
-FORMATS = ("png", "pdf")
 DPI = 120
 # from CMS' palette of six colours
 COLOURS = ("#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd")
@@ -54,11 +56,12 @@ def luminosity(ifb: float) -> str:
 
 def save(fig: Figure, stem: str | Path) -> None:
     """Write a figure as `stem`.png and `stem`.pdf."""
-    for ending in FORMATS:
-        with whole(f"{stem}.{ending}") as part:
-            # without a creation date, so that equal pictures are equal files
-            metadata = {"CreationDate": None} if ending == "pdf" else None
-            fig.savefig(part, format=ending, dpi=DPI, metadata=metadata)
+    # `savefig` would draw each of them twice
+    with whole(f"{stem}.png") as part:
+        FigureCanvasAgg(fig).print_png(part)
+    with whole(f"{stem}.pdf") as part:
+        # without a creation date, so that equal pictures are equal files
+        FigureCanvasPdf(fig).print_pdf(part, metadata={"CreationDate": None})
 
 
 def map2d(
@@ -203,35 +206,65 @@ def rate(ratio: Ratio, axis: Any, y_label: str) -> tuple[Figure, Any]:
         return fig, ax
 
 
-def data_and_model(
-    data: hist.Hist[Any], parts: Mapping[str, hist.Hist[Any]], title: str
+def panels(*heights: float) -> tuple[Figure, Any]:
+    """An empty figure in CMS style with panels of these relative heights on one x axis."""
+    fig = Figure(figsize=(11, 10), dpi=DPI, layout="constrained")
+    return fig, fig.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+
+
+@dataclass(frozen=True)
+class Words:
+    """The texts of a picture of points over a prediction."""
+
+    x: str
+    y: str
+    ratio: str
+    points: str
+    band: str
+    title: str
+
+
+def over_prediction(
+    edges: NDArray[Any],
+    parts: Mapping[str, NDArray[Any]],
+    band: NDArray[Any],
+    points: tuple[NDArray[Any], NDArray[Any]] | None,
+    words: Words,
 ) -> tuple[Figure, Any]:
-    """Data over stacked simulation, and their ratio below; 1D histograms on one axis."""
+    """Points over stacked parts of a prediction, and below their ratio, with both uncertainties.
+
+    `parts` are values by bin, the lowest first, `band` the uncertainty of their sum, and `points`
+    values with their uncertainties; a blind picture has none. Where nothing is predicted there is
+    no ratio.
+    """
+    predicted = np.sum(list(parts.values()), axis=0)
+    scale = np.where(predicted > 0, predicted, np.nan)
+    ends = [predicted + band, [1e-9]]
+    lowest = [[0.0]]
     with mpl.rc_context(mplhep.style.CMS):
-        fig = Figure(figsize=(11, 10), dpi=DPI, layout="constrained")
-        # mplhep needs the canvas' renderer
-        FigureCanvasAgg(fig)
-        ax, below = fig.subplots(2, 1, height_ratios=(3, 1))
-        mplhep.comp.data_model(
-            data,
-            stacked_components=list(parts.values()),
-            stacked_labels=list(parts),
-            stacked_colors=[COLOURS[index % len(COLOURS)] for index in range(len(parts))],
-            ylabel="Leptons / bin",
-            model_uncertainty_label="Statistics of the simulation",
-            data_w2method="sqrt",
-            flow="none",
-            fig=fig,
-            ax_main=ax,
-            ax_comparison=below,
-        )
-        ax.set_ylim(0, 1.6 * max(ax.get_ylim()[1], 1e-9))
+        fig, (ax, below) = panels(3, 1)
+        bottom = np.zeros_like(predicted)
+        for (text, values), colour in zip(parts.items(), cycle(COLOURS), strict=False):
+            ax.stairs(bottom + values, edges, baseline=bottom, fill=True, color=colour, label=text)
+            bottom = bottom + values
+        draw_band(ax, edges, predicted, band, words.band)
+        draw_band(below, edges, scale / scale, band / scale)
+        if points is not None:
+            observed, error = points
+            centres, half = (edges[1:] + edges[:-1]) / 2, np.diff(edges) / 2
+            style = {"fmt": "ko", "markersize": 7}
+            ax.errorbar(centres, observed, error, half, label=words.points, **style)
+            below.errorbar(centres, observed / scale, error / scale, half, **style)
+            ends.append(observed + error)
+            lowest.append(observed - error)
+        ax.set_ylim(np.min(np.concatenate(lowest)), 1.65 * np.max(np.concatenate(ends)))
+        ax.set_ylabel(words.y)
+        ax.legend(loc="upper right", fontsize=17, title=words.title, title_fontsize=15)
+        below.axhline(1, color="grey", linewidth=1)
         below.set_ylim(0, 2)
-        below.set_ylabel("Data / sim.", fontsize=20)
-        below.set_xlabel(data.axes[0].label)
-        for panel in (ax, below):
-            panel.set_xlim(data.axes[0].edges[0], data.axes[0].edges[-1])
-        ax.legend(loc="upper right", fontsize=17, title=title, title_fontsize=15)
+        below.set_ylabel(words.ratio, fontsize=20)
+        below.set_xlabel(words.x)
+        below.set_xlim(edges[0], edges[-1])
         return fig, ax
 
 
@@ -248,57 +281,6 @@ def table(
         drawn.auto_set_font_size(False)
         drawn.set_fontsize(13)
         ax.set_title(title, fontsize=17)
-        return fig, ax
-
-
-def closure(table: Mapping[str, Any], x_label: str, title: str) -> tuple[Figure, Any]:
-    """Observed points over predicted bars, and their ratio below, with both uncertainties.
-
-    `table` is the result of `closure.agreement`: by bin, the predicted events; with data, the
-    expected prompt events; and unless blind, the observed events.
-    """
-    edges = np.array(table["edges"])
-    non_prompt = np.array(table["predicted"])
-    prompt = np.array(table.get("prompt", np.zeros_like(non_prompt)))
-    predicted = non_prompt + prompt
-    band = np.sqrt(
-        np.square(table["predicted_stat"])
-        + np.square(table["predicted_map"])
-        + np.square(table.get("prompt_stat", 0))
-    )
-    blind = "observed" not in table
-    observed, error = (
-        np.array(table[key]) if not blind else np.full(len(predicted), np.nan)
-        for key in ("observed", "observed_error")
-    )
-    centres, half = (edges[1:] + edges[:-1]) / 2, np.diff(edges) / 2
-    with mpl.rc_context(mplhep.style.CMS):
-        fig = Figure(figsize=(11, 10), dpi=DPI, layout="constrained")
-        ax, below = fig.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        if "prompt" in table:
-            ax.stairs(predicted, edges, fill=True, color=COLOURS[1], label="Prompt, simulated")
-        ax.stairs(non_prompt, edges, fill=True, color=COLOURS[0], label="Non-prompt, predicted")
-        draw_band(ax, edges, predicted, band, "Uncertainty of the prediction")
-        if not blind:
-            ax.errorbar(centres, observed, error, half, fmt="ko", markersize=7, label="Observed")
-        ax.set_ylabel("Events / bin")
-        top = np.nanmax([*(predicted + band), *(observed + error), 1e-9])
-        ax.set_ylim(np.nanmin([0.0, *(observed - error)]), 1.65 * top)
-        agreement = "observation blinded" if blind else "nothing to compare"
-        if not blind and table["ndf"]:
-            agreement = (
-                f"$\\chi^2$/ndf = {table['chi2']:.1f}/{table['ndf']}, p = {table['p_value']:.2g}"
-            )
-        ax.legend(loc="upper right", fontsize=17, title=f"{title}\n{agreement}", title_fontsize=15)
-        known = predicted > 0
-        scale = np.where(known, predicted, np.nan)
-        draw_band(below, edges, np.where(known, 1.0, np.nan), band / scale, None)
-        below.errorbar(centres, observed / scale, error / scale, half, fmt="ko", markersize=7)
-        below.axhline(1, color="grey", linewidth=1)
-        below.set_ylim(0, 2)
-        below.set_ylabel("Obs. / pred.", fontsize=20)
-        below.set_xlabel(x_label)
-        below.set_xlim(edges[0], edges[-1])
         return fig, ax
 
 

@@ -8,7 +8,7 @@ from looseleaf.errors import DataFileError
 from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.weights import scale_to_luminosity
 from looseleaf.topcoffea.analysis import TopCoffeaAnalysis, varies
-from looseleaf.topcoffea.processor import NOMINAL
+from looseleaf.topcoffea.axes import NOMINAL
 
 # the tolerance between a stated sum and one computed from events in single precision
 SUM_TOLERANCE = 1e-4

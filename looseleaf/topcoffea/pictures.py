@@ -18,8 +18,8 @@ from looseleaf.efthist import EFTHist
 from looseleaf.histograms import plots
 from looseleaf.histograms.typed import Weighted, part
 from looseleaf.topcoffea.analysis import TopCoffeaAnalysis
+from looseleaf.topcoffea.axes import CHANNEL, NOMINAL, PROCESS, SYSTEMATIC
 from looseleaf.topcoffea.channels import DATA
-from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, SYSTEMATIC
 from looseleaf.topcoffea.store import eft_histograms, read_histograms, weighted_at
 from looseleaf.topcoffea.templates import folded
 
@@ -94,8 +94,7 @@ def stack(
     expected = np.where(total.values() > 0, total.values(), np.nan)
     edges = total.axes[0].edges
     with mpl.rc_context(mplhep.style.CMS):
-        fig = Figure(figsize=(11, 10), dpi=plots.DPI, layout="constrained")
-        ax, below = fig.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        fig, (ax, below) = plots.panels(3, 1)
         mplhep.histplot(
             [sm[process] for process in order],
             label=order,
@@ -186,8 +185,7 @@ def curve(
     points = np.zeros((len(scan), len(filled.coefficients)))
     points[:, filled.coefficients.index(name)] = scan
     with mpl.rc_context(mplhep.style.CMS):
-        fig = Figure(figsize=(11, 10), dpi=plots.DPI, layout="constrained")
-        ax, below = fig.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+        fig, (ax, below) = plots.panels(2, 1)
         ax.plot(scan, twice_delta_nll(filled, name, scan), linewidth=2)
         for level, text in ((1.0, "68%"), (3.84, "95%")):
             ax.axhline(level, color="grey", linestyle="--", linewidth=1)

@@ -12,9 +12,10 @@ from looseleaf.objects.rates import RateMap, losses_beyond_maps
 from looseleaf.processing.fileset import Fileset
 from looseleaf.processing.stage import DatasetFiles, Reading, Running, process_datasets
 from looseleaf.topcoffea.analysis import TopCoffeaAnalysis
+from looseleaf.topcoffea.axes import beyond_axes
 from looseleaf.topcoffea.flip_map import FlipMap
 from looseleaf.topcoffea.normalisation import check_coefficients, factors_of
-from looseleaf.topcoffea.processor import TopCoffeaProcessor, beyond_axes
+from looseleaf.topcoffea.processor import TopCoffeaProcessor
 from looseleaf.topcoffea.store import write_histograms
 
 

@@ -17,11 +17,9 @@ from looseleaf.histograms.coverage import (
     coverage,
     enter,
     entries,
-    losses_beyond,
     observable_edges,
 )
 from looseleaf.histograms.typed import Plain, Weighted
-from looseleaf.losses import Loss
 from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.evaluation import REFUSING, Undecided
@@ -33,6 +31,15 @@ from looseleaf.objects.multilepton import LEPTON_FIELDS, event_quantities, merge
 from looseleaf.objects.names import COVERAGE, ENTRIES
 from looseleaf.objects.rates import RateMap, cover_maps, map_edges, predict, stacked
 from looseleaf.topcoffea.analysis import TopCoffeaAnalysis, varies
+from looseleaf.topcoffea.axes import (
+    CAPPED,
+    CHANNEL,
+    FAILING,
+    NOMINAL,
+    REGION,
+    SYSTEMATIC,
+    UNMEASURED,
+)
 from looseleaf.topcoffea.channels import (
     FLIPS,
     NONPROMPT,
@@ -44,10 +51,6 @@ from looseleaf.topcoffea.channels import (
 )
 from looseleaf.topcoffea.flip_map import FlipMap
 
-PROCESS, CHANNEL, REGION, SYSTEMATIC = "process", "channel", "region", "systematic"
-NOMINAL = "nominal"
-# leptons whose rates weigh events, and those of them with a capped rate or none
-FAILING, CAPPED, UNMEASURED = "failing", "capped", "unmeasured"
 # keys of events that predict flips, by the leptons' charge after the flip if it matters
 FLIPPED: dict[str, int | None] = {FLIPS: None, "flips to +": 1, "flips to -": -1}
 BY_CHARGE = [key for key, charge in FLIPPED.items() if charge is not None]
@@ -99,17 +102,6 @@ def _products(
         label: corrected.get(label, corrected[NOMINAL]) * variations.get(label, variations[NOMINAL])
         for label in {**variations, **corrected}
     }
-
-
-def beyond_axes(analysis: TopCoffeaAnalysis, covered: Plain) -> list[Loss]:
-    """The events outside the observables' edges; an event counts in each of its channels."""
-    return losses_beyond(
-        covered,
-        observable_edges(analysis),
-        "events",
-        "the flow bins hold them, which cards and workspaces add to the outermost bins",
-        analysis.allow.beyond,
-    )
 
 
 class TopCoffeaProcessor(ProcessorABC):

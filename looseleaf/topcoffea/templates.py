@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from looseleaf.efthist import EFTHist, quadratic_terms
-from looseleaf.topcoffea.processor import CHANNEL, NOMINAL, PROCESS, SYSTEMATIC
+from looseleaf.topcoffea.axes import CHANNEL, NOMINAL, PROCESS, SYSTEMATIC
 
 # coefficients whose parts are all smaller than this fraction of the Standard Model are left out
 NEGLIGIBLE = 1e-4

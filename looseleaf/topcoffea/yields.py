@@ -16,10 +16,7 @@ from looseleaf.losses import say
 from looseleaf.objects.names import COVERAGE
 from looseleaf.stage_files import original_of
 from looseleaf.topcoffea.analysis import Systematics, TopCoffeaAnalysis, varies
-from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, SIGNAL, weighed_alone
-from looseleaf.topcoffea.naming import card_channel
-from looseleaf.topcoffea.normalisation import factors_of
-from looseleaf.topcoffea.processor import (
+from looseleaf.topcoffea.axes import (
     CAPPED,
     CHANNEL,
     FAILING,
@@ -30,6 +27,9 @@ from looseleaf.topcoffea.processor import (
     UNMEASURED,
     beyond_axes,
 )
+from looseleaf.topcoffea.channels import DATA, FLIPS, NONPROMPT, SIGNAL, weighed_alone
+from looseleaf.topcoffea.naming import card_channel
+from looseleaf.topcoffea.normalisation import factors_of
 from looseleaf.topcoffea.store import eft_histograms, read_histograms, weighted_at, write_histograms
 
 # the row of a text table with the expected sum; no process has this name
