@@ -609,19 +609,25 @@ def test_what_is_wrong_with_an_efficiency_is_said(
 
 
 @pytest.mark.chain
-def test_the_demo_measures_its_truth(efficiencies: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "data", "simulation"), [("muon_id", 0.9, 0.93), ("muon_trigger", 0.88, 0.92)]
+)
+def test_the_demo_measures_its_truth(
+    efficiencies: Path, name: str, data: float, simulation: float
+) -> None:
     results = efficiencies / "results/efficiency"
-    folder = results / "efficiency/muon_id"
+    folder = results / "efficiency" / name
     found = read_json(folder / "efficiency.json")
-    for name, truth in (("data", 0.9), ("simulation", 0.93), ("scale_factor", 0.9 / 0.93)):
-        value, low, high = (np.array(found[name][k]) for k in ("value", "lower", "upper"))
+    truths = {"data": data, "simulation": simulation, "scale_factor": data / simulation}
+    for quantity, truth in truths.items():
+        value, low, high = (np.array(found[quantity][k]) for k in ("value", "lower", "upper"))
         pull = (value - truth) / ((high - low) / 2)
-        assert np.sum(pull**2) < chi2.isf(0.01, pull.size), name
+        assert np.sum(pull**2) < chi2.isf(0.01, pull.size), quantity
     # the bands beside the peak agree where the background isn't bent: above 45 GeV
     for one in found["bins"][4:]:
         half = (one["count"]["upper"] - one["count"]["lower"]) / 2
-        assert abs(one["count"]["value"] - 0.9) < norm.isf(0.005) * half
-    names = {path.stem for path in (results / "histograms/muon_id").glob("*.png")}
+        assert abs(one["count"]["value"] - data) < norm.isf(0.005) * half
+    names = {path.stem for path in (results / "histograms" / name).glob("*.png")}
     fits = {f"fit_pt{i}_eta{j}" for i in range(3) for j in range(2)}
     assert names == {"data", "simulation", "scale_factor"} | fits
     sf = correctionlib.CorrectionSet.from_file(str(folder / "scale_factor.correctionlib.json"))

@@ -200,3 +200,24 @@ def test_catalogue_states_what_is_on_disk(tmp_path: Path) -> None:
         assert record.bytes == path.stat().st_size
         assert record.events == uproot.open(path)["Events"].num_entries == 1500
         assert record.url == str(path.resolve())
+
+
+def test_trigger_objects_are_the_muons_that_fire(tmp_path: Path) -> None:
+    declared = sample("z", 4000, files=1)
+    declared["sample"]["muon_trigger"] = 0.7
+    (events,) = made(tmp_path, {"z": declared}, "z")
+    above = events["Muon_pt"] > 24
+    assert ak.all(events["TrigObj_pt"] > 24)
+    assert ak.all((events["TrigObj_id"] == 13) & (events["TrigObj_filterBits"] == 8))
+    assert ak.all(events["HLT_IsoMu24"] == (events["nTrigObj"] > 0))
+    number, fired = ak.sum(above), ak.sum(events["nTrigObj"])
+    assert abs(fired - 0.7 * number) < 3 * np.sqrt(0.7 * 0.3 * number)
+    # each is one of the muons of its event
+    pairs = ak.cartesian([events["TrigObj_pt"], events["Muon_pt"]], nested=True)
+    left, right = ak.unzip(pairs)
+    assert ak.all(ak.any(left == right, axis=2))
+    # nothing else changes: the muons are those without trigger objects
+    del declared["sample"]["muon_trigger"]
+    (plain,) = made(tmp_path / "plain", {"z": declared}, "z")
+    assert ak.array_equal(events["Muon_pt"], plain["Muon_pt"])
+    assert "nTrigObj" not in plain.fields

@@ -39,6 +39,8 @@ TRIGGERS = {
     "HLT_Ele23_CaloIdL_TrackIdL_IsoVL_PFJet30": ("Electron", 23, 0.90),
     "HLT_Ele32_WPTight_Gsf": ("Electron", 32, 0.90),
 }
+# the path whose muons can have trigger objects, and the bit of its filter
+MATCHED_PATH, FILTER_BIT = "HLT_IsoMu24", 8
 DATA_RUN = 315257
 EVENTS_PER_LUMI = 500
 # of data; events are in all of them, so that a share of the sections is a share of the luminosity
@@ -58,6 +60,8 @@ class Part:
     charge_flips: tuple[float, float] | None = None
     # the probability that a loose prompt lepton is tight
     prompt_tight: float | None = None
+    # the probability that a muon fires MATCHED_PATH
+    muon_trigger: float | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ def branches(
     truth: physics.Truth,
     charge_flips: tuple[float, float] | None = None,
     prompt_tight: float | None = None,
+    muon_trigger: float | None = None,
 ) -> tuple[dict[str, Any], dict[str, Array]]:
     """The branches of a batch of events, and which of them a path of each flavour recorded."""
     if prompt_tight is None:
@@ -187,11 +192,25 @@ def branches(
     out["PV_npvs"] = rng.poisson(32, events.size).astype(np.int32)
     for path, (flavour, threshold, efficiency) in TRIGGERS.items():
         out[path] = (leading[flavour] > threshold) & (rng.random(events.size) < efficiency)
+    if muon_trigger is not None:
+        out |= _fired(rng.spawn(1)[0], out["Muon"], muon_trigger)
     recorded = {
         flavour: np.any([out[path] for path, (of, *_) in TRIGGERS.items() if of == flavour], axis=0)
         for flavour in events.leptons
     }
     return out, recorded
+
+
+def _fired(rng: np.random.Generator, muons: ak.Array, probability: float) -> dict[str, Any]:
+    """Trigger objects of the muons that fire MATCHED_PATH, each with this probability above its
+    threshold, and the path's decision, which is theirs."""
+    threshold = TRIGGERS[MATCHED_PATH][1]
+    drawn = ak.unflatten(rng.random(int(ak.sum(ak.num(muons)))), ak.num(muons))
+    fires = (muons.pt > threshold) & (drawn < probability)
+    objects = {name: muons[name][fires] for name in ("pt", "eta", "phi")}
+    whole_numbers = ak.values_astype(ak.ones_like(objects["pt"]), np.int32)
+    objects |= {"id": 13 * whole_numbers, "filterBits": FILTER_BIT * whole_numbers}
+    return {"TrigObj": ak.zip(objects), MATCHED_PATH: ak.to_numpy(ak.any(fires, axis=1))}
 
 
 def _jagged(content: Mapping[str, Array], event: Array, size: int) -> ak.Array:
@@ -229,7 +248,9 @@ def write_file(file: SampleFile) -> FileRecord:
             events = _make(rng, part, size)
             if file.is_data:
                 events.gen_weight = None
-            columns, recorded = branches(rng, events, truth, part.charge_flips, part.prompt_tight)
+            columns, recorded = branches(
+                rng, events, truth, part.charge_flips, part.prompt_tight, part.muon_trigger
+            )
             number = np.arange(first, first + size, dtype=np.uint64)
             columns["event"] = number
             columns["luminosityBlock"] = (
@@ -286,6 +307,7 @@ def _terms(dataset: Mapping[str, Any]) -> Part:
         coefficients=len(dataset.get("wc_names", [])),
         charge_flips=(flips["barrel"], flips["endcap"]) if flips else None,
         prompt_tight=sample.get("prompt_tight"),
+        muon_trigger=sample.get("muon_trigger"),
     )
 
 
@@ -300,8 +322,8 @@ def plan(
 
     Simulated events are distributed evenly. A data file has a Poisson number of events of each
     process in its `sum_of`, from the cross section and the luminosity; `scale` doesn't apply to
-    data, whose number of events follows from its luminosity. Charge flips and `prompt_tight` of a
-    data file apply to the events of each process.
+    data, whose number of events follows from its luminosity. Charge flips, `prompt_tight` and
+    `muon_trigger` of a data file apply to the events of each process.
     """
     dataset = datasets[name]
     sample = dataset["sample"]
@@ -319,6 +341,7 @@ def plan(
                 terms,
                 charge_flips=own.charge_flips or terms.charge_flips,
                 prompt_tight=terms.prompt_tight if own.prompt_tight is None else own.prompt_tight,
+                muon_trigger=terms.muon_trigger if own.muon_trigger is None else own.muon_trigger,
             )
             drawn.append((terms, int(rng.poisson(expected))))
         for index in range(number):
