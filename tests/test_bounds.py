@@ -121,8 +121,10 @@ def checked(
         ("HLT_A + HLT_B >= 1", "n_lep == 0", True),
         ("(HLT_A == 0) | (HLT_B > 0.5)", "n_lep == 0", False),
         ("first(Muon_pt) > 5", "n_mu == 1", False),
-        # no value for `first` drops events, whatever else they have
-        ("(first(Jet_pt) > 30) | (nMuon > 0)", "n_mu == 1", False),
+        # `first` has no value in an event without jets, which a muon keeps all the same
+        ("(first(Jet_pt) > 30) | (nMuon > 0)", "n_mu == 1", True),
+        ("(first(Jet_pt) > 30) | (nMuon > 0)", "n_ele == 1", False),
+        ("not (max(Jet_pt) > 30)", "n_jet == 0", False),
         ("not (nMuon & nElectron)", "n_lep == 0", False),
     ],
 )

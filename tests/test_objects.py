@@ -61,6 +61,12 @@ def test_expression_on_jagged_arrays() -> None:
         ("first(pt)", [10.0, None, 20.0]),
         ("max(pt) - min(pt)", [20.0, None, 0.0]),
         ("pt / scalar(met)", [[10.0, 30.0], [], [5.0]]),
+        # a value that isn't needed may be missing
+        ("where(count(pt) > 0, first(pt), -1)", [10.0, -1.0, 20.0]),
+        ("where(first(pt) > 15, met, 9)", [9.0, None, 4.0]),
+        ("(met == 2) | (max(pt) > 25)", [True, True, False]),
+        ("(met > 3) and max(pt) > 15", [False, False, True]),
+        ("(met < 3) & (max(pt) > 15)", [True, None, False]),
     ],
 )
 def test_expression_on_the_list_of_each_event(text: str, expected: list[Any]) -> None:

@@ -18,8 +18,6 @@ from looseleaf.objects.expressions import Expression
 
 COUNTER = re.compile(r"n[A-Z]\w*")
 FLAG = re.compile(r"(HLT|L1|Flag)_\w+")
-# functions that have no value for an empty list
-NO_VALUE = ("first", "max", "min")
 # more boxes than these are replaced by one without bounds
 MOST_BOXES = 1000
 # sums of counters up to this value are split into boxes
@@ -75,11 +73,11 @@ def _is_whole(name: str) -> bool:
 
 
 def dropped_by(cut: Expression) -> list[Box]:
-    """Boxes that cover every event that a cut drops, and perhaps others."""
-    called = [node.func for node, _ in cut.steps if isinstance(node, ast.Call)]
-    if any(isinstance(one, ast.Name) and one.id in NO_VALUE for one in called):
-        # an event without such a value is dropped, whatever else the cut asks for
-        return [{}]
+    """Boxes that cover every event that a cut drops, and perhaps others.
+
+    An event is dropped also if a value is missing, as `max` of an empty list. Nothing bounds such a
+    value, so its box is without bounds.
+    """
     try:
         boxes = _boxes(cut.body, False)
     except RecursionError:

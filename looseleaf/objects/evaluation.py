@@ -9,7 +9,8 @@
   decide if the other side suffices: a no and anything is a no. An event whose cut stays undecided
   is dropped and counted: see `Undecided`.
 - **A missing value**, such as `first`, `max` and `min` of an empty list, isn't a yes either: such
-  events are dropped.
+  events are dropped. Here too a yes or anything is a yes, a no and anything is a no; and `where`
+  needs only the value that it chooses: `where(nJet > 0, max(Jet_pt), 0)` has a value everywhere.
 """
 
 import ast
@@ -209,8 +210,18 @@ def _with_nan(value: Any, where: Any) -> Any:
 def _chosen_by(mask: Any, a: Any, b: Any) -> Any:
     if not any(isinstance(value, ak.Array) for value in (mask, a, b)):
         return np.where(mask, a, b)[()]
-    # it would merge lists and numbers into one array
-    return ak.where(*ak.broadcast_arrays(mask, a, b))
+    if getattr(mask, "ndim", 0) == 0 or len({value.ndim for value in (mask, a, b)} - {0}) > 1:
+        # it would merge lists and numbers into one array
+        mask, a, b = ak.broadcast_arrays(mask, a, b)
+    if not _may_be_missing(mask):
+        return ak.where(mask, a, b)
+    # a value that isn't chosen may be missing, the answer may not
+    return ak.mask(ak.where(ak.fill_none(mask, False), a, b), ~ak.is_none(mask))
+
+
+def _may_be_missing(value: Any) -> bool:
+    """Whether a value of some events may be missing."""
+    return isinstance(value, ak.Array) and value.ndim == 1 and value.layout.is_option
 
 
 def _plain(*values: Any) -> Any:
@@ -238,17 +249,27 @@ def _nan(value: Any) -> Any:
 
 
 def _and(a: _Truth, b: _Truth) -> _Truth:
-    sure = np.logical_and(a.sure, b.sure)
+    sure = _joined(np.logical_and, a.sure, b.sure)
     if a.undecided is None and b.undecided is None:
         return _Truth(sure, sure)
-    return _Truth(sure, np.logical_and(a.possible, b.possible))
+    return _Truth(sure, _joined(np.logical_and, a.possible, b.possible))
 
 
 def _or(a: _Truth, b: _Truth) -> _Truth:
-    sure = np.logical_or(a.sure, b.sure)
+    sure = _joined(np.logical_or, a.sure, b.sure)
     if a.undecided is None and b.undecided is None:
         return _Truth(sure, sure)
-    return _Truth(sure, np.logical_or(a.possible, b.possible))
+    return _Truth(sure, _joined(np.logical_or, a.possible, b.possible))
+
+
+def _joined(function: Any, a: Any, b: Any) -> Any:
+    """`a` and `b`, or `a` or `b`; where one is missing, the other may decide."""
+    joined = function(a, b)
+    if not _may_be_missing(joined):
+        return joined
+    decisive = function is np.logical_or
+    a, b = (ak.fill_none(v, not decisive) if _may_be_missing(v) else v for v in (a, b))
+    return ak.where(function(a, b) == decisive, decisive, joined)
 
 
 def _not(a: _Truth) -> _Truth:

@@ -64,15 +64,18 @@ def _value(node: ast.expr, event: Mapping[str, tuple[str, Any]]) -> Any:
                 _spread(lambda a, b, op=op: compare(type(op), a, b), a, b)
                 for a, op, b in zip(sides[:-1], ops, sides[1:], strict=True)
             ]
-            return reduce(lambda a, b: _spread(both, a, b), parts)
+            return reduce(lambda a, b: _joined(both, a, b), parts)
         case ast.BoolOp(op=op, values=values):
             parts = [_value(value, event) for value in values]
-            return reduce(lambda a, b: _spread(both if isinstance(op, ast.And) else either, a, b),
+            return reduce(lambda a, b: _joined(both if isinstance(op, ast.And) else either, a, b),
                           [_spread(truth, part) for part in parts])  # fmt: skip
         case ast.UnaryOp(op=op, operand=operand):
             return _spread(lambda a: unary(op, a), _value(operand, event))
         case ast.BinOp(op=op, left=left, right=right):
-            return _spread(lambda a, b: binary(op, a, b), _value(left, event), _value(right, event))
+            sides = _value(left, event), _value(right, event)
+            if isinstance(op, (ast.BitAnd, ast.BitOr)) and _yes_or_no(left) and _yes_or_no(right):
+                return _joined(both if isinstance(op, ast.BitAnd) else either, *sides)
+            return _spread(lambda a, b: binary(op, a, b), *sides)
         case ast.Subscript(value=value, slice=mask):
             return _chosen(_value(value, event), _value(mask, event))
         case ast.Call(func=ast.Name(id=name), args=args):
@@ -92,7 +95,21 @@ def _called(name: str, values: list[Any]) -> Any:
     if name in ("minimum", "maximum"):
         extreme = min if name == "minimum" else max
         return reduce(lambda a, b: _spread(lambda x, y: most(extreme, x, y), a, b), values)
+    if name == "where" and None in values and not any(isinstance(one, list) for one in values):
+        return _chosen_of(*values)
     return _spread(FUNCTIONS[name], *values)
+
+
+def _chosen_of(condition: Any, a: Any, b: Any) -> Any:
+    """What `where` gives if values of an event are missing."""
+    answer = None if condition is None else truth(condition).value
+    if answer is None or answer == UNDECIDED:
+        raise Skip
+    chosen = a if answer else b
+    if chosen is not None and (chosen.literal or (chosen.kind == "i" and abs(chosen.value) > 2**24)):
+        # its precision is that of the other value, too
+        raise Skip
+    return chosen
 
 
 def _spread(function: Callable[..., Any], *operands: Any) -> Any:
@@ -103,6 +120,31 @@ def _spread(function: Callable[..., Any], *operands: Any) -> Any:
         columns = [one if isinstance(one, list) else [one] * length for one in operands]
         return [_spread(function, *row) for row in zip(*columns, strict=True)]
     return None if None in operands else function(*operands)
+
+
+def _joined(function: Callable[..., Any], a: Any, b: Any) -> Any:
+    """Two answers; where one of an event is missing, the other may decide."""
+    if isinstance(a, list) or isinstance(b, list) or None not in (a, b):
+        return _spread(function, a, b)
+    decisive = function is either
+    known = [one for one in (a, b) if one is not None and one.value is decisive]
+    return known[0] if known else None
+
+
+def _yes_or_no(node: ast.expr) -> bool:
+    """Whether an operand is a yes or no, also where its value is missing."""
+    match node:
+        case ast.Compare() | ast.BoolOp() | ast.UnaryOp(op=ast.Not()):
+            return True
+        case ast.UnaryOp(op=ast.Invert(), operand=operand):
+            return _yes_or_no(operand)
+        case ast.BinOp(op=ast.BitAnd() | ast.BitOr(), left=left, right=right):
+            return _yes_or_no(left) and _yes_or_no(right)
+        case ast.Call(func=ast.Name(id="any" | "all")):
+            return True
+        case ast.Call(func=ast.Name(id="where"), args=[_, a, b]):
+            return _yes_or_no(a) and _yes_or_no(b)
+    return False
 
 
 def number(a: Value) -> Value:
