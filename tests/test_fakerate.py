@@ -570,6 +570,27 @@ def test_corrections_that_do_not_fit(
         result(filesets["q"], corrections={"x": wanted})
 
 
+@pytest.mark.parametrize("of", [{}, {"of": "loose"}])
+def test_an_input_without_a_value_has_no_weight(
+    filesets: Mapping[str, Fileset], tmp_path: Path, of: dict[str, str]
+) -> None:
+    path = tmp_path / "clamped.json"
+    path.write_text(pileup_file(tmp_path / "pileup.json").read_text().replace('"error"', '"clamp"'))
+    assert '"clamp"' in path.read_text()
+    muons = region(filesets["q"], 25)
+    hand = np.where(muons["npvs"] < 30, 2.0, 0.5)
+    # an event without electrons has no first one, and 0/0 jets; clamped, both would weigh 0.5
+    for number, lost in (("first(Electron_pt)", True), ("(nJet - nJet) / nElectron", True),
+                         ("where(nElectron > 0, first(Electron_pt), PV_npvs)", False)):  # fmt: skip
+        wanted = {**vertices(tmp_path, inputs={"number": number}), **of, "file": str(path)}
+        if lost:
+            with pytest.raises(ProcessingFailed, match=r"corrections\.x: number, .* has no finite"):
+                result(filesets["q"], corrections={"x": wanted})
+            continue
+        found = result(filesets["q"], corrections={"x": wanted})
+        assert found["loose"]["nominal", ...].sum().value == hand.sum()
+
+
 def test_weights_that_are_no_numbers(filesets: Mapping[str, Fileset], tmp_path: Path) -> None:
     root = schemav2.Correction(
         name="root",

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from looseleaf.errors import ConfigError
+from looseleaf.objects.evaluation import as_floats
 from looseleaf.objects.events import Branches, Selection
-from looseleaf.objects.expressions import Expression
+from looseleaf.objects.expressions import Expression, shown
 from looseleaf.objects.needed_branches import corrected_collection
 
 
@@ -152,7 +153,16 @@ class Corrections:
             if v.type == "string":
                 arguments.append(choices[v.name])
                 continue
-            value = np.asarray(values[v.name], np.float64)
+            value = as_floats(values[v.name])
+            lost = int(np.count_nonzero(~np.isfinite(value)))
+            if lost:
+                # correctionlib would take the last bin
+                raise ConfigError(
+                    f"corrections.{name}: {v.name}, {shown(entry['inputs'][v.name])}, has no finite "
+                    f"value for {lost} of {value.size} weights (0/0, an empty list or a branch that "
+                    "is NaN, say): give it one with where(), or remove these events with "
+                    "servicex.cut"
+                )
             if v.type == "int" and np.any(value != np.rint(value)):
                 raise ConfigError(f"corrections.{name}: {v.name} takes whole numbers only")
             arguments.append(value.astype(np.int64) if v.type == "int" else value)
