@@ -255,6 +255,45 @@ def test_a_skim_of_a_skim_knows_what_the_first_cut_took(tmp_path: Path) -> None:
     assert found.not_finite["MET_pt"] == {"count": 2, "of": 8, "unit": "events"}
 
 
+@pytest.mark.parametrize("output", FORMATS)
+def test_a_value_for_each_event_is_none_for_each_object(tmp_path: Path, output: str) -> None:
+    events = events_of() | {"Muon_eta": np.ones(8, FLOAT)}
+    for kind in KINDS:
+        path = write(tmp_path / "a.root", kind, Events=events)
+        message = "Muon_pt has a list in each event, Muon_eta a single value: the branches of Muon"
+        with pytest.raises(DataFileError, match=message):
+            transformed(path, tmp_path / "out", output_format=output)
+
+
+@pytest.mark.parametrize("output", FORMATS)
+def test_half_precision_and_lists_of_fixed_length_are_read(tmp_path: Path, output: str) -> None:
+    events = events_of() | {"MET_pt": np.arange(8, dtype=np.float16) / 4}
+    events["Muon_pt"] = ak.values_astype(events["Muon_pt"], np.float16)
+    half = write(tmp_path / "half.root", "parquet", Events=events)
+    out = tmp_path / "out.root"
+    if output == "parquet":
+        out = out.with_suffix(".parquet")
+    transformed(half, out, cut="MET_pt > 0.6", output_format=output)
+    with open_events(str(out)) as file:
+        if output == "parquet":
+            found = next(file.tree.steps(["MET_pt", "Muon_pt"], 100))
+        else:
+            found = file.tree.arrays(["MET_pt", "Muon_pt"])
+    assert found.MET_pt.to_list() == [0.75, 1.0, 1.25, 1.5, 1.75]
+    assert found.Muon_pt.to_list() == [[], [23], [24, 25], [], [26]]
+    fixed = tmp_path / "fixed.root"
+    with uproot.recreate(fixed) as file:
+        tree = file.mktree("Events", {"event": "u8", "two": np.dtype(("f4", (2,)))})
+        tree.extend({"event": np.arange(3), "two": np.arange(6, dtype=FLOAT).reshape(3, 2)})
+    transformed(fixed, out, ("event", "two"), "event > 0", output_format=output)
+    with open_events(str(out)) as file:
+        if output == "parquet":
+            found = next(file.tree.steps(["two"], 100))
+        else:
+            found = file.tree.arrays(["two"])
+    assert found.two.to_list() == [[2.0, 3.0], [4.0, 5.0]]
+
+
 # the tree Runs
 
 
@@ -308,6 +347,29 @@ def test_a_file_skimmed_elsewhere_is_normalised_by_runs(
     again = transformed(made, tmp_path / "again", output_format=output)
     assert (again.events_in, again.sum_of_weights_in, again.normalised_by) == (20, 70.5, "Runs")
     assert again.held == {"events": 8, "sum_of_weights": 36.0}
+
+
+@pytest.mark.parametrize(
+    ("known", "why"),
+    [
+        ({"genEventSumw": [100.0, 35.0]}, "says a sum of weights of 135, and lacks genEventCount"),
+        ({"genEventCount": [4, 5]}, "says 9 events, and lacks genEventSumw"),
+        ({"genEventCount": [np.nan, 5.0]}, "genEventCount in its tree Runs is NaN or infinite"),
+        ({"genEventSumw": [30.0, 6.0]}, None),
+        ({"genEventCount_": [4, 4]}, None),
+    ],
+)
+def test_runs_with_one_of_both_totals_has_to_agree(
+    tmp_path: Path, known: dict[str, list[float]], why: str | None
+) -> None:
+    known = {"run": np.ones(2), **{name: np.array(values) for name, values in known.items()}}
+    path = write(tmp_path / "a.root", Events=events_of(), Runs=known)
+    if why is None:
+        found = transformed(path, tmp_path / "out.root", cut="nMuon > 0")
+        assert (found.events_in, found.sum_of_weights_in, found.normalised_by) == (8, 36, "Events")
+        return
+    with pytest.raises(DataFileError, match=rf"a\.root: .*{why}"):
+        transformed(path, tmp_path / "out.root")
 
 
 def test_a_stock_services_result_is_normalised_by_runs(tmp_path: Path) -> None:

@@ -158,10 +158,10 @@ class Corrections:
             if lost:
                 # correctionlib would take the last bin
                 raise ConfigError(
-                    f"corrections.{name}: {v.name}, {shown(entry['inputs'][v.name])}, has no finite "
-                    f"value for {lost} of {value.size} weights (0/0, an empty list or a branch that "
-                    "is NaN, say): give it one with where(), or remove these events with "
-                    "servicex.cut"
+                    f"corrections.{name}: {v.name}, {shown(entry['inputs'][v.name])}, has no "
+                    f"finite value for {lost} of {value.size} weights (0/0, an empty list or a "
+                    "branch that is NaN, say): give it one with where(), or remove these events "
+                    "with servicex.cut"
                 )
             if v.type == "int" and np.any(value != np.rint(value)):
                 raise ConfigError(f"corrections.{name}: {v.name} takes whole numbers only")

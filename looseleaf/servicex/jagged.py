@@ -38,6 +38,20 @@ def is_lists(layout: Content) -> bool:
     )
 
 
+def writable(arrays: ak.Array) -> ak.Array:
+    """The columns in types that every format has: lists of a fixed length as any other lists, and
+    numbers of half precision in single precision."""
+    for name, layout in zip(arrays.fields, arrays.layout.contents, strict=True):
+        if layout.purelist_isregular and layout.purelist_depth > 1:
+            arrays[name] = ak.from_regular(arrays[name], axis=None)
+        leaf = layout
+        while leaf.is_list or leaf.is_option or leaf.is_indexed:
+            leaf = leaf.content
+        if leaf.is_numpy and leaf.dtype == np.float16:
+            arrays[name] = ak.values_astype(arrays[name], np.float32)
+    return arrays
+
+
 def selected(arrays: ak.Array, mask: NDArray[np.bool_] | None) -> ak.Array:
     """`arrays[mask]`, in which columns with lists of the same lengths share their offsets.
 
@@ -64,11 +78,18 @@ def selected(arrays: ak.Array, mask: NDArray[np.bool_] | None) -> ak.Array:
 def check_lists(arrays: ak.Array, groups: Mapping[str, list[str]], url: str) -> None:
     """Raise `DataFileError` if the lists of a collection, or its counter, have different lengths.
 
-    The message names the file, two branches and the first event in which they differ. `groups` are
+    The message names the file, two branches and the first event in which they differ. So does one
+    on a branch without lists in a collection that has them. `groups` are
     branches by collection; the counter of `Muon` is `nMuon`, if `arrays` has it.
     """
     for name, branches in groups.items():
         lists = [branch for branch in branches if arrays[branch].ndim > 1]
+        if lists and len(lists) < len(branches):
+            (flat, *_) = (branch for branch in branches if branch not in lists)
+            raise DataFileError(
+                f"{url}: {lists[0]} has a list in each event, {flat} a single value: the branches "
+                f"of {name} need a value for each object"
+            )
         lengths: dict[str, NDArray[np.int64]] = {}
         shared: Index64 | None = None
         for branch in lists:

@@ -25,12 +25,18 @@ MEAN = (2 / 3, 3 / 2)
 class Runs:
     """The number of all events, the sum of their genWeight, and those of theory weights.
 
-    The latter are times genWeight, by branch and index, if they can be trusted.
+    One of the first two is None if the tree lacks it. The last are times genWeight, by branch and
+    index, if they can be trusted.
     """
 
-    events: int
-    sum_of_weights: float
+    events: int | None
+    sum_of_weights: float | None
     theory_sums: dict[str, list[float]]
+
+    @property
+    def lacks(self) -> str:
+        """The branch that the tree lacks; empty if it has both."""
+        return COUNT if self.events is None else SUM if self.sum_of_weights is None else ""
 
 
 def read_runs(file: Events, url: str) -> Runs | None:
@@ -44,21 +50,25 @@ def read_runs(file: Events, url: str) -> Runs | None:
     present = tree.keys(recursive=False)
     # these names end in an underscore in older NanoAOD
     count, total = (first_present(f"{name}|{name}_", present) for name in (COUNT, SUM))
-    if count is None or total is None:
+    if count is None and total is None:
         return None
     # branches with an underscore add up means in merged files
     names = [n for n in present if n.endswith(SUM_ENDING) and not n.startswith(("n", "gen"))]
     with reading(url):
-        arrays = tree.arrays([count, total, *names], library="ak")
+        arrays = tree.arrays([n for n in (count, total, *names) if n is not None], library="ak")
+    for name in (count, total):
+        if name is not None and not np.isfinite(ak.to_numpy(arrays[name])).all():
+            raise DataFileError(f"{url}: {name} in its tree {RUNS} is NaN or infinite")
+    events = None if count is None else int(ak.sum(arrays[count]))
+    if total is None:
+        return Runs(events, None, {})
     sums = ak.to_numpy(arrays[total]).astype(np.float64)
-    if not np.isfinite(sums).all():
-        raise DataFileError(f"{url}: {total} in its tree {RUNS} is NaN or infinite")
     theory_sums = {}
     for name in names:
         added = _theory(arrays[name], sums)
         if added is not None:
             theory_sums[name.removesuffix(SUM_ENDING) + WEIGHT_ENDING] = added
-    return Runs(int(ak.sum(arrays[count])), float(sums.sum()), theory_sums)
+    return Runs(events, float(sums.sum()), theory_sums)
 
 
 def _theory(means: ak.Array, sums: np.ndarray) -> list[float] | None:

@@ -27,8 +27,8 @@ from looseleaf.objects.expressions import Expression
 from looseleaf.objects.luminosity import Sections, sections
 from looseleaf.parquet import ParquetTree
 from looseleaf.servicex.formats import ORIGINAL, RUNS, Result, create
-from looseleaf.servicex.jagged import NotFinite, check_lists, selected
-from looseleaf.servicex.runs import read_runs
+from looseleaf.servicex.jagged import NotFinite, check_lists, selected, writable
+from looseleaf.servicex.runs import Runs, read_runs
 from looseleaf.shape import COUNT, NUMBER, TEXT, check
 from looseleaf.stage_files import EFT_SUMS, HELD, MISSING, NOT_FINITE, RESULT, SECTIONS, THEORY_SUMS
 
@@ -304,7 +304,7 @@ def said_of(file: Events, url: str) -> dict[str, Any] | None:
             "from which it was made"
         )
     runs = read_runs(file, url)
-    if runs is not None and runs.events != said["events"]:
+    if runs is not None and runs.events not in (None, said["events"]):
         return None
     held = {"events": said["events"], "sum_of_weights": said["sum_of_weights"]}
     return {
@@ -321,13 +321,16 @@ def counted(sums: "Sums", file: Events, url: str, tree: str) -> dict[str, Any]:
     """The totals of the original file, once all events are summed.
 
     If its tree Runs has more events, the file is itself a skim, and the totals are those of Runs,
-    which has none of EFT coefficients. Raises `DataFileError` if Runs has fewer events, or the same
-    number with another sum of weights.
+    which has none of EFT coefficients. Raises `DataFileError` if Runs has fewer events, the same
+    number with another sum of weights, or only one of both and it differs.
     """
     events, runs = _of_events(sums, file, url, tree), read_runs(file, url)
     held = {"events": sums.events_in, "sum_of_weights": sums.weights_in}
     events |= {"normalised_by": TREE, "held": held}
     if runs is None:
+        return events
+    if runs.events is None or runs.sum_of_weights is None:
+        _agrees_as_far_as_known(runs, sums, url)
         return events
     if runs.events < sums.events_in:
         raise DataFileError(
@@ -336,7 +339,7 @@ def counted(sums: "Sums", file: Events, url: str, tree: str) -> dict[str, Any]:
             "or leave the file out (leave_out of the dataset)"
         )
     if runs.events == sums.events_in:
-        if abs(runs.sum_of_weights - sums.weights_in) > SUM_TOLERANCE * sums.absolute_in:
+        if _differs(runs.sum_of_weights, sums):
             raise DataFileError(
                 f"{url}: the weights of its {sums.events_in} events add up to "
                 f"{sums.weights_in:.9g}, but its tree {RUNS} says {runs.sum_of_weights:.9g}: "
@@ -352,6 +355,26 @@ def counted(sums: "Sums", file: Events, url: str, tree: str) -> dict[str, Any]:
         "theory_sums": runs.theory_sums if events["eft_sums"] is None else {},
         "normalised_by": RUNS,
     }
+
+
+def _differs(sum_of_weights: float, sums: "Sums") -> bool:
+    return abs(sum_of_weights - sums.weights_in) > SUM_TOLERANCE * sums.absolute_in
+
+
+def _agrees_as_far_as_known(runs: Runs, sums: "Sums", url: str) -> None:
+    """Refuse a file whose tree Runs lacks the number of events or their sum of weights, if the
+    other isn't that of its events."""
+    if runs.sum_of_weights is not None and _differs(runs.sum_of_weights, sums):
+        said = f"a sum of weights of {runs.sum_of_weights:.9g}"
+    elif runs.events not in (None, sums.events_in):
+        said = f"{runs.events} events"
+    else:
+        return
+    raise DataFileError(
+        f"{url}: holds {sums.events_in} events with a sum of weights of {sums.weights_in:.9g}, but "
+        f"its tree {RUNS} says {said}, and lacks {runs.lacks}: the tool that skimmed it keeps one "
+        "of both. Use the files from which it was made, or keep both"
+    )
 
 
 def _of_events(sums: "Sums", file: Events, url: str, tree: str) -> dict[str, Any]:
@@ -620,11 +643,12 @@ def steps(tree: Any, url: str, branches: list[str], cut: str | None = None) -> I
         if not branches:
             yield ak.Array(RecordArray([], [], length=tree.num_entries))
         elif isinstance(tree, ParquetTree):
-            yield from tree.steps(branches, STEP, cut)
+            yield from map(writable, tree.steps(branches, STEP, cut))
         elif tree.num_entries == 0:
-            yield tree.arrays(branches, library="ak")
+            yield writable(tree.arrays(branches, library="ak"))
         else:
-            yield from tree.iterate(branches, step_size=_step(tree, branches), library="ak")
+            size = _step(tree, branches)
+            yield from map(writable, tree.iterate(branches, step_size=size, library="ak"))
 
 
 def _step(tree: Any, branches: list[str]) -> int:

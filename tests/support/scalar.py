@@ -106,7 +106,9 @@ def _chosen_of(condition: Any, a: Any, b: Any) -> Any:
     if answer is None or answer == UNDECIDED:
         raise Skip
     chosen = a if answer else b
-    if chosen is not None and (chosen.literal or (chosen.kind == "i" and abs(chosen.value) > 2**24)):
+    if chosen is not None and (
+        chosen.literal or (chosen.kind == "i" and abs(chosen.value) > 2**24)
+    ):
         # its precision is that of the other value, too
         raise Skip
     return chosen
