@@ -15,7 +15,8 @@ from coffea.nanoevents.methods import candidate
 from conftest import REPO
 from samples import sample, skimmed
 
-from looseleaf.errors import DataFileError
+from looseleaf.config.settings import load
+from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.flips.measure import estimate, measure
 from looseleaf.flips.processor import BANDS, SIGNS, FlipProcessor
 from looseleaf.histograms.coverage import beyond, cover, coverage
@@ -276,3 +277,29 @@ def test_counts_that_do_not_fill_the_map(tmp_path: Path) -> None:
     ):
         measure(analysis_of(wide), Z, {"z": str(tmp_path / "z.json")}, *outputs)
     assert not outputs[0].exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"datasets": {"measure": ["DYJetsToEE", "SingleMuon"]}},
+            "datasets.measure: has data and simulation; keep one kind",
+        ),
+        ({"mass": {"peak": [76, 106], "beside": 80}}, "mass.beside: the band below the peak"),
+        ({"mass": {"peak": [106, 76], "beside": 15}}, "mass.peak: .* should increase strictly"),
+    ],
+)
+def test_what_is_wrong_with_a_measurement_of_flips_is_said(
+    main_config: dict[str, Any], repo: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    shipped = yaml.safe_load((REPO / "config/analyses/flips.yaml").read_text())
+    path = tmp_path / "mine.yaml"
+    for declared, why in ((shipped, None), ({**shipped, **changes}, message)):
+        path.write_text(yaml.safe_dump(declared))
+        config = {**main_config, "analyses": [str(path)]}
+        if why is None:
+            load(config, repo)
+            continue
+        with pytest.raises(ConfigError, match=rf"mine\.yaml: {why}"):
+            load(config, repo)

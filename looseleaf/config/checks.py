@@ -33,6 +33,12 @@ def check_rising(edges: Sequence[float], where: str) -> None:
         raise ConfigError(f"{where}: {edges} should increase strictly")
 
 
+def check_one_kind(analysis: Analysis, datasets: Mapping[str, Any], file: str) -> None:
+    """Refuse a measurement in data and simulation together."""
+    if len({datasets[name]["data"] for name in analysis.datasets["measure"]}) > 1:
+        raise ConfigError(f"{file}: datasets.measure: has data and simulation; keep one kind")
+
+
 def check_columns(
     analysis: Analysis,
     datasets: Iterable[Mapping[str, Any]],

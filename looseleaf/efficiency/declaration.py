@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from itertools import product
 from typing import Any
 
-from looseleaf.config.checks import check_rising, located
+from looseleaf.config.checks import check_one_kind, check_rising, located
 from looseleaf.config.kind import Kind, MayKeep, Pictures, Step
 from looseleaf.efficiency.analysis import EfficiencyAnalysis
 from looseleaf.errors import ConfigError
@@ -42,8 +42,7 @@ class Efficiency(Kind[EfficiencyAnalysis]):
                 raise ConfigError(
                     f"{file}: corrections: {name!r} is a reserved name; choose another"
                 )
-        if len({datasets[name]["data"] for name in analysis.datasets["measure"]}) > 1:
-            raise ConfigError(f"{file}: datasets.measure: has data and simulation; keep one kind")
+        check_one_kind(analysis, datasets, file)
 
     def declares(self, analysis: EfficiencyAnalysis) -> Collection[str]:
         return ("data", "das", "lumi_mask")

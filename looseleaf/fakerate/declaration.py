@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-from looseleaf.config.checks import check_rising
+from looseleaf.config.checks import check_one_kind, check_rising
 from looseleaf.config.kind import Kind, MayKeep, Pictures, Step
 from looseleaf.errors import ConfigError
 from looseleaf.fakerate.analysis import FakeRateAnalysis
@@ -38,8 +38,7 @@ class FakeRate(Kind[FakeRateAnalysis]):
         for axis, edges in analysis.binning.items():
             check_rising(edges, f"{file}: binning.{axis}")
         _check_weights(analysis, file)
-        if len({datasets[name]["data"] for name in analysis.datasets["measure"]}) > 1:
-            raise ConfigError(f"{file}: datasets.measure: has data and simulation; keep one kind")
+        check_one_kind(analysis, datasets, file)
         _check_prompt(analysis, file)
         _check_tight(analysis, working_points, file)
         _check_names(analysis, file)

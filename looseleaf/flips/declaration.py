@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from looseleaf.config.checks import check_rising
+from looseleaf.config.checks import check_one_kind, check_rising
 from looseleaf.config.kind import Kind, MayKeep, Pictures, Step
+from looseleaf.errors import ConfigError
 from looseleaf.flips.analysis import FlipsAnalysis
 from looseleaf.objects.bounds import range_of
 from looseleaf.objects.leptons import WorkingPoints
@@ -31,6 +32,12 @@ class Flips(Kind[FlipsAnalysis]):
         for axis, edges in analysis.binning.items():
             check_rising(edges, f"{file}: binning.{axis}")
         check_rising(analysis.mass["peak"], f"{file}: mass.peak")
+        if analysis.mass["peak"][0] < analysis.mass["beside"]:
+            raise ConfigError(
+                f"{file}: mass.beside: the band below the peak, {analysis.mass['peak']}, would be "
+                f"{analysis.mass['beside']:g} GeV wide and begin below zero: narrow it"
+            )
+        check_one_kind(analysis, datasets, file)
 
     def normalised(self, analysis: FlipsAnalysis) -> bool:
         return False
