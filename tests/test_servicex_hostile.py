@@ -22,6 +22,7 @@ from looseleaf.cluster.keys import FileKeys
 from looseleaf.errors import ConfigError
 from looseleaf.files import read_json
 from looseleaf.samples.generate import generate
+from looseleaf.servicex.request import OWN
 from looseleaf.servicex.service import checks, connections
 from looseleaf.servicex.service.auth import KEY_S, Keys
 from looseleaf.servicex.service.checks import Checks
@@ -497,12 +498,25 @@ def test_a_selection_that_takes_too_long_holds_up_nobody(
     long = "(Select (call EventDataset 'a' 'Events') (lambda (list e) " + "(and 1 " * 7000 + "))"
     slow = Checks()
     try:
+        slow.check(OWN, '{"columns": ["nMuon"], "cut": null, "software": "1"}')
         began = time.monotonic()
         with pytest.raises(ConfigError, match="takes too long"):
             slow.check("uproot", long)
         assert time.monotonic() - began < 5
     finally:
         slow.close()
+
+
+def test_the_time_to_load_libraries_is_not_the_selections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checks, "SECONDS", 0.5)
+    quick = Checks()
+    try:
+        (found,) = quick.check(OWN, '{"columns": ["nMuon"], "cut": "nMuon > 1", "software": "1"}')
+    finally:
+        quick.close()
+    assert (found.columns, found.cut) == (("nMuon",), "nMuon > 1")
 
 
 def submitted(service: Service, path: str) -> tuple[int, bytes]:

@@ -9,8 +9,10 @@ from looseleaf.errors import ConfigError
 from looseleaf.servicex.service.queries import check
 from looseleaf.servicex.service.workers import Worker, WorkerDied
 
-# 50 000 characters of func_adl's text take five; the first time, libraries are loaded as well
+# 50 000 characters of func_adl's text take five
 SECONDS = 20.0
+# to load the libraries, which a busy machine or a slow file system makes long
+LOADING = 600.0
 
 
 class Checks:
@@ -31,6 +33,8 @@ class Checks:
             for _ in range(2):
                 began = time.monotonic()
                 try:
+                    self._worker.call(_loaded, None, LOADING)
+                    began = time.monotonic()
                     return self._worker.call(_checked, (codegen, selection), SECONDS)
                 except WorkerDied:
                     if self._closed or time.monotonic() - began >= SECONDS:
@@ -41,6 +45,10 @@ class Checks:
         self._closed = True
         if self._worker is not None:
             self._worker.close()
+
+
+def _loaded(_: None) -> None:
+    """Nothing, but a process that can call it has imported this module."""
 
 
 def _checked(asked: tuple[str, str]) -> Any:
