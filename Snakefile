@@ -5,6 +5,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
+from looseleaf.disk import sentence
 from looseleaf.errors import LooseleafError
 from looseleaf.lease import Lease, sweep
 from looseleaf.yaml_files import read_yaml
@@ -39,11 +40,14 @@ LEASE = Lease(Path(PATHS.root))
 onstart:
     try:
         LEASE.take()
+        # requests on the volume, which other results may share, are held one by one
+        sweep(Path(PATHS.root), apart=Path(config["servicex"]["volume"]))
+        write_json(PATHS.config, SETTINGS.to_json())
     except LooseleafError as problem:
         raise WorkflowError(str(problem)) from None
-    # requests on the volume, which other results may share, are held one by one
-    sweep(Path(PATHS.root), apart=Path(config["servicex"]["volume"]))
-    write_json(PATHS.config, SETTINGS.to_json())
+    except OSError as problem:
+        LEASE.release()
+        raise WorkflowError(sentence(problem) or str(problem)) from None
 
 
 onerror:

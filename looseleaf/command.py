@@ -3,12 +3,14 @@
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from looseleaf import __version__
+from looseleaf import __version__, disk
 from looseleaf.errors import LookupFailed, LooseleafError
 from looseleaf.preflight import needing
 
@@ -98,7 +100,17 @@ def das(
         click.echo(f"error: {problem}", err=True)
         sys.exit(problem.status if isinstance(problem, LookupFailed) else 1)
     if text:
+        _print(text)
+
+
+def _print(text: str) -> None:
+    try:
         click.echo(text)
+    except OSError as problem:
+        click.echo(f"error: the answer can't be written: {problem.strerror}", err=True)
+        # what is left of it isn't tried once more when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 @main.command()
@@ -111,11 +123,8 @@ def init(folder: Path) -> None:
     """
     from looseleaf.layout import lay_out  # noqa: PLC0415 - as above
 
-    try:
+    with _told():
         names = lay_out(folder)
-    except (LooseleafError, OSError) as problem:
-        click.echo(f"error: {problem}", err=True)
-        sys.exit(1)
     click.echo(f"{folder}: {', '.join(names)}\nnext: cd {folder} && snakemake")
 
 
@@ -187,7 +196,7 @@ def serve(
     sets all of it up.
     """
     confined = not unconfined_python
-    try:
+    with _told():
         with needing("servicex"):
             from looseleaf.servicex.service.engine import TransformLimits  # noqa: PLC0415 - as above
             from looseleaf.servicex.service.serve import Service  # noqa: PLC0415
@@ -196,6 +205,21 @@ def serve(
             tries=tries, seconds=seconds, memory=memory << 20, confined=confined
         )
         run(Service(state=state.expanduser(), limits=limits, **options))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """End with 1 and one sentence on an error that is meant for the user."""
+    try:
+        yield
     except LooseleafError as problem:
-        click.echo(f"error: {problem}", err=True)
-        sys.exit(1)
+        message = str(problem)
+    except OSError as problem:
+        told = disk.sentence(problem)
+        if told is None:
+            raise
+        message = told
+    else:
+        return
+    click.echo(f"error: {message}", err=True)
+    sys.exit(1)

@@ -1,15 +1,15 @@
 """The frame around the one call of every script: logging, and readable errors."""
 
-import errno
 import json
 import sys
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+from looseleaf import disk
 from looseleaf.errors import LooseleafError
+from looseleaf.files import whole
 from looseleaf.parents import end_with_snakemake
 from looseleaf.workerprocess import prepare
 
@@ -23,10 +23,9 @@ def doorway(log: str, site: str | None = None) -> Iterator[None]:
 
     An error meant for the user (`LooseleafError`, a full disk, a forbidden folder) is reported in a
     sentence, any other with its traceback. Both go to the terminal and to the file `log`, which
-    otherwise has the time that the stage took.
+    otherwise has the time that the stage took. A log that can't be written changes nothing.
     """
     end_with_snakemake()
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
     # a process that starts workers makes them import its main module again, which would run the
     # stage once more in each of them; a main module without a file isn't imported
     vars(sys.modules["__main__"]).pop("__file__", None)
@@ -38,26 +37,22 @@ def doorway(log: str, site: str | None = None) -> Iterator[None]:
     except LooseleafError as problem:
         message = f"error: {problem}"
     except OSError as problem:
-        message = explain(problem) or traceback.format_exc()
+        told = disk.sentence(problem)
+        message = traceback.format_exc() if told is None else f"error: {told}"
     except Exception:
         message = traceback.format_exc()
     else:
-        Path(log).write_text(f"done in {time.monotonic() - started:.1f} s\n")
+        _write(log, f"done in {time.monotonic() - started:.1f} s")
         return
     # the log may be on the same full disk as the outputs, so the terminal comes first
     print(message, file=sys.stderr)
-    try:
-        Path(log).write_text(message + "\n")
-    except OSError as problem:
-        print(f"(the log {log} could not be written: {problem.strerror})", file=sys.stderr)
+    _write(log, message)
     raise SystemExit(1)
 
 
-def explain(problem: OSError) -> str | None:
-    """A sentence for an operating system's error that a user can do something about."""
-    where = problem.filename or "the output"
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"error: no space left on the disk while writing {where}: free some and run again"
-    if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"error: not allowed to use {where}: {problem.strerror}"
-    return None
+def _write(log: str, text: str) -> None:
+    try:
+        with whole(log, durable=False) as part:
+            part.write_text(f"{text}\n")
+    except OSError as problem:
+        print(f"(the log {log} could not be written: {problem.strerror})", file=sys.stderr)

@@ -1,14 +1,15 @@
 """Writing files completely or not at all, and reading text, JSON and checksums."""
 
+import errno
 import hashlib
 import json
 import os
 import re
+import secrets
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import mkstemp
 from typing import Any
 
 from looseleaf.errors import DataFileError
@@ -18,34 +19,44 @@ ODD_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 @contextmanager
-def whole(path: str | Path, durable: bool = True) -> Iterator[Path]:
+def whole(path: str | Path, durable: bool = True, mode: int = 0o666) -> Iterator[Path]:
     """Give a temporary path next to `path`; rename it to `path` if the block succeeds.
 
     The temporary name has the same suffix as the final one, for writers that choose a format by it
-    (matplotlib, uproot). After an exception, neither file exists. Without `durable`, a crash of the
-    machine may leave a file with wrong content.
+    (matplotlib, uproot). After an exception, there is no temporary file, and `path` is as it was.
+    Without `durable`, a crash of the machine may leave a file with wrong content. `mode` is the
+    file's, less the umask.
+
+    An OSError names `path`, as far as it names no other file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = mkstemp(dir=path.parent, prefix=".part-", suffix=path.suffix)
-    os.close(handle)
-    part = Path(name)
+    part = path.with_name(f".part-{secrets.token_hex(6)}{path.suffix}")
     try:
+        # with its mode from the beginning: some file systems refuse to change it
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
         yield part
         if durable:
-            with open(part, "rb") as written:
-                os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)
+            _to_disk(part)
         os.replace(part, path)
-    except OSError as problem:
+    except BaseException as problem:
+        # a disk that has become read-only keeps it; the reason is the first problem
+        with suppress(OSError):
+            part.unlink()
         # a library's write to a full disk doesn't name the file
-        if problem.filename is None:
+        if isinstance(problem, OSError) and problem.filename in (None, str(part)):
             problem.filename = str(path)
         raise
-    finally:
-        part.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    with open(path, "rb") as written:
+        try:
+            os.fsync(written.fileno())
+        except OSError as problem:
+            # some file systems in user space can't be asked for it
+            if problem.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
 
 
 def read_text(path: str | Path) -> str:

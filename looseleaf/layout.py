@@ -35,10 +35,25 @@ def lay_out(folder: Path) -> list[str]:
         if (folder / name).exists() or (folder / name).is_symlink():
             raise LooseleafError(f"{folder / name} is there already; name a folder without it")
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _copy(source, folder, profiles)
+    except BaseException:
+        # half of it would stop the next try
+        for name in names:
+            shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / "Snakefile").unlink(missing_ok=True)
+        raise
+    return names
+
+
+def _copy(source: Path, folder: Path, profiles: list[str]) -> None:
     shutil.copy(source / "Snakefile", folder)
     for name in FOLDERS:
-        shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        for path in (source / name).rglob("*"):
+            place = path.relative_to(source)
+            if path.is_file() and not set(LEFT_OUT) & set(place.parts):
+                (folder / place).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, folder / place)
     for name in profiles:
         (folder / name).mkdir()
         (folder / name / "config.yaml").symlink_to(f"../profiles/{name}/config.yaml")
-    return names

@@ -10,6 +10,7 @@ import getpass
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,12 +19,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from looseleaf.errors import LooseleafError
-from looseleaf.files import whole
+from looseleaf.files import owner, whole
 from looseleaf.parents import lives, name_of_this
 
 FILE = ".lease"
 # seconds between renewals, and without one until a holder on another machine has gone
 RENEW_S, GONE_S = 5.0, 30.0
+# the next user's run has to know whose this is, whatever the umask
+MODE = 0o644
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,7 @@ class Lease:
                     "use another folder. If there is no such run any more, delete "
                     f"{self._path}"
                 )
-            # of several that find it stale one moves it away
-            stale = self._path.with_name(f"{FILE}.{self._own.host}.{os.getpid()}")
-            with suppress(FileNotFoundError):
-                self._path.rename(stale)
-                stale.unlink()
+            self._remove(other)
         self._renewing.start()
 
     def release(self) -> None:
@@ -94,27 +93,61 @@ class Lease:
             return
         self._released.set()
         self._renewing.join()
-        self._path.unlink(missing_ok=True)
+        # what can't be removed any more is taken over by the next run
+        with suppress(OSError):
+            if self._is_own(self._holder()):
+                self._path.unlink()
 
     def _made(self) -> bool:
         try:
-            handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE)
         except FileExistsError:
             return False
-        with os.fdopen(handle, "w") as file:
-            json.dump(asdict(self._own), file)
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump(asdict(self._own), file)
+            _open_to_read(self._path)
+        except OSError as problem:
+            with suppress(OSError):
+                self._path.unlink()
+            problem.filename = problem.filename or str(self._path)
+            raise
         return True
+
+    def _remove(self, other: Holder | None) -> None:
+        """Remove the file of a holder that has gone; of several runs that try one succeeds."""
+        stale = self._path.with_name(f"{FILE}.{self._own.host}.{os.getpid()}")
+        with suppress(FileNotFoundError):
+            self._path.rename(stale)
+            if self._read(stale) == other:
+                stale.unlink()
+            else:
+                # another run has been faster, and this is its file
+                stale.rename(self._path)
 
     def _holder(self) -> Holder | None:
         """Who the file says holds it; None if it has gone, or stays unreadable for a while."""
         for _ in range(10):
-            with suppress(OSError, ValueError, TypeError):
-                return Holder(**json.loads(self._path.read_text()))
-            if not self._path.exists():
-                return None
+            if (holder := self._read(self._path)) is not None or not self._path.exists():
+                return holder
             # just made, and not yet written
             time.sleep(0.2)
         return None
+
+    def _read(self, path: Path) -> Holder | None:
+        try:
+            return Holder(**json.loads(path.read_text()))
+        except PermissionError:
+            raise LooseleafError(
+                f"{self._folder}: a run of the user {owner(path)} uses it. Wait until it has "
+                "ended, or use another folder. If there is no such run any more, have "
+                f"{path} deleted"
+            ) from None
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def _is_own(self, other: Holder | None) -> bool:
+        return other is not None and replace(other, renewals=0) == self._own
 
     def _gone(self, other: Holder) -> bool:
         if other.host == self._own.host:
@@ -131,8 +164,25 @@ class Lease:
         while not self._released.wait(RENEW_S):
             renewals += 1
             # a full disk ends no run here
-            with suppress(OSError), whole(self._path, durable=False) as part:
-                part.write_text(json.dumps(asdict(replace(self._own, renewals=renewals))))
+            with suppress(OSError, LooseleafError):
+                other = self._holder()
+                if other is not None and not self._is_own(other):
+                    # this machine stood still, or its network
+                    print(
+                        f"warning: {self._folder}: another run has taken it over ({other}), as if "
+                        "this one had ended: end one of them",
+                        file=sys.stderr,
+                    )
+                    return
+                with whole(self._path, durable=False) as part:
+                    part.write_text(json.dumps(asdict(replace(self._own, renewals=renewals))))
+                    _open_to_read(part)
+
+
+def _open_to_read(path: Path) -> None:
+    # some file systems keep no modes
+    with suppress(PermissionError):
+        path.chmod(MODE)
 
 
 def _age(since: float) -> str:
@@ -153,12 +203,13 @@ def _user() -> str:
 
 def sweep(folder: Path, apart: Path | None = None) -> int:
     """Remove what killed jobs left half written below a folder that this run holds, but for what
-    is in the folder `apart`; the number of files."""
+    is in the folder `apart`; the number of files. Those that others have closed stay."""
     removed = 0
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if Path(place, name) != apart]
         for name in files:
             if name.startswith(".part-"):
-                Path(place, name).unlink(missing_ok=True)
-                removed += 1
+                with suppress(OSError):
+                    Path(place, name).unlink()
+                    removed += 1
     return removed

@@ -10,11 +10,14 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 
 ENVIRONMENT = "LOOSELEAF_SNAKEMAKE"
 LOOK_EVERY_S = 1.0
+# the place of a process's start in /proc/PID/stat, counted after its program: see proc(5)
+STARTTIME = 19
 
 
 def announce() -> None:
@@ -53,7 +56,23 @@ def name_of_this() -> str:
 
 
 def _name(process: psutil.Process) -> str:
-    return f"{process.pid}:{process.create_time():.2f}"
+    return f"{process.pid}:{_start(process):.2f}"
+
+
+def _start(process: psutil.Process) -> float:
+    """When a process started [s], by a clock that nobody sets.
+
+    Linux counts from the start of the machine. psutil adds the time of day of that start, which
+    moves whenever the clock is set: every process would then seem to be another one.
+    """
+    if not psutil.LINUX:
+        return process.create_time()
+    try:
+        # the name of the program, in brackets, may hold spaces and brackets
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        raise psutil.NoSuchProcess(process.pid) from None
+    return int(fields[STARTTIME]) / os.sysconf("SC_CLK_TCK")
 
 
 def lives(name: str) -> bool:

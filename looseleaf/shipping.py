@@ -123,7 +123,7 @@ class OurCodeOnScheduler(SchedulerPlugin):
     async def start(self, scheduler: Any) -> None:
         if _process() == self._submitter:
             return
-        place = Path(mkdtemp(prefix=f"looseleaf-{os.getpid()}-"))
+        place = Path(mkdtemp(prefix=f"looseleaf-{gethostname()}-{os.getpid()}-"))
         atexit.register(shutil.rmtree, place, ignore_errors=True)
         _put_first(self._archives, place)
 

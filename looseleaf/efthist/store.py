@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ def write_histograms(
     """Write histograms by name, with metadata.
 
     A plain histogram is a group in UHI's layout, an EFT histogram one written by `EFTHist.write`.
-    Raises ValueError for metadata that JSON can't hold, such as NaN.
+    Raises ValueError for metadata that JSON can't hold, such as NaN, and OSError if the disk is
+    full.
     """
     about = json.dumps(dict(metadata), allow_nan=False)
-    with h5py.File(path, "w") as file:
+    # made in memory: where HDF5 itself finds no room on a disk, it ends the process (SIGSEGV)
+    content = BytesIO()
+    with h5py.File(content, "w") as file:
         file.attrs["format"] = FORMAT
         file.create_dataset("metadata", data=about)
         folder = file.create_group("histograms", track_order=True)
@@ -35,6 +39,8 @@ def write_histograms(
                 histogram.write(group)
             else:
                 uhi.io.hdf5.write(group, histogram)
+    with open(path, "wb") as stream:
+        stream.write(content.getbuffer())
 
 
 def read_histograms(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:

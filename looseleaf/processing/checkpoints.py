@@ -11,6 +11,7 @@ import os
 import pickle
 import sys
 from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from coffea.processor import ProcessorABC
 
 from looseleaf.codehash import code_hash
 from looseleaf.errors import DataFileError, LooseleafError
-from looseleaf.files import digest, owner
+from looseleaf.files import digest, owner, whole
 from looseleaf.processing.fileset import Chunk
 from looseleaf.processing.seal import opened, sealed
 from looseleaf.shipping import PACKAGE, versions
@@ -88,7 +89,9 @@ class Checkpoints:
                 "use a results folder of your own (`results:` in the configuration), or have it "
                 "deleted"
             )
-        self._folder.chmod(0o700)
+        # some file systems keep no modes; what others put there has no seal
+        with suppress(PermissionError):
+            self._folder.chmod(0o700)
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}{ENDING}"
@@ -110,9 +113,8 @@ class Checkpoints:
         """Write the packed result of a key."""
         # the checksum detects a crash, so that writing thousands of results needn't wait for the
         # disk, as writing outputs does
-        part = self._folder / f".part-{key}{ENDING}"
-        part.write_bytes(sealed(key, content))
-        part.replace(self._path(key))
+        with whole(self._path(key), durable=False) as part:
+            part.write_bytes(sealed(key, content))
 
     def prune(self, keys: Set[str]) -> None:
         """Remove all results except these, and partial files of a killed job."""

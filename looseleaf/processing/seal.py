@@ -9,11 +9,12 @@ import hmac
 import os
 import secrets
 import stat
-from contextlib import suppress
+import sys
 from functools import cache
 from pathlib import Path
 
 from looseleaf.errors import LooseleafError
+from looseleaf.files import whole
 
 HASH, SIZE = "sha256", 32
 
@@ -29,16 +30,22 @@ def _key(path: Path) -> bytes:
     """The user's key, made when it is first asked for.
 
     Where there is no room for it, a key of this process alone: what it seals, the next one makes
-    anew. Raises `LooseleafError` if others may read or write it, or it has a wrong length.
+    anew, as a line on the terminal says. Raises `LooseleafError` if others may read or write it, or
+    it has a wrong length.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "wb") as new:
-                new.write(secrets.token_bytes(SIZE))
+        if not path.exists():
+            # of two processes that begin together, the second one's holds
+            with whole(path, mode=0o600) as new:
+                new.write_bytes(secrets.token_bytes(SIZE))
         about, key = path.stat(), path.read_bytes()
-    except OSError:
+    except OSError as problem:
+        print(
+            f"warning: {path}: {problem.strerror}: the key of checkpoints can't be kept there, so "
+            "that a run that is interrupted begins anew (XDG_STATE_HOME names another place)",
+            file=sys.stderr,
+        )
         return secrets.token_bytes(SIZE)
     if about.st_uid != os.geteuid() or stat.S_IMODE(about.st_mode) & 0o077:
         raise LooseleafError(

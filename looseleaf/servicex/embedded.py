@@ -13,14 +13,13 @@ from pathlib import Path
 
 from servicex.servicex_adapter import ServiceXAdapter
 
-from looseleaf.scratch import scratch
 from looseleaf.servicex.request import Request
 from looseleaf.servicex.service.app import make_app
 from looseleaf.servicex.service.auth import Keys
 from looseleaf.servicex.service.connections import Door, Gate, listen, server
 from looseleaf.servicex.service.engine import Engine, TransformLimits
 from looseleaf.servicex.service.places import Places
-from looseleaf.servicex.service.state import State
+from looseleaf.servicex.service.state import IN_MEMORY, State
 from looseleaf.servicex.service.workers import Processes
 from looseleaf.servicex.submission import Endpoint, addresses
 from looseleaf.workerprocess import fork_from
@@ -52,30 +51,29 @@ class Embedded:
         fork_from("looseleaf.servicex.transform")
         incoming = folder / INCOMING
         shutil.rmtree(incoming, ignore_errors=True)
-        # the state ends with the service: an interrupted run continues from its results
-        with scratch() as state:
-            keys = Keys.of(state / "keys.json")
-            engine = Engine(
-                State(state / "state.sqlite"),
-                folder,
-                INCOMING,
-                Processes(min(self.workers, len(request.sources))),
-                TransformLimits(),
-                {addresses(s)[0]: s.record for s in request.sources if s.urls},
-            )
-            # the token never leaves this process, which asks for its own files
-            places = Places(named=frozenset(a for s in request.sources for a in addresses(s)))
-            app = make_app(engine, keys, {}, places, "this service is for one transform")
-            with listen(HERE, 0) as listener, _served(Gate(app, keys, listener), listener):
-                url = f"http://{HERE}:{listener.getsockname()[1]}"
-                engine.start()
-                try:
-                    yield Endpoint(
-                        _Adapter(url, keys.token), f"embedded ServiceX in {folder}", incoming
-                    )
-                finally:
-                    engine.stop()
-                    shutil.rmtree(incoming, ignore_errors=True)
+        # an interrupted run continues from its results: keys and state end with the service
+        keys = Keys.new()
+        engine = Engine(
+            State(IN_MEMORY),
+            folder,
+            INCOMING,
+            Processes(min(self.workers, len(request.sources))),
+            TransformLimits(),
+            {addresses(s)[0]: s.record for s in request.sources if s.urls},
+        )
+        # the token never leaves this process, which asks for its own files
+        places = Places(named=frozenset(a for s in request.sources for a in addresses(s)))
+        app = make_app(engine, keys, {}, places, "this service is for one transform")
+        with listen(HERE, 0) as listener, _served(Gate(app, keys, listener), listener):
+            url = f"http://{HERE}:{listener.getsockname()[1]}"
+            engine.start()
+            try:
+                yield Endpoint(
+                    _Adapter(url, keys.token), f"embedded ServiceX in {folder}", incoming
+                )
+            finally:
+                engine.stop()
+                shutil.rmtree(incoming, ignore_errors=True)
 
 
 @contextmanager

@@ -62,6 +62,8 @@ from looseleaf.servicex.volume import (
 )
 
 ORIGINAL_TREE = "Original"
+# in a request's folder, for results that come from an object store
+DOWNLOADS = "downloads"
 # how many incomplete but "complete" requests are accepted from a service
 GIVEN_UP = "given_up.json"
 ENDED = (Status.complete, Status.canceled, Status.fatal, Status.bad_dataset)
@@ -137,7 +139,10 @@ def _made(request: Request, folder: Path, backend: Backend, label: str) -> dict[
             _checked(left)
             with backend.service(request, folder) as endpoint:
                 submission = _Submission(request, left, folder, endpoint, progress)
-                results |= asyncio.run(submission.carried_out())
+                try:
+                    results |= asyncio.run(submission.carried_out())
+                finally:
+                    shutil.rmtree(folder / DOWNLOADS, ignore_errors=True)
     ordered = [results[source.record.name] for source in request.sources]
     return manifest_of(request, folder, ordered, backend.name)
 
@@ -193,8 +198,11 @@ class _Submission:
             raise
         missing = [s for s in self.left if s.record.name not in self.results]
         if status.status != Status.complete:
+            # one of ours ends so only where it can't write its manifest
+            why = ": its volume is full, over quota or read-only; free space there and run again"
             raise ServiceXFailed(
                 f"{self.endpoint.title}: request {request_id} ended as {status.status.value}"
+                f"{why if own and status.status == Status.fatal else ''}"
             )
         if missing:
             if not status.files_failed:
@@ -290,7 +298,7 @@ class _Submission:
         named = _named(
             [s for s in self.left if s.record.name not in self.results], sizes, status, suffix
         )
-        incoming = self.folder / "downloads"
+        incoming = self.folder / DOWNLOADS
         mount: Path | None = self.endpoint.mount
         store: Any = None
         if mount is None:
@@ -300,7 +308,12 @@ class _Submission:
         async def fetched(name: str, size: int | None) -> Path | None:
             if mount is not None:
                 return await _on_volume(mount, request_id, name, size, patience)
-            path: Path = await store.download_file(name, str(incoming), expected_size=size)
+            try:
+                path: Path = await store.download_file(name, str(incoming), expected_size=size)
+            except OSError as problem:
+                # the store's library doesn't name the file that finds no room
+                problem.filename = problem.filename or str(incoming / name)
+                raise
             return path
 
         paths = await asyncio.gather(*(fetched(name, sizes.get(name)) for name in named.values()))

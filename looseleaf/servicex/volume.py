@@ -100,8 +100,14 @@ def made_before(request: Request, folder: Path) -> dict[str, FileResult]:
         for place in folders:
             record = place / account_name(output)
             made = place / output
-            result = _recorded(record, key) if record.is_file() else None
-            if result is None or not _stands(made, result):
+            try:
+                result = _recorded(record, key) if record.is_file() else None
+                if result is None or not _stands(made, result):
+                    continue
+            except PermissionError:
+                if place == folder:
+                    raise
+                # another user's, who keeps it closed
                 continue
             if place != folder:
                 link(made, folder / output)

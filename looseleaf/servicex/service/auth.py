@@ -4,7 +4,6 @@ import calendar
 import hashlib
 import hmac
 import json
-import os
 import re
 import secrets
 import time
@@ -32,12 +31,8 @@ ALGORITHM = "HS256"
 
 def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner may read, completely or not at all."""
-    umask = os.umask(0o077)
-    try:
-        with whole(path) as part:
-            part.write_text(text)
-    finally:
-        os.umask(umask)
+    with whole(path, mode=0o600) as part:
+        part.write_text(text)
 
 
 @dataclass(frozen=True)
@@ -51,9 +46,13 @@ class Keys:
     def of(cls, path: Path) -> "Keys":
         """The keys in a file that only its owner may read; it is created if it doesn't exist."""
         if not path.exists():
-            made = cls(secrets.token_urlsafe(32), secrets.token_hex(32))
-            write_private(path, json.dumps(asdict(made)))
+            write_private(path, json.dumps(asdict(cls.new())))
         return cls(**json.loads(path.read_text()))
+
+    @classmethod
+    def new(cls) -> "Keys":
+        """Keys that nobody else has."""
+        return cls(secrets.token_urlsafe(32), secrets.token_hex(32))
 
     def knows(self, token: str) -> bool:
         """Whether this is the service's token."""

@@ -415,7 +415,8 @@ class PodWorker:
         except WorkerDied as problem:
             say(str(problem))
             yield next(iter(left)), problem
-        except LooseleafError as problem:
+        except (LooseleafError, OSError) as problem:
+            # the volume has no room for the task, or is closed
             yield from ((number, problem) for number in left)
         finally:
             if not self._pods.closing.is_set():

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from looseleaf.errors import LooseleafError
+from looseleaf.errors import ConfigError, LooseleafError
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS requests (
@@ -31,6 +31,8 @@ CREATE TABLE IF NOT EXISTS clock (last TEXT NOT NULL);
 """
 # the log next to the database can't grow, or the file can't
 NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
+# for a service that ends with who started it
+IN_MEMORY = ":memory:"
 # the protocol's words
 RUNNING, COMPLETE, CANCELED = "Running", "Complete", "Canceled"
 FATAL, BAD_DATASET = "Fatal", "Bad Dataset"
@@ -93,16 +95,23 @@ class StateFull(LooseleafError):
 class State:
     """The requests of a service; every method is a transaction.
 
-    A change for which the disk has no room raises `StateFull`, and isn't made.
+    `path` is a file on a local disk, or `IN_MEMORY`. A change for which the disk has no room raises
+    `StateFull`, and isn't made. Raises `ConfigError` for a file that can't be used.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self._path = path
         self._lock = threading.RLock()
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA foreign_keys = ON")
-        self._db.executescript(SCHEMA)
+        try:
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            self._db.executescript(SCHEMA)
+        except sqlite3.Error as problem:
+            raise ConfigError(
+                f"{path}: the service's state can't be kept: {problem}; free some space there, or "
+                "name another folder (--state)"
+            ) from None
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:

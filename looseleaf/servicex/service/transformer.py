@@ -66,7 +66,11 @@ def main(folder: str, seconds: str, asked: str, digest: str) -> None:
             f"this image has looseleaf's transformer {code()}, the service {asked}: "
             "give both the same image (image.tag)"
         )
-    _work(Path(folder), float(seconds), digest)
+    try:
+        _work(Path(folder), float(seconds), digest)
+    except OSError as problem:
+        # the last line of the log is what the service hears of it
+        sys.exit(reason_of(problem))
 
 
 if __name__ == "__main__":

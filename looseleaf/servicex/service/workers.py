@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from looseleaf import disk
 from looseleaf.errors import LooseleafError, RemoteReadFailed
 from looseleaf.workerprocess import keep_memory
 
@@ -108,10 +109,9 @@ def reason_of(problem: Exception) -> str:
     if isinstance(problem, LooseleafError):
         return str(problem)
     if isinstance(problem, OSError) and problem.strerror:
-        where = f" while writing {Path(problem.filename).name}" if problem.filename else ""
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            return f"no space left on the disk{where}: free some and run again"
-        return f"{problem.strerror}{where}"
+        name = Path(problem.filename).name if problem.filename else None
+        told = disk.short(problem, name)
+        return problem.strerror if told is None else f"{told}: {disk.cure(problem)}"
     return f"{type(problem).__name__}: {problem}"
 
 
