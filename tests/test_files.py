@@ -1,5 +1,6 @@
 """Whole or absent, checksums, and the hash of the code behind a stage."""
 
+import errno
 import os
 import re
 import shutil
@@ -56,6 +57,27 @@ def test_whole_respects_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "x.json").stat().st_mode) == 0o640
+
+
+def test_a_private_file_is_private_from_the_beginning(tmp_path: Path) -> None:
+    with whole(tmp_path / "key", mode=0o600) as part:
+        assert stat.S_IMODE(part.stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("named", [None, "part", "elsewhere"])
+def test_whole_names_the_file_that_a_library_could_not_write(
+    tmp_path: Path, named: str | None
+) -> None:
+    path = tmp_path / "out.root"
+
+    def fail() -> None:
+        with whole(path) as part:
+            raise OSError(errno.ENOSPC, "No space left", str(part) if named == "part" else named)
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        fail()
+    assert caught.value.filename == ("elsewhere" if named == "elsewhere" else str(path))
 
 
 def test_nan_is_not_written(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Snakemake
+from disks import NOBODY, open_folder
 
 from looseleaf import lease
 from looseleaf.errors import LooseleafError
@@ -137,6 +139,79 @@ def test_of_several_that_find_it_left_one_takes_it(tmp_path: Path) -> None:
             process.stdin.flush()
         answers = [process.communicate()[0].strip() for process in processes]
         assert sorted(answers) == ["no"] * 5 + ["yes"]
+
+
+def test_a_lease_that_another_run_took_over_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs find one that has gone; the slower one must not remove the faster one's file."""
+    old = Holder(socket.gethostname(), "alice", f"{os.getpid()}:1.00", 0.0)
+    (tmp_path / FILE).write_text(json.dumps(vars(old)))
+    holders = []
+    gone = Lease._gone
+
+    def overtaken(self: Lease, other: Holder) -> bool:
+        answer = gone(self, other)
+        if not holders:
+            (tmp_path / FILE).unlink()
+            holders.append(holding(tmp_path))
+        return answer
+
+    monkeypatch.setattr(Lease, "_gone", overtaken)
+    try:
+        with pytest.raises(LooseleafError, match="another run uses it") as caught:
+            Lease(tmp_path).take()
+        assert f"process {holders[0].pid} on " in str(caught.value)
+        held = json.loads((tmp_path / FILE).read_text())["process"]
+        assert held.startswith(f"{holders[0].pid}:")
+    finally:
+        holders[0].kill()
+        holders[0].communicate()
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def test_a_lease_that_is_lost_is_left_to_who_has_it(
+    tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """This machine stood still for so long that another one's run took over."""
+    lease = Lease(tmp_path)
+    lease.take()
+    elsewhere(tmp_path)
+    lease._renewing.join(20)
+    assert not lease._renewing.is_alive()
+    lease.release()
+    assert json.loads((tmp_path / FILE).read_text())["host"] == "elsewhere"
+    assert "warning: " in (told := capsys.readouterr().err)
+    assert "another run has taken it over (user alice, process 7 on elsewhere" in told
+
+
+def test_a_lease_can_be_read_whatever_the_umask(tmp_path: Path, quick: None) -> None:
+    before = os.umask(0o077)
+    try:
+        with leased(tmp_path):
+            until = time.monotonic() + 20
+            renewed = False
+            while not renewed and time.monotonic() < until:
+                assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o644
+                renewed = json.loads((tmp_path / FILE).read_text())["renewals"] > 0
+            assert renewed
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_a_lease_that_can_not_be_read(quick: None) -> None:
+    """Whose it is can't be told; it isn't taken to be left over."""
+    with open_folder() as folder:
+        (folder / FILE).touch(0o600)
+        folder.chmod(0o777)
+        os.seteuid(NOBODY)
+        try:
+            with pytest.raises(LooseleafError, match="a run of the user root uses it"):
+                Lease(folder).take()
+        finally:
+            os.seteuid(0)
+        assert (folder / FILE).exists()
 
 
 def test_parts_are_swept_but_for_a_folder_apart(tmp_path: Path) -> None:

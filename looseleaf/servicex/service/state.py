@@ -153,8 +153,10 @@ class State:
             )
 
     def recover(self) -> None:
-        """Set files that were running when the service ended to waiting."""
+        """Set files that were running when the service ended to waiting; none has to pause."""
         with self._change() as db:
+            # a pause is told by a clock that nobody sets, and that begins anew with the machine
+            db.execute("UPDATE files SET not_before = 0 WHERE status = 'waiting'")
             db.execute(
                 "UPDATE files SET status = 'waiting', tries = tries - 1 WHERE status = 'running'"
             )
@@ -209,7 +211,7 @@ class State:
         some.
         """
         ready = "status = 'waiting' AND not_before <= ?"
-        moment = time.time()
+        moment = time.monotonic()
         with self._change() as db:
             first = db.execute(
                 f"SELECT request FROM files WHERE {ready} ORDER BY number LIMIT 1", (moment,)
@@ -251,7 +253,7 @@ class State:
     def next_retry(self) -> float | None:
         """Seconds until a failed file is tried again."""
         (first,) = self._rows("SELECT min(not_before) FROM files WHERE status = 'waiting'")[0]
-        return None if first is None else max(0.0, first - time.time())
+        return None if first is None else max(0.0, first - time.monotonic())
 
     def retry(self, number: int, after: float, error: str) -> None:
         """Set a failed file to waiting, to be tried again after a time."""
@@ -259,7 +261,7 @@ class State:
             db.execute(
                 "UPDATE files SET status = 'waiting', not_before = ?, error = ? "
                 "WHERE number = ? AND status = 'running'",
-                (time.time() + after, _text(error), number),
+                (time.monotonic() + after, _text(error), number),
             )
 
     def done(self, number: int, result: dict[str, Any] | None, error: str | None) -> bool:
