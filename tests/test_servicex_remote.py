@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import errno
 import json
 import os
 import random
@@ -18,6 +19,7 @@ import pytest
 import uproot
 import yaml
 from conftest import Snakemake
+from disks import disk
 from samples import qcd, sample, skimmed
 from service import Service, run
 
@@ -72,6 +74,20 @@ def mounted(service: Service) -> Remote:
 def asked(request: Request, folder: Path, backend: Remote) -> dict[str, Any]:
     transform(request, folder / "volume", "sub", folder / "out.json", backend, "q")
     return read_json(folder / "out.json")
+
+
+def test_a_full_disk_for_what_is_downloaded(service: Service, das: Path, tmp_path: Path) -> None:
+    with disk(tmp_path / "volume") as small:
+        # of which the lease takes one
+        with (
+            small.full(2 * 4096),
+            pytest.raises(OSError, match="/downloads/") as caught,
+        ):
+            asked(wanted(das), tmp_path, Remote())
+        assert caught.value.errno == errno.ENOSPC
+        assert small.content() == {}
+        assert not (tmp_path / "out.json").exists()
+        assert asked(wanted(das), tmp_path, Remote())["totals"]["files"] == 4
 
 
 # what says when, where and in which try a file was made, and which bytes its compression took

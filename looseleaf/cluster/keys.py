@@ -5,10 +5,11 @@ scheduler and workers therefore speak by TLS alone, and take only who shows the 
 made for this one cluster. Keys stand in memory, or in a folder that only its owner may open.
 """
 
-import os
 from pathlib import Path
 
 from distributed.security import Security
+
+from looseleaf.files import whole
 
 CERTIFICATE, KEY = "cluster.crt", "cluster.key"
 
@@ -46,6 +47,6 @@ class FileKeys(Security):
 
 
 def _private(path: Path, text: str) -> str:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
+    with whole(path, mode=0o600) as part:
+        part.write_text(text)
     return str(path)
