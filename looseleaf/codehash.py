@@ -53,9 +53,13 @@ def import_closure(*modules: str, without: frozenset[str] = frozenset()) -> list
     Modules and packages in `without`, and what only they import, are left out.
     """
     paths: set[Path] = set()
+    seen: set[str] = set()
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
         if without.intersection(_parents(module)):
             continue
         parent = module.rpartition(".")[0]

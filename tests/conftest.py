@@ -1,11 +1,13 @@
 """What several test files share: the checkout, real files, running snakemake."""
 
 import fcntl
+import io
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +26,7 @@ TEST_DATA = Path(os.environ.get("LOOSELEAF_TEST_DATA", REPO.parent / "shared" / 
 # new ones every time
 settings.register_profile(
     "suite",
-    max_examples=500,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
@@ -36,6 +38,8 @@ settings.register_profile(
     derandomize=False,
 )
 settings.load_profile("nightly" if "LOOSELEAF_EXAMPLES" in os.environ else "suite")
+# of expressions, which decide what is counted
+MANY = settings(max_examples=max(500, settings.default.max_examples))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -88,31 +92,46 @@ Snakemake = Callable[..., Run]
 
 
 def run_snakemake(folder: Path, *arguments: str, override: Mapping[str, Any] | None = None) -> Run:
-    """Run the workflow in a folder of its own, with an override of the configuration."""
-    command: Sequence[str] = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(REPO / "Snakefile"),
-        "--directory",
-        str(folder),
-        *arguments,
-    ]
+    """Run the workflow in a folder of its own, with an override of the configuration.
+
+    A dry run takes place in this process: to start another one takes longer than the graph.
+    """
+    command = ["--snakefile", str(REPO / "Snakefile"), "--directory", str(folder), *arguments]
     if override is not None:
         path = folder / "override.yaml"
         path.write_text(yaml.safe_dump(dict(override)))
-        command = [*command, "--configfile", str(path)]
+        command += ["--configfile", str(path)]
+    cache = {"XDG_CACHE_HOME": str(folder / "cache")}
+    run = _called if {"-n", "--dry-run"} & set(arguments) else _started
+    status, text = run(command, cache)
+    return Run(status, text, folder)
+
+
+def _started(arguments: Sequence[str], variables: Mapping[str, str]) -> tuple[int, str]:
     result = subprocess.run(
-        command,
+        [sys.executable, "-m", "snakemake", *arguments],
         cwd=REPO,
-        env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache")},
+        env={**os.environ, **variables},
         capture_output=True,
         text=True,
         timeout=900,
         check=False,
     )
-    return Run(result.returncode, result.stdout + result.stderr, folder)
+    return result.returncode, result.stdout + result.stderr
+
+
+def _called(arguments: Sequence[str], variables: Mapping[str, str]) -> tuple[int, str]:
+    from snakemake.cli import main  # noqa: PLC0415 - a second
+
+    out, errors = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors):
+        patch.chdir(REPO)
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, out.getvalue() + errors.getvalue()
 
 
 def shared_run(
@@ -163,7 +182,15 @@ LONGEST = (
 )
 
 
+# fixtures that start workers or Snakemake: tests that use them are slow
+PROCESSES = {"site", "snakemake", "submitted"}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files come first."""
+    for item in items:
+        if isinstance(item, pytest.Function) and PROCESSES.intersection(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
