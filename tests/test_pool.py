@@ -59,18 +59,19 @@ def cluster(python: Path, **more: Any) -> dict[str, Any]:
 
 
 def prepared(pool: Pool, name: str, python: Path, **override: Any) -> Path:
-    """A working folder with a small demo and a site for it."""
+    """A working folder with a site, and an analysis of few datasets."""
     folder = pool.folder / name
     (folder / "config/sites").mkdir(parents=True)
     (folder / "config/sites/htcondor.yaml").write_text(yaml.safe_dump(cluster(python)))
     muon = yaml.safe_load((REPO / "config/analyses/muon.yaml").read_text())
+    muon["datasets"]["measure"] = ["QCD_Pt-20to30", "QCD_Pt-30to50"]
     # so few events may leave bins empty
     muon["allow"] = {"empty_bins": True}
     (folder / "muon.yaml").write_text(yaml.safe_dump(muon))
     settings = {
         "samples": {"scale": 0.02},
         "analyses": [str(folder / "muon.yaml")],
-        "processing": {"chunksize": 2000, "task_events": 2000},
+        "processing": {"chunksize": 500, "task_events": 500},
         **override,
     }
     (folder / "override.yaml").write_text(yaml.safe_dump(settings))
@@ -260,21 +261,22 @@ def spooled() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("settings", [cluster(Path("/nowhere/python")), spooled()])
-def test_workers_that_never_start_are_told_with_their_logs(
-    pool: Pool, manifest: Path, settings: dict[str, Any]
-) -> None:
-    settings["dask"] = {"distributed.scheduler.no-workers-timeout": "20s"}
-    folder = pool.folder / f"no_python_{settings['kind']}"
-    folder.mkdir()
-    (folder / "gate").touch()
-    job = Disturbed.__new__(Disturbed)
-    job.pool, job.manifest, job.folder, job.longest_s = pool, manifest, folder, None
-    (folder / "site.json").write_text(json.dumps(settings))
-    text, _ = job.start().communicate(timeout=120)
-    assert "the workers died or never started (NoWorkerError)" in text
-    assert ".err ends:" in text
-    assert "/nowhere/python: not found" in text
+def test_workers_that_never_start_are_told_with_their_logs(pool: Pool, manifest: Path) -> None:
+    processes = []
+    for settings in (cluster(Path("/nowhere/python")), spooled()):
+        settings["dask"] = {"distributed.scheduler.no-workers-timeout": "10s"}
+        folder = pool.folder / f"no_python_{settings['kind']}"
+        folder.mkdir()
+        (folder / "gate").touch()
+        job = Disturbed.__new__(Disturbed)
+        job.pool, job.manifest, job.folder, job.longest_s = pool, manifest, folder, None
+        (folder / "site.json").write_text(json.dumps(settings))
+        processes.append(job.start())
+    for process in processes:
+        text, _ = process.communicate(timeout=300)
+        assert "the workers died or never started (NoWorkerError)" in text
+        assert ".err ends:" in text
+        assert "/nowhere/python: not found" in text
     assert pool.empty_within(30)
 
 

@@ -58,16 +58,6 @@ build() {
         DEBIAN_FRONTEND=noninteractive chroot "$1" apt-get install --yes --quiet=2 \
             --no-install-recommends minicondor python3 procps iproute2 tzdata
     ' build "$root.part" >>"$root.log" 2>&1 || fail "apt-get failed: $(tail -n 3 "$root.log")"
-    # mount namespaces within this one are refused; without the first line every job is held
-    cat >"$root.part/etc/condor/config.d/99-local" <<CONFIG
-MOUNT_UNDER_SCRATCH =
-NUM_CPUS = $SLOTS
-SCHEDD_INTERVAL = 5
-PERIODIC_EXPR_INTERVAL = 5
-NEGOTIATOR_INTERVAL = 5
-NEGOTIATOR_MIN_INTERVAL = 2
-NEGOTIATOR_CYCLE_DELAY = 2
-CONFIG
     # no name is asked of the network, which isn't there
     echo "127.0.0.1 localhost pool" >"$root.part/etc/hosts"
     echo "hosts: files" >"$root.part/etc/nsswitch.conf"
@@ -77,10 +67,30 @@ CONFIG
     mv "$root.part" "$root"
 }
 
+# Mount namespaces within this one are refused; without the first line every job is held. What a
+# pool looks at every few minutes, this one does every second: the tests wait for it.
+configure() {
+    cat >"$root/etc/condor/config.d/99-local" <<CONFIG
+MOUNT_UNDER_SCRATCH =
+NUM_CPUS = $SLOTS
+SCHEDD_INTERVAL = 1
+SCHEDD_MIN_INTERVAL = 1
+PERIODIC_EXPR_INTERVAL = 1
+NEGOTIATOR_INTERVAL = 1
+NEGOTIATOR_MIN_INTERVAL = 1
+NEGOTIATOR_CYCLE_DELAY = 1
+UPDATE_INTERVAL = 1
+POLLING_INTERVAL = 1
+KILLING_TIMEOUT = 5
+MaxVacateTime = 5
+CONFIG
+}
+
 start() {
     needs
     [ -d "$root" ] || fail "no root at $root: build it first"
     [ -z "$(keeper)" ] || fail "a pool runs in $root already"
+    configure
     setsid unshare --mount --pid --net --uts --fork --kill-child bash -euo pipefail -c '
         root=$1
         shift
@@ -103,8 +113,8 @@ start() {
             condor_master -f & wait"
     ' start "$root" "$@" </dev/null >"$root.log" 2>&1 &
     echo $! >"$root.pid"
-    for _ in $(seq 60); do
-        sleep 1
+    for _ in $(seq 200); do
+        sleep 0.3
         [ -n "$(keeper)" ] || fail "the pool ended: $(tail -n 3 "$root.log")"
         if inside timeout 5 condor_status -af Name 2>/dev/null | grep -q slot; then return; fi
     done
