@@ -9,6 +9,9 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir 
 # a process of the tests for each core, to which whole files go, the longest first
 TOGETHER := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+# or the tests' modules are compiled anew each time, which takes longer than to import them
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-fast check docs lock clean
 
 demo: $(STAMP)
@@ -39,8 +42,8 @@ docs: $(STAMP)
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "looseleaf needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --compile -r requirements.lock
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --compile -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	touch $@
 
 # renew the lock, and what the image needs of it; uv is needed for this alone

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from analyses import analysis_of
+from conftest import MANY
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,6 +65,7 @@ DTYPES = {**dict.fromkeys(NAMES[:3], np.uint32), **dict.fromkeys(NAMES[3:5], np.
           **dict.fromkeys(NAMES[5:], bool)}  # fmt: skip
 
 
+@MANY
 @given(cut=parts(2), channel=parts(2), drawn=st.lists(EVENTS, min_size=1, max_size=30))
 def test_what_is_proved_to_be_dropped_is_dropped(cut: str, channel: str, drawn: Any) -> None:
     """An event that a cut drops lies in one of its boxes, and whichever a channel keeps is in none

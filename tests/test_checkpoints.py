@@ -224,6 +224,7 @@ print(processor_identity(FakeRateProcessor(analysis, points, Corrections({}, {})
 """
 
 
+@pytest.mark.slow
 def test_the_identity_of_a_processor_is_the_same_in_another_process(repo: Path) -> None:
     found = {
         subprocess.run(
@@ -271,6 +272,7 @@ for edited in ("das/dbs.py", "processing/runner.py", "processing/ledger.py"):
 """
 
 
+@pytest.mark.slow
 def test_the_identity_of_a_processor_changes_with_what_runs_it(repo: Path, tmp_path: Path) -> None:
     """Of a processor that is no part of the package: the runner and what this imports count, the
     lookup doesn't."""

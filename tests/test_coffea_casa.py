@@ -145,6 +145,7 @@ def test_site_files_are_what_the_schema_says(repo: Path) -> None:
     assert "cluster" not in site
 
 
+@pytest.mark.slow
 def test_the_scheduler_that_runs_for_the_user_is_taken(tmp_path: Path, repo: Path) -> None:
     """The facility runs it beside the notebook, at tls://localhost:8786."""
     with socket.socket() as probe:

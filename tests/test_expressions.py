@@ -6,7 +6,9 @@ from typing import Any
 
 import awkward as ak
 import numpy as np
+import pytest
 import scalar
+from conftest import MANY
 from hypothesis import event as noted
 from hypothesis import given
 from hypothesis import strategies as st
@@ -180,6 +182,8 @@ def has_large(table: Mapping[str, Any]) -> bool:
     return any(c.dtype == np.uint64 and (c >= 2**63).any() for c in columns)
 
 
+@pytest.mark.slow
+@MANY
 @given(table=tables(), text=numbers(3, False) | numbers(2, True) | conditions(3, False))
 def test_an_expression_gives_what_a_slow_evaluator_gives(table: Any, text: str) -> None:
     found, refused = attempted(text, table, keeps=False)
@@ -200,6 +204,8 @@ def test_an_expression_gives_what_a_slow_evaluator_gives(table: Any, text: str) 
     assert all(map(same, found, expected)), (text, found, expected)
 
 
+@pytest.mark.slow
+@MANY
 @given(table=tables(), text=conditions(3, False))
 def test_a_cut_keeps_what_it_surely_wants_and_tells_of_the_rest(table: Any, text: str) -> None:
     kept, refused = attempted(text, table, keeps=True)
@@ -224,6 +230,7 @@ def test_a_cut_keeps_what_it_surely_wants_and_tells_of_the_rest(table: Any, text
         assert kept.tolist() == [one is not None and one.value is True for one in expected]
 
 
+@MANY
 @given(st.text() | st.text("abxy01.+-*/&|~<>=()[], \n\\'\"#@:e"))
 def test_any_text_is_an_expression_or_refused(text: str) -> None:
     try:

@@ -69,6 +69,7 @@ def test_expected_counts_give_back_what_they_were_made_of() -> None:
     assert found.ndf == 6
 
 
+@pytest.mark.slow
 def test_pulls_of_toys() -> None:
     rng = np.random.default_rng(2)
     total = np.full((4, 4), 20_000)

@@ -18,6 +18,8 @@ from looseleaf.cluster import client_for, htcondor, slurm
 from looseleaf.cluster.keys import FileKeys, in_memory
 from looseleaf.processing.site import Site
 
+pytestmark = pytest.mark.slow
+
 LOCAL = {"kind": "local", "redirectors": []}
 # no scheduler is asked for anything here
 SCHEDULER = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}

@@ -115,6 +115,7 @@ def test_a_file_that_a_crash_damaged(tmp_path: Path, quick: None, content: str) 
         pass
 
 
+@pytest.mark.slow
 def test_of_several_that_find_it_left_one_takes_it(tmp_path: Path) -> None:
     old = Holder(socket.gethostname(), "alice", f"{os.getpid()}:1.00", 0.0)
     code = (

@@ -12,7 +12,7 @@ import yaml
 from analyses import analysis_of, columns_of
 from coffea.lumi_tools import LumiMask
 from conftest import REPO, TEST_DATA, run_snakemake
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from samples import qcd, skimmed
 
@@ -94,7 +94,6 @@ class Events:
         return len(self.run)
 
 
-@settings(deadline=None)
 @given(golden=GOLDEN)
 def test_the_mask_is_that_of_a_set_of_sections(golden: dict[str, list[list[int]]]) -> None:
     runs, lumis = (values.ravel() for values in np.mgrid[0:7, 0:45])
@@ -202,7 +201,6 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(raw)
 
 
-@settings(deadline=None)
 @given(raw=ANY_JSON.map(lambda value: json.dumps(value).encode()) | mutated() | st.binary())
 @example(raw='{"\ud800": 1}'.encode("utf-8", "surrogatepass"))
 def test_any_bytes_are_a_golden_json_or_refused(

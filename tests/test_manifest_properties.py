@@ -144,9 +144,7 @@ def read_or_refused(read: Callable[[], Any]) -> None:
         read()
 
 
-ENOUGH = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+ENOUGH = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ from looseleaf.servicex.transform import FileTask, TreeQuery, transform_file
 from looseleaf.servicex.volume import manifest_of, output_name
 from looseleaf.stage_files import describe
 
+pytestmark = pytest.mark.slow
+
 CASES = TEST_DATA.parent / "cases"
 LOCAL = {"kind": "local", "redirectors": []}
 

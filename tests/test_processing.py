@@ -157,6 +157,7 @@ def test_an_exception_says_where_it_was_raised(
     assert 'raise ZeroDivisionError("the user\'s mistake")' in message
 
 
+@pytest.mark.slow
 def test_workers_that_die_of_a_chunk(filesets: list[Fileset], tmp_path: Path) -> None:
     with (
         client_for(LOCAL, 2, tmp_path / "logs") as site,
@@ -272,6 +273,7 @@ def test_several_clusters_run_side_by_side(site: Site, tmp_path: Path) -> None:
         assert other.client.submit(sum, [1, 2]).result() == 3
 
 
+@pytest.mark.slow
 def test_attaching_to_a_scheduler_leaves_it_running(tmp_path: Path) -> None:
     where = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(n_workers=1, **where) as cluster, Client(cluster) as client:

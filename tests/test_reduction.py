@@ -108,6 +108,7 @@ def test_the_order_of_sums_matters_here(
     assert bits(other) != expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.usefixtures("large")
 def test_large_results_are_summed_on_workers_to_the_same_bits(
