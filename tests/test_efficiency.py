@@ -3,7 +3,7 @@
 import copy
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import yaml
 from analyses import analysis_of
 from coffea.nanoevents import NanoEventsFactory
 from conftest import REPO
+from correctionlib import schemav2
 from hist import Hist
 from ledgers import write_ledger
 from samples import sample, skimmed
@@ -36,6 +37,7 @@ from looseleaf.efficiency.measure import measure
 from looseleaf.efficiency.processor import EfficiencyProcessor
 from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.files import read_json
+from looseleaf.histograms.coverage import beyond, losses_dominated
 from looseleaf.histograms.ratio import divide
 from looseleaf.histograms.store import read_uhi, write_uhi
 from looseleaf.objects.corrections import Corrections
@@ -275,16 +277,23 @@ TRIGGER = {
 IDENTIFICATION = {**TRIGGER, "passing": "good"}
 
 
+def opened(path: Path, **metadata: Any) -> Any:
+    """The NanoEvents in a file."""
+    return NanoEventsFactory.from_root(
+        {str(path): "Events"}, schemaclass=SkimmedNanoAOD, metadata={"data": False, **metadata}
+    ).events()
+
+
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Any]:
-    """Events of up to five muons and trigger objects near them: as dictionaries, as NanoEvents."""
+def drawn_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Path]:
+    """Events of up to five muons and trigger objects near them: as dictionaries, in a file."""
     rng = np.random.default_rng(9)
     events = []
     for _ in range(1500):
         muons = [
             {
                 "pt": rng.uniform(5, 70), "eta": rng.uniform(-2.6, 2.6),
-                "phi": rng.uniform(-math.pi, math.pi), "mass": 0.105,
+                "phi": rng.uniform(-math.pi, math.pi), "mass": rng.uniform(0, 5),
                 "charge": int(rng.choice([-1, 1])), "good": bool(rng.random() < 0.7),
                 "genPartFlav": int(rng.choice([0, 1, 5, 15], p=[0.1, 0.5, 0.2, 0.2])),
             }
@@ -317,10 +326,14 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]
         content = {name: ak.from_iter([event[name] for event in events]) for name in events[0]}
         identity = {"run": np.ones_like(number), "luminosityBlock": number, "event": number}
         root["Events"] = {**identity, **content}
-    found = NanoEventsFactory.from_root(
-        {str(path): "Events"}, schemaclass=SkimmedNanoAOD, metadata={"data": False}
-    ).events()
-    return events, found
+    return events, path
+
+
+@pytest.fixture(scope="module")
+def drawn(drawn_file: tuple[list[dict[str, Any]], Path]) -> tuple[list[dict[str, Any]], Any]:
+    """The same events as dictionaries and as NanoEvents."""
+    events, path = drawn_file
+    return events, opened(path)
 
 
 def near(muon: Mapping[str, Any], objects: list[dict[str, Any]], bits: int) -> bool:
@@ -333,44 +346,74 @@ def near(muon: Mapping[str, Any], objects: list[dict[str, Any]], bits: int) -> b
     return False
 
 
-def slowly(analysis: Mapping[str, Any], events: list[dict[str, Any]]) -> dict[tuple[Any, ...], Any]:
-    """Sums of weights and numbers of pairs by probe, origin, mass, pT and |eta|."""
-    out: dict[tuple[Any, ...], Any] = {}
+def mass_of(*muons: Mapping[str, Any]) -> float:
+    energy, x, y, z = (0.0,) * 4
+    for one in muons:
+        px, py = one["pt"] * math.cos(one["phi"]), one["pt"] * math.sin(one["phi"])
+        pz = one["pt"] * math.sinh(one["eta"])
+        energy += math.sqrt(one["mass"] ** 2 + px**2 + py**2 + pz**2)
+        x, y, z = x + px, y + py, z + pz
+    return math.sqrt(energy**2 - x**2 - y**2 - z**2)
+
+
+def pairs_of(
+    analysis: Mapping[str, Any], event: Mapping[str, Any]
+) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any], float, bool]]:
+    """The tag, the probe, their mass and whether the probe passes, of each pair of an event."""
     passing = analysis["passing"]
     bits = analysis.get("tag_filter_bits") or (
         None if isinstance(passing, str) else passing["filter_bits"]
     )
+    muons, objects = event["Muon"], event["TrigObj"]
+    for i, tag in enumerate(muons):
+        for j, probe in enumerate(muons):
+            good = event["HLT_Recorded"] and tag["pt"] > 8 and tag["good"] and probe["pt"] > 8
+            if i == j or not good or tag["charge"] == probe["charge"]:
+                continue
+            if bits is not None and not near(tag, objects, bits):
+                continue
+            if isinstance(passing, str):
+                passes = probe["good"]
+            else:
+                fired = event["HLT_A"] or event["HLT_B"]
+                passes = fired and near(probe, objects, passing["filter_bits"])
+            yield tag, probe, mass_of(tag, probe), passes
+
+
+def slowly(
+    analysis: Mapping[str, Any],
+    events: list[dict[str, Any]],
+    weight_of: Callable[[Mapping[str, Any]], float] = lambda event: event["genWeight"],
+    data: bool = False,
+) -> dict[tuple[Any, ...], Any]:
+    """Sums of weights and numbers of pairs by probe, origin, mass, pT and |eta|."""
+    out: dict[tuple[Any, ...], Any] = {}
     pt_edges, eta_edges = analysis["binning"]["pt"], analysis["binning"]["abs_eta"]
     for event in events:
-        muons, objects = event["Muon"], event["TrigObj"]
-        for i, tag in enumerate(muons):
-            for j, probe in enumerate(muons):
-                good = event["HLT_Recorded"] and tag["pt"] > 8 and tag["good"] and probe["pt"] > 8
-                if i == j or not good or tag["charge"] == probe["charge"]:
-                    continue
-                if bits is not None and not near(tag, objects, bits):
-                    continue
-                if isinstance(passing, str):
-                    passes = probe["good"]
-                else:
-                    fired = event["HLT_A"] or event["HLT_B"]
-                    passes = fired and near(probe, objects, passing["filter_bits"])
-                # massless, which muons are to 0.1% of these masses
-                angle = math.cosh(tag["eta"] - probe["eta"]) - math.cos(tag["phi"] - probe["phi"])
-                mass = math.sqrt(2 * tag["pt"] * probe["pt"] * angle + 2 * 0.105**2)
-                pt, eta = probe["pt"], abs(probe["eta"])
-                if not (20 <= mass < 140 and 10 <= pt < 60 and eta < 2.4):
-                    continue
-                prompt = {tag["genPartFlav"], probe["genPartFlav"]} <= {1, 15}
-                key = (
-                    "passing" if passes else "failing",
-                    "prompt" if prompt else "other",
-                    int((mass - 20) // 5),
-                    sum(pt >= edge for edge in pt_edges) - 1,
-                    sum(eta >= edge for edge in eta_edges) - 1,
-                )
-                value, number = out.get(key, (0.0, 0))
-                out[key] = value + event["genWeight"], number + 1
+        for tag, probe, mass, passes in pairs_of(analysis, event):
+            pt, eta = probe["pt"], abs(probe["eta"])
+            if not (20 <= mass < 140 and 10 <= pt < 60 and eta < 2.4):
+                continue
+            prompt = {tag["genPartFlav"], probe["genPartFlav"]} <= {1, 15} and not data
+            key = (
+                "passing" if passes else "failing",
+                "prompt" if prompt else "other",
+                int((mass - 20) // 5),
+                sum(pt >= edge for edge in pt_edges) - 1,
+                sum(eta >= edge for edge in eta_edges) - 1,
+            )
+            value, number = out.get(key, (0.0, 0))
+            out[key] = value + weight_of(event), number + 1
+    return out
+
+
+def filled_in(pairs: Any, variation: str = "nominal") -> dict[tuple[Any, ...], float]:
+    """The contents of a histogram of pairs in a variation, as `slowly` has them."""
+    out = {}
+    for probe in ("failing", "passing"):
+        for origin in ("other", "prompt"):
+            values = pairs[variation, probe, origin, :, :, :].values()
+            out |= {(probe, origin, *map(int, i)): values[tuple(i)] for i in np.argwhere(values)}
     return out
 
 
@@ -390,12 +433,7 @@ def test_pairs_are_those_of_a_loop(declared: dict[str, Any], drawn: Any) -> None
     pairs = out["pairs"]
     expected = slowly(declared, events)
     assert sum(number for _, number in expected.values()) > 300
-    filled = {}
-    for probe in ("failing", "passing"):
-        for origin in ("other", "prompt"):
-            values = pairs["nominal", probe, origin, :, :, :].values()
-            filled |= {(probe, origin, *map(int, i)): values[tuple(i)] for i in np.argwhere(values)}
-    assert filled == {key: value for key, (value, _) in expected.items() if value}
+    assert filled_in(pairs) == {key: value for key, (value, _) in expected.items() if value}
     assert pairs[sum, sum, sum, sum, sum, sum].variance > sum(n for _, n in expected.values())
 
 
@@ -404,16 +442,118 @@ def test_the_cutflow_counts_events(drawn: Any) -> None:
     out = EfficiencyProcessor(analysis_of(IDENTIFICATION), LOOSE, NONE).process(nano)
     kept = [event for event in events if event["HLT_Recorded"]]
     probes = [event for event in kept if any(muon["pt"] > 8 for muon in event["Muon"])]
-    assert out["cutflow"].values()[:3].tolist() == [1500, len(kept), len(probes)]
-    assert 0 < out["cutflow"].values()[4] < out["cutflow"].values()[3] < len(probes)
+    masses = [[mass for *_, mass, _ in pairs_of(IDENTIFICATION, event)] for event in events]
+    paired = sum(map(bool, masses))
+    inside = sum(any(20 <= mass < 140 for mass in of_event) for of_event in masses)
+    assert 0 < inside < paired < len(probes)
+    assert out["cutflow"].values().tolist() == [1500, len(kept), len(probes), paired, inside]
+
+
+def test_certified_data_counts_one_each(drawn_file: Any) -> None:
+    events, path = drawn_file
+    data = opened(path, data=True, lumi_mask='{"1": [[0, 399], [700, 1200]]}')
+    out = EfficiencyProcessor(analysis_of(IDENTIFICATION), LOOSE, NONE).process(data)
+    certified = [*events[:400], *events[700:1201]]
+    expected = slowly(IDENTIFICATION, certified, lambda _: 1.0, data=True)
+    assert filled_in(out["pairs"]) == {key: value for key, (value, _) in expected.items()}
+    assert {origin for _, origin, *_ in expected} == {"other"}
+
+
+def test_corrections_weigh_pairs_and_vary(drawn: Any, tmp_path: Path) -> None:
+    events, nano = drawn
+    factors: dict[str, list[Any]] = {"nominal": [2.0, 0.5], "high": [4.0, 0.25]}
+    content = [
+        schemav2.CategoryItem(
+            key=key,
+            value=schemav2.Binning(
+                nodetype="binning", input="number", edges=[0, 4, 9], content=values, flow="error"
+            ),
+        )
+        for key, values in factors.items()
+    ]
+    correction = schemav2.Correction(
+        name="number", version=1,
+        inputs=[schemav2.Variable(name="number", type="real"),
+                schemav2.Variable(name="side", type="string")],
+        output=schemav2.Variable(name="weight", type="real"),
+        data=schemav2.Category(nodetype="category", input="side", content=content),
+    )  # fmt: skip
+    file = tmp_path / "number.json"
+    collection = schemav2.CorrectionSet(schema_version=2, corrections=[correction])
+    file.write_text(collection.model_dump_json(exclude_unset=True))
+    wanted = {"file": str(file), "correction": "number", "inputs": {"number": "nMuon"},
+              "choices": {"side": "nominal"}, "variations": {"up": {"side": "high"}}}  # fmt: skip
+    declared = {**IDENTIFICATION, "corrections": {"sf": wanted}}
+    analysis, corrections = analysis_of(declared), Corrections.from_files({"sf": wanted})
+    out = EfficiencyProcessor(analysis, LOOSE, corrections).process(nano)
+    for variation, values in (("nominal", factors["nominal"]), ("sf_up", factors["high"])):
+
+        def weight_of(event: Mapping[str, Any], values: list[float] = values) -> float:
+            return float(event["genWeight"] * values[len(event["Muon"]) >= 4])
+
+        expected = slowly(declared, events, weight_of)
+        assert filled_in(out["pairs"], variation) == {k: v for k, (v, _) in expected.items() if v}
+    # where the probes are, with the nominal weights
+    outside = every = number = 0.0
+    for event in events:
+        for _, probe, mass, _ in pairs_of(declared, event):
+            if 20 <= mass < 140:
+                weight = event["genWeight"] * factors["nominal"][len(event["Muon"]) >= 4]
+                beyond_it = not 10 <= probe["pt"] < 60
+                every, outside = every + abs(weight), outside + abs(weight) * beyond_it
+                number += beyond_it
+    found = beyond(out["coverage"], "pt")
+    assert found.number == number > 0
+    assert found.share == pytest.approx(outside / every)
+
+
+def test_undecided_leptons_are_counted(drawn: Any) -> None:
+    events, nano = drawn
+    probe = {"cuts": ["pt > 8", "sqrt(charge) > 0"]}
+    points = WorkingPoints({"Muon": {"probe": probe, "good": {"like": "probe", "cuts": ["good"]}}})
+    allowed = {**IDENTIFICATION, "allow": {"not_finite": ["Muon.probe", "Muon.good"]}}
+    out = EfficiencyProcessor(analysis_of(allowed), points, NONE).process(nano)
+    negative = [m for e in events for m in e["Muon"] if m["charge"] < 0 and m["pt"] > 8]
+    assert out["not_finite"] == {
+        "Muon.probe": {"leptons": len(negative)},
+        "Muon.good": {"leptons": sum(m["good"] for m in negative)},
+    }
+    with pytest.raises(DataFileError, match=r"Muon\.good: .* has no finite value"):
+        EfficiencyProcessor(analysis_of(IDENTIFICATION), points, NONE).process(nano)
+
+
+def test_ends_of_the_window_and_one_large_weight(tmp_path: Path) -> None:
+    """Pairs in one direction: 2 sqrt(24^2 + 10^2) = 52 makes a mass of 20, 2 x 74 one of 140."""
+    masses = np.repeat([10.0, 70.0, 21.0, 21.0], [1, 1, 1, 40])
+    number = len(masses)
+    muon = {"pt": 24.0, "eta": 0.0, "phi": 0.0, "good": True, "genPartFlav": 1}
+    muons = [[{**muon, "mass": m, "charge": charge} for charge in (-1, 1)] for m in masses]
+    weights = np.ones(number, np.float32)
+    weights[2] = 4e5
+    identity = {name: np.arange(number) for name in ("run", "luminosityBlock", "event")}
+    with uproot.recreate(tmp_path / "a.root") as root:
+        root["Events"] = {**identity, "Muon": ak.Array(muons), "genWeight": weights,
+                          "HLT_Recorded": np.ones(number, bool)}  # fmt: skip
+    out = EfficiencyProcessor(analysis_of(IDENTIFICATION), LOOSE, NONE).process(
+        opened(tmp_path / "a.root")
+    )
+    # either of the two is the tag
+    by_mass = out["pairs"]["nominal", sum, sum, :, sum, sum].values()
+    assert np.flatnonzero(by_mass).tolist() == [0, 4]
+    assert by_mass[[0, 4]].tolist() == [2.0, 2 * (4e5 + 40)]
+    assert out["cutflow"].values().tolist() == [number, number, number, number, number - 1]
+    # both pairs of an event have its weight
+    share = (4e5**2 + 41) / (4e5 + 41) ** 2
+    (loss,) = losses_dominated(out["entries"], "events with probes")
+    assert loss.message.startswith(
+        f"one weight has at least {share:.1%} of the sum of 42 events with probes "
+        "(passing, pt 10 to 30 GeV, abs_eta 0 to 1.2"
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Branch Photon")
 def test_trigger_objects_of_a_real_file(nanoaod: Path) -> None:
-    events = NanoEventsFactory.from_root(
-        {str(nanoaod / "nano_dy.root"): "Events"}, schemaclass=SkimmedNanoAOD,
-        metadata={"data": False},
-    ).events()  # fmt: skip
+    events = opened(nanoaod / "nano_dy.root")
     points = WorkingPoints({"Muon": {"any": {"cuts": ["pt > 3"]}}})
     analysis = analysis_of(
         {

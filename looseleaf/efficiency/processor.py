@@ -10,13 +10,21 @@ from coffea.processor import ProcessorABC
 from numpy.typing import NDArray
 
 from looseleaf.efficiency.analysis import BEYOND, MATCHED, PROBES, EfficiencyAnalysis
-from looseleaf.histograms.coverage import cover, coverage, losses_beyond
+from looseleaf.histograms.coverage import (
+    cover,
+    coverage,
+    enter,
+    entries,
+    losses_beyond,
+    losses_dominated,
+)
+from looseleaf.histograms.typed import Weighted
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.evaluation import Undecided
 from looseleaf.objects.events import fired, is_prompt, recorded, weights
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
-from looseleaf.objects.names import COVERAGE, NOMINAL, VARIATION
+from looseleaf.objects.names import COVERAGE, ENTRIES, NOMINAL, VARIATION
 from looseleaf.processing.stage import DatasetFiles, Reading, Running, process_datasets
 
 ORIGINS = ("other", "prompt")
@@ -46,7 +54,8 @@ class EfficiencyProcessor(ProcessorABC):
     depend on whether the probe passes. Probes outside the edges of the map don't count.
 
     The accumulator has `pairs`, over `variation`, `probe` (failing or passing), `origin`, `mass`,
-    `pt` and `abs_eta`, `cutflow`, and `coverage`, where the probes are on the axes. The origin of a
+    `pt` and `abs_eta`, `cutflow`, `coverage`, where the probes are on the axes, and `entries`, how
+    the weights of events are spread over the bins. The origin of a
     pair is `prompt` if both leptons are matched to prompt ones of the generator; in data it is
     `other`.
     """
@@ -144,7 +153,39 @@ class EfficiencyProcessor(ProcessorABC):
         nominal = self._weight(events, NOMINAL)[event]
         for name, of_probe in values.items():
             cover(covered, name, analysis.binning[name], of_probe, nominal)
-        return {"pairs": out, COVERAGE: covered}
+        return {
+            "pairs": out,
+            COVERAGE: covered,
+            ENTRIES: self._spread(passes, values, event, nominal),
+        }
+
+    def _spread(
+        self,
+        passes: NDArray[np.int64],
+        values: Mapping[str, NDArray[np.float64]],
+        event: NDArray[Any],
+        weight: NDArray[np.float64],
+    ) -> Weighted:
+        """How the weights of events are spread over each bin of the map, passing and failing.
+
+        An event with several pairs in a bin is one entry, since they have its weight in common.
+        """
+        axes = [
+            hist.axis.StrCategory(PROBES, name="probe", overflow=False),
+            *(hist.axis.Variable(self._analysis.binning[n], name=n, flow=False) for n in values),
+        ]
+        out = entries(*axes)
+        edges = [(of, axis.edges) for of, axis in zip(values.values(), axes[1:], strict=True)]
+        inside = np.all([(of >= its[0]) & (of < its[-1]) for of, its in edges], axis=0)
+        places = [passes, *(np.searchsorted(its, of, side="right") - 1 for of, its in edges)]
+        of_events, which = np.unique(
+            np.array([event, *places])[:, inside], axis=1, return_inverse=True
+        )
+        summed = np.bincount(which.ravel(), weight[inside], of_events.shape[1])
+        middles = [axis.centers[place] for axis, place in zip(axes[1:], of_events[2:], strict=True)]
+        names = np.array(PROBES)[of_events[1]].tolist()
+        enter(out, names, *middles, weight=summed)
+        return out
 
     def _weight(self, events: Any, variation: str) -> NDArray[np.float64]:
         if events.metadata["data"]:
@@ -194,7 +235,10 @@ def process(
         running,
         f"efficiency {analysis.name}",
         Reading.of(analysis, declared, working_points),
-        losses=lambda _, accumulator: losses_beyond(
-            accumulator[COVERAGE], analysis.binning, allowed=analysis.allow.beyond, **BEYOND
-        ),
+        losses=lambda _, accumulator: [
+            *losses_beyond(
+                accumulator[COVERAGE], analysis.binning, allowed=analysis.allow.beyond, **BEYOND
+            ),
+            *losses_dominated(accumulator[ENTRIES], "events with probes"),
+        ],
     )
