@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from looseleaf import __version__, disk
+from looseleaf.cost import readable_size
 from looseleaf.errors import LookupFailed, LooseleafError
 from looseleaf.preflight import needing
 
@@ -126,6 +127,60 @@ def init(folder: Path) -> None:
     with _told():
         names = lay_out(folder)
     click.echo(f"{folder}: {', '.join(names)}\nnext: cd {folder} && snakemake")
+
+
+@main.command()
+@click.option(
+    "--configfile",
+    "files",
+    type=click.Path(dir_okay=False, path_type=Path),
+    multiple=True,
+    help="The configuration file that snakemake is given; repeatable.",
+)
+@click.option("--yes", is_flag=True, help="Remove it without asking.")
+def clean(files: tuple[Path, ...], yes: bool) -> None:
+    """Find what earlier runs left behind, and remove it.
+
+    In the folder where snakemake runs, with the same --configfile, it shows path, size, age and
+    reason of: requests on the ServiceX volume that no results refer to, part files of killed runs,
+    checkpoints of analyses that are finished or no longer in the configuration, and temporary
+    folders of dead processes. Results are never removed.
+
+    It removes only after a question, or with --yes. What a run holds, what another user owns and
+    what is behind a symbolic link stays.
+    """
+    try:
+        with needing("workflow"):
+            from looseleaf.clean import Present, find_left, remove_left  # noqa: PLC0415 - as above
+            from looseleaf.lease import age  # noqa: PLC0415
+        present = Present.of(files)
+        findings = find_left(present)
+        for remark in findings.remarks:
+            click.echo(remark, err=True)
+        for left in findings.left:
+            click.echo(
+                f"{left.path}  {readable_size(left.bytes)}, {age(left.since)} old: {left.why}"
+            )
+        total = readable_size(sum(left.bytes for left in findings.left))
+        if not findings.left:
+            click.echo("nothing to remove")
+            return
+        question = f"remove these {len(findings.left)} ({total})?"
+        if not yes and not sys.stdin.isatty():
+            click.echo(f"{question} --yes does it")
+            return
+        if not yes and not click.confirm(question):
+            return
+        failed = 0
+        for left, problem in remove_left(present, findings.left):
+            if problem:
+                failed += 1
+                click.echo(f"{left.path}: not removed: {problem}", err=True)
+        click.echo(f"removed {len(findings.left) - failed} of {len(findings.left)}")
+    except LooseleafError as problem:
+        click.echo(f"error: {problem}", err=True)
+        sys.exit(1)
+    sys.exit(1 if failed else 0)
 
 
 @main.group()

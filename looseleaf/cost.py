@@ -5,6 +5,8 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -48,3 +50,11 @@ class Stopwatch:
             cpu_s=round(time.process_time() - self._cpu, 4),
             peak_rss_bytes=peak_rss_bytes(),
         )
+
+
+def readable_size(value: float) -> str:
+    """Bytes in decimal units, to three digits: 950 B, 12.3 MB, 1.25 GB."""
+    power = 0
+    while round(value) >= 1000 and power < len(UNITS) - 1:
+        value, power = value / 1000, power + 1
+    return f"{value:{'.0f' if power == 0 or value >= 99.95 else '#.3g'}} {UNITS[power]}"

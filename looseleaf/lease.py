@@ -46,7 +46,7 @@ class Holder:
 
     def __str__(self) -> str:
         number = self.process.partition(":")[0]
-        return f"user {self.user}, process {number} on {self.host}, for {_age(self.since)}"
+        return f"user {self.user}, process {number} on {self.host}, for {age(self.since)}"
 
 
 @contextmanager
@@ -77,8 +77,8 @@ class Lease:
     def take(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         while not self._made():
-            other = self._holder()
-            if other is not None and not self._gone(other):
+            other = self.holder()
+            if other is not None and not self.gone(other):
                 raise LooseleafError(
                     f"{self._folder}: another run uses it ({other}). Wait until it has ended, or "
                     "use another folder. If there is no such run any more, delete "
@@ -95,7 +95,7 @@ class Lease:
         self._renewing.join()
         # what can't be removed any more is taken over by the next run
         with suppress(OSError):
-            if self._is_own(self._holder()):
+            if self._is_own(self.holder()):
                 self._path.unlink()
 
     def _made(self) -> bool:
@@ -125,7 +125,7 @@ class Lease:
                 # another run has been faster, and this is its file
                 stale.rename(self._path)
 
-    def _holder(self) -> Holder | None:
+    def holder(self) -> Holder | None:
         """Who the file says holds it; None if it has gone, or stays unreadable for a while."""
         for _ in range(10):
             if (holder := self._read(self._path)) is not None or not self._path.exists():
@@ -149,13 +149,14 @@ class Lease:
     def _is_own(self, other: Holder | None) -> bool:
         return other is not None and replace(other, renewals=0) == self._own
 
-    def _gone(self, other: Holder) -> bool:
+    def gone(self, other: Holder) -> bool:
+        """Whether a holder no longer runs, or no longer renews the file."""
         if other.host == self._own.host:
             return not lives(other.process)
         until = time.monotonic() + GONE_S
         while time.monotonic() < until:
             time.sleep(RENEW_S / 5)
-            if self._holder() != other:
+            if self.holder() != other:
                 return False
         return True
 
@@ -165,7 +166,7 @@ class Lease:
             renewals += 1
             # a full disk ends no run here
             with suppress(OSError, LooseleafError):
-                other = self._holder()
+                other = self.holder()
                 if other is not None and not self._is_own(other):
                     # this machine stood still, or its network
                     print(
@@ -185,8 +186,19 @@ def _open_to_read(path: Path) -> None:
         path.chmod(MODE)
 
 
-def _age(since: float) -> str:
-    """How long ago a time is, in its largest unit."""
+def held_by(folder: Path) -> Holder | None:
+    """Who holds a folder; None if nobody does, or only one who has gone.
+
+    For a holder on another machine it takes up to half a minute to find that out. Raises
+    `LooseleafError` if another user holds it and lets nobody read who.
+    """
+    lease = Lease(folder)
+    other = lease.holder()
+    return None if other is None or lease.gone(other) else other
+
+
+def age(since: float) -> str:
+    """How long ago a time (seconds of the epoch) is, in its largest unit."""
     seconds = max(0.0, time.time() - since)
     for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,8 +21,11 @@ from looseleaf.processing.fileset import from_manifest
 from looseleaf.servicex.embedded import Embedded
 from looseleaf.servicex.formats import read_original
 from looseleaf.servicex.request import (
+    REFERENCE,
+    Reference,
     Request,
     Source,
+    references,
     request_folder,
     request_from_das,
     urls_of,
@@ -513,7 +517,8 @@ def test_full_disk_is_told_and_leaves_nothing_half_written(tmp_path: Path) -> No
         wanted = request_from_das(tmp_path / "q.das.json", COLUMNS, None, "root-file", "t", [])
         with pytest.raises(Shortfall, match=r"q_0\.root: no space left on the disk while"):
             transform(wanted, volume, "sub", tmp_path / "out.json", Embedded(1), "q")
-        assert [path for path in volume.rglob("*") if path.is_file()] == []
+        left = [path.name for path in volume.rglob("*") if path.is_file()]
+        assert [name for name in left if not name.startswith(REFERENCE)] == []
         assert not (tmp_path / "out.json").exists()
         # with room it goes through
         subprocess.run(["mount", "-o", "remount,size=20m", str(volume)], check=True)
@@ -526,6 +531,9 @@ def test_full_disk_is_told_and_leaves_nothing_half_written(tmp_path: Path) -> No
 def test_manifest_is_json_that_says_what_was_asked(tmp_path: Path) -> None:
     path = skimmed(tmp_path, "q", {"q": qcd(500, files=1)}, COLUMNS, CUT)
     manifest = json.loads(path.read_text())
+    # for `looseleaf clean`
+    (reference,) = references(Path(manifest["folder"]))
+    assert reference == Reference(socket.gethostname(), str(path.resolve()))
     assert manifest["request"]["cut"] == CUT
     assert manifest["request"]["columns"] == sorted(COLUMNS)
     on_volume = read_json(Path(manifest["folder"]) / "manifest.json")

@@ -22,13 +22,13 @@ from looseleaf.benchmark.collect import (
     read_reference,
     summary_of,
 )
+from looseleaf.cost import readable_size
 from looseleaf.files import whole, write_json
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-UNITS = ("B", "kB", "MB", "GB", "TB")
 UNKNOWN = "\N{EN DASH}"
 # distinguishable with all colour visions (Okabe and Ito)
 COLOURS = ("#0072b2", "#e69f00", "#009e73")
@@ -108,13 +108,7 @@ seconds = _known("{:,.1f}".format)
 rate = _known(lambda value: f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:.2g}")
 
 
-@_known
-def size(value: float) -> str:
-    """Bytes in decimal units, to three digits: 950 B, 12.3 MB, 1.25 GB."""
-    power = 0
-    while round(value) >= 1000 and power < len(UNITS) - 1:
-        value, power = value / 1000, power + 1
-    return f"{value:{'.0f' if power == 0 or value >= 99.95 else '#.3g'}} {UNITS[power]}"
+size = _known(readable_size)
 
 
 def stage_times(stages: Sequence[Mapping[str, Any]]) -> Markup | None:

@@ -1,13 +1,15 @@
 """A transform's request, and the place of its results on the volume."""
 
+import socket
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from looseleaf.errors import ConfigError, DataFileError, LookupFailed
-from looseleaf.files import digest
+from looseleaf.files import digest, read_json, write_json
+from looseleaf.shape import TEXT, check
 from looseleaf.stage_files import FileRecord, read_snapshot
 
 NAMESPACE = uuid.UUID("6d1d6f2c-4b0c-5d0e-9a9e-0f6b6f0d9a11")
@@ -15,6 +17,8 @@ MANIFEST = "manifest.json"
 # the code generator of our own services, which writes a record next to each result, so that results
 # needn't be read again
 OWN = "looseleaf"
+# files in a request's folder, one for each results folder that uses it
+REFERENCE = ".used-by-"
 
 
 @dataclass(frozen=True)
@@ -136,3 +140,28 @@ def request_folder(volume: str | Path, subdir: str, request_id: str) -> Path:
     if not folder.is_relative_to(root):
         raise ConfigError(f"servicex.subdir: {subdir!r} leaves the volume {volume}")
     return folder
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where results that use a request are: the machine that wrote them, and the absolute path of
+    their manifest."""
+
+    host: str
+    manifest: str
+
+
+def refer(folder: Path, manifest: str | Path) -> None:
+    """Write into a request's folder which manifest stands, or will stand, for it."""
+    reference = Reference(socket.gethostname(), str(Path(manifest).resolve()))
+    path = folder / f"{REFERENCE}{digest(reference.manifest)[:16]}.json"
+    if not path.exists():
+        write_json(path, asdict(reference))
+
+
+def references(folder: Path) -> Iterator[Reference]:
+    """The results that use, or used, a request; `DataFileError` for a damaged file."""
+    for path in sorted(folder.glob(f"{REFERENCE}*.json")):
+        value = read_json(path)
+        check(value, {"host": TEXT, "manifest": TEXT}, str(path))
+        yield Reference(value["host"], value["manifest"])

@@ -40,7 +40,7 @@ from looseleaf.objects.branches import EFT_COEFFICIENTS, WEIGHT, is_theory_weigh
 from looseleaf.progress import Progress
 from looseleaf.retries import Retries
 from looseleaf.servicex.formats import RUNS, SUFFIXES
-from looseleaf.servicex.request import MANIFEST, OWN, Request, Source, request_folder
+from looseleaf.servicex.request import MANIFEST, OWN, Request, Source, refer, request_folder
 from looseleaf.servicex.transform import (
     ALWAYS,
     LUMINOSITY_BLOCKS,
@@ -120,9 +120,13 @@ def transform(
     result.
     """
     folder = request_folder(volume, subdir, request.id)
+    # what another user has completed may be read-only
+    with suppress(OSError):
+        refer(folder, output)
     manifest = complete_manifest(folder)
     if manifest is None:
         with leased(folder):
+            refer(folder, output)
             manifest = _made(request, folder, backend, label)
     write_json(output, manifest)
 

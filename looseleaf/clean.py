@@ -1,0 +1,283 @@
+"""What earlier runs left behind and nothing needs any more.
+
+Only things with names that looseleaf gives are found: requests on the ServiceX volume, part files
+and checkpoints in the results folder, and scratch folders in the system's temporary folder. What
+another user owns, what is reached through a symbolic link, and what a run holds stays. The folders
+that the configuration names may themselves be links.
+"""
+
+import os
+import socket
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+
+from looseleaf.codehash import code_hash, imports_of
+from looseleaf.config.graph import Graph
+from looseleaf.config.kinds import stages
+from looseleaf.config.settings import Settings, find, load
+from looseleaf.errors import LooseleafError
+from looseleaf.files import read_json
+from looseleaf.layout import workflow_folder
+from looseleaf.lease import held_by, leased
+from looseleaf.paths import Paths
+from looseleaf.removal import Left, Stays, remove
+from looseleaf.scratch import left_in
+from looseleaf.servicex.request import references, request_folder, request_from_das
+from looseleaf.yaml_files import read_yaml
+
+PART = ".part-"
+# folders within that of a request, through which results come
+IN_TRANSIT = ("incoming", "downloads")
+KILLED = "a run that was killed left it half written"
+
+
+@dataclass
+class Findings:
+    """What was left behind, and sentences on what stays although it may look so."""
+
+    left: list[Left] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def add(self, root: Path, inside: Path, why: str, request: Path | None = None) -> None:
+        """Add a thing, unless it is a link, has gone, or isn't wholly the user's own."""
+        try:
+            with suppress(FileNotFoundError):
+                self.left.append(Left.of(root, inside, why, request))
+        except Stays as problem:
+            self.remarks.append(str(problem))
+
+
+@dataclass(frozen=True)
+class Present:
+    """The configuration as it is now: `base` is the folder of the Snakefile."""
+
+    settings: Settings
+    base: Path
+
+    @classmethod
+    def of(cls, files: Iterable[Path]) -> "Present":
+        """The configuration as snakemake reads it in this folder with these files laid over.
+
+        Raises a `LooseleafError` for what is wrong with it.
+        """
+        base = Path.cwd() if Path("Snakefile").is_file() else workflow_folder()
+        merged = read_yaml(base / "config/config.yaml")
+        for file in files:
+            merged = _laid_over(merged, read_yaml(file))
+        return cls(load(merged, base), base)
+
+    @property
+    def results(self) -> Path:
+        return Path(self.settings.general["results"]).resolve()
+
+    @property
+    def volume(self) -> Path:
+        return Path(self.settings.general["servicex"]["volume"]).resolve()
+
+    @property
+    def paths(self) -> Paths:
+        return Paths(self.settings.general["results"])
+
+    @property
+    def graph(self) -> Graph:
+        return Graph(
+            self.settings, self.paths, lambda path: str(find(path, self.base, "configuration"))
+        )
+
+
+def _laid_over(settings: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with others laid over them, as Snakemake does it: mappings key by key."""
+    merged = dict(settings)
+    for key, value in more.items():
+        if isinstance(value, Mapping):
+            below = settings.get(key)
+            value = _laid_over(below if isinstance(below, Mapping) else {}, value)  # noqa: PLW2901
+        merged[key] = value
+    return merged
+
+
+def find_left(present: Present) -> Findings:
+    """What earlier runs left behind that the configuration doesn't need; nothing is changed.
+
+    Raises `LooseleafError` for files of the results that can't be read: what they need isn't known.
+    """
+    findings = Findings()
+    results = present.results
+    holder = held_by(results) if results.is_dir() else None
+    if holder is None:
+        _find_all(present, findings)
+    else:
+        findings.remarks.append(f"{results}: a run uses it ({holder}), so it and its requests stay")
+    _find_scratch(findings)
+    return findings
+
+
+def remove_left(present: Present, found: Sequence[Left]) -> Iterator[tuple[Left, str]]:
+    """Remove what was found and is still to be removed; for each, what stood in the way, if
+    anything did.
+
+    Raises `LooseleafError` if a run uses the results folder.
+    """
+    results = present.results
+    with leased(results) if results.is_dir() else nullcontext():
+        now = Findings()
+        _find_all(present, now)
+        _find_scratch(now)
+        still = {one.identity for one in now.left}
+        for one in found:
+            problem = "has changed, or is in use by now"
+            if one.identity in still:
+                try:
+                    remove(one)
+                    problem = ""
+                except LooseleafError as refused:
+                    problem = str(refused)
+                except OSError as refused:
+                    problem = str(refused.strerror)
+            yield one, problem
+
+
+def _find_all(present: Present, findings: Findings) -> None:
+    _find_parts(present, findings)
+    _find_checkpoints(present, findings)
+    _find_requests(present, findings)
+
+
+def _find_scratch(findings: Findings) -> None:
+    temporary = Path(gettempdir()).resolve()
+    for path in left_in(temporary):
+        inside = path.relative_to(temporary)
+        findings.add(temporary, inside, "the process that used it has ended")
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders in a folder that are no links, in order."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+
+
+def _find_parts(present: Present, findings: Findings) -> None:
+    results = present.results
+    for place, folders, files in os.walk(results):
+        # requests are held one by one, and checkpoints go as a whole
+        folders[:] = [name for name in folders if Path(place, name) != present.volume]
+        folders[:] = [name for name in folders if name != "checkpoints"]
+        for name in sorted(files):
+            if name.startswith(PART):
+                inside = Path(place, name).relative_to(results)
+                findings.add(results, inside, KILLED)
+
+
+def _find_checkpoints(present: Present, findings: Findings) -> None:
+    graph, results = present.graph, present.results
+    for stage in stages():
+        if (results / stage).is_symlink():
+            continue
+        for folder in _folders(results / stage):
+            inside = folder.relative_to(results) / "checkpoints"
+            name = folder.name
+            if not (results / inside).is_dir():
+                continue
+            if name not in present.settings.analyses or graph.stage_of(name) != stage:
+                why = f"the configuration has no analysis {name}"
+            elif _finished(graph, name):
+                why = f"{name} is finished; without them a rerun reads all of its events again"
+            else:
+                continue
+            findings.add(results, inside, why)
+
+
+def _finished(graph: Graph, analysis: str) -> bool:
+    """Whether an analysis has been processed since its datasets were transformed."""
+    made = [*graph.processed(analysis).values(), *graph.ledgers(analysis).values()]
+    try:
+        oldest = min(os.stat(path).st_mtime for path in made)
+        return oldest >= max(os.stat(p).st_mtime for p in graph.manifests(analysis).values())
+    except FileNotFoundError:
+        return False
+
+
+def _find_requests(present: Present, findings: Findings) -> None:
+    needed, volume = _needed(present), present.volume
+    place = request_folder(volume, present.settings.general["servicex"]["subdir"], "any").parent
+    for folder in filter(_is_request, _folders(place)):
+        if (holder := held_by(folder)) is not None:
+            findings.remarks.append(f"{folder}: a run uses it ({holder}), so it stays")
+            continue
+        by_others = None
+        if folder.name not in needed:
+            by_others = _needed_by_others(folder, present.results)
+        inside = folder.relative_to(volume)
+        if folder.name not in needed and by_others is None:
+            why = "no results refer to this request, and the configuration doesn't make it"
+            findings.add(volume, inside, why, folder)
+            continue
+        if by_others is not None:
+            findings.remarks.append(f"{folder}: {by_others}, so it stays")
+        for name in sorted(os.listdir(folder)):
+            if name.startswith(PART) or name in IN_TRANSIT:
+                findings.add(volume, inside / name, KILLED, folder)
+
+
+def _is_request(folder: Path) -> bool:
+    """Whether a folder is named as a request of ours; a service gives random names."""
+    try:
+        return uuid.UUID(folder.name).version == 5
+    except ValueError:
+        return False
+
+
+def _needed(present: Present) -> set[str]:
+    """The requests that manifests in the results name, and those that the configuration makes of
+    the lists of files that are there."""
+    settings, general = present.settings, present.settings.general
+    named = {_named(path) for path in (present.results / "servicex").glob("*.json")}
+    software = code_hash(*imports_of(present.base / "scripts/servicex_transform.py"))
+    made = {
+        request_from_das(
+            das,
+            settings.columns_for(dataset),
+            general["servicex"]["cut"],
+            general["servicex"]["format"],
+            software,
+            # where files are read from makes no other request
+            ["/"],
+            general["das"]["verify"],
+        ).id
+        for dataset in settings.datasets_in_use()
+        if (das := Path(present.paths.das.replace("{dataset}", dataset))).is_file()
+    }
+    return named | made
+
+
+def _named(manifest: Path) -> str:
+    """The request that a manifest names, also one of an older format."""
+    value = read_json(manifest)
+    if not isinstance(value, dict) or not isinstance(value.get("request_id"), str):
+        raise LooseleafError(f"{manifest}: not a manifest of a transform; remove it")
+    return str(value["request_id"])
+
+
+def _needed_by_others(folder: Path, results: Path) -> str | None:
+    """Why a request that these results don't need may be needed all the same; None if it isn't."""
+    known = list(references(folder))
+    if not known and not folder.is_relative_to(results):
+        return "it isn't written there which results use it"
+    for one in known:
+        manifest = Path(one.manifest)
+        if manifest.is_relative_to(results):
+            continue
+        if manifest.is_file():
+            if _named(manifest) == folder.name:
+                return f"{manifest} refers to it"
+        elif manifest.parent.parent.is_dir():
+            return f"{manifest.parent.parent} may still come to need it"
+        elif one.host != socket.gethostname():
+            return f"{manifest} on {one.host} may refer to it"
+    return None
