@@ -29,6 +29,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -136,6 +137,46 @@ class Beside:
         return {"site": "beside", "servicex": {"backend": "remote", "mount": mount}}
 
 
+@dataclass(frozen=True)
+class Course:
+    """When each script of an undisturbed chain began, in seconds, and how long it took in all."""
+
+    began: dict[str, float]
+    length: float
+
+    @classmethod
+    def of(cls, run: subprocess.Popen[bytes], folder: Path) -> "Course":
+        """Follow a chain to its end."""
+        started, began = time.monotonic(), {"": 0.0}
+        while run.poll() is None:
+            began.setdefault(_script(folder), time.monotonic() - started)
+            time.sleep(0.02)
+        return cls(began, time.monotonic() - started)
+
+    def wait(self, moment: float, run: subprocess.Popen[bytes], folder: Path) -> None:
+        """Wait for what was a moment of the undisturbed chain: as long after the same script began,
+        however fast this one is, but not until the next one has begun."""
+        names = list(self.began)
+        place = sum(began <= moment for began in self.began.values()) - 1
+        name, after = names[place], moment - self.began[names[place]]
+        until: float | None = None
+        while run.poll() is None:
+            now = _script(folder)
+            if now in names[place + 1 :]:
+                return
+            if until is None and now == name:
+                until = time.monotonic() + after
+            if until is not None and time.monotonic() >= until:
+                return
+            time.sleep(0.02)
+
+
+def _script(folder: Path) -> str:
+    """The script that a chain runs, as Snakemake has laid it out."""
+    found = (folder / ".snakemake/scripts").glob("*.*.py")
+    return next((path.suffixes[-2].removeprefix(".") for path in found), "")
+
+
 class Campaign:
     """Rounds of small chains below one folder."""
 
@@ -150,10 +191,10 @@ class Campaign:
         self._expected = ""
         for mode in MODES:
             folder = self._prepared(f"calm {mode}", mode)
-            started = time.monotonic()
-            if self._chain(folder, f"{os.getpid()}-calm").wait() != 0:
+            run = self._chain(folder, f"{os.getpid()}-calm")
+            self._calm[mode] = Course.of(run, folder)
+            if run.returncode != 0:
                 sys.exit((folder / "log").read_text())
-            self._calm[mode] = time.monotonic() - started
             bits, problems = products(folder)
             if problems or self._expected not in ("", bits):
                 sys.exit(f"{mode}, undisturbed: {problems or 'another result'}")
@@ -195,12 +236,11 @@ class Campaign:
         """One round; what was killed, when, and what was wrong then."""
         folder, mark = self._prepared(str(number), mode), f"{os.getpid()}-{number}"
         before = self._beside.marks() if mode == "beside it" else []
-        moment = rng.uniform(0, self._calm[mode])
-        started = time.monotonic()
+        calm, started = self._calm[mode], time.monotonic()
+        moment = rng.uniform(0, calm.length)
         run = self._chain(folder, mark)
-        with suppress(subprocess.TimeoutExpired):
-            run.wait(moment)
-        victim = self._killed([mark, *before], hits, rng)
+        calm.wait(moment, run, folder)
+        victim = self._killed([mark, *before], hits, rng, _script(folder))
         if mode == "beside it":
             self._beside.start()
         faults, details = [], []
@@ -235,7 +275,7 @@ class Campaign:
             "round": number,
             "mode": mode,
             "moment_s": round(moment, 2),
-            "of_s": round(self._calm[mode], 2),
+            "of_s": round(calm.length, 2),
             **victim,
             "faults": faults,
             "details": details,
@@ -243,7 +283,7 @@ class Campaign:
         }
 
     def _killed(
-        self, marks: Sequence[str], hits: Counter[str], rng: random.Random
+        self, marks: Sequence[str], hits: Counter[str], rng: random.Random, during: str
     ) -> dict[str, str]:
         """Kill a process of one of the kinds that live; which it was."""
         by_kind: dict[str, list[psutil.Process]] = {}
@@ -251,15 +291,14 @@ class Campaign:
             with suppress(psutil.Error):
                 by_kind.setdefault(_kind_of(process), []).append(process)
         if not by_kind:
-            return {"kind": "none", "during": ""}
+            return {"kind": "none", "during": during}
         kinds = sorted(by_kind)
         (kind,) = rng.choices(kinds, [1 / (1 + hits[kind]) ** 2 for kind in kinds])
-        scripts = [_script_of(process) for process in by_kind.get("script", [])]
         victim = rng.choice(by_kind[kind])
         victim.kill()
         with suppress(psutil.TimeoutExpired):
             victim.wait(5)
-        return {"kind": kind, "during": ", ".join(filter(None, scripts))}
+        return {"kind": kind, "during": during}
 
 
 def _free_port() -> int:
@@ -373,14 +412,6 @@ def _cpu_s(process: psutil.Process) -> float:
 
 def _line(process: psutil.Process | None) -> str:
     return " ".join(process.cmdline()) if process is not None else ""
-
-
-def _script_of(process: psutil.Process) -> str:
-    """The rule's script that a process runs."""
-    for word in _line(process).split():
-        if ".snakemake/scripts/" in word:
-            return Path(word).suffixes[-2].removeprefix(".")
-    return ""
 
 
 def _kind_of(process: psutil.Process) -> str:
