@@ -20,7 +20,7 @@ from looseleaf.codehash import code_hash, imports_of
 from looseleaf.config.graph import Graph
 from looseleaf.config.kinds import stages
 from looseleaf.config.settings import Settings, find, load
-from looseleaf.errors import LooseleafError
+from looseleaf.errors import DataFileError, LooseleafError
 from looseleaf.files import read_json
 from looseleaf.layout import workflow_folder
 from looseleaf.lease import held_by, leased
@@ -143,9 +143,21 @@ def remove_left(present: Present, found: Sequence[Left]) -> Iterator[tuple[Left,
 
 
 def _find_all(present: Present, findings: Findings) -> None:
+    _compare_with_last_run(present, findings)
     _find_parts(present, findings)
     _find_checkpoints(present, findings)
     _find_requests(present, findings)
+
+
+def _compare_with_last_run(present: Present, findings: Findings) -> None:
+    """Remark on analyses of the last run that the configuration lacks: it may be another one."""
+    path = Path(present.paths.config)
+    with suppress(DataFileError, KeyError, TypeError):
+        if gone := sorted({*read_json(path)["analyses"]} - {*present.settings.analyses}):
+            findings.remarks.append(
+                f"{path}: the last run had analyses that this configuration has not "
+                f"({', '.join(gone)}); is a --configfile missing?"
+            )
 
 
 def _find_scratch(findings: Findings) -> None:

@@ -288,6 +288,16 @@ def test_a_request_of_ours_is_told_by_its_name_alone(place: Path) -> None:
     assert folder.exists()
 
 
+def test_another_configuration_than_that_of_the_last_run(place: Path) -> None:
+    made(place / "results/config.json", json.dumps({"analyses": {"muon": {}}}))
+    assert remarks() == ""
+    made(place / "results/config.json", json.dumps({"analyses": {"mine": {}, "muon": {}}}))
+    assert remarks() == (
+        "results/config.json: the last run had analyses that this configuration has not (mine); "
+        "is a --configfile missing?"
+    )
+
+
 def test_a_wrong_configuration_removes_nothing(place: Path) -> None:
     folder = request(place / "results/servicex/QCD.json")
     configure(analyses=["config/analyses/none.yaml"])
