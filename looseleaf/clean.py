@@ -27,7 +27,12 @@ from looseleaf.lease import held_by, leased
 from looseleaf.paths import Paths
 from looseleaf.removal import Left, Stays, remove
 from looseleaf.scratch import left_in
-from looseleaf.servicex.request import references, request_folder, request_from_das
+from looseleaf.servicex.request import (
+    Reference,
+    references,
+    request_folder,
+    request_from_das,
+)
 from looseleaf.yaml_files import read_yaml
 
 PART = ".part-"
@@ -175,11 +180,14 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _find_parts(present: Present, findings: Findings) -> None:
-    results = present.results
+    results, volume = present.results, present.volume
     for place, folders, files in os.walk(results):
-        # requests are held one by one, and checkpoints go as a whole
-        folders[:] = [name for name in folders if Path(place, name) != present.volume]
-        folders[:] = [name for name in folders if name != "checkpoints"]
+        # requests are held one by one, wherever the volume is, and checkpoints go as a whole
+        folders[:] = [
+            name
+            for name in folders
+            if name != "checkpoints" and not _is_request(name) and Path(place, name) != volume
+        ]
         for name in sorted(files):
             if name.startswith(PART):
                 inside = Path(place, name).relative_to(results)
@@ -218,7 +226,9 @@ def _finished(graph: Graph, analysis: str) -> bool:
 def _find_requests(present: Present, findings: Findings) -> None:
     needed, volume = _needed(present), present.volume
     place = request_folder(volume, present.settings.general["servicex"]["subdir"], "any").parent
-    for folder in filter(_is_request, _folders(place)):
+    for folder in _folders(place):
+        if not _is_request(folder.name):
+            continue
         if (holder := held_by(folder)) is not None:
             findings.remarks.append(f"{folder}: a run uses it ({holder}), so it stays")
             continue
@@ -237,10 +247,10 @@ def _find_requests(present: Present, findings: Findings) -> None:
                 findings.add(volume, inside / name, KILLED, folder)
 
 
-def _is_request(folder: Path) -> bool:
-    """Whether a folder is named as a request of ours; a service gives random names."""
+def _is_request(name: str) -> bool:
+    """Whether a folder's name is that of a request of ours; a service gives random names."""
     try:
-        return uuid.UUID(folder.name).version == 5
+        return uuid.UUID(name).version == 5
     except ValueError:
         return False
 
@@ -249,7 +259,8 @@ def _needed(present: Present) -> set[str]:
     """The requests that manifests in the results name, and those that the configuration makes of
     the lists of files that are there."""
     settings, general = present.settings, present.settings.general
-    named = {_named(path) for path in (present.results / "servicex").glob("*.json")}
+    manifests = (present.results / "servicex").glob("[!.]*.json")
+    named = {_named(path) for path in manifests}
     software = code_hash(*imports_of(present.base / "scripts/servicex_transform.py"))
     made = {
         request_from_das(
@@ -278,18 +289,22 @@ def _named(manifest: Path) -> str:
 
 def _needed_by_others(folder: Path, results: Path) -> str | None:
     """Why a request that these results don't need may be needed all the same; None if it isn't."""
-    known = list(references(folder))
-    if not known and not folder.is_relative_to(results):
-        return "it isn't written there which results use it"
-    for one in known:
-        manifest = Path(one.manifest)
-        if manifest.is_relative_to(results):
-            continue
-        if manifest.is_file():
-            if _named(manifest) == folder.name:
-                return f"{manifest} refers to it"
-        elif manifest.parent.parent.is_dir():
-            return f"{manifest.parent.parent} may still come to need it"
-        elif one.host != socket.gethostname():
-            return f"{manifest} on {one.host} may refer to it"
+    try:
+        known = list(references(folder))
+        if not known and not folder.is_relative_to(results):
+            return "it isn't written there which results use it"
+        others = (one for one in known if not Path(one.manifest).is_relative_to(results))
+        return next(filter(None, (_needed_by(one, folder.name) for one in others)), None)
+    except (LooseleafError, OSError) as problem:
+        return f"not known whether it is needed ({problem})"
+
+
+def _needed_by(reference: Reference, request: str) -> str | None:
+    manifest = Path(reference.manifest)
+    if manifest.is_file():
+        return f"{manifest} refers to it" if _named(manifest) == request else None
+    if manifest.parent.parent.is_dir():
+        return f"{manifest.parent.parent} may still come to need it"
+    if reference.host != socket.gethostname():
+        return f"{manifest} on {reference.host} may refer to it"
     return None

@@ -177,7 +177,7 @@ def clean(files: tuple[Path, ...], yes: bool) -> None:
                 failed += 1
                 click.echo(f"{left.path}: not removed: {problem}", err=True)
         click.echo(f"removed {len(findings.left) - failed} of {len(findings.left)}")
-    except LooseleafError as problem:
+    except (LooseleafError, OSError) as problem:
         click.echo(f"error: {problem}", err=True)
         sys.exit(1)
     sys.exit(1 if failed else 0)

@@ -277,15 +277,32 @@ def test_what_another_user_owns_stays(place: Path, whole: bool) -> None:
     assert (folder / "a.root").exists()
 
 
-def test_a_request_of_ours_is_told_by_its_name_alone(place: Path) -> None:
-    """A reference that a crash damaged doesn't make a request free."""
-    folder = request(place / "results/servicex/QCD.json")
+def test_a_reference_that_a_crash_damaged(place: Path) -> None:
+    folder, other = request(place / "results/servicex/QCD.json"), request("results/servicex/A.json")
     (reference,) = folder.glob(f"{REFERENCE}*")
     reference.write_text("{")
+    assert set(found()) == {other}
+    assert f"{folder}: not known whether it is needed ({reference}: not valid JSON" in remarks()
+
+
+def test_a_manifest_that_cannot_be_read(place: Path) -> None:
+    """What it needs isn't known. One that was killed while it was written is none yet."""
+    folder = request(place / "results/servicex/QCD.json")
+    part = made(place / "results/servicex/.part-a.json", "{")
+    assert set(found()) == {folder, part}
+    path = made(place / "results/servicex/QCD.json", "{")
     told = clean("--yes")
-    assert told.exit_code == 1
-    assert f"error: {reference}: not valid JSON" in told.output
-    assert folder.exists()
+    assert (told.exit_code, folder.exists()) == (1, True)
+    assert f"error: {path}: not valid JSON" in told.output
+
+
+def test_results_that_are_the_volume(place: Path) -> None:
+    configure(servicex={"volume": "results"})
+    folder = place / "results/transforms" / str(uuid.uuid5(uuid.NAMESPACE_URL, "a"))
+    made(folder / ".part-a.root")
+    with held(folder):
+        assert found() == {}
+    assert set(found()) == {folder}
 
 
 def test_another_configuration_than_that_of_the_last_run(place: Path) -> None:
