@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
+from looseleaf import disk
 from looseleaf.codehash import code_hash, imports_of
 from looseleaf.config.graph import Graph
 from looseleaf.config.kinds import stages
@@ -33,6 +34,7 @@ from looseleaf.servicex.request import (
     request_folder,
     request_from_das,
 )
+from looseleaf.shape import TEXT, check
 from looseleaf.yaml_files import read_yaml
 
 PART = ".part-"
@@ -143,7 +145,7 @@ def remove_left(present: Present, found: Sequence[Left]) -> Iterator[tuple[Left,
                 except LooseleafError as refused:
                     problem = str(refused)
                 except OSError as refused:
-                    problem = str(refused.strerror)
+                    problem = disk.short(refused) or str(refused.strerror)
             yield one, problem
 
 
@@ -214,13 +216,14 @@ def _find_checkpoints(present: Present, findings: Findings) -> None:
 
 
 def _finished(graph: Graph, analysis: str) -> bool:
-    """Whether an analysis has been processed since its datasets were transformed."""
-    made = [*graph.processed(analysis).values(), *graph.ledgers(analysis).values()]
+    """Whether the histograms of all datasets are there, of the requests that their manifests
+    name."""
+    ledgers, manifests = graph.ledgers(analysis), graph.manifests(analysis)
     try:
-        oldest = min(os.stat(path).st_mtime for path in made)
-        return oldest >= max(os.stat(p).st_mtime for p in graph.manifests(analysis).values())
-    except FileNotFoundError:
+        same = all(_named(Path(ledgers[n])) == _named(Path(manifests[n])) for n in manifests)
+    except LooseleafError:
         return False
+    return same and all(Path(path).is_file() for path in graph.processed(analysis).values())
 
 
 def _find_requests(present: Present, findings: Findings) -> None:
@@ -229,7 +232,12 @@ def _find_requests(present: Present, findings: Findings) -> None:
     for folder in _folders(place):
         if not _is_request(folder.name):
             continue
-        if (holder := held_by(folder)) is not None:
+        try:
+            holder = held_by(folder)
+        except LooseleafError as problem:
+            findings.remarks.append(str(problem))
+            continue
+        if holder is not None:
             findings.remarks.append(f"{folder}: a run uses it ({holder}), so it stays")
             continue
         by_others = None
@@ -279,11 +287,10 @@ def _needed(present: Present) -> set[str]:
     return named | made
 
 
-def _named(manifest: Path) -> str:
-    """The request that a manifest names, also one of an older format."""
-    value = read_json(manifest)
-    if not isinstance(value, dict) or not isinstance(value.get("request_id"), str):
-        raise LooseleafError(f"{manifest}: not a manifest of a transform; remove it")
+def _named(path: Path) -> str:
+    """The request that a manifest or a ledger names, also one of an older format."""
+    value = read_json(path)
+    check(value, {"request_id": TEXT}, str(path))
     return str(value["request_id"])
 
 

@@ -178,7 +178,8 @@ def clean(files: tuple[Path, ...], yes: bool) -> None:
                 click.echo(f"{left.path}: not removed: {problem}", err=True)
         click.echo(f"removed {len(findings.left) - failed} of {len(findings.left)}")
     except (LooseleafError, OSError) as problem:
-        click.echo(f"error: {problem}", err=True)
+        told = disk.sentence(problem) if isinstance(problem, OSError) else None
+        click.echo(f"error: {told or problem}", err=True)
         sys.exit(1)
     sys.exit(1 if failed else 0)
 

@@ -198,22 +198,22 @@ def test_checkpoints(place: Path) -> None:
     elsewhere = made(results / "topcoffea/muon/checkpoints/b.result").parent
     assert set(found()) == {old, elsewhere}
     assert found()[old] == "the configuration has no analysis removed"
-    datasets = Present.of([MINE]).settings.datasets_in_use()
-    for name in datasets:
+    for name in Present.of([MINE]).settings.datasets_in_use():
         manifest(results / f"servicex/{name}.json", name)
-    for name in datasets:
-        made(here / f"{name}.json")
-        ledger = made(here / f"{name}.ledger.json")
+        histograms, ledger = made(here / f"{name}.json"), here / f"{name}.ledger.json"
+        manifest(ledger, name)
     assert found()[kept] == "muon is finished; without them a rerun reads all of its events again"
     # a transform has made new files since
-    os.utime(ledger, (1, 1))
+    manifest(ledger, "of before")
     assert kept not in found()
-    ledger.unlink()
+    manifest(ledger, name)
+    assert kept in found()
+    histograms.unlink()
     assert kept not in found()
     assert clean("--yes").exit_code == 0
     assert (kept / "a.result").exists()
     assert not old.exists()
-    assert (here / f"{name}.json").exists()
+    assert ledger.exists()
 
 
 def test_scratch_folders_of_dead_processes(tmp_path: Path) -> None:
@@ -226,9 +226,10 @@ def test_scratch_folders_of_dead_processes(tmp_path: Path) -> None:
     for folder in folders:
         made(folder / "keys.json")
         os.utime(folder, (time.time() - OLD_S - 60,) * 2)
+    young = made(tmp_path / f"tmp/looseleaf-{ended.pid}-b/keys.json").parent
     assert found() == {folders[0]: "the process that used it has ended"}
     clean("--yes")
-    assert [folder.exists() for folder in folders] == [False, True, True]
+    assert [folder.exists() for folder in [*folders, young]] == [False, True, True, True]
 
 
 def test_nothing_behind_a_link_goes(place: Path, tmp_path: Path) -> None:

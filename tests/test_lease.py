@@ -149,7 +149,7 @@ def test_a_lease_that_another_run_took_over_first(
     old = Holder(socket.gethostname(), "alice", f"{os.getpid()}:1.00", 0.0)
     (tmp_path / FILE).write_text(json.dumps(vars(old)))
     holders = []
-    gone = Lease._gone
+    gone = Lease.gone
 
     def overtaken(self: Lease, other: Holder) -> bool:
         answer = gone(self, other)
@@ -158,7 +158,7 @@ def test_a_lease_that_another_run_took_over_first(
             holders.append(holding(tmp_path))
         return answer
 
-    monkeypatch.setattr(Lease, "_gone", overtaken)
+    monkeypatch.setattr(Lease, "gone", overtaken)
     try:
         with pytest.raises(LooseleafError, match="another run uses it") as caught:
             Lease(tmp_path).take()
