@@ -17,7 +17,7 @@ from conftest import REPO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import places
-from test_samples_listed import SAMPLE
+from test_config_listed import SAMPLE
 
 from looseleaf.config.listed import Listed, read_samples
 from looseleaf.config.settings import load
