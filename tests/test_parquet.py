@@ -34,6 +34,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "samples/q/q_0.root"
 
 
+@pytest.mark.slow
 def test_a_result_on_the_volume_and_in_the_object_store(source: Path, tmp_path: Path) -> None:
     query = '[{"treename": "Events", "filter_name": ["Muon_*", "MET_pt"]}]'
     events = uproot.open(source)["Events"].arrays()
@@ -71,6 +72,7 @@ def test_every_part_of_a_predicate(tmp_path: Path) -> None:
         assert found["x"].to_list() == x[kept].tolist(), text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("token", [True, False])
 def test_an_object_store_as_the_input_of_transforms_and_of_processing(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: bool

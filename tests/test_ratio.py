@@ -316,6 +316,7 @@ def test_wilson_covers_what_it_says_on_average_and_clopper_pearson_everywhere(
         assert coverage["exact"]("clopper-pearson", n, rates).min() >= ONE_SIGMA
 
 
+@pytest.mark.slow
 def test_toys_cover_what_is_promised(coverage: dict[str, Any]) -> None:
     rows = list(coverage["table"](1000, np.random.default_rng(2)))
     assert [row for row in rows if not row.kept] == []
