@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from stat import S_IMODE
 from tempfile import NamedTemporaryFile, TemporaryDirectory, TemporaryFile
 from typing import Any, BinaryIO
 
@@ -84,7 +85,7 @@ def run_python(task: PythonTask) -> FileResult:
     output = Path(task.output)
     with whole(output) as part, _input(task, output.parent) as file:
         identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{task.output}:{file.uuid}")
-        original = file.original
+        original, mode = file.original, part.stat().st_mode
         events = _asked(
             task,
             file.path,
@@ -96,6 +97,9 @@ def run_python(task: PythonTask) -> FileResult:
             raise DataFileError(f"{task.name}: the python query took its result away")
         if os.geteuid() == 0:
             os.chown(part, 0, 0)
+        if part.stat().st_mode != mode:
+            # the query may have opened it to others
+            part.chmod(S_IMODE(mode))
     return FileResult(
         source=task.name,
         source_url=file.url,
