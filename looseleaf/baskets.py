@@ -296,7 +296,7 @@ class Baskets:
     def __init__(self, url: str, read: Callable[[Sequence[tuple[int, int]]], list[Any]]) -> None:
         self._url, self._read = url, read
         self._kept: dict[str, tuple[int, _Basket]] = {}
-        self._buffer = np.empty(0, np.uint8)
+        self._buffer = bytearray()
 
     def forget(self) -> None:
         """Keep no basket."""
@@ -355,18 +355,18 @@ class Baskets:
         if len(data) == size:
             return np.frombuffer(data, np.uint8)
         if len(self._buffer) < size:
-            self._buffer = np.empty(size, np.uint8)
-        filled = 0
+            self._buffer = bytearray(size)
+        buffer, filled = memoryview(self._buffer), 0
         while filled < size:
             packed, more = (int.from_bytes(data[at : at + 3], "little") for at in (3, 6))
-            into = memoryview(self._buffer)[filled : filled + more]
+            into = buffer[filled : filled + more]
             block = data[9 : 9 + packed]
             if len(block) != packed or len(into) != more or not more:
                 raise self._damaged(name, number)
             if not _unpack(bytes(data[:2]), block, into):
                 raise self._damaged(name, number)
             data, filled = data[9 + packed :], filled + more
-        return self._buffer[:size]
+        return np.frombuffer(self._buffer, np.uint8, size)
 
     def _damaged(self, name: str, number: int) -> DataFileError:
         return DataFileError(f"{self._url}: basket {number} of {name} is damaged")

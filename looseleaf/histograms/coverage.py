@@ -187,7 +187,8 @@ def _added(
     if sums.any():
         place = np.concatenate([np.arange(len(sums)), place])
         added = np.concatenate([sums, added])
-    return np.bincount(place, added, len(sums))
+    total: NDArray[np.float64] = np.bincount(place, added, len(sums)).astype(np.float64)
+    return total
 
 
 def dominated(histogram: Weighted) -> list[tuple[tuple[int, ...], int, float]]:
