@@ -310,15 +310,16 @@ class Baskets:
         first = branch.first
         low = int(np.searchsorted(first, start, side="right")) - 1
         high = int(np.searchsorted(first, stop, side="left")) if stop > start else low
-        last, basket = self._kept.pop(branch.name, (-1, None))
-        needed = [number for number in range(low, high) if number != last]
+        baskets = dict([self._kept.pop(branch.name)]) if branch.name in self._kept else {}
+        needed = [number for number in range(low, high) if number not in baskets]
         places = [(int(branch.seeks[number]), int(branch.sizes[number])) for number in needed]
         raw = dict(zip(needed, self._read(places), strict=True))
         parts = []
         for number in range(low, high):
             begin, end = int(first[number]), int(first[number + 1])
             partly = begin < start or stop < end
-            if basket is None or number != last:
+            basket = baskets.get(number)
+            if basket is None:
                 basket = self._basket(branch, number, memoryview(raw[number]), partly)
             parts.append(basket.piece(max(start, begin) - begin, min(stop, end) - begin))
             if stop < end:

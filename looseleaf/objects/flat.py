@@ -85,8 +85,11 @@ def delta_r(
     eta: NDArray[Any], phi: NDArray[Any], other_eta: NDArray[Any], other_phi: NDArray[Any]
 ) -> NDArray[Any]:
     """Distances of directions, sqrt(deta^2 + dphi^2), as coffea's vectors compute them."""
-    d_phi = (phi - other_phi + np.pi) % TURN - np.pi
-    return np.asarray(np.sqrt(d_phi**2 + (eta - other_eta) ** 2))
+    d_phi = phi - other_phi + np.pi
+    # most angles need no remainder, which takes longer than all the rest
+    turned = np.flatnonzero((d_phi < 0) | (d_phi >= TURN))
+    d_phi[turned] %= TURN
+    return np.asarray(np.sqrt((d_phi - np.pi) ** 2 + (eta - other_eta) ** 2))
 
 
 def largest(values: NDArray[Any], event: NDArray[np.int64], events: int) -> NDArray[np.float64]:

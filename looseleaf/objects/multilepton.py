@@ -29,8 +29,8 @@ def lepton_quantities(
     `chosen` has the selected leptons by collection, `leptons` those of all collections as `merged`.
     Momenta and masses are in GeV; a missing lepton has pT and charge 0. `lep0_mt` is the transverse
     mass of the hardest lepton and the missing momentum. `m_z` is the mass of the two leptons of the
-    same flavour and opposite charges that is nearest to the Z boson's. Both are 0 if the leptons are
-    missing.
+    same flavour and opposite charges that is nearest to the Z boson's. Both are 0 if the leptons
+    are missing.
     """
     pt = ak.fill_none(ak.pad_none(leptons.pt, 3, clip=True), 0.0)
     first_charge = ak.fill_none(ak.firsts(leptons.charge), 0)

@@ -173,6 +173,8 @@ class _Columns(UprootSourceMapping):
     ) -> None:
         super().__init__(None, start, stop, cache={}, virtual=True, buffer_cache=clock)
         self._file, self._tree, self._baskets = file, tree, baskets
+        # of events; counters are read for their lists, and as columns
+        self._numbers: dict[str, NDArray[Any]] = {}
         self._offsets: dict[str, NDArray[np.int64]] = {}
 
     def _column_source(self, uuid: str, path_in_source: str) -> EventsFile:
@@ -193,9 +195,9 @@ class _Columns(UprootSourceMapping):
     ) -> Any:
         if not isinstance(columnhandle, Branch):
             return super().extract_column(columnhandle, start, stop, allow_missing, use_ak_forth)
-        content = self._baskets.content(columnhandle, start, stop)
         if columnhandle.counter is None:
-            return NumpyArray(content)
+            return NumpyArray(self._numbers_of(columnhandle))
+        content = self._baskets.content(columnhandle, start, stop)
         offsets = self._offsets_of(columnhandle.counter)
         if len(content) != offsets[-1]:
             raise DataFileError(
@@ -205,12 +207,18 @@ class _Columns(UprootSourceMapping):
             )
         return ak.Array(ListOffsetArray(Index64(offsets), NumpyArray(content)))
 
+    def _numbers_of(self, branch: Branch) -> NDArray[Any]:
+        if branch.name not in self._numbers:
+            content = self._baskets.content(branch, self._start, self._stop)
+            self._numbers[branch.name] = content
+        return self._numbers[branch.name]
+
     def _offsets_of(self, counter: str) -> NDArray[np.int64]:
         if counter not in self._offsets:
             branch = self._tree.branch(counter)
             if branch is None:
                 raise DataFileError(f"{self._file.url}: {counter} isn't a branch of numbers")
-            counts = self._baskets.content(branch, self._start, self._stop)
+            counts = self._numbers_of(branch)
             offsets = np.zeros(len(counts) + 1, np.int64)
             np.cumsum(counts, out=offsets[1:])
             self._offsets[counter] = offsets

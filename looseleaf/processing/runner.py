@@ -142,6 +142,9 @@ def process_task(
             raise _failure_of(chunk, problem) from None
         total = result if total is None else accumulate([total, result])
         records.append(record)
+    for source in {chunk.file for chunk in chunks}:
+        # what the next task reads is anywhere
+        _opened(source).forget()
     assert total is not None
     return total, records
 
