@@ -48,6 +48,7 @@ from looseleaf.processing.fileset import Chunk, EventsSource, cut  # noqa: E402
 from looseleaf.processing.stage import columns_read  # noqa: E402
 from looseleaf.samples import generate, physics  # noqa: E402
 from looseleaf.topcoffea.notebook import SkimmedNanoAOD  # noqa: E402
+from looseleaf.workerprocess import ALLOCATOR  # noqa: E402
 
 CONFIG = Path(__file__).parents[1] / "config"
 KINDS = {
@@ -205,11 +206,11 @@ def serve() -> None:
 
 
 class Server:
-    """A process with the looseleaf of a checkout."""
+    """A process with the looseleaf of a checkout, and with the allocator of a worker."""
 
     def __init__(self, checkout: Path, answer: Path) -> None:
         command = [sys.executable, __file__, "--serve", str(answer)]
-        environment = {**os.environ, "PYTHONPATH": str(checkout)}
+        environment = {**os.environ, **ALLOCATOR, "PYTHONPATH": str(checkout)}
         self._answer = answer
         self._process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

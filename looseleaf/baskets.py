@@ -268,13 +268,25 @@ def walked(directory: uproot.ReadOnlyDirectory, name: str) -> Walked | None:
 # baskets
 
 
-class _Basket(NamedTuple):
-    """The numbers of a basket's entries, and where those of each begin.
+@dataclass(frozen=True)
+class _Packed:
+    """A basket as it is stored: `data` behind its key of so many bytes, numbers up to `border`, and
+    `size` bytes in all when unpacked."""
 
-    Without `offsets`, each entry has one, or all of them are asked for.
-    """
-
+    branch: Branch
+    number: int
     entries: int
+    data: memoryview
+    key: int
+    border: int
+    size: int
+
+    def __len__(self) -> int:
+        return self.border // self.branch.dtype.itemsize
+
+
+class _Basket(NamedTuple):
+    """The numbers of a basket, and for lists where those of each entry begin."""
 
     content: NDArray[Any]
     offsets: NDArray[np.int64] | None
@@ -282,7 +294,7 @@ class _Basket(NamedTuple):
     def piece(self, begin: int, end: int) -> NDArray[Any]:
         """The numbers of some of its entries."""
         if self.offsets is None:
-            return self.content if end - begin == self.entries else self.content[begin:end]
+            return self.content[begin:end]
         return self.content[self.offsets[begin] : self.offsets[end]]
 
 
@@ -314,42 +326,60 @@ class Baskets:
         needed = [number for number in range(low, high) if number not in baskets]
         places = [(int(branch.seeks[number]), int(branch.sizes[number])) for number in needed]
         raw = dict(zip(needed, self._read(places), strict=True))
-        parts = []
+        parts: list[Any] = []
         for number in range(low, high):
             begin, end = int(first[number]), int(first[number + 1])
-            partly = begin < start or stop < end
+            if start <= begin and end <= stop and number not in baskets:
+                parts.append(self._packed(branch, number, memoryview(raw[number])))
+                continue
             basket = baskets.get(number)
             if basket is None:
-                basket = self._basket(branch, number, memoryview(raw[number]), partly)
+                basket = self._basket(self._packed(branch, number, memoryview(raw[number])))
             parts.append(basket.piece(max(start, begin) - begin, min(stop, end) - begin))
             if stop < end:
                 self._kept[branch.name] = number, basket
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate([np.empty(0, branch.dtype.newbyteorder("=")), *parts])
+        out = np.empty(sum(map(len, parts)), branch.dtype.newbyteorder("="))
+        filled = 0
+        for part in parts:
+            # whole baskets are unpacked where they belong
+            values = self._values(part)[0] if isinstance(part, _Packed) else part
+            out[filled : filled + len(part)] = values
+            filled += len(part)
+        return out
 
-    def _basket(self, branch: Branch, number: int, raw: memoryview, partly: bool) -> _Basket:
+    def _packed(self, branch: Branch, number: int, raw: memoryview) -> "_Packed":
         packed, _, unpacked, _, key, _ = KEY.unpack_from(raw)
         _, _, _, entries, last = BASKET.unpack_from(raw, key - BASKET.size - 1)
-        expected = branch.first[number + 1] - branch.first[number]
-        border = last - key
-        if not (packed == len(raw) and entries == expected and 0 <= border <= unpacked):
+        border, size = last - key, branch.dtype.itemsize
+        if not (
+            packed == len(raw)
+            and entries == branch.first[number + 1] - branch.first[number]
+            and 0 <= border <= unpacked
+            and border % size == 0
+            and (branch.counter is not None or border == entries * size)
+        ):
             raise self._damaged(branch.name, number)
-        data = self._unpacked(raw[key:], unpacked, branch.name, number)
-        size = branch.dtype.itemsize
-        if border % size or (branch.counter is None and border != entries * size):
-            raise self._damaged(branch.name, number)
-        content = data[:border].view(branch.dtype).astype(branch.dtype.newbyteorder("="))
-        if branch.counter is None or not partly:
-            return _Basket(entries, content, None)
-        offsets = np.empty(entries + 1, np.int64)
-        table = data[border : border + 4 * (entries + 1)].view(">i4")
-        if len(table) != entries + 1:
-            raise self._damaged(branch.name, number)
+        return _Packed(branch, number, entries, raw[key:], key, border, unpacked)
+
+    def _values(self, packed: "_Packed") -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """The numbers as they are stored, and the bytes behind them; both are valid until the next
+        basket is unpacked."""
+        data = self._unpacked(packed.data, packed.size, packed.branch.name, packed.number)
+        return data[: packed.border].view(packed.branch.dtype), data[packed.border :]
+
+    def _basket(self, packed: "_Packed") -> "_Basket":
+        """A basket of which only some entries are asked for."""
+        branch, entries = packed.branch, packed.entries
+        values, behind = self._values(packed)
+        content = values.astype(branch.dtype.newbyteorder("="))
+        if branch.counter is None:
+            return _Basket(content, None)
         # the first is the length of the table
-        offsets[:-1] = (table[1:] - key) // size
-        offsets[-1] = border // size
-        return _Basket(entries, content, offsets)
+        table = behind[: 4 * (entries + 1)].view(">i4")
+        if len(table) != entries + 1:
+            raise self._damaged(branch.name, packed.number)
+        offsets = np.append((table[1:] - packed.key) // branch.dtype.itemsize, len(content))
+        return _Basket(content, offsets.astype(np.int64))
 
     def _unpacked(self, data: memoryview, size: int, name: str, number: int) -> NDArray[np.uint8]:
         """The content of a basket, valid until the next one is unpacked."""

@@ -141,12 +141,15 @@ class FakeRateProcessor(ProcessorABC):
         met_pt, met_phi = met(events)
         pt, phi = counting.take(leptons["pt"]), counting.take(leptons["phi"])
         mt = transverse_mass(pt, phi, met_pt[counting.event], met_phi[counting.event])
-        away_pt = self._away_jet_pt(events, counting, one_loose)
         region = analysis.region
-        cuts = {
+        first_cuts = {
             "certified": certified(events),
             "one loose lepton": one_loose,
             "no other lepton": self._no_other(events, undecided),
+        }
+        away_pt = self._away_jet_pt(events, counting, np.logical_and.reduce([*first_cuts.values()]))
+        cuts = {
+            **first_cuts,
             "away jet": away_pt > analysis.away_jet["pt_min"],
             "met": _below(met_pt, region["met_max"]),
             "mt": self._of_event(_below(mt, region["mt_max"]), counting, len(events)),
@@ -305,11 +308,12 @@ class FakeRateProcessor(ProcessorABC):
     ) -> NDArray[np.float64]:
         """The pT [GeV] of the hardest jet away from all of an event's leptons, 0 if there is none.
 
-        Only events `among` these count.
+        Only events `among` these count, and only jets above the lowest threshold.
         """
         cuts, jets = self._analysis.away_jet, Flat(events.Jet)
-        central = np.abs(jets["eta"]) < cuts["abs_eta_max"]
-        jet = Selection(events, jets, np.flatnonzero(central & among[jets.event]))
+        hard = jets["pt"] > min(away_jet_thresholds(self._analysis).values())
+        chosen = hard & (np.abs(jets["eta"]) < cuts["abs_eta_max"]) & among[jets.event]
+        jet = Selection(events, jets, np.flatnonzero(chosen))
         away = leptons.distant(jet, cuts["dr_min"])
         return largest(jet.take(jets["pt"])[away], jet.event[away], len(events))
 

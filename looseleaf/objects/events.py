@@ -64,8 +64,9 @@ class Selection:
         event."""
         eta, phi = (self.take(self._leptons[name]) for name in ("eta", "phi"))
         other_eta, other_phi = (others.take(others._leptons[name]) for name in ("eta", "phi"))
-        first = np.searchsorted(self.event, np.arange(self._leptons.events + 1))
-        number = np.diff(first)[others.event]
+        of_event = np.bincount(self.event, minlength=self._leptons.events)
+        first = np.cumsum(of_event) - of_event
+        number = of_event[others.event]
         out = np.ones(others.size, bool)
         # the first lepton of each event, then the second of those that have two
         for place in range(number.max(initial=0)):
