@@ -148,9 +148,7 @@ def test_lists_that_their_counter_does_not_count_are_refused(tmp_path: Path) -> 
         stream.seek(int(branch.seeks[0] + branch.sizes[0]) - 4)
         stream.write((77).to_bytes(4, "big"))
     events = Feed(str(path), file).events(0, EVENTS, {}, ReadClock())
-    with pytest.raises(
-        DataFileError, match=r"Thing_f4 has \d+ values .* but nThing counts"
-    ):
+    with pytest.raises(DataFileError, match=r"Thing_f4 has \d+ values .* but nThing counts"):
         ak.materialize(events.Thing.f4)
 
 

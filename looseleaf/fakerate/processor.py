@@ -11,7 +11,7 @@ from coffea.processor import ProcessorABC
 from numpy.typing import NDArray
 
 from looseleaf.fakerate.analysis import FakeRateAnalysis
-from looseleaf.fakerate.axes import SPECTRUM, filled_edges, variations
+from looseleaf.fakerate.axes import SPECTRUM, away_jet_thresholds, filled_edges, variations
 from looseleaf.histograms.coverage import (
     cover,
     coverage,
@@ -44,6 +44,7 @@ from looseleaf.objects.names import (
     STEPS,
     TRIGGER_STEP,
     VARIATION,
+    correction_variations,
 )
 
 
