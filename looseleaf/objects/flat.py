@@ -93,7 +93,10 @@ def delta_r(
 
 
 def largest(values: NDArray[Any], event: NDArray[np.int64], events: int) -> NDArray[np.float64]:
-    """The largest value of each event, 0 if it has none or only NaN; `event` rises."""
+    """The largest value of each event, 0 if it has none; NaN counts if there is nothing else.
+
+    `event` has the values' events, in rising order.
+    """
     out = np.zeros(events)
     if len(values):
         first = np.flatnonzero(np.diff(event, prepend=-1))
