@@ -373,11 +373,11 @@ class FakeRateProcessor(ProcessorABC):
         axis = hist.axis.StrCategory(steps, name="step", label="selection step")
         counts = hist.Hist(axis, storage=hist.storage.Int64())
         weighted = hist.Hist(axis, storage=hist.storage.Weight())
-        passing, of_step = np.flatnonzero(cuts[0]), weight
-        for index, cut in enumerate((None, *cuts)):
-            if cut is not None:
-                passing = passing[cut[passing]]
-                of_step = weight[passing]
+        passing, of_step = np.arange(len(weight)), weight
+        for index, cut in enumerate((np.ones(len(weight), bool), *cuts)):
+            kept = cut[passing] if len(passing) < len(cut) else cut
+            if not kept.all():
+                passing, of_step = passing[kept], of_step[kept]
             counts.view()[index] = len(of_step)
             weighted.view()[index] = of_step.sum(), np.square(of_step).sum()
         weighted.view()[-1] = of_loose.sum(), np.square(of_loose).sum()

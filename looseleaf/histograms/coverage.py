@@ -166,11 +166,13 @@ def enter(out: Weighted, *values: Any, weight: NDArray[Any]) -> None:
     Entries with a weight of zero are left out.
     """
     filled = weight != 0
-    weight = np.abs(weight[filled])
     place = tuple(
-        np.broadcast_to(axis.index(v) + int(axis.traits.underflow), filled.shape)[filled]
+        np.broadcast_to(axis.index(v) + int(axis.traits.underflow), filled.shape)
         for axis, v in zip(out.axes[1:], values, strict=True)
     )
+    if not filled.all():
+        weight, place = weight[filled], tuple(index[filled] for index in place)
+    weight = np.abs(weight)
     view = out.view(flow=True)
     shape = view.shape[1:]
     flat = np.ravel_multi_index(place, shape) if place else np.zeros(len(weight), np.int64)

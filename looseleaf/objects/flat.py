@@ -53,7 +53,9 @@ class Flat:
             if content.is_numpy and content.purelist_depth == 1:
                 return ak.to_numpy(content)[: len(self)]
         flat = ak.flatten(self.lists[name], axis=1)
-        return ak.to_numpy(flat) if flat.layout.is_numpy and flat.ndim == 1 else flat
+        # chosen objects are an index into all of them until then
+        layout = ak.to_packed(flat, highlevel=False)
+        return ak.to_numpy(layout) if layout.is_numpy and layout.purelist_depth == 1 else flat
 
     @property
     def events(self) -> int:
