@@ -29,9 +29,10 @@ from distributed import Client, LocalCluster
 from writing import nanoaod
 
 from looseleaf.cluster import client_for
+from looseleaf.processing.feed import SkimmedNanoAOD
 from looseleaf.processing.fileset import EventsSource, Fileset
 from looseleaf.processing.job import run
-from looseleaf.processing.runner import Limits, SkimmedNanoAOD
+from looseleaf.processing.runner import Limits
 from looseleaf.processing.site import Site
 
 LOCAL = {"kind": "local", "redirectors": []}

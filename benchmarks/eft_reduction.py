@@ -31,8 +31,9 @@ from writing import nanoaod
 from looseleaf.cluster import client_for
 from looseleaf.efthist import EFTHist
 from looseleaf.processing import job
+from looseleaf.processing.feed import SkimmedNanoAOD
 from looseleaf.processing.fileset import EventsSource, Fileset
-from looseleaf.processing.runner import Limits, SkimmedNanoAOD
+from looseleaf.processing.runner import Limits
 from looseleaf.processing.site import Site
 
 EVENTS = 2000

@@ -2,13 +2,16 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cached_property
+from queue import Queue
 from typing import Any
 
 import uproot
 
+from looseleaf.baskets import Walked, walked
 from looseleaf.errors import DataFileError, brief, failure_at
 from looseleaf.objects.branches import EFT_COEFFICIENTS, first_present
 from looseleaf.parquet import ParquetEvents, is_parquet
@@ -26,17 +29,45 @@ XROOTD_PATIENCE = {
 }
 
 
-@dataclass(frozen=True)
 class EventsFile:
-    """An open ROOT file and its Events tree, a TTree or an RNTuple."""
+    """An open ROOT file and its tree `name`, a TTree or an RNTuple."""
 
-    directory: uproot.ReadOnlyDirectory
-    tree: uproot.TTree
+    def __init__(self, directory: uproot.ReadOnlyDirectory, name: str, url: str) -> None:
+        self.directory, self.name, self.url = directory, name, url
+        self._local: int | None = None
+        self._read_here = 0
+        if "://" not in url:
+            self._local = os.open(url, os.O_RDONLY | os.O_CLOEXEC)
+            self._closing = weakref.finalize(self, os.close, self._local)
+
+    @cached_property
+    def tree(self) -> uproot.TTree:
+        """The tree with all of its branches, for which a wide file takes half a second."""
+        return self.directory[self.name]
+
+    @cached_property
+    def walked(self) -> Walked | None:
+        """The metadata of the tree without uproot's objects; None if its form isn't known."""
+        return walked(self.directory, self.name)
+
+    @property
+    def num_entries(self) -> int:
+        """The number of events."""
+        return self.walked.entries if self.walked is not None else int(self.tree.num_entries)
 
     @property
     def bytes_read(self) -> int:
         """The bytes requested from the storage so far."""
-        return int(self.directory.file.source.num_requested_bytes)
+        return int(self.directory.file.source.num_requested_bytes) + self._read_here
+
+    def read(self, places: Sequence[tuple[int, int]]) -> list[Any]:
+        """The bytes at some places, (position, size), of the file."""
+        if self._local is not None:
+            self._read_here += sum(size for _, size in places)
+            return [os.pread(self._local, size, position) for position, size in places]
+        source = self.directory.file.source
+        ranges = [(position, position + size) for position, size in places]
+        return [chunk.raw_data for chunk in source.chunks(ranges, Queue())]
 
     @property
     def size(self) -> int:
@@ -62,15 +93,18 @@ class EventsFile:
     def close(self) -> None:
         """Close the file."""
         self.directory.close()
+        if self._local is not None:
+            self._closing()
 
 
 Events = EventsFile | ParquetEvents
 
 
-def open_file(url: str, name: str = TREE) -> Events:
+def open_file(url: str, name: str = TREE, walk: bool = False) -> Events:
     """Open a NanoAOD file: Parquet if its name ends in .parquet, else ROOT.
 
-    Raises `DataFileError` if it doesn't exist, is cut off or has no tree called `name`.
+    With `walk`, the branches of a tree whose metadata can be walked over are made when its `tree`
+    is used. Raises `DataFileError` if it doesn't exist, is cut off or has no tree called `name`.
     """
     if url.startswith("root://"):
         for setting, seconds in XROOTD_PATIENCE.items():
@@ -85,7 +119,7 @@ def open_file(url: str, name: str = TREE) -> Events:
                 f"{url}: no {name} tree (the file holds {', '.join(file.directory)})"
             )
         # a plain name would be split as "file:tree" at a colon
-        directory = uproot.open({url: None})
+        directory = uproot.open({url: None}, array_cache=None)
     except DataFileError:
         raise
     except FileNotFoundError:
@@ -101,23 +135,24 @@ def open_file(url: str, name: str = TREE) -> Events:
         none = "not a ROOT file" in str(problem)
         why = "it doesn't begin as one" if none else brief(problem)
         raise failure_at(url)(f"{url}: can't be opened as a {kind} file: {why}") from None
+    root = EventsFile(directory, name, url)
     try:
-        tree = directory[name]
+        if not (walk and name in directory and root.walked is not None):
+            _ = root.tree
+        _check_closed(directory, url)
     except uproot.KeyInFileError:
         trees = ", ".join(directory.keys(cycle=False, recursive=False)) or "nothing"
-        directory.close()
+        root.close()
         raise DataFileError(
             f"{url}: no {name} tree (the file holds {trees}): is this NanoAOD?"
         ) from None
-    except Exception as problem:
-        directory.close()
-        raise DataFileError(f"{url}: the {name} tree can't be read: {brief(problem)}") from None
-    try:
-        _check_closed(directory, url)
-    except BaseException:
-        directory.close()
+    except DataFileError:
+        root.close()
         raise
-    return EventsFile(directory, tree)
+    except Exception as problem:
+        root.close()
+        raise DataFileError(f"{url}: the {name} tree can't be read: {brief(problem)}") from None
+    return root
 
 
 def _check_closed(directory: uproot.ReadOnlyDirectory, url: str) -> None:

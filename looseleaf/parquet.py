@@ -213,6 +213,11 @@ class ParquetEvents:
         self.directory = {self._said.get(TREE_NAME, name.encode()).decode(): self.tree}
 
     @property
+    def num_entries(self) -> int:
+        """The number of events."""
+        return self.tree.num_entries
+
+    @property
     def bytes_read(self) -> int:
         """The bytes requested from the storage so far."""
         return self._source.bytes_read

@@ -27,8 +27,9 @@ from looseleaf.histograms.store import write_uhi
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.rates import RateMap, losses_beyond_maps
+from looseleaf.processing.feed import SkimmedNanoAOD
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
-from looseleaf.processing.runner import ProcessingFailed, SkimmedNanoAOD, process_task
+from looseleaf.processing.runner import ProcessingFailed, process_task
 
 POINTS = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
 ANALYSIS: dict[str, Any] = {

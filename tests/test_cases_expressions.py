@@ -14,7 +14,7 @@ from looseleaf.config.kinds import KINDS
 from looseleaf.config.skim import check_skim
 from looseleaf.errors import ConfigError
 from looseleaf.objects.leptons import WorkingPoints
-from looseleaf.processing.runner import SkimmedNanoAOD
+from looseleaf.processing.feed import SkimmedNanoAOD
 from looseleaf.servicex.transform import FileTask, TreeQuery, transform_file
 
 CASES = TEST_DATA.parent / "cases"

@@ -38,8 +38,9 @@ from looseleaf.histograms.ratio import divide
 from looseleaf.histograms.store import read_uhi, write_uhi
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.processing.feed import SkimmedNanoAOD
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
-from looseleaf.processing.runner import Limits, ProcessingFailed, SkimmedNanoAOD, process_task
+from looseleaf.processing.runner import Limits, ProcessingFailed, process_task
 from looseleaf.processing.stage import DatasetFiles, Running
 
 pytestmark = pytest.mark.slow

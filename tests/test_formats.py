@@ -21,12 +21,12 @@ from looseleaf.files import read_json
 from looseleaf.nanoaod import open_events
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.processing.feed import SkimmedNanoAOD
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
 from looseleaf.processing.ledger import ledger_of
 from looseleaf.processing.runner import (
     ChunkReadFailed,
     ProcessingFailed,
-    SkimmedNanoAOD,
     process_task,
 )
 from looseleaf.servicex.formats import read_original

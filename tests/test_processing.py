@@ -19,13 +19,13 @@ from samples import qcd, sample, skimmed
 from looseleaf.cluster import client_for
 from looseleaf.cost import Cost
 from looseleaf.errors import ConfigError, DataFileError, Shortfall
+from looseleaf.processing.feed import SkimmedNanoAOD
 from looseleaf.processing.fileset import Chunk, Fileset, chunks_of, from_manifest, tasks_of
 from looseleaf.processing.job import run
 from looseleaf.processing.ledger import ChunkRecord, ledger_of
 from looseleaf.processing.runner import (
     Limits,
     ProcessingFailed,
-    SkimmedNanoAOD,
     process_task,
 )
 from looseleaf.processing.site import Site

@@ -27,8 +27,9 @@ from looseleaf.nanoaod import choose_branches
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.rates import RateMap, losses_beyond_maps
+from looseleaf.processing.feed import SkimmedNanoAOD
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
-from looseleaf.processing.runner import ProcessingFailed, SkimmedNanoAOD, process_task
+from looseleaf.processing.runner import ProcessingFailed, process_task
 from looseleaf.topcoffea.flip_map import FlipMap
 from looseleaf.topcoffea.notebook import configured
 from looseleaf.topcoffea.process import squares_of

@@ -17,7 +17,7 @@ from looseleaf.errors import DataFileError
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.rates import RateMap
-from looseleaf.processing.runner import SkimmedNanoAOD
+from looseleaf.processing.feed import SkimmedNanoAOD
 from looseleaf.topcoffea.flip_map import FlipMap
 from looseleaf.topcoffea.processor import TopCoffeaProcessor
 

@@ -21,7 +21,7 @@ from looseleaf.objects.events import is_prompt, loose_leptons, recorded, weights
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
-from looseleaf.objects.multilepton import event_quantities, merged
+from looseleaf.objects.multilepton import SelectedJets, lepton_quantities, merged
 from looseleaf.objects.names import COVERAGE, ENTRIES
 from looseleaf.objects.rates import (
     RateMap,
@@ -75,7 +75,8 @@ class ApplicationProcessor(ProcessorABC):
         undecided = Undecided(self._analysis.allow.not_finite)
         chosen = self._loose(events, undecided)
         leptons = merged(chosen, FIELDS)
-        quantities = event_quantities(events, chosen, self._analysis.jets)
+        quantities = lepton_quantities(events, chosen, leptons)
+        quantities |= SelectedJets(events, chosen, self._analysis.jets).quantities()
         event_weight = weights(events)
         selected = recorded(events, self._analysis.triggers) & certified(events)
         if not events.metadata["data"]:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import awkward as ak
 import correctionlib
 import hist
 import numpy as np
@@ -12,7 +11,7 @@ from coffea.processor import ProcessorABC
 from numpy.typing import NDArray
 
 from looseleaf.fakerate.analysis import FakeRateAnalysis
-from looseleaf.fakerate.axes import SPECTRUM, filled_edges, variations
+from looseleaf.fakerate.axes import SPECTRUM, away_jet_thresholds, filled_edges, variations
 from looseleaf.histograms.coverage import (
     cover,
     coverage,
@@ -32,6 +31,7 @@ from looseleaf.objects.events import (
     weights,
 )
 from looseleaf.objects.expressions import Expression
+from looseleaf.objects.flat import Flat, largest
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.names import (
@@ -44,6 +44,7 @@ from looseleaf.objects.names import (
     STEPS,
     TRIGGER_STEP,
     VARIATION,
+    correction_variations,
 )
 
 
@@ -51,13 +52,15 @@ from looseleaf.objects.names import (
 class _Counted:
     """The selected leptons of a region, in flat arrays with one entry for each lepton.
 
-    `trigger` is the weight of the trigger. `x` and `y` are the lepton's coordinates, and `place`
-    those at which it is filled, moved into the map if the analysis says so.
+    `mt` is the transverse mass [GeV], `trigger` the weight of the trigger. `x` and `y` are the
+    lepton's coordinates, and `place` those at which it is filled, moved into the map if the
+    analysis says so.
     """
 
     selection: Selection
     pt: NDArray[np.float64]
     eta: NDArray[np.float64]
+    mt: NDArray[np.float64]
     x: NDArray[np.float64]
     y: NDArray[np.float64]
     place: tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -117,7 +120,7 @@ class FakeRateProcessor(ProcessorABC):
     def process(self, events: Any) -> dict[str, Any]:
         """Fill one chunk of events; returns the accumulator."""
         analysis, undecided = self._analysis, Undecided(self._analysis.allow.not_finite)
-        leptons = events[self._collection]
+        leptons = Flat(events[self._collection])
         loose, denominator, tight = (
             self._working_points.passes(self._collection, point, leptons, undecided)
             for point in (analysis.loose, analysis.denominator, analysis.tight)
@@ -131,35 +134,45 @@ class FakeRateProcessor(ProcessorABC):
             tight,
             undecided,
         )
+        one_loose = leptons.number(loose) == 1
+        # what is counted are leptons of these events, and only they need jets
+        counting = Selection(
+            events, leptons, np.flatnonzero(denominator & one_loose[leptons.event])
+        )
         met_pt, met_phi = met(events)
-        mt = transverse_mass(leptons.pt, leptons.phi, met_pt, met_phi)
-        away_pt = self._away_jet_pt(events, leptons[denominator])
-        cuts = {
+        pt, phi = counting.take(leptons["pt"]), counting.take(leptons["phi"])
+        mt = transverse_mass(pt, phi, met_pt[counting.event], met_phi[counting.event])
+        region = analysis.region
+        first_cuts = {
             "certified": certified(events),
-            "one loose lepton": ak.to_numpy(ak.sum(loose, axis=1) == 1),
+            "one loose lepton": one_loose,
             "no other lepton": self._no_other(events, undecided),
+        }
+        away_pt = self._away_jet_pt(events, counting, np.logical_and.reduce([*first_cuts.values()]))
+        cuts = {
+            **first_cuts,
             "away jet": away_pt > analysis.away_jet["pt_min"],
-            "met": self._below(met_pt, analysis.region["met_max"]),
-            "mt": self._below(mt[denominator], analysis.region["mt_max"]),
-            **self._own_cuts(events, ak.to_numpy(ak.sum(loose, axis=1) == 1), undecided),
+            "met": _below(met_pt, region["met_max"]),
+            "mt": self._of_event(_below(mt, region["mt_max"]), counting, len(events)),
+            **self._own_cuts(events, one_loose, undecided),
         }
         recorded = [fired(events, trigger["paths"]) for trigger in analysis.triggers]
 
         def counted(**replaced: Any) -> _Counted:
-            region = np.logical_and.reduce(list({**cuts, **replaced}.values()))
-            selection = Selection(events, region, denominator)
-            pt, eta = selection.take(leptons.pt), selection.take(leptons.eta)
+            passing = np.logical_and.reduce(list({**cuts, **replaced}.values()))
+            chosen = np.flatnonzero(passing[counting.event])
+            selection = counting.narrowed(chosen)
+            pt, eta = selection.take(leptons["pt"]), selection.take(leptons["eta"])
             trigger = self._trigger_weight(
                 [path[selection.event] for path in recorded], pt, events.metadata["data"]
             )
             x = selection.take(momentum)
             y = np.abs(eta) if analysis.eta == "absolute" else eta
             place = self._place(x, y)
-            return _Counted(selection, pt, eta, x, y, place, selection.take(tight), trigger)
+            is_tight = selection.take(tight)
+            return _Counted(selection, pt, eta, mt[chosen], x, y, place, is_tight, trigger)
 
-        event_weight = {
-            variation: self._event_weight(events, variation) for variation in variations(analysis)
-        }
+        event_weight = self._event_weights(events)
 
         def weigh(selected: _Counted, variation: str = NOMINAL) -> tuple[Any, Any]:
             """The weights of the loose leptons, and of the tight ones among them."""
@@ -186,7 +199,7 @@ class FakeRateProcessor(ProcessorABC):
             loose_map.fill(variation, x, y, weight=of_loose)
             tight_map.fill(variation, x[selected.tight], y[selected.tight], weight=of_tight)
 
-        out |= self._distributions(nominal, counted, weigh, met_pt, mt, undecided)
+        out |= self._distributions(nominal, counted, weigh, met_pt, undecided)
         of_loose, _ = weigh(nominal)
         triggered = np.zeros(len(events), bool)
         triggered[nominal.selection.event[nominal.trigger > 0]] = True
@@ -200,7 +213,6 @@ class FakeRateProcessor(ProcessorABC):
         counted: Callable[..., _Counted],
         weigh: Callable[..., tuple[Any, Any]],
         met_pt: Any,
-        mt: Any,
         undecided: Undecided,
     ) -> dict[str, hist.Hist[Any]]:
         """Spectra, observables and the region of the fit, and where values are on their axes."""
@@ -210,12 +222,12 @@ class FakeRateProcessor(ProcessorABC):
         seen = {"pt": (nominal.x, of_loose), "abs_eta": (nominal.y, of_loose)}
         everywhere = np.ones(len(met_pt), bool)
         without_met, without_mt = counted(met=everywhere), counted(mt=everywhere)
+        of_met = met_pt[without_met.selection.event]
         spectra = [
-            (_spectrum("met", "Missing momentum [GeV]"), without_met, met_pt),
-            (_spectrum("mt", "Transverse mass [GeV]"), without_mt, mt),
+            (_spectrum("met", "Missing momentum [GeV]"), without_met, of_met),
+            (_spectrum("mt", "Transverse mass [GeV]"), without_mt, without_mt.mt),
         ]
-        for axis, selected, values in spectra:
-            of_leptons = selected.selection.take(values)
+        for axis, selected, of_leptons in spectra:
             out[axis.name] = self._by_point(axis, selected, of_leptons, weigh)
             seen[axis.name] = of_leptons, weigh(selected)[0]
         for name, observable in analysis.observables.items():
@@ -233,7 +245,7 @@ class FakeRateProcessor(ProcessorABC):
                 storage=hist.storage.Weight(),
             )
             hard = (selected.pt > region["pt_min"])[selected.tight]
-            values = selected.selection.take(mt)[selected.tight]
+            values = selected.mt[selected.tight]
             seen["prompt_fit"] = values[hard], weigh(selected)[1][hard]
             out["prompt_fit"].fill(values[hard], weight=seen["prompt_fit"][1])
         out[COVERAGE] = coverage(seen)
@@ -252,10 +264,16 @@ class FakeRateProcessor(ProcessorABC):
         enter(out[MAP_ENTRIES], *selected.place, weight=of_loose)
         return out
 
-    def _event_weight(self, events: Any, variation: str) -> NDArray[np.float64]:
+    def _event_weights(self, events: Any) -> dict[str, NDArray[np.float64]]:
+        """The weights of events by variation; another jet threshold has nominal ones."""
+        nominal = weights(events)
         if events.metadata["data"]:
-            return weights(events)
-        return weights(events) * self._corrections.event_weight(events, variation)
+            return dict.fromkeys(variations(self._analysis), nominal)
+        corrected = {
+            variation: nominal * self._corrections.event_weight(events, variation)
+            for variation in (NOMINAL, *correction_variations(self._analysis.corrections))
+        }
+        return {v: corrected.get(v, corrected[NOMINAL]) for v in variations(self._analysis)}
 
     @staticmethod
     def _by_point(
@@ -281,25 +299,31 @@ class FakeRateProcessor(ProcessorABC):
     def _no_other(self, events: Any, undecided: Undecided) -> Any:
         clear = np.ones(len(events), bool)
         for collection, point in self._analysis.veto.items():
-            vetoing = self._working_points.passes(collection, point, events[collection], undecided)
-            clear &= ~ak.to_numpy(ak.any(vetoing, axis=1))
+            leptons = Flat(events[collection])
+            vetoing = self._working_points.passes(collection, point, leptons, undecided)
+            clear[leptons.event[vetoing]] = False
         return clear
 
-    def _away_jet_pt(self, events: Any, leptons: Any) -> Any:
-        """The pT [GeV] of the hardest jet away from all of an event's leptons, 0 if there is
-        none."""
-        cuts = self._analysis.away_jet
-        jets = events.Jet[abs(events.Jet.eta) < cuts["abs_eta_max"]]
-        away = ak.all(jets.metric_table(leptons) > cuts["dr_min"], axis=2)
-        return ak.to_numpy(ak.fill_none(ak.max(jets.pt[away], axis=1), 0.0))
+    def _away_jet_pt(
+        self, events: Any, leptons: Selection, among: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
+        """The pT [GeV] of the hardest jet away from all of an event's leptons, 0 if there is none.
+
+        Only events `among` these count, and only jets above the lowest threshold.
+        """
+        cuts, jets = self._analysis.away_jet, Flat(events.Jet)
+        hard = jets["pt"] > min(away_jet_thresholds(self._analysis).values())
+        chosen = hard & (np.abs(jets["eta"]) < cuts["abs_eta_max"]) & among[jets.event]
+        jet = Selection(events, jets, np.flatnonzero(chosen))
+        away = leptons.distant(jet, cuts["dr_min"])
+        return largest(jet.take(jets["pt"])[away], jet.event[away], len(events))
 
     @staticmethod
-    def _below(values: Any, largest: float | None) -> Any:
-        """Whether an event has a value below a limit, if there is one."""
-        if largest is None:
-            return np.ones(len(values), bool)
-        below = values < largest
-        return ak.to_numpy(ak.any(below, axis=1) if below.ndim > 1 else below)
+    def _of_event(chosen: NDArray[np.bool_], leptons: Selection, events: int) -> NDArray[np.bool_]:
+        """Which events have a chosen lepton."""
+        out = np.zeros(events, bool)
+        out[leptons.event[chosen]] = True
+        return out
 
     def _trigger_weight(self, recorded: Sequence[Any], pt: Any, is_data: bool) -> Any:
         """One if the path for a lepton's pT fired, else 0; in data, times its prescale.
@@ -346,21 +370,27 @@ class FakeRateProcessor(ProcessorABC):
     ) -> dict[str, hist.Hist[Any]]:
         """Events by step, and their weights; the last step has the weights of the leptons."""
         steps = [*STEPS, *self._cuts, TRIGGER_STEP]
-        passing = [np.ones(len(weight), bool)]
-        for cut in cuts:
-            passing.append(passing[-1] & cut)
         axis = hist.axis.StrCategory(steps, name="step", label="selection step")
         counts = hist.Hist(axis, storage=hist.storage.Int64())
         weighted = hist.Hist(axis, storage=hist.storage.Weight())
-        for index, mask in enumerate(passing):
-            counts.view()[index] = mask.sum()
-            weighted.view()[index] = weight[mask].sum(), np.square(weight[mask]).sum()
+        passing, of_step = np.arange(len(weight)), weight
+        for index, cut in enumerate((np.ones(len(weight), bool), *cuts)):
+            kept = cut[passing] if len(passing) < len(cut) else cut
+            if not kept.all():
+                passing, of_step = passing[kept], of_step[kept]
+            counts.view()[index] = len(of_step)
+            weighted.view()[index] = of_step.sum(), np.square(of_step).sum()
         weighted.view()[-1] = of_loose.sum(), np.square(of_loose).sum()
         return {"cutflow": counts, "weighted_cutflow": weighted}
 
     def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
         """The accumulator as it is."""
         return accumulator
+
+
+def _below(values: NDArray[Any], largest: float | None) -> NDArray[np.bool_]:
+    """Which values are below a limit, if there is one."""
+    return np.ones(len(values), bool) if largest is None else values < largest
 
 
 def _spectrum(name: str, label: str) -> hist.axis.Regular:

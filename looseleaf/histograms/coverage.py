@@ -166,15 +166,31 @@ def enter(out: Weighted, *values: Any, weight: NDArray[Any]) -> None:
     Entries with a weight of zero are left out.
     """
     filled = weight != 0
-    weight = np.abs(weight[filled])
     place = tuple(
-        np.broadcast_to(axis.index(v) + int(axis.traits.underflow), filled.shape)[filled]
+        np.broadcast_to(axis.index(v) + int(axis.traits.underflow), filled.shape)
         for axis, v in zip(out.axes[1:], values, strict=True)
     )
+    if not filled.all():
+        weight, place = weight[filled], tuple(index[filled] for index in place)
+    weight = np.abs(weight)
     view = out.view(flow=True)
-    for of, size in enumerate((np.ones(len(weight)), weight)):
-        np.add.at(view.value[of], place, size)
-        np.add.at(view.variance[of], place, size**2)
+    shape = view.shape[1:]
+    flat = np.ravel_multi_index(place, shape) if place else np.zeros(len(weight), np.int64)
+    numbers = np.bincount(flat, minlength=int(np.prod(shape))).reshape(shape)
+    for sums, size in ((view.value, weight), (view.variance, np.square(weight))):
+        sums[0] += numbers
+        sums[1] = _added(sums[1].ravel(), flat, size).reshape(shape)
+
+
+def _added(
+    sums: NDArray[np.float64], place: NDArray[np.int64], added: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Sums with values added at their places, one after the other, as np.add.at does slower."""
+    if sums.any():
+        place = np.concatenate([np.arange(len(sums)), place])
+        added = np.concatenate([sums, added])
+    total: NDArray[np.float64] = np.bincount(place, added, len(sums)).astype(np.float64)
+    return total
 
 
 def dominated(histogram: Weighted) -> list[tuple[tuple[int, ...], int, float]]:

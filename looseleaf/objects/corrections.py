@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import awkward as ak
 import correctionlib
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from looseleaf.errors import ConfigError
 from looseleaf.objects.evaluation import as_floats
 from looseleaf.objects.events import Branches, Selection
 from looseleaf.objects.expressions import Expression, shown
+from looseleaf.objects.flat import Flat
 from looseleaf.objects.needed_branches import corrected_collection
 
 
@@ -138,8 +140,8 @@ class Corrections:
         if "of" not in entry:
             weight *= self._of_events(name, events, variation)
             return weight
-        leptons = chosen[corrected_collection(name, entry, chosen)][entry["of"]]
-        selection = Selection(events, np.ones(len(events), bool), leptons)
+        mask = chosen[corrected_collection(name, entry, chosen)][entry["of"]]
+        selection = Selection(events, Flat(mask), np.flatnonzero(ak.to_numpy(ak.flatten(mask))))
         np.multiply.at(weight, selection.event, self._of_leptons(name, selection, variation))
         return weight
 

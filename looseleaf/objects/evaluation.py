@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.losses import Loss
 from looseleaf.objects.expressions import COMPARISONS, OF_LISTS, Expression, shown
+from looseleaf.objects.flat import Flat
 from looseleaf.objects.leptons import CONE_PT
 from looseleaf.objects.needed_branches import COMPUTED
 
@@ -56,9 +57,41 @@ class _Truth(NamedTuple):
 
 
 def value_of(expression: Expression, columns: Mapping[str, Any] | Any) -> Any:
-    """The value of an expression: an array, or a number if it reads no column. Undecided is no."""
+    """The value of an expression: an array, or a number if it reads no column. Undecided is no.
+
+    Of `Flat` objects, it is a flat array.
+    """
+    if isinstance(columns, Flat) and not _by_object(expression, columns):
+        lists = value_of(expression, columns.lists)
+        return lists if getattr(lists, "ndim", 0) != 2 else _flattened(lists, columns)
     value = _evaluated(expression, columns)
     return value.sure if isinstance(value, _Truth) else value
+
+
+def _by_object(expression: Expression, objects: Flat) -> bool:
+    """Whether an expression can be evaluated for each object by itself, from numbers."""
+    return not any(_takes_lists(node) for node, _ in expression.steps) and all(
+        isinstance(objects[name], np.ndarray) for name in expression.names
+    )
+
+
+def _takes_lists(node: ast.expr) -> bool:
+    match node:
+        case ast.Subscript():
+            return True
+        case ast.Call(func=ast.Name(id=name)):
+            return name in OF_LISTS
+    return False
+
+
+def _flattened(lists: Any, objects: Flat) -> NDArray[Any]:
+    """A value for each object, from lists; one that is missing is a no, or NaN."""
+    flat = ak.flatten(lists, axis=1)
+    missing = False if _kind(flat) == "b" else np.nan
+    values: NDArray[Any] = ak.to_numpy(ak.fill_none(flat, missing, axis=0))
+    if len(values) != len(objects):
+        raise ConfigError("an expression gives lists of other lengths than the collection's")
+    return values
 
 
 def _evaluated(expression: Expression, columns: Any) -> Any:
@@ -565,13 +598,16 @@ class Undecided:
         return kept
 
     def passes(self, name: str, cuts: Sequence[Expression], objects: Any) -> Any:
-        """Which objects pass all cuts of the working point `name`, as a jagged array."""
-        truth = reduce(_and, [_answer(name, cut, objects, 2, "object") for cut in cuts])
+        """Which objects pass all cuts of the working point `name`.
+
+        The mask is flat if the objects are `Flat`, and else jagged.
+        """
+        flat = objects if isinstance(objects, Flat) else Flat(objects)
+        truth = reduce(_and, [_answer_of_objects(name, cut, flat) for cut in cuts])
         # a working point in several roles counts its leptons once
         if truth.undecided is not None and "leptons" not in self.counts.get(name, {}):
-            of = int(ak.count(truth.sure, axis=None))
-            self._tell(name, cuts, objects, truth.undecided, of, "leptons")
-        return truth.sure
+            self._tell(name, cuts, flat, truth.undecided, len(flat), "leptons")
+        return truth.sure if flat is objects else flat.listed(truth.sure)
 
     def numbers(self, name: str, expression: Expression, columns: Any, among: Any) -> Any:
         """One number for each event, as float64: NaN if it has no value.
@@ -690,6 +726,15 @@ def _answer(
     )
 
 
+def _answer_of_objects(name: str, cut: Expression, objects: Flat) -> _Truth:
+    """Yes or no for each object, in flat arrays."""
+    if _by_object(cut, objects):
+        return _answer(name, cut, objects, 1, "object")
+    truth = _answer(name, cut, objects.lists, 2, "object")
+    sure = _flattened(truth.sure, objects)
+    return _Truth(sure, sure if truth.undecided is None else _flattened(truth.possible, objects))
+
+
 def _called(name: str, cut: Expression) -> str:
     return f"{f'{name}: ' if name else ''}the cut {shown(cut.text)}"
 
@@ -699,6 +744,8 @@ def _finite(column: Any, like: Any) -> Any:
     if _kind(column) != "f":
         return True
     finite = np.isfinite(column)
+    if isinstance(finite, np.ndarray):
+        return finite
     while getattr(finite, "ndim", 0) > like.ndim:
         finite = ak.all(finite, axis=-1)
     return ak.to_numpy(ak.fill_none(finite, True)) if isinstance(like, np.ndarray) else finite

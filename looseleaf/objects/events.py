@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.objects.evaluation import Undecided, as_floats
 from looseleaf.objects.expressions import Expression
+from looseleaf.objects.flat import Flat, delta_r
 from looseleaf.objects.leptons import WorkingPoints
 
 # genPartFlav of a prompt lepton, and of one from a prompt tau
@@ -36,30 +37,44 @@ class Branches:
 
 
 class Selection:
-    """Leptons selected in the events of a region, in flat arrays with one entry for each lepton.
+    """Selected leptons of events, in flat arrays with one entry for each.
 
-    `region` is a mask of events, `chosen` a jagged mask of all their leptons.
+    `index` are their places among the `leptons` of all events.
     """
 
-    def __init__(self, events: Any, region: NDArray[np.bool_], chosen: Any) -> None:
-        self._events = events
-        self._counts = ak.to_numpy(ak.num(chosen, axis=1))
-        of_event = np.repeat(np.arange(len(region)), self._counts)
-        self._index = np.flatnonzero(ak.to_numpy(ak.flatten(chosen)) & region[of_event])
-        self.event: NDArray[np.int64] = of_event[self._index]
+    def __init__(self, events: Any, leptons: Flat, index: NDArray[np.int64]) -> None:
+        self._events, self._leptons, self._index = events, leptons, index
+        self.event: NDArray[np.int64] = leptons.event[index]
 
     @property
     def size(self) -> int:
         """The number of selected leptons."""
-        return len(self.event)
+        return len(self._index)
 
-    def take(self, values: Any) -> NDArray[Any]:
-        """For each selected lepton, its value or that of its event, from values of all events."""
-        if values.ndim == 1:
-            of_events: NDArray[Any] = ak.to_numpy(values)
-            return of_events[self.event]
-        of_leptons: NDArray[Any] = ak.to_numpy(ak.flatten(values))
-        return of_leptons[self._index]
+    def take(self, values: NDArray[Any]) -> NDArray[Any]:
+        """For each selected lepton, its value of those of all leptons."""
+        return values[self._index]
+
+    def narrowed(self, chosen: NDArray[np.int64]) -> "Selection":
+        """Some of the selected leptons, by their places among these."""
+        return Selection(self._events, self._leptons, self._index[chosen])
+
+    def distant(self, others: "Selection", dr_min: float) -> NDArray[np.bool_]:
+        """Which of `others`, such as jets, are farther than `dr_min` from all leptons of their
+        event."""
+        eta, phi = (self.take(self._leptons[name]) for name in ("eta", "phi"))
+        other_eta, other_phi = (others.take(others._leptons[name]) for name in ("eta", "phi"))
+        of_event = np.bincount(self.event, minlength=self._leptons.events)
+        first = np.cumsum(of_event) - of_event
+        number = of_event[others.event]
+        out = np.ones(others.size, bool)
+        # the first lepton of each event, then the second of those that have two
+        for place in range(number.max(initial=0)):
+            near = np.flatnonzero(number > place)
+            lepton = first[others.event[near]] + place
+            distance = delta_r(other_eta[near], other_phi[near], eta[lepton], phi[lepton])
+            out[near] &= distance > dr_min
+        return out
 
     def column(self, text: str) -> NDArray[np.float64]:
         """An expression over branches of the event (`PV_npvs`) or of the lepton (`Muon_pt`).
@@ -95,7 +110,7 @@ class Selection:
         return values
 
     def _is_of_leptons(self, values: Any) -> bool:
-        return np.array_equal(ak.num(values, axis=1), self._counts)
+        return np.array_equal(ak.num(values, axis=1), self._leptons.counts)
 
     def _floats(self, values: Any) -> NDArray[np.float64]:
         """Values for the selected leptons; of any other list in an event, its sum."""
@@ -161,17 +176,18 @@ def counted_momentum(
     tight: Any,
     undecided: Undecided,
 ) -> Any:
-    """The pT [GeV] at which leptons count, jagged.
+    """The pT [GeV] at which leptons count, flat if these are `Flat`, and else jagged.
 
     `roles` has the `tight` working point and the `momentum` of leptons that fail it: their own pT
     (`raw`), or the `cone_pt` that the working point declares (`cone`). `undecided` counts the
     `loose` ones that have no such momentum.
     """
     if roles["momentum"] == "raw":
-        return leptons.pt
+        return leptons["pt"]
     failing = loose & ~tight
     cone_pt = working_points.cone_pt(collection, roles["tight"], leptons, failing, undecided)
-    return ak.where(tight, leptons.pt, cone_pt)
+    where = np.where if isinstance(leptons, Flat) else ak.where
+    return where(tight, leptons["pt"], cone_pt)
 
 
 def is_prompt(leptons: Any) -> Any:

@@ -71,9 +71,10 @@ class WorkingPoints:
     def cone_pt(
         self, collection: str, name: str, objects: Any, among: Any, undecided: "Undecided"
     ) -> Any:
-        """The pT [GeV] at which loose leptons count that fail a working point, jagged.
+        """The pT [GeV] at which loose leptons count that fail a working point.
 
-        Raises `DataFileError` if it isn't finite for a lepton in `among`, a jagged mask, unless
+        It is flat if the objects are `Flat`, as the mask `among` is then, and else jagged. Raises
+        `DataFileError` if it isn't finite for a lepton in `among`, unless
         `undecided` may count it as `<collection>.<point>.cone_pt`.
         """
         expression = self._cone(collection, name)
@@ -93,7 +94,9 @@ class WorkingPoints:
     def passes(
         self, collection: str, name: str, objects: Any, undecided: "Undecided | None" = None
     ) -> Any:
-        """A jagged mask of the objects (a NanoEvents collection) that pass a working point.
+        """A mask of the objects that pass a working point.
+
+        It is jagged for a NanoEvents collection, and flat for one as `Flat`.
 
         Raises `ConfigError` for a cut that doesn't give a yes or no, and `DataFileError` for
         objects on which it can't be decided, unless `undecided` may count them.

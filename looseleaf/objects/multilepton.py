@@ -7,7 +7,8 @@ import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
-from looseleaf.objects.events import met, transverse_mass
+from looseleaf.objects.events import Selection, met, transverse_mass
+from looseleaf.objects.flat import Flat
 
 LEPTON_FIELDS = ("pt", "eta", "phi", "charge")
 Z_MASS_GEV = 91.19
@@ -20,23 +21,17 @@ def merged(chosen: Mapping[str, Any], fields: tuple[str, ...] = LEPTON_FIELDS) -
     return leptons[ak.argsort(leptons.pt, axis=1, ascending=False)]
 
 
-def event_quantities(
-    events: Any, chosen: Mapping[str, Any], jets: Mapping[str, Any]
+def lepton_quantities(
+    events: Any, chosen: Mapping[str, Any], leptons: Any
 ) -> dict[str, NDArray[Any]]:
     """One number for each event, by the names in `multilepton_analysis.EVENT_QUANTITIES`.
 
-    `chosen` has the selected leptons by collection, `jets` the selection of jets (`pt_min` [GeV],
-    `abs_eta_max`, `dr_min` from the leptons, `btag`). pT sums, momenta and masses are in GeV; a
-    missing lepton has pT and charge 0. `lep0_mt` is the transverse mass of the hardest lepton and
-    the missing momentum. `m_z` is the mass of the two leptons of the same flavour and opposite
-    charges that is nearest to the Z boson's. Both are 0 if the leptons are missing.
+    `chosen` has the selected leptons by collection, `leptons` those of all collections as `merged`.
+    Momenta and masses are in GeV; a missing lepton has pT and charge 0. `lep0_mt` is the transverse
+    mass of the hardest lepton and the missing momentum. `m_z` is the mass of the two leptons of the
+    same flavour and opposite charges that is nearest to the Z boson's. Both are 0 if the leptons
+    are missing.
     """
-    leptons = merged(chosen)
-    selected = events.Jet
-    selected = selected[(selected.pt > jets["pt_min"]) & (abs(selected.eta) < jets["abs_eta_max"])]
-    for collection in chosen.values():
-        selected = selected[ak.all(selected.metric_table(collection) > jets["dr_min"], axis=2)]
-    b_tag = selected[jets["btag"]["branch"]] > jets["btag"]["min"]
     pt = ak.fill_none(ak.pad_none(leptons.pt, 3, clip=True), 0.0)
     first_charge = ak.fill_none(ak.firsts(leptons.charge), 0)
     met_pt, met_phi = met(events)
@@ -50,26 +45,60 @@ def event_quantities(
         "n_mu": numbers.get("Muon", zero),
         "n_ele": numbers.get("Electron", zero),
         "charge": ak.to_numpy(ak.sum(leptons.charge, axis=1)),
-        "n_jet": ak.to_numpy(ak.num(selected, axis=1)),
-        "n_bjet": ak.to_numpy(ak.sum(b_tag, axis=1)),
-        "ht": ak.to_numpy(ak.sum(selected.pt, axis=1)),
         "met": met_pt,
         "lep0_pt": ak.to_numpy(pt[:, 0]),
         "lep1_pt": ak.to_numpy(pt[:, 1]),
         "lep0_mt": ak.to_numpy(mt),
         "lep2_pt": ak.to_numpy(pt[:, 2]),
         "lep0_charge": ak.to_numpy(first_charge),
-        "m_z": _z_mass(chosen),
+        "m_z": _z_mass(chosen, len(events)),
     }
 
 
-def _z_mass(chosen: Mapping[str, Any]) -> NDArray[np.float64]:
+class SelectedJets:
+    """The jets of events that are away from the selected leptons, at any energy.
+
+    `chosen` has the leptons by collection, `declared` the selection of jets (`pt_min` [GeV],
+    `abs_eta_max`, `dr_min` from the leptons, `btag`).
+    """
+
+    def __init__(self, events: Any, chosen: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
+        self._jets, self._pt_min = Flat(events.Jet), declared["pt_min"]
+        central = np.abs(self._jets["eta"]) < declared["abs_eta_max"]
+        selected = Selection(events, self._jets, np.flatnonzero(central))
+        away = np.ones(selected.size, bool)
+        for leptons in map(Flat, chosen.values()):
+            every = Selection(events, leptons, np.arange(len(leptons)))
+            away &= every.distant(selected, declared["dr_min"])
+        self._selected = selected.narrowed(np.flatnonzero(away))
+        b_tag = self._jets[declared["btag"]["branch"]] > declared["btag"]["min"]
+        self._b_tag = self._selected.take(b_tag)
+        self._pt = self._selected.take(self._jets["pt"])
+
+    def quantities(self, scale: float = 1.0) -> dict[str, NDArray[Any]]:
+        """The numbers of jets and b-tagged jets, and the sum of their pT [GeV], for each event, if
+        jets have `scale` times their energy."""
+        pt = self._pt * scale
+        hard = pt > self._pt_min
+        event, events = self._selected.event[hard], self._jets.events
+        number = np.bincount(event, minlength=events)
+        return {
+            "n_jet": number,
+            "n_bjet": np.bincount(event[self._b_tag[hard]], minlength=events),
+            "ht": ak.to_numpy(ak.sum(ak.unflatten(pt[hard], number), axis=1)),
+        }
+
+
+def _z_mass(chosen: Mapping[str, Any], events: int) -> NDArray[np.float64]:
+    of_event = np.zeros(events)
+    numbers = [ak.to_numpy(ak.num(leptons, axis=1)) for leptons in chosen.values()]
+    several = np.flatnonzero(np.max(numbers, axis=0) > 1)
     masses = []
     for leptons in chosen.values():
-        pair = ak.combinations(leptons, 2, fields=["a", "b"])
+        pair = ak.combinations(leptons[several], 2, fields=["a", "b"])
         pair = pair[pair.a.charge != pair.b.charge]
         masses.append((pair.a + pair.b).mass)
     mass = ak.concatenate(masses, axis=1)
     nearest = ak.argmin(abs(mass - Z_MASS_GEV), axis=1, keepdims=True)
-    of_event: NDArray[Any] = ak.to_numpy(ak.fill_none(ak.firsts(mass[nearest]), 0.0))
-    return of_event.astype(np.float64)
+    of_event[several] = ak.to_numpy(ak.fill_none(ak.firsts(mass[nearest]), 0.0))
+    return of_event

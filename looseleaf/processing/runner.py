@@ -1,28 +1,26 @@
 """What a worker does: open files, run a processor over their chunks, and sum the results."""
 
 import threading
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import awkward as ak
 import cloudpickle
 import distributed
 import numpy as np
-from coffea.nanoevents import NanoAODSchema, NanoEventsFactory
 from coffea.processor import ProcessorABC, accumulate
 
 from looseleaf.cost import Stopwatch, peak_rss_bytes
 from looseleaf.errors import DataFileError, LooseleafError, reading
 from looseleaf.files import adler32
-from looseleaf.nanoaod import TREE, Events, open_file
-from looseleaf.objects.branches import first_present
-from looseleaf.parquet import ParquetEvents, is_parquet
+from looseleaf.nanoaod import Events, open_file
+from looseleaf.parquet import is_parquet
 from looseleaf.processing.checkpoints import packed, unpacked
+from looseleaf.processing.feed import Feed, ReadClock
 from looseleaf.processing.fileset import Chunk, EventsSource, cut
 from looseleaf.processing.ledger import ChunkRecord
 from looseleaf.processing.tree import tree_sum
@@ -52,46 +50,19 @@ class Limits:
     chunk_s: float = 1800.0
 
 
-class SkimmedNanoAOD(NanoAODSchema):
-    """NanoAOD with some of its columns, as a transform leaves it.
-
-    Cross-references may be missing, as may the position of the primary vertex and the momenta of
-    generated particles.
-    """
-
-    warn_missing_crossrefs = False
-    mixins: ClassVar[dict[str, str]] = {
-        **NanoAODSchema.mixins,
-        "PV": "NanoCollection",
-        "GenPart": "NanoCollection",
-    }
-    aliases: ClassVar[Mapping[str, Sequence[str]]] = {}
-
-    def __init__(self, base_form: dict[str, Any], version: str = "latest") -> None:
-        """Add alternative names of branches."""
-        forms = dict(zip(base_form["fields"], base_form["contents"], strict=True))
-        for name, alternatives in self.aliases.items():
-            present = first_present("|".join([name, *alternatives]), forms)
-            if present is not None:
-                forms[name] = forms[present]
-        super().__init__(
-            {**base_form, "fields": list(forms), "contents": list(forms.values())}, version
-        )
-
-
 @lru_cache(maxsize=16)
-def _opened(source: EventsSource) -> Events:
-    """A file that this worker keeps open, since on wide files the metadata costs more than a chunk.
+def _opened(source: EventsSource) -> Feed:
+    """A file that this worker keeps open.
 
     Raises `DataFileError` if it isn't byte for byte the file in its manifest.
     """
-    file = open_file(source.url)
+    feed = Feed(source.url, open_file(source.url, walk=True))
     try:
-        _hold(file, source)
+        _hold(feed.file, source)
     except BaseException:
-        file.close()
+        feed.close()
         raise
-    return file
+    return feed
 
 
 def _hold(file: Events, source: EventsSource) -> None:
@@ -100,9 +71,9 @@ def _hold(file: Events, source: EventsSource) -> None:
         raise DataFileError(
             f"{url}: is another file (uuid {file.uuid}) than the manifest's ({source.uuid})"
         )
-    if file.tree.num_entries != source.events:
+    if file.num_entries != source.events:
         raise DataFileError(
-            f"{url}: has {file.tree.num_entries} events, but the manifest says {source.events}"
+            f"{url}: has {file.num_entries} events, but the manifest says {source.events}"
         )
     # data that doesn't compress has no checksum in ROOT files, so uproot can read damaged numbers;
     # Parquet has a checksum in every page, so the file needn't be read completely
@@ -117,49 +88,13 @@ def _hold(file: Events, source: EventsSource) -> None:
             )
 
 
-class ReadClock(dict[Any, Any]):
-    """Measures how long columns take to read: coffea looks here before each one, and stores after.
-
-    It keeps nothing, so that only the processor's arrays decide what stays in memory.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds = 0.0
-        self._started = 0.0
-
-    def get(self, key: Any, default: Any = None) -> Any:
-        """Start the clock for a column; no value is ever stored."""
-        self._started = time.perf_counter()
-        return default
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.seconds += time.perf_counter() - self._started
-
-
-def events_of(chunk: Chunk, metadata: Mapping[str, Any], clock: ReadClock) -> Any:
-    """The NanoEvents of a chunk; columns are read when the processor touches them."""
-    file = _opened(chunk.file)
-    how = {
-        "schemaclass": type("Aliased", (SkimmedNanoAOD,), {"aliases": metadata.get("aliases", {})}),
-        "metadata": dict(metadata),
-        "mode": "virtual",
-        "buffer_cache": clock,
-    }
-    if isinstance(file, ParquetEvents):
-        source = file.tree.nanoevents_source(chunk.start, chunk.stop)
-        return NanoEventsFactory.from_parquet(source, entry_stop=chunk.events, **how).events()
-    return NanoEventsFactory.from_root(
-        file.directory, treepath=TREE, entry_start=chunk.start, entry_stop=chunk.stop, **how
-    ).events()
-
-
 def _process(
     processor: ProcessorABC, chunk: Chunk, metadata: Mapping[str, Any], worker: str, tries: int
 ) -> tuple[dict[str, Any], ChunkRecord]:
     watch, clock = Stopwatch(), ReadClock()
-    before = _opened(chunk.file).bytes_read
-    events = events_of(chunk, metadata, clock)
+    feed = _opened(chunk.file)
+    before = feed.file.bytes_read
+    events = feed.events(chunk.start, chunk.stop, metadata, clock)
     with reading(chunk.file.url):
         weights = (
             float(ak.to_numpy(events.genWeight).sum(dtype=np.float64))
@@ -167,7 +102,7 @@ def _process(
             else float(len(events))
         )
     result = processor.process(events)
-    read = _opened(chunk.file).bytes_read - before
+    read = feed.file.bytes_read - before
     record = ChunkRecord(
         file=chunk.file.name,
         url=chunk.file.url,
@@ -207,6 +142,9 @@ def process_task(
             raise _failure_of(chunk, problem) from None
         total = result if total is None else accumulate([total, result])
         records.append(record)
+    for source in {chunk.file for chunk in chunks}:
+        # what the next task reads is anywhere
+        _opened(source).forget()
     assert total is not None
     return total, records
 

@@ -80,7 +80,8 @@ NO_LOSS = Allow()
 class Reading:
     """What an analysis needs for the events of its datasets, by dataset.
 
-    `metadata` is passed to the processor with every chunk. `columns` are the columns that are read:
+    `metadata` is passed to the processor with every chunk; its `columns` are all that are in the
+    events. `columns` are the columns that are read:
     problems with them are losses, or a `DataFileError` unless `allow` names them. `skim` is the
     transform's cut if it removes events that the analysis might count.
     """
@@ -101,11 +102,15 @@ class Reading:
 
         Raises `DataFileError` as `event_metadata` does.
         """
+        columns = columns_read(analysis, declared, working_points)
         metadata = {
-            name: {**event_metadata(analysis, dataset), **analysis.metadata(name, dataset)}
+            name: {
+                **event_metadata(analysis, dataset),
+                **analysis.metadata(name, dataset),
+                "columns": sorted(columns[name]),
+            }
             for name, dataset in declared.items()
         }
-        columns = columns_read(analysis, declared, working_points)
         return cls(metadata, columns, analysis.allow, analysis.skim)
 
     def losses(self, fileset: Fileset) -> list[Loss]:

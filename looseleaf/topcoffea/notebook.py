@@ -23,7 +23,7 @@ from looseleaf.nanoaod import TREE
 from looseleaf.objects.analysis import Analysis
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.rates import RateMap
-from looseleaf.processing.runner import SkimmedNanoAOD
+from looseleaf.processing.feed import SkimmedNanoAOD
 from looseleaf.processing.stage import event_metadata
 from looseleaf.topcoffea.analysis import TopCoffeaAnalysis
 from looseleaf.topcoffea.checks import check_processes, check_regions, check_years

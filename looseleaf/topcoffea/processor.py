@@ -27,7 +27,12 @@ from looseleaf.objects.events import is_prompt, loose_leptons, recorded, weights
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
-from looseleaf.objects.multilepton import LEPTON_FIELDS, event_quantities, merged
+from looseleaf.objects.multilepton import (
+    LEPTON_FIELDS,
+    SelectedJets,
+    lepton_quantities,
+    merged,
+)
 from looseleaf.objects.names import COVERAGE, ENTRIES
 from looseleaf.objects.rates import RateMap, cover_maps, map_edges, predict, stacked
 from looseleaf.topcoffea.analysis import TopCoffeaAnalysis, varies
@@ -192,10 +197,12 @@ class TopCoffeaProcessor(ProcessorABC):
         covered = coverage([*self._observables, *map_edges(self._maps)])
         spread = entries(self._channel_axis())
         nominal: list[Filled] = []
-        for label, jets in self._jets(events, is_data):
+        of_leptons = lepton_quantities(events, chosen, leptons)
+        jets = SelectedJets(events, chosen, analysis.jets)
+        for label, scale in self._jet_scales(events.metadata, is_data):
             # lost events are counted once, not in every variation
             counter = undecided if label == NOMINAL else undecided.anew()
-            quantities = event_quantities(jets, chosen, analysis.jets)
+            quantities = {**of_leptons, **jets.quantities(scale)}
             seen = {SIGNAL: quantities}
             seen |= {key: _after_a_flip(quantities, key) for key in by_role if key in FLIPPED}
             filled = list(self._masks(seen, selected, tight, flipped, is_data, counter))
@@ -445,16 +452,16 @@ class TopCoffeaProcessor(ProcessorABC):
                     out[full + direction][place] = rate.ravel()
         return out
 
-    def _jets(self, events: Any, is_data: bool) -> Iterator[tuple[str, Any]]:
-        """The events and, in simulation, those with other jet energies."""
-        yield NOMINAL, events
+    def _jet_scales(
+        self, metadata: Mapping[str, Any], is_data: bool
+    ) -> Iterator[tuple[str, float]]:
+        """The factors on jet energies: nominal and, in simulation, those of variations."""
+        yield NOMINAL, 1.0
         shapes = {} if is_data else self._analysis.systematics.shape
         for name, shape in shapes.items():
-            if not varies(shape, events.metadata["process"]):
-                continue
-            for direction, factor in shape.get("jet_scale", {}).items():
-                shifted = ak.with_field(events.Jet, events.Jet.pt * factor, "pt")
-                yield name + direction.capitalize(), ak.with_field(events, shifted, "Jet")
+            if varies(shape, metadata["process"]):
+                for direction, factor in shape.get("jet_scale", {}).items():
+                    yield name + direction.capitalize(), factor
 
     def _reweighted(
         self,

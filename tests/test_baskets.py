@@ -1,0 +1,197 @@
+"""Columns read straight from baskets, held against uproot's, and the chunks made of them."""
+
+import os
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+import yaml
+from coffea.processor import IterativeExecutor, Runner
+from conftest import REPO
+
+from looseleaf.baskets import Baskets
+from looseleaf.errors import DataFileError
+from looseleaf.fakerate.analysis import FakeRateAnalysis
+from looseleaf.fakerate.processor import FakeRateProcessor
+from looseleaf.nanoaod import EventsFile, open_file
+from looseleaf.objects.corrections import Corrections
+from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.processing.feed import Feed, ReadClock, SkimmedNanoAOD
+from looseleaf.processing.fileset import Chunk, EventsSource, cut
+from looseleaf.processing.runner import process_task
+from looseleaf.processing.stage import columns_read
+from looseleaf.samples.generate import Part, SampleFile, write_file
+
+KINDS = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8", "?"]
+EVENTS, STEP = 1000, 300
+COMPRESSIONS = {
+    "zstd": uproot.ZSTD(1), "lz4": uproot.LZ4(1), "lzma": uproot.LZMA(1), "zlib": uproot.ZLIB(1),
+    "none": None,
+}  # fmt: skip
+
+
+def written(path: Path, compression: Any) -> Path:
+    """A file with columns of all types, as numbers and as lists, in baskets of 300 events."""
+    rng = np.random.default_rng(1)
+    counts = rng.poisson(1.5, EVENTS)
+    columns: dict[str, Any] = {
+        f"x_{kind.strip('?') or 'b'}": _drawn(rng, kind, EVENTS) for kind in KINDS
+    }
+    of_objects = {kind.strip("?") or "b": _drawn(rng, kind, counts.sum()) for kind in KINDS}
+    columns["Thing"] = ak.unflatten(ak.zip(of_objects), counts)
+    columns["LHEPdfWeight"] = ak.unflatten(rng.random(counts.sum()), counts)
+    columns |= {name: np.arange(EVENTS, dtype="u8") for name in ("run", "luminosityBlock", "event")}
+    with uproot.recreate(path, compression=compression) as file:
+        types = {name: ak.type(value).content for name, value in columns.items()}
+        tree = file.mktree("Events", types)
+        for start in range(0, EVENTS, STEP):
+            tree.extend({name: value[start : start + STEP] for name, value in columns.items()})
+    return path
+
+
+def _drawn(rng: np.random.Generator, kind: str, size: int) -> Any:
+    return rng.integers(0, 100, size).astype(kind)
+
+
+def reader(path: Path) -> tuple[EventsFile, Baskets]:
+    file = open_file(str(path), walk=True)
+    assert isinstance(file, EventsFile)
+    return file, Baskets(str(path), file.read)
+
+
+def same(path: Path, edges: list[int]) -> int:
+    """The number of branches that are read as uproot reads them, in all pieces; the rest must be
+    unknown."""
+    file, baskets = reader(path)
+    tree = uproot.open(path)["Events"]
+    assert file.walked is not None
+    assert sorted(file.walked.names) == sorted(tree.keys(recursive=False))
+    assert file.num_entries == tree.num_entries
+    known = 0
+    for name in file.walked.names:
+        branch = file.walked.branch(name)
+        if branch is None:
+            continue
+        known += 1
+        for start, stop in pairwise(edges):
+            expected = tree[name].array(entry_start=start, entry_stop=stop)
+            if branch.counter is not None:
+                counter = file.walked.branch(branch.counter)
+                assert counter is not None
+                counts = baskets.content(counter, start, stop)
+                assert np.array_equal(ak.to_numpy(ak.num(expected)), counts), name
+                expected = ak.flatten(expected)
+            flat, found = ak.to_numpy(expected), baskets.content(branch, start, stop)
+            assert (found.dtype, found.tobytes()) == (flat.dtype, flat.tobytes()), name
+    file.close()
+    return known
+
+
+@pytest.mark.parametrize("name", COMPRESSIONS)
+def test_columns_of_all_types_are_those_of_uproot(tmp_path: Path, name: str) -> None:
+    """Whole files, chunks that end within baskets or with them, and chunks of one basket."""
+    path = written(tmp_path / "a.root", COMPRESSIONS[name])
+    # 11 types twice, two counters, weights and the identity
+    for edges in ([0, EVENTS], [0, 450, 500, 600, 1000], [0, 0, 300, 301, 302, 1000], [310, 320]):
+        assert same(path, edges) == 2 * len(KINDS) + 2 + 1 + 3
+
+
+def test_columns_of_real_files_are_those_of_uproot(nanoaod: Path) -> None:
+    for name, number in (("nano_dy.root", 1499), ("nano_tt_v12.root", 654)):
+        events = uproot.open(nanoaod / name)["Events"].num_entries
+        assert same(nanoaod / name, [0, events // 3, events]) == number
+    # baskets inside of the metadata are left to uproot
+    assert same(nanoaod / "nanoAOD_2015_CMS_Open_Data_ttbar.root", [0, 200]) == 0
+
+
+def test_what_is_no_number_is_left_to_uproot(tmp_path: Path) -> None:
+    """As are trees of another kind; events have such columns all the same."""
+    path = tmp_path / "a.root"
+    with uproot.recreate(path) as file:
+        kinds = dict.fromkeys(("run", "luminosityBlock", "event"), "u8")
+        tree = file.mktree("Events", {**kinds, "three": ("f4", (3,)), "x": "f4"})
+        three, x = np.arange(12, dtype="f4").reshape(4, 3), np.arange(4, dtype="f4")
+        tree.extend({**dict.fromkeys(kinds, np.arange(4)), "three": three, "x": x})
+    file, _ = reader(path)
+    assert file.walked is not None
+    assert file.walked.branch("three") is None
+    events = Feed(str(path), file).events(1, 3, {}, ReadClock())
+    assert events.three.to_list() == three[1:3].tolist()
+    assert events.x.to_list() == [1, 2]
+
+
+def test_a_damaged_basket_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.root", COMPRESSIONS["lz4"])
+    file, baskets = reader(path)
+    assert file.walked is not None
+    branch = file.walked.branch("x_f8")
+    assert branch is not None
+    with open(path, "r+b") as stream:
+        stream.seek(int(branch.seeks[1] + branch.sizes[1]) - 5)
+        stream.write(b"damag")
+    assert len(baskets.content(branch, 0, STEP)) == STEP
+    with pytest.raises(DataFileError, match=r"a\.root: basket 1 of x_f8 is damaged"):
+        baskets.content(branch, STEP, EVENTS)
+
+
+def test_lists_that_their_counter_does_not_count_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.root", COMPRESSIONS["none"])
+    file, _ = reader(path)
+    assert file.walked is not None
+    branch = file.walked.branch("nThing")
+    assert branch is not None
+    with open(path, "r+b") as stream:
+        stream.seek(int(branch.seeks[0] + branch.sizes[0]) - 4)
+        stream.write((77).to_bytes(4, "big"))
+    events = Feed(str(path), file).events(0, EVENTS, {}, ReadClock())
+    with pytest.raises(DataFileError, match=r"Thing_f4 has \d+ values .* but nThing counts"):
+        ak.materialize(events.Thing.f4)
+
+
+def test_only_declared_columns_are_in_the_events(tmp_path: Path) -> None:
+    file, _ = reader(written(tmp_path / "a.root", None))
+    about = {"columns": ["run", "luminosityBlock", "event", "Thing_f4|Thing_none", "x_i4"]}
+    events = Feed("a.root", file).events(0, 10, about, ReadClock())
+    assert events.Thing.fields == ["f4"]
+    assert {"x_i4", "x_f4"} & {"x_" + name for name in events.x.fields} == {"x_i4"}
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("baskets") / "qcd.root"
+    part = Part("qcd", 20_000, (20, 30), "Muon")
+    truth = str(REPO / "config/demo/truth.json")
+    write_file(SampleFile(path, "", "", (part,), False, "Muon", 1, (1,), 6000, "zstd", truth))
+    return path
+
+
+def test_histograms_are_those_of_coffeas_runner_to_the_bit(sample: Path) -> None:
+    """On NanoEvents of coffea's own, whole; of events in chunks they are the same."""
+    declared = yaml.safe_load((REPO / "config/analyses/muon.yaml").read_text())
+    points = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
+    analysis = FakeRateAnalysis.from_json({k: v for k, v in declared.items() if k != "truth"})
+    processor = FakeRateProcessor(analysis, points, Corrections({}, {}))
+    with uproot.open(sample) as file:
+        identity, size = str(file.file.uuid), sample.stat().st_size
+    source = EventsSource("a", str(sample), "", identity, size, None, 20_000, 20_000)
+    columns = sorted(columns_read(analysis, {"d": {"data": False}}, points)["d"])
+    about = {"dataset": "d", "data": False, "columns": columns}
+    whole = Chunk("d", source, 0, 20_000)
+    found, _ = process_task(processor, [whole], about)
+    runner = Runner(IterativeExecutor(status=False), schema=SkimmedNanoAOD, chunksize=1 << 30)
+    fileset = {"d": {"files": {str(sample): "Events"}, "metadata": {"data": False}}}
+    expected = runner(fileset, processor)
+    assert set(found) == set(expected)
+    assert found["tight"].sum().value > 100
+    for name, histogram in expected.items():
+        assert found[name].view(flow=True).tobytes() == histogram.view(flow=True).tobytes(), name
+    pieces, records = process_task(processor, cut(whole, 3500), about)
+    np.testing.assert_allclose(pieces["mt"].values(), expected["mt"].values(), rtol=1e-12)
+    # nothing is read twice, although chunks end within baskets
+    once = process_task(processor, [whole], about)[1][0].cost["bytes_read"]
+    assert sum(record.cost["bytes_read"] for record in records) == once
+    assert os.path.getsize(sample) > once

@@ -1,0 +1,113 @@
+"""Collections as flat arrays: cuts, distances and sums are those of lists."""
+
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import pytest
+from coffea.nanoevents.methods import nanoaod
+
+from looseleaf.objects.evaluation import Undecided
+from looseleaf.objects.events import Selection
+from looseleaf.objects.expressions import Expression
+from looseleaf.objects.flat import Flat, delta_r, largest
+from looseleaf.objects.leptons import WorkingPoints
+
+NAN = float("nan")
+
+
+@pytest.fixture
+def muons() -> Any:
+    rng = np.random.default_rng(5)
+    counts = rng.poisson(1.2, 2000)
+    size = int(counts.sum())
+    return ak.unflatten(
+        ak.zip(
+            {
+                "pt": rng.exponential(20, size).astype("f4"),
+                "ratio": rng.choice(np.array([0, 1, 2], "f4"), size),
+                "id": rng.integers(0, 200, size).astype("u1"),
+            }
+        ),
+        counts,
+    )
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        "pt > 10",
+        "(id + id > 255) | (pt / 3 < 2.1)",
+        "pt * ratio / ratio > 15 and id != 7",
+        "pt >= max(pt)",
+        "where(ratio > 1, pt, 2 * pt) > 25.1",
+    ],
+)
+def test_a_cut_on_flat_objects_is_that_on_lists(muons: Any, cut: str) -> None:
+    points = WorkingPoints({"Muon": {"mine": {"cuts": [cut]}}})
+    counter, flat = Undecided(["Muon.mine"]), Flat(muons)
+    found = points.passes("Muon", "mine", flat, counter)
+    columns = {name: muons[name] for name in muons.fields}
+    assert found.tolist() == ak.flatten(Expression(cut)(columns)).to_list()
+    assert 0 < found.sum() < len(flat)
+    # 0/0 is undecided, whether the leptons are flat or not
+    undecided = "/ ratio" in cut
+    assert bool(counter.counts) == undecided
+    again = Undecided(["Muon.mine"])
+    assert ak.flatten(points.passes("Muon", "mine", muons, again)).to_list() == found.tolist()
+    assert again.counts == counter.counts
+
+
+def test_flat_objects_of_chosen_events_are_theirs(muons: Any) -> None:
+    """Lists that begin anywhere, or lie apart."""
+    for chosen in (slice(100, 300), np.arange(2000) % 3 == 0, muons.pt > 10):
+        part = muons[chosen]
+        flat = Flat(part)
+        assert isinstance(flat["pt"], np.ndarray)
+        assert flat["pt"].tolist() == ak.flatten(part.pt).to_list()
+        assert flat.counts.tolist() == ak.num(part).to_list()
+        hard = flat["pt"] > 20
+        assert flat.number(hard).tolist() == ak.sum(part.pt > 20, axis=1).to_list()
+        assert flat.listed(hard).to_list() == (part.pt > 20).to_list()
+
+
+def test_the_largest_value_of_an_event() -> None:
+    values = np.array([3, 5, NAN, NAN, 2, 1], "f4")
+    found = largest(values, np.array([0, 0, 0, 2, 4, 4]), 6)
+    assert found.tolist()[:2] == [5, 0]
+    assert np.isnan(found[2])
+    assert found.tolist()[3:] == [0, 2, 0]
+
+
+def directions(rng: np.random.Generator, size: int) -> Any:
+    pt, eta = rng.exponential(20, size).astype("f4"), rng.normal(0, 2, size).astype("f4")
+    phi = rng.uniform(-np.pi, np.pi, size).astype("f4")
+    phi[:4] = np.float32(np.pi), -np.float32(np.pi), 7, NAN
+    return ak.zip(
+        {"pt": pt, "eta": eta, "phi": phi, "mass": 0 * pt},
+        with_name="PtEtaPhiMLorentzVector",
+        behavior=nanoaod.behavior,
+    )
+
+
+def test_distances_are_those_of_coffea_to_the_bit() -> None:
+    rng = np.random.default_rng(3)
+    one, other = directions(rng, 50_000), directions(rng, 50_000)
+    other = other[rng.permutation(len(other))]
+    sides = [ak.to_numpy(side[name]) for side in (one, other) for name in ("eta", "phi")]
+    expected = ak.to_numpy(one.delta_r(other))
+    found = delta_r(*sides)
+    assert (found.dtype, found.tobytes()) == (expected.dtype, expected.tobytes())
+
+
+def test_what_is_away_from_every_lepton_of_its_event() -> None:
+    rng = np.random.default_rng(4)
+    leptons, jets = (
+        ak.unflatten(directions(rng, int(counts.sum())), counts)
+        for counts in (rng.poisson(0.8, 3000), rng.poisson(3, 3000))
+    )
+    expected = ak.all(jets.metric_table(leptons) > 1.0, axis=2)
+    every = [Selection(None, flat, np.arange(len(flat))) for flat in (Flat(leptons), Flat(jets))]
+    found = every[0].distant(every[1], 1.0)
+    assert found.tolist() == ak.flatten(expected).to_list()
+    assert 0 < found.sum() < len(found)
