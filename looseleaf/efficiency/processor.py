@@ -170,19 +170,17 @@ class EfficiencyProcessor(ProcessorABC):
 
         An event with several pairs in a bin is one entry, since they have its weight in common.
         """
-        axes = [
-            hist.axis.StrCategory(PROBES, name="probe", overflow=False),
-            *(hist.axis.Variable(self._analysis.binning[n], name=n, flow=False) for n in values),
-        ]
-        out = entries(*axes)
-        edges = [(of, axis.edges) for of, axis in zip(values.values(), axes[1:], strict=True)]
+        probe = hist.axis.StrCategory(PROBES, name="probe", overflow=False)
+        axes = [hist.axis.Variable(self._analysis.binning[n], name=n, flow=False) for n in values]
+        out = entries(probe, *axes)
+        edges = [(of, axis.edges) for of, axis in zip(values.values(), axes, strict=True)]
         inside = np.all([(of >= its[0]) & (of < its[-1]) for of, its in edges], axis=0)
         places = [passes, *(np.searchsorted(its, of, side="right") - 1 for of, its in edges)]
         of_events, which = np.unique(
             np.array([event, *places])[:, inside], axis=1, return_inverse=True
         )
         summed = np.bincount(which.ravel(), weight[inside], of_events.shape[1])
-        middles = [axis.centers[place] for axis, place in zip(axes[1:], of_events[2:], strict=True)]
+        middles = [axis.centers[place] for axis, place in zip(axes, of_events[2:], strict=True)]
         names = np.array(PROBES)[of_events[1]].tolist()
         enter(out, names, *middles, weight=summed)
         return out

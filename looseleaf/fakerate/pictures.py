@@ -5,17 +5,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import hist
 import numpy as np
+from numpy.typing import NDArray
 
 from looseleaf.fakerate.analysis import FakeRateAnalysis
 from looseleaf.files import read_json
 from looseleaf.histograms import plots
 from looseleaf.histograms.ratio import Ratio, divide
 from looseleaf.histograms.store import empty_bins, read_uhi
+from looseleaf.histograms.typed import Weighted
 
 
-def stored_ratio(maps: Mapping[str, hist.Hist[Any]], metadata: Mapping[str, Any]) -> Ratio:
+def stored_ratio(maps: Mapping[str, Weighted], metadata: Mapping[str, Any]) -> Ratio:
     """The ratio in a map file, with empty bins marked."""
     empty = empty_bins(metadata, maps["ratio"].shape)
     value, lower, upper = (
@@ -77,7 +78,7 @@ def pictures(
 
 
 def _data_and_simulation(
-    maps: Mapping[str, hist.Hist[Any]],
+    maps: Mapping[str, Weighted],
     metadata: Mapping[str, Any],
     folder: Path,
     label: str,
@@ -120,12 +121,17 @@ def _data_and_simulation(
         fig, ax = plots.over_prediction(
             data.axes[0].edges,
             {name: histogram.values() for name, histogram in parts.items()},
-            np.sqrt(sum(histogram.variances() for histogram in parts.values())),
-            (data.values(), np.sqrt(data.variances())),
+            _errors(*parts.values()),
+            (data.values(), _errors(data)),
             words,
         )
         plots.label(ax, label, **beams)
         plots.save(fig, folder / spectrum.replace(".", "_"))
+
+
+def _errors(*histograms: Weighted) -> NDArray[Any]:
+    """The errors of a sum of histograms, by bin."""
+    return np.asarray(np.sqrt(np.sum([one.variances() for one in histograms], axis=0)))
 
 
 def cutflow(metadata: Mapping[str, Any], folder: Path) -> None:
