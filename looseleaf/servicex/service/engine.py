@@ -16,7 +16,7 @@ from looseleaf.retries import Retries
 from looseleaf.servicex.formats import SUFFIXES
 from looseleaf.servicex.request import MANIFEST, OWN, request_folder
 from looseleaf.servicex.service.checks import Checks
-from looseleaf.servicex.service.python import PythonTask, run_python
+from looseleaf.servicex.service.python import PythonTask, run_python, work_folder
 from looseleaf.servicex.service.queries import checksums_of
 from looseleaf.servicex.service.state import (
     COMPLETE,
@@ -142,7 +142,10 @@ class Engine:
 
     def _clear_parts(self, request_id: str) -> None:
         for part in self.folder(request_id).glob(".part-*"):
-            part.unlink(missing_ok=True)
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)
 
     def _serve(self, worker: Carrier) -> None:
         while True:
@@ -215,6 +218,8 @@ class Engine:
             self._written(self.state.release, list(left))
 
     def _ended(self, row: FileRow, outcome: FileResult | Exception, tells: bool) -> None:
+        # a worker that was killed could not
+        shutil.rmtree(work_folder(self.folder(row.request) / row.output), ignore_errors=True)
         if tells and not isinstance(outcome, Exception):
             try:
                 write_json(self.folder(row.request) / account_name(row.output), outcome.to_json())

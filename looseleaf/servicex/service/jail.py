@@ -1,8 +1,9 @@
 """The jail in which Python queries run, made by bubblewrap.
 
 It has the system's programs and libraries, this Python and looseleaf, read-only; the input file,
-read-only; an empty folder; and the output file. It has no network, no other processes, no
-capabilities and no way to gain rights. If the service runs as root, the query runs as nobody.
+read-only; an empty /tmp in memory, of limited size; and the output file. It has no network, no
+other processes, no keyrings, no capabilities and no way to gain rights. If the service runs as
+root, the query runs as nobody. Each jail is entered through `entrance`.
 """
 
 import os
@@ -13,12 +14,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import looseleaf
+from looseleaf.servicex.service.entrance import MODULE, NOBODY, SCRATCH
+from looseleaf.servicex.service.seccomp import unsupported
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
 # the parts of /etc that the dynamic linker and the clock need; none of them is secret
 SETTINGS = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
 ALONE = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try")
-NOBODY = 65534
+# names and owners of the kernel's keys
+KEYS = ("/proc/keys", "/proc/key-users")
+# files in /tmp are memory too: a quarter of what a query may use
+TMP_SHARE = 4
 
 
 def visible() -> list[Path]:
@@ -27,24 +33,29 @@ def visible() -> list[Path]:
     return list(dict.fromkeys([Path(sys.base_prefix), Path(sys.prefix), package]))
 
 
-def jailed(command: Sequence[str], home: Path, reads: Sequence[Path], writes: Path) -> list[str]:
-    """A command that runs `command` in the jail, with the folder `home` as its /tmp."""
+def jailed(command: Sequence[str], reads: Sequence[Path], writes: Path, memory: int) -> list[str]:
+    """A command that runs `command` in the jail; its /tmp holds a part of `memory`, in bytes."""
     options = ["bwrap", *ALONE, "--die-with-parent"]
     if os.geteuid() == 0:
         # needed by `give_up_rights`, which drops it
         options += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     # first, since Python or looseleaf may be below /tmp
-    options += ["--bind", str(home), "/tmp"]
+    options += ["--bind", SCRATCH, "/tmp"]
     for place in (*SYSTEM, *SETTINGS):
         options += [*_way_to(Path(place)), "--ro-bind-try", place, place]
     for folder in visible():
         options += [*_way_to(folder), "--ro-bind", str(folder), str(folder)]
     options += ["--proc", "/proc", "--dev", "/dev"]
+    for place in filter(os.path.exists, KEYS):
+        options += ["--ro-bind", "/dev/null", place]
+    # bubblewrap's own process, which ends the query, is of the query's user
+    options += ["--tmpfs", "/proc/1", "--remount-ro", "/proc/1"]
     for path in reads:
         options += [*_way_to(path), "--ro-bind", str(path), str(path)]
     options += _way_to(writes)
     options += ["--bind", str(writes), str(writes), "--chdir", "/tmp", "--setenv", "HOME", "/tmp"]
-    return [*options, "--remount-ro", "/dev", "--remount-ro", "/", *command]
+    options += ["--remount-ro", "/dev", "--remount-ro", "/", *command]
+    return [sys.executable, "-I", "-m", MODULE, str(memory // TMP_SHARE), *options]
 
 
 def _way_to(path: Path) -> list[str]:
@@ -70,10 +81,12 @@ def give_up_rights() -> None:
 
 def missing() -> str | None:
     """Why no jail can be made on this machine; None if one can."""
+    if (no_filter := unsupported()) is not None:
+        return no_filter
     if shutil.which("bwrap") is None:
         return "the program bwrap (bubblewrap) is not installed"
     try:
-        command = jailed([sys.executable, "-I", "-c", ""], Path("/tmp"), [], Path("/dev/null"))
+        command = jailed([sys.executable, "-I", "-c", ""], [], Path("/dev/null"), 1 << 20)
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as problem:
         return f"bwrap: {problem}"

@@ -1,24 +1,28 @@
 """Python queries: a user's `run_query(path)` on one file, in a confined process.
 
 A query is arbitrary code. It runs in its own interpreter, in a jail (`jail`) with the input file
-and the result only. Its environment has none of the service's settings, and its memory, processor
-time, file sizes, processes and open files are limited. The service itself reads what it needs to
-know about the input, and fetches remote files, so that a query needs neither a network nor a proxy.
+and the result only. There it is one process, whose memory, processor time, threads and files are
+limited. Its environment has none of the service's settings. The service itself reads what it needs
+to know about the input, and fetches remote files, so that a query needs neither a network nor a
+proxy.
 """
 
+import errno
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from stat import S_IMODE
-from tempfile import NamedTemporaryFile, TemporaryDirectory, TemporaryFile
-from typing import Any, BinaryIO
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import awkward as ak
 
@@ -45,7 +49,8 @@ LIBRARY_PATH = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
 # a worker has one core
 ONE_CORE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 LONGEST_ANSWER, LONGEST_PROBLEM = 1 << 16, 1000
-PROCESSES, OPEN_FILES = 256, 256
+THREADS, OPEN_FILES = 256, 256
+REFUSED = "in its jail a query is one process, without network, keyrings or shared memory"
 
 
 @dataclass(frozen=True)
@@ -83,23 +88,25 @@ def run_python(task: PythonTask) -> FileResult:
     """
     watch = Stopwatch()
     output = Path(task.output)
-    with whole(output) as part, _input(task, output.parent) as file:
-        identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{task.output}:{file.uuid}")
-        original, mode = file.original, part.stat().st_mode
-        events = _asked(
-            task,
-            file.path,
-            part,
-            {**asdict(task), "path": str(file.path), "part": str(part)}
-            | {"uuid": str(identity), "original": {**original, "source": task.name}},
-        )
-        if part.is_symlink() or not part.is_file():
-            raise DataFileError(f"{task.name}: the python query took its result away")
-        if os.geteuid() == 0:
-            os.chown(part, 0, 0)
-        if part.stat().st_mode != mode:
-            # the query may have opened it to others
-            part.chmod(S_IMODE(mode))
+    with _work(output) as work:
+        with whole(work / output.name) as part, _input(task, work) as file:
+            identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{task.output}:{file.uuid}")
+            original, mode = file.original, part.stat().st_mode
+            events = _asked(
+                task,
+                file.path,
+                part,
+                {**asdict(task), "path": str(file.path), "part": str(part)}
+                | {"uuid": str(identity), "original": {**original, "source": task.name}},
+            )
+            if part.is_symlink() or not part.is_file():
+                raise DataFileError(f"{task.name}: the python query took its result away")
+            if os.geteuid() == 0:
+                os.chown(part, 0, 0)
+            if part.stat().st_mode != mode:
+                # the query may have opened it to others
+                part.chmod(S_IMODE(mode))
+        os.replace(work / output.name, output)
     return FileResult(
         source=task.name,
         source_url=file.url,
@@ -125,6 +132,23 @@ def run_python(task: PythonTask) -> FileResult:
     )
 
 
+def work_folder(output: Path) -> Path:
+    """All that a query leaves on the disk until its result stands at `output`; whoever ends the
+    query's process removes it."""
+    return output.with_name(f".part-{output.name}")
+
+
+@contextmanager
+def _work(output: Path) -> Iterator[Path]:
+    folder = work_folder(output)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def _input(task: PythonTask, folder: Path) -> Iterator[_Input]:
     """The first of a task's files that can be read, as a copy if it is remote."""
@@ -143,11 +167,11 @@ def _input(task: PythonTask, folder: Path) -> Iterator[_Input]:
         if "://" not in url:
             yield _Input(Path(url), url, identity, original)
             return
-        with NamedTemporaryFile(dir=folder, prefix=".part-", suffix=".root") as copy:
-            with reading(url):
-                _fetch(url, copy.name)
-            hand_over(Path(copy.name))
-            yield _Input(Path(copy.name), url, identity, original)
+        copy = folder / "input.root"
+        with reading(url):
+            _fetch(url, str(copy))
+        hand_over(copy)
+        yield _Input(copy, url, identity, original)
         return
     raise type(problems[-1])("; ".join(map(str, problems)))
 
@@ -161,33 +185,23 @@ def _fetch(url: str, path: str) -> None:
 
 def _asked(task: PythonTask, path: Path, part: Path, question: dict[str, Any]) -> int:
     """Run a query in its own process; returns the number of events that it wrote."""
-    environment = {name: os.environ[name] for name in LIBRARY_PATH if name in os.environ}
     # isolated: without PYTHON* variables, the user's packages and the working folder
     command = [sys.executable, "-I", "-m", __name__]
-    # to files of limited size, since a query may print without end
-    with (
-        TemporaryDirectory(prefix="query-", ignore_cleanup_errors=True) as home,
-        TemporaryFile() as answer,
-        TemporaryFile() as errors,
-    ):
-        if task.confined:
-            hand_over(Path(home), part)
-            command = jailed(command, Path(home), [path], part)
-        done = subprocess.run(
-            command,
-            input=json.dumps(question).encode(),
-            env={**environment, **ONE_CORE, "HOME": home},
-            cwd=home,
-            stdout=answer,
-            stderr=errors,
-            check=False,
-        )
-        try:
-            reply = json.loads(_end_of(answer))
-        except ValueError:
-            lines = _end_of(errors).strip().splitlines()
-            why = lines[-1] if lines else f"it ended with status {done.returncode}"
-            reply = {"problem": f"the python query failed: {why}"}
+    home = part.parent / "home"
+    home.mkdir()
+    if task.confined:
+        hand_over(part)
+        command = jailed(command, [path], part, task.memory)
+    with TemporaryFile() as asked:
+        asked.write(json.dumps(question).encode())
+        asked.seek(0)
+        status, answer, errors = _run(command, home, asked)
+    try:
+        reply = json.loads(answer)
+    except ValueError:
+        lines = errors.strip().splitlines()
+        why = lines[-1] if lines else f"it ended with status {status}"
+        reply = {"problem": f"the python query failed: {why}"}
     match reply:
         case {"events_out": int(events)}:
             return events
@@ -196,14 +210,36 @@ def _asked(task: PythonTask, path: Path, part: Path, question: dict[str, Any]) -
     raise DataFileError(f"{task.name}: the python query answered in place of the service's code")
 
 
-def _end_of(file: BinaryIO) -> str:
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - LONGEST_ANSWER))
-    return file.read().decode(errors="replace")
+def _run(command: list[str], home: Path, asked: IO[bytes]) -> tuple[int, str, str]:
+    """The status of a command, and the ends of its output and of its errors."""
+    environment = {name: os.environ[name] for name in LIBRARY_PATH if name in os.environ}
+    with (
+        subprocess.Popen(
+            command,
+            stdin=asked,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**environment, **ONE_CORE, "HOME": str(home)},
+            cwd=home,
+        ) as process,
+        ThreadPoolExecutor(2) as readers,
+    ):
+        assert process.stdout is not None
+        assert process.stderr is not None
+        answer, errors = readers.map(_end_of, (process.stdout, process.stderr))
+        return process.wait(), answer, errors
+
+
+def _end_of(stream: IO[bytes]) -> str:
+    """The end of what a process prints, of which there may be any amount."""
+    kept = b""
+    while block := os.read(stream.fileno(), LONGEST_ANSWER):
+        kept = (kept + block)[-LONGEST_ANSWER:]
+    return kept.decode(errors="replace")
 
 
 def _limit(memory: int, seconds: int, confined: bool) -> None:
-    """Set limits that the query can't raise; if `confined`, its user's processes are those in
+    """Set limits that the query can't raise; if `confined`, its user's threads are those in
     jails."""
     for what, most in (
         (resource.RLIMIT_AS, memory),
@@ -212,7 +248,7 @@ def _limit(memory: int, seconds: int, confined: bool) -> None:
         # a result was in memory before
         (resource.RLIMIT_FSIZE, memory),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
-        *([(resource.RLIMIT_NPROC, PROCESSES)] if confined else []),
+        *([(resource.RLIMIT_NPROC, THREADS)] if confined else []),
     ):
         resource.setrlimit(what, (most, most))
 
@@ -254,7 +290,9 @@ def _main() -> None:
     except MemoryError:
         reply = {"problem": f"the python query needs more than {task['memory']:,} bytes of memory"}
     except Exception as problem:
-        reply = {"problem": f"the python query failed: {type(problem).__name__}: {problem}"}
+        text = f"the python query failed: {type(problem).__name__}: {problem}"
+        refused = task["confined"] and getattr(problem, "errno", None) == errno.EPERM
+        reply = {"problem": f"{text}; {REFUSED}" if refused else text}
     json.dump(reply, answer)
     answer.close()
 

@@ -77,6 +77,8 @@ def serve(service: Service) -> None:
         name = f"[{service.host}]" if ":" in service.host else service.host
         url = f"{scheme}://{name}:{listener.getsockname()[1]}"
         no_python = None if keys is None else _no_python(service, volume, state)
+        if no_python is not None:
+            print(f"warning: {no_python}", file=sys.stderr)
         records = {r.url: r for known in datasets.values() for r in known if r.url is not None}
         folders = [volume, *(catalogue.parent for catalogue in service.catalogues)]
         places = Places.of(service.allow, folders, records, [state])
