@@ -1,8 +1,10 @@
 """Dask schedulers that are none of ours, for tests."""
 
 import os
+import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,17 +23,19 @@ def dask_scheduler(
     with ExitStack() as stack:
 
         def start(*command: str, **more: str) -> subprocess.Popen[str]:
+            # a pipe that nobody reads would stop it once it is full
+            log = stack.enter_context(open(folder / f"{command[0]}.log", "w"))
             process = subprocess.Popen(
                 [str(python), "-m", "distributed.cli." + command[0], *command[1:], *options],
                 cwd=folder,
                 env={**os.environ, **more},
-                stderr=subprocess.PIPE,
+                stderr=log,
                 text=True,
             )
 
             def stop() -> None:
                 process.send_signal(signal.SIGKILL)
-                process.communicate()
+                process.wait()
 
             stack.callback(stop)
             return process
@@ -40,9 +44,11 @@ def dask_scheduler(
             *("dask_scheduler", "--host", "127.0.0.1", "--port", str(port)),
             *("--dashboard-address", ":0"),
         )
-        assert scheduler.stderr is not None
-        line = next(line for line in scheduler.stderr if "Scheduler at:" in line)
-        address = line.split()[-1]
+        said = folder / "dask_scheduler.log"
+        while (found := re.search(r"Scheduler at: +(\S+)\n", said.read_text())) is None:
+            assert scheduler.poll() is None, said.read_text()
+            time.sleep(0.05)
+        address = found[1]
         start(
             "dask_worker",
             address,
