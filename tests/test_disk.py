@@ -56,7 +56,8 @@ ANALYSES: dict[str, dict[str, Any]] = {
 DRAWN = "histograms_flips_flips"
 SENTENCES = {
     "full": "no space left on the disk while writing ",
-    "nearly full": "no space left on the disk while writing ",
+    # a service that has no room for its manifest can't say more
+    "nearly full": "no space left on the disk while writing |its volume is full, over quota or ",
     "read only": "its disk is read-only ",
     "forbidden": "not allowed to use .*Permission denied .*belongs to root",
 }
