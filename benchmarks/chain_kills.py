@@ -19,6 +19,7 @@ import argparse
 import asyncio
 import hashlib
 import json
+import math
 import os
 import random
 import signal
@@ -30,6 +31,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -153,22 +155,23 @@ class Course:
             time.sleep(0.02)
         return cls(began, time.monotonic() - started)
 
-    def wait(self, moment: float, run: subprocess.Popen[bytes], folder: Path) -> None:
+    def wait(self, moment: float, run: subprocess.Popen[bytes], folder: Path) -> "Course | None":
         """Wait for what was a moment of the undisturbed chain: as long after the same script began,
-        however fast this one is, but not until the next one has begun."""
+        however fast this one is, but not until the next one has begun.
+
+        If the chain ends before, it was an undisturbed one too, and this is its course.
+        """
         names = list(self.began)
         place = sum(began <= moment for began in self.began.values()) - 1
         name, after = names[place], moment - self.began[names[place]]
-        until: float | None = None
+        started, began = time.monotonic(), {"": 0.0}
         while run.poll() is None:
-            now = _script(folder)
-            if now in names[place + 1 :]:
-                return
-            if until is None and now == name:
-                until = time.monotonic() + after
-            if until is not None and time.monotonic() >= until:
-                return
+            now, at = _script(folder), time.monotonic() - started
+            began.setdefault(now, at)
+            if now in names[place + 1 :] or at >= began.get(name, math.inf) + after:
+                return None
             time.sleep(0.02)
+        return Course(began, time.monotonic() - started)
 
 
 def _script(folder: Path) -> str:
@@ -234,12 +237,19 @@ class Campaign:
         self, number: int, mode: str, hits: Counter[str], rng: random.Random
     ) -> dict[str, Any]:
         """One round; what was killed, when, and what was wrong then."""
-        folder, mark = self._prepared(str(number), mode), f"{os.getpid()}-{number}"
-        before = self._beside.marks() if mode == "beside it" else []
-        calm, started = self._calm[mode], time.monotonic()
-        moment = rng.uniform(0, calm.length)
-        run = self._chain(folder, mark)
-        calm.wait(moment, run, folder)
+        started, mark = time.monotonic(), f"{os.getpid()}-{number}"
+        for attempt in count():
+            folder = self._prepared(f"{number}-{attempt}", mode)
+            before = self._beside.marks() if mode == "beside it" else []
+            calm = self._calm[mode]
+            moment = rng.uniform(0, calm.length)
+            run = self._chain(folder, mark)
+            undisturbed = calm.wait(moment, run, folder)
+            if undisturbed is None:
+                break
+            if run.returncode != 0:
+                sys.exit((folder / "log").read_text())
+            self._calm[mode] = undisturbed
         victim = self._killed([mark, *before], hits, rng, _script(folder))
         if mode == "beside it":
             self._beside.start()
@@ -465,7 +475,7 @@ def table(rounds: Sequence[dict[str, Any]]) -> str:
     for kind in [*KINDS, *sorted(set(kinds) - set(KINDS)), None]:
         of_kind = [one for one in rounds if kind in (None, one["kind"])]
         counts = [sum(fault in one["faults"] for one in of_kind) for fault in faults]
-        title = "all" if kind is None else "nothing (at its end)" if kind == "none" else kind
+        title = "all" if kind is None else kind
         lines.append(f"| {title} | {len(of_kind)} | {' | '.join(map(str, counts))} |")
     return "\n".join(lines)
 
