@@ -18,12 +18,16 @@ from coffea.nanoevents import NanoEventsFactory
 from conftest import REPO
 from correctionlib import schemav2
 from hist import Hist
+from hist.axis import StrCategory
+from hist.storage import Weight
 from ledgers import write_ledger
 from samples import sample, skimmed
 from scipy.stats import chi2, norm
 
 from looseleaf.config.settings import load
+from looseleaf.efficiency.declaration import Efficiency
 from looseleaf.efficiency.estimate import (
+    Fit,
     NoEfficiency,
     Spectra,
     bands,
@@ -45,6 +49,7 @@ from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.feed import SkimmedNanoAOD
 from looseleaf.processing.fileset import chunks_of, from_manifest
 from looseleaf.processing.runner import process_task
+from looseleaf.stage_files import original_of
 
 pytestmark = pytest.mark.slow
 
@@ -104,9 +109,12 @@ def test_what_lies_beneath_the_peak_is_taken_away() -> None:
     found = count(counts(spectra), *PEAK)
     assert found.value == pytest.approx(160 / 200)
     # the interval is where P - e (P + F) is one standard deviation from zero
-    for e in (found.lower, found.upper):
-        square = e * (1 - e) * 200 + ((1 - e) ** 2 + e**2) * (10 + 10)
-        assert (160 - 200 * e) ** 2 == pytest.approx(square)
+    for beside, of_bands in ((10, 10), (4, 2.5**2 * 4)):
+        found = count(counts(spectra), *bands(EDGES, (80, 100), beside))
+        assert found.value == pytest.approx(160 / 200)
+        for e in (found.lower, found.upper):
+            square = e * (1 - e) * 200 + ((1 - e) ** 2 + e**2) * (10 + of_bands)
+            assert (160 - 200 * e) ** 2 == pytest.approx(square)
 
 
 def test_the_scale_of_weights_says_nothing() -> None:
@@ -152,6 +160,27 @@ def test_toys_of_a_weighted_count() -> None:
 def test_a_count_without_a_peak_is_refused(level: int) -> None:
     with pytest.raises(NoEfficiency, match="no pairs remain at the peak"):
         count(counts(np.full((2, 30), level)), *PEAK)
+
+
+def test_a_count_keeps_within_nothing_and_everything() -> None:
+    for side in (0, 1):
+        spectra = np.zeros((2, 30))
+        # beneath one side there is more than it has itself
+        spectra[:, 15], spectra[side, PEAK[1]] = 1000, 105
+        found = count(counts(spectra), *PEAK)
+        assert found.value == 1 - side
+        assert (found.lower if side else found.upper) == found.value
+        assert 0 <= found.lower <= found.upper <= 1
+
+
+def test_a_peak_that_the_background_hides_is_refused() -> None:
+    shallow, deep = np.full((2, 30), 50.0), np.zeros((2, 30))
+    shallow[:, 15] += 6
+    # far more failing pairs beneath the peak than in it
+    deep[:, 15], deep[:, 7] = (88, 131), (186, 29)
+    for spectra in (shallow, deep):
+        with pytest.raises(NoEfficiency, match="can't be separated from the background"):
+            count(counts(spectra), *PEAK)
 
 
 # the fit
@@ -218,6 +247,9 @@ def test_a_fit_of_expected_spectra_gives_back_what_they_are_made_of() -> None:
     found = fit(counts(values), peaks, EDGES, 0.5, "exponential")
     assert found.efficiency.value == pytest.approx(0.8, abs=1e-4)
     assert found.signal == pytest.approx(10_000, rel=1e-3)
+    # the signal is that within the window, also where it cuts the peak: from 84 GeV
+    cut = fit(counts(values[:, 12:]), counts(peaks.values[:, 12:]), EDGES[12:], 0.5, "exponential")
+    assert cut.signal == pytest.approx((cut.expected - cut.background).sum(), rel=1e-9)
     assert (found.shift, found.smearing) == pytest.approx((0.4, 1.1), abs=0.01)
     np.testing.assert_allclose(found.background.sum(axis=1), [900, 500], rtol=0.01)
     assert found.chi2 < 0.1
@@ -238,9 +270,76 @@ def test_a_fit_without_background_is_a_binomial() -> None:
     assert half == pytest.approx(np.sqrt(0.9 * 0.1 / 10_000), rel=0.1)
 
 
+def variance_of_peaks(found: Fit, peaks: Spectra) -> Any:
+    """The variance of the expected signal from the simulated peaks; the pairs of a simulated bin
+    move together."""
+    moved = smeared(EDGES, found.shift, found.smearing)
+    signal = (found.expected - found.background).sum(axis=1)
+    scale = signal / (peaks.values @ moved.T).sum(axis=1)
+    return (scale[:, None, None] ** 2 * moved**2 * peaks.variances[:, None, :]).sum(axis=2)
+
+
+def test_errors_and_chi2_of_a_small_sample() -> None:
+    rng = np.random.default_rng(10)
+    peaks = counts([peak_of(rng, 3000), peak_of(rng, 40_000)])
+    values = rng.poisson(peaks.values * [[15 / 3000], [400 / 40_000]]).astype(float)
+    found = fit(counts(values), peaks, EDGES, 0.9, "exponential")
+    assert found.remarks == ("no background of failing probes", "no background of passing probes")
+    assert 0.1 < found.smearing < 2
+    failing, passing = values.sum(axis=1)
+    e = np.linspace(1e-4, 1 - 1e-4, 200_000)
+    likelihood = passing * np.log(e) + failing * np.log(1 - e)
+    within = e[likelihood > likelihood.max() - 0.5]
+    ends = found.efficiency.lower, found.efficiency.upper
+    assert ends == pytest.approx((within[0], within[-1]), abs=5e-4)
+    used = found.expected >= 5
+    variance = (found.expected + variance_of_peaks(found, peaks))[used]
+    hand = np.sum((values - found.expected)[used] ** 2 / variance)
+    assert found.chi2 == pytest.approx(hand, rel=1e-6)
+    # efficiency, signal, shift and smearing
+    assert found.ndf == used.sum() - 4
+    assert found.p_value == pytest.approx(chi2.sf(found.chi2, found.ndf))
+
+
+def test_negative_bins_count_as_empty() -> None:
+    rng = np.random.default_rng(11)
+    peaks = np.array([peak_of(rng, 20_000), peak_of(rng, 180_000)])
+    values = rng.poisson(peaks / 20 + 20).astype(float)
+    plain = fit(Spectra(values, 2 * values), counts(peaks), EDGES, 0.9, "polynomial")
+    # weights with twice the spread of counts
+    used = values / 2 >= 5
+    variance = (2 * values + variance_of_peaks(plain, counts(peaks)))[used]
+    hand = np.sum((values - plain.expected)[used] ** 2 / variance)
+    assert plain.chi2 == pytest.approx(hand, rel=1e-6)
+    values[:, 2], peaks[:, 29] = -8, -30
+    found, empty = (
+        fit(Spectra(one, 2 * abs(values)), counts(peaks), EDGES, 0.9, "polynomial")
+        for one in (values, np.maximum(values, 0))
+    )
+    assert found.efficiency.value == pytest.approx(empty.efficiency.value, rel=1e-7)
+    assert found.efficiency.value == pytest.approx(plain.efficiency.value, abs=0.01)
+    assert (found.expected - found.background > -1e-9).all()
+
+
+def test_a_steep_background_is_at_its_limit() -> None:
+    rng = np.random.default_rng(12)
+    peaks = counts([peak_of(rng, 20_000), peak_of(rng, 180_000)])
+    values = peaks.values / 20 + np.array([falling(rng, 3000, 0.6), falling(rng, 800, 0.05)])
+    found = fit(counts(values), peaks, EDGES, 0.9, "exponential")
+    assert found.remarks == ("failing_slope is at its limit, 0.3/GeV",)
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
+        (lambda data, peaks: peaks.__setitem__(1, 0), "no passing pairs of prompt leptons"),
+        # the resolution of the data is much worse
+        (
+            lambda data, peaks: data.__setitem__(
+                slice(None), np.rint(smeared(EDGES, 0.0, 9.0) @ data.T).T
+            ),
+            "limit of smearing",
+        ),
         (lambda data, peaks: data.__setitem__(0, 0), "no failing pairs in the mass window"),
         (lambda data, peaks: data.__setitem__(1, 0), "no passing pairs in the mass window"),
         (lambda data, peaks: peaks.__setitem__(0, 0), "no failing pairs of prompt leptons"),
@@ -294,7 +393,9 @@ def drawn_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str,
         muons = [
             {
                 "pt": rng.uniform(5, 70), "eta": rng.uniform(-2.6, 2.6),
-                "phi": rng.uniform(-math.pi, math.pi), "mass": rng.uniform(0, 5),
+                # some at the end of the circle
+                "phi": rng.uniform(-math.pi, math.pi) if rng.random() < 0.7 else math.pi - 0.02,
+                "mass": rng.uniform(0, 5),
                 "charge": int(rng.choice([-1, 1])), "good": bool(rng.random() < 0.7),
                 "genPartFlav": int(rng.choice([0, 1, 5, 15], p=[0.1, 0.5, 0.2, 0.2])),
             }
@@ -508,6 +609,22 @@ def test_corrections_weigh_pairs_and_vary(drawn: Any, tmp_path: Path) -> None:
     assert found.share == pytest.approx(outside / every)
 
 
+def test_branches_of_what_is_declared() -> None:
+    dataset = {"data": True}
+    for declared, reads in ((IDENTIFICATION, False), (TRIGGER, True),
+                            ({**IDENTIFICATION, "tag_filter_bits": 8}, True)):  # fmt: skip
+        columns = analysis_of(declared).columns(dataset, LOOSE)
+        assert ("TrigObj_filterBits" in columns) is reads
+        assert "Muon_good" in columns
+        assert "Muon_genPartFlav" not in columns
+        assert ("HLT_A|HLT_B" in columns) is (declared is TRIGGER)
+    other = WorkingPoints({"Muon": {n: {"cuts": [f"{n} > 0"]} for n in ("a", "b", "c")}})
+    points = {"tag": "a", "probe": "b", "passing": "c"}
+    columns = analysis_of({**IDENTIFICATION, **points}).columns(dataset, other)
+    assert {"Muon_a", "Muon_b", "Muon_c"} <= columns
+    assert Efficiency().declares(analysis_of(TRIGGER)) == ("data", "das", "lumi_mask")
+
+
 def test_undecided_leptons_are_counted(drawn: Any) -> None:
     events, nano = drawn
     probe = {"cuts": ["pt > 8", "sqrt(charge) > 0"]}
@@ -692,6 +809,208 @@ def test_a_bin_without_an_efficiency_is_named(measured: Path, tmp_path: Path, si
     assert list(out.iterdir()) == []
 
 
+def copied(folder: Path, to: Path, **changes: Mapping[str, Any]) -> Path:
+    """The processed datasets in another folder, with changed declarations by dataset."""
+    for path in folder.glob("*.json"):
+        (to / path.name).write_bytes(path.read_bytes())
+    datasets = json.loads((folder / "datasets.json").read_text())
+    for name, change in changes.items():
+        datasets[name] |= change
+    (to / "datasets.json").write_text(json.dumps(datasets))
+    return to
+
+
+def spectra_of(folder: Path, name: str) -> np.ndarray:
+    """The failing and passing pairs of a dataset in the first bin of the map."""
+    pairs = read_uhi(folder / f"{name}.uhi.json")[0]["pairs"]
+    return np.array([pairs["nominal", probe, sum, :, 0, 0].values() for probe in
+                     ("failing", "passing")])  # fmt: skip
+
+
+def test_datasets_add_up_by_their_cross_sections(measured: Path, tmp_path: Path) -> None:
+    run_measure(copied(measured, tmp_path, beneath={"xsec_pb": 0.25}))
+    found = read_json(tmp_path / "summary.json")
+    assert found["is_data"] is False
+    # at 1 pb and 0.25 pb
+    hand = sum(
+        1000 * xsec_pb * SHIPPED["lumi_ifb"] * spectra_of(measured, name)
+        / original_of(measured / f"{name}.ledger.json")["sum_of_weights"]
+        for name, xsec_pb in (("pseudo", 1.0), ("beneath", 0.25))
+    )  # fmt: skip
+    shown = [found["bins"][0]["spectra"][probe]["values"] for probe in ("failing", "passing")]
+    np.testing.assert_allclose(shown, hand, rtol=1e-9)
+    # passing and failing pairs have independent weights: e = p / (p + f)
+    z = read_uhi(measured / "z.uhi.json")[0]["pairs"]["nominal", :, "prompt", sum, 0, 0].view()
+    e = z.value[1] / z.value.sum()
+    sigma = np.sqrt((1 - e) ** 2 * z.variance[1] + e**2 * z.variance[0]) / z.value.sum()
+    assert found["simulation"]["value"][0][0] == pytest.approx(e)
+    ends = [found["simulation"][name][0][0] for name in ("lower", "upper")]
+    assert np.diff(ends)[0] / 2 == pytest.approx(sigma)
+    # the other fit has exponential backgrounds
+    edges = np.array(found["mass"])
+    errors = [found["bins"][0]["spectra"][probe]["errors"] for probe in ("failing", "passing")]
+    peaks = read_uhi(measured / "z.uhi.json")[0]["pairs"]["nominal", :, "prompt", :, 0, 0].view()
+    fits = [
+        fit(Spectra(np.array(shown), np.array(errors) ** 2), Spectra(peaks.value, peaks.variance),
+            edges, 0.8, shape).efficiency.value
+        for shape in ("polynomial", "exponential")
+    ]  # fmt: skip
+    assert abs(fits[0] - fits[1]) > 1e-4
+    one = found["bins"][0]
+    assert one["fit"]["efficiency"]["value"] == pytest.approx(fits[0], abs=2e-5)
+    assert one["alternative"]["value"] == pytest.approx(fits[1], abs=2e-5)
+
+
+def test_most_probes_beyond_by_their_weights_are_refused(measured: Path, tmp_path: Path) -> None:
+    folder = copied(measured, tmp_path, beneath={"xsec_pb": 1000.0})
+    broken = read_uhi(folder / "beneath.uhi.json")[0]
+    covered = broken["coverage"].view(flow=True)
+    axis, sides = (broken["coverage"].axes[n] for n in ("axis", "side"))
+    place, within, above = axis.index("pt"), sides.index("within"), sides.index("above")
+    covered[:, place, above] += covered[:, place, within]
+    covered[:, place, within] = 0
+    write_uhi(folder / "beneath.uhi.json", broken, {})
+    with pytest.raises(DataFileError, match=r"muon_id: .* are outside the edges of pt"):
+        run_measure(folder)
+
+
+def test_variations_change_the_simulation_alone(
+    measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(measured, tmp_path, pseudo={"data": True}, beneath={"data": True})
+    found, _ = read_uhi(folder / "z.uhi.json")
+    nominal = found["pairs"]
+    _, *axes = nominal.axes
+    varied = Hist(
+        StrCategory(["nominal", "sf_up"], name="variation", overflow=False),
+        *axes,
+        storage=Weight(),
+    )
+    view, prompt = varied.view(), nominal.axes["origin"].index("prompt")
+    passing = nominal.axes["probe"].index("passing")
+    for index in range(2):
+        view[index] = nominal.view()[0]
+    # leptons that aren't prompt, which say nothing
+    view.value[:, :, 1 - prompt] = view.variance[:, :, 1 - prompt] = 500
+    view.value[1, passing] *= 0.5
+    view.variance[1, passing] *= 0.25
+    found["pairs"] = varied
+    write_uhi(folder / "z.uhi.json", found, {})
+    # a peak that nothing explains, in the first bin of the map
+    spoilt, _ = read_uhi(folder / "pseudo.uhi.json")
+    pairs = spoilt["pairs"].view()[0, passing]
+    weight = pairs.variance[prompt, :, 0, 0].sum() / pairs.value[prompt, :, 0, 0].sum()
+    pairs.value[prompt, 5, 0, 0] += 300 * weight
+    pairs.variance[prompt, 5, 0, 0] += 300 * weight**2
+    write_uhi(folder / "pseudo.uhi.json", spoilt, {})
+    wanted = {"file": "x", "correction": "x", "inputs": {}, "variations": {"up": {}}}
+    run_measure(folder, corrections={"sf": wanted})
+    summary, before = (read_json(one / "summary.json") for one in (folder, measured))
+    assert summary["is_data"] is True
+    assert summary["simulation"] == before["simulation"]
+    f, p = (nominal["nominal", probe, "prompt", sum, 1, 0].value for probe in
+            ("failing", "passing"))  # fmt: skip
+    sets = {n: correctionlib.CorrectionSet.from_file(str(folder / f"{n}.json")) for n in
+            ("sf", "data", "simulation")}  # fmt: skip
+    up = 0.5 * p / (f + 0.5 * p)
+    of_simulation, sf = sets["simulation"]["efficiency_simulation"], sets["sf"]["scale_factor"]
+    assert of_simulation.evaluate("sf_up", 90.0, 0.5) == pytest.approx(up)
+    data = summary["data"]["value"][1][0]
+    assert sf.evaluate("sf_up", 90.0, 0.5) == pytest.approx(data / up)
+    assert sf.evaluate("nominal", 90.0, 0.5) == pytest.approx(data * (f + p) / p)
+    log = capsys.readouterr().err
+    poor = "muon_id: pt 10 to 40 GeV, abs_eta 0 to 1.2: the fit describes the data poorly, chi2/ndf"
+    assert poor in log
+
+
+PSEUDO = {"datasets": {"measure": ["pseudo"], "simulation": ["z"]}}
+
+
+def changed(folder: Path, name: str, change: Callable[[Any, float], None]) -> None:
+    """Change the failing and passing pairs of a dataset, given the weight of a pair.
+
+    They are by probe, mass, pT and |eta|, and all prompt.
+    """
+    found, _ = read_uhi(folder / f"{name}.uhi.json")
+    view = found["pairs"].view()
+    prompt = found["pairs"].axes["origin"].index("prompt")
+    view.value[:, :, 1 - prompt] = view.variance[:, :, 1 - prompt] = 0
+    of_prompt = view[0, :, prompt]
+    change(of_prompt, of_prompt.variance.sum() / of_prompt.value.sum())
+    view[0, :, prompt] = of_prompt
+    write_uhi(folder / f"{name}.uhi.json", found, {})
+
+
+def test_remarks_and_uneven_errors(
+    measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def few(pairs: Any, weight: float) -> None:
+        # six simulated failing pairs at the peak of the last bin, and seventy that pass
+        for side, numbers in enumerate(([1, 1, 1, 1, 1, 1], [5, 10, 20, 20, 10, 5])):
+            pairs.value[side, :, 1, 1] = pairs.variance[side, :, 1, 1] = 0
+            pairs.value[side, 28:34, 1, 1] = weight * np.array(numbers)
+            pairs.variance[side, 28:34, 1, 1] = weight**2 * np.array(numbers)
+
+    folder = copied(measured, tmp_path)
+    changed(folder, "z", few)
+    changed(folder, "pseudo", lambda pairs, weight: None)
+    run_measure(folder, **PSEUDO)
+    found = read_json(folder / "summary.json")
+    remarks = [r for one in found["bins"] for r in one["fit"]["remarks"]]
+    assert "no background of passing probes" in remarks
+    log = capsys.readouterr().err
+    assert all(f": {remark}\n" in log for remark in remarks)
+    value, lower, upper = (
+        {name: found[name][key][1][1] for name in ("data", "simulation", "scale_factor")}
+        for key in ("value", "lower", "upper")
+    )
+    up, down = ({n: abs(end[n] - value[n]) / value[n] for n in value} for end in (upper, lower))
+    assert down["simulation"] > 1.2 * up["simulation"]
+    assert up["scale_factor"] == pytest.approx(math.hypot(up["data"], down["simulation"]))
+    assert down["scale_factor"] == pytest.approx(math.hypot(down["data"], up["simulation"]))
+
+
+def test_systematics_leave_no_efficiency_outside_of_its_range(
+    measured: Path, tmp_path: Path
+) -> None:
+    """Bands beside the peak that take away all passing, or failing, pairs of a count."""
+
+    def bent(pairs: Any, weight: float) -> None:
+        for side, eta in ((0, 0), (1, 1)):
+            pairs.value[side, :, 1, eta] *= 0.05
+            pairs.variance[side, :, 1, eta] *= 0.05
+            number = 1.05 * pairs.value[side, 20:42, 1, eta].sum() / 22
+            for band in (slice(10, 20), slice(42, 52)):
+                pairs.value[side, band, 1, eta] += number
+                pairs.variance[side, band, 1, eta] += weight * number
+
+    folder = copied(measured, tmp_path)
+    changed(folder, "pseudo", bent)
+    run_measure(folder, **PSEUDO)
+    found = read_json(folder / "summary.json")["data"]
+    value, syst = (np.array(found[key])[1] for key in ("value", "syst"))
+    assert value[0] + syst[0] > 1 > value[0] - syst[0]
+    assert value[1] - syst[1] < 0 < value[1]
+    data, sf = (
+        next(iter(correctionlib.CorrectionSet.from_file(str(folder / f"{name}.json")).values()))
+        for name in ("data", "sf")
+    )
+    assert data.evaluate("syst_up", 90.0, 0.5) == 1
+    assert data.evaluate("syst_down", 90.0, 2.0) == 0
+    assert sf.evaluate("syst_down", 90.0, 2.0) == 0
+
+
+def test_an_efficiency_of_nearly_nothing_is_refused(measured: Path, tmp_path: Path) -> None:
+    def hardly(pairs: Any, weight: float) -> None:
+        pairs.value[1, :, 1, 1] *= 1e-4
+        pairs.variance[1, :, 1, 1] *= 1e-8
+
+    folder = copied(measured, tmp_path)
+    changed(folder, "pseudo", hardly)
+    with pytest.raises(DataFileError, match=r"abs_eta 1\.2 to 2\.4: the efficiency of the data is"):
+        run_measure(folder, **PSEUDO)
+
+
 # the configuration
 
 
@@ -724,6 +1043,12 @@ def test_a_bin_without_an_efficiency_is_named(measured: Path, tmp_path: Path, si
             {"datasets": {"measure": ["SingleMuonZ", "DiLepton"], "simulation": ["ZToLL"]}},
             "datasets.measure: has data and simulation; keep one kind",
         ),
+        ({"mass": {**SHIPPED["mass"], "window": [120, 60]}}, "mass.window: .* should increase"),
+        # edges of the peak, and not of the bands
+        (
+            {"mass": {**SHIPPED["mass"], "bins": 30, "beside": 9}},
+            "mass.peak: 71 GeV, .* is no edge",
+        ),
         ({"passing": {"paths": ["HLT_IsoMu24"]}}, "passing: "),
         ({"tag_filter_bits": 0}, "tag_filter_bits: 0 should be at least 1"),
         ({"lepton": {"collection": "Tau"}}, "lepton.collection: 'Tau' is not one of"),
@@ -744,6 +1069,17 @@ def test_what_is_wrong_with_an_efficiency_is_said(
     path.write_text(yaml.safe_dump({**SHIPPED, **changes}))
     with pytest.raises(ConfigError, match=rf"mine\.yaml: .*{message}"):
         load({**main_config, "analyses": [str(path)]}, repo)
+
+
+def test_pairs_need_two_leptons_of_the_skim(main_config: dict[str, Any], repo: Path) -> None:
+    config = {**main_config, "analyses": ["config/analyses/muon_id.yaml"]}
+    for least in (1, 2, 3):
+        config["servicex"] = {**main_config["servicex"], "cut": f"nMuon >= {least}"}
+        if least < 3:
+            load(config, repo)
+            continue
+        with pytest.raises(ConfigError, match=r"'nMuon >= 3' could remove events .* 'muon_id'"):
+            load(config, repo)
 
 
 # the whole chain
