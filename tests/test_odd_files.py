@@ -24,6 +24,7 @@ from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
 from looseleaf.processing.input_losses import losses_of_columns
 from looseleaf.processing.ledger import ledger_of
 from looseleaf.processing.runner import process_task
+from looseleaf.servicex import transform
 from looseleaf.servicex.formats import create, read_original
 from looseleaf.servicex.request import Request, Source
 from looseleaf.servicex.submission import ORIGINAL_TREE
@@ -292,6 +293,39 @@ def test_half_precision_and_lists_of_fixed_length_are_read(tmp_path: Path, outpu
         else:
             found = file.tree.arrays(["two"])
     assert found.two.to_list() == [[2.0, 3.0], [4.0, 5.0]]
+
+
+@pytest.mark.parametrize("output", FORMATS)
+def test_a_computed_column_has_one_type(
+    tmp_path: Path, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In steps of four events: the first has powers of two that are whole, the second hasn't."""
+    monkeypatch.setattr(transform, "STEP", 4)
+    exponents = np.array([3, 4, 5, 6, 1, 2, 3, 4], np.int32)
+    events = {"event": np.array([2**63, *range(7)][::-1], np.uint64), "nJet": exponents,
+              "two": np.full(8, 2, np.int32)}  # fmt: skip
+    path = write(tmp_path / "a.root", Events=events)
+    out = tmp_path / ("out.parquet" if output == "parquet" else "out.root")
+
+    def made(text: str) -> None:
+        query = TreeQuery(columns=("event",), computed=(("power", text),))
+        task = FileTask(
+            "a", (str(path),), None, None, None, (query,), str(out), "test", output, None
+        )
+        transform_file(task)
+
+    made("two ** (nJet - 3)")
+    with open_events(str(out)) as file:
+        if output == "parquet":
+            found = next(file.tree.steps(["power"], 100)).power
+        else:
+            found = file.tree.arrays(["power"]).power
+    assert found.to_list() == [1, 2, 4, 8, 0.25, 0.5, 1, 2]
+    # a column of 64 bits is taken as signed where it can be
+    with pytest.raises(
+        DataFileError, match=r"'\+event' is int64 for some .* and uint64 for others"
+    ):
+        made("+event")
 
 
 # the tree Runs

@@ -1,8 +1,9 @@
 """The evaluation of expressions on numpy and awkward arrays.
 
 - **Integers** are computed in 64 bits, whatever the width of their column; yes and no count as 1
-  and 0. A result that doesn't fit into 64 bits is refused. A quotient of integers, and an integer
-  compared or computed with a floating-point number, is in double precision.
+  and 0. A result that doesn't fit into 64 bits is refused. A quotient of integers, a power
+  whose exponent is negative or a column of signed integers, and an integer compared or computed
+  with a floating-point number, is in double precision.
 - **Floating-point columns** keep their precision, and a number in the expression takes that of the
   column that it meets: `pt > 25.1` compares with the float32 nearest to 25.1, as numpy does.
 - **NaN** (0/0, the logarithm of -1) leaves a comparison undecided. `&`, `|`, `and`, `or` and `not`
@@ -347,10 +348,11 @@ def _infinite(value: int) -> float:
 def _binary(op: ast.operator, a: Any, b: Any) -> Any:
     if isinstance(op, (ast.BitAnd, ast.BitOr)):
         return _bitwise(op, a, b)
+    of_reals = isinstance(op, ast.Pow) and _may_be_below_zero(b)
     a, b = _number(a), _number(b)
     if isinstance(op, ast.Div):
         return _floating(np.divide, a, b, always=True)
-    if "f" in (_kind(a), _kind(b)) or (isinstance(op, ast.Pow) and _any_below_zero(b)):
+    if of_reals or "f" in (_kind(a), _kind(b)):
         return _floating(_ARITHMETIC[type(op)], a, b, always=isinstance(op, ast.Pow))
     return _exact(_ARITHMETIC[type(op)], a, b)
 
@@ -372,10 +374,10 @@ def _weak(value: Any, other: Any) -> Any:
     return np.dtype(kind if kind.kind == "f" else np.float64).type(value)
 
 
-def _any_below_zero(value: Any) -> bool:
-    if _is_literal(value):
-        return bool(value < 0)
-    return bool(ak.any(value < 0, axis=None)) if isinstance(value, ak.Array) else (value < 0).any()
+def _may_be_below_zero(value: Any) -> bool:
+    """Whether an exponent may be negative, by its type: not by its values, which differ from step
+    to step."""
+    return bool(value < 0) if _is_literal(value) else _kind(value) == "i"
 
 
 def _exact(function: Any, *operands: Any) -> Any:

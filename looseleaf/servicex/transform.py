@@ -426,6 +426,7 @@ def _keep(
     plan = _planned(query, tree, url)
     pushed = query.cut if may_leave_out else None
     of_cut = plan.of_cut
+    types: dict[str, Any] = {}
     if counts is not None:
         counts[1].lacks(query, plan, tree)
         if isinstance(tree, ParquetTree):
@@ -448,6 +449,12 @@ def _keep(
         made = {name: _column(expression, kept, url) for name, expression in plan.computed.items()}
         for name, column in made.items():
             kept[name] = column
+            here = ak.type(column).content
+            if types.setdefault(name, here) != here:
+                raise DataFileError(
+                    f"{url}: {plan.computed[name].text!r} is {types[name]} for some events and "
+                    f"{here} for others: multiply it by 1.0"
+                )
         result.extend(query.to, *_identified(query, kept, plan.written(query)))
 
 
