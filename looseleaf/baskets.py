@@ -57,9 +57,9 @@ class _Cursor:
         self.data, self.position, self._origin = data, position, origin
 
     def numbers(self, form: Struct) -> tuple[Any, ...]:
-        found = form.unpack_from(self.data, self.position)
+        values = form.unpack_from(self.data, self.position)
         self.position += form.size
-        return found
+        return values
 
     def unsigned(self, size: int) -> int:
         self.position += size
@@ -86,9 +86,9 @@ class _Cursor:
         """The name and the title of a TNamed."""
         end, _ = self.version()
         self._object()
-        found = self.text(), self.text()
+        name_and_title = self.text(), self.text()
         self.position = end
-        return found
+        return name_and_title
 
     def _object(self) -> None:
         self.position += 6
@@ -228,9 +228,9 @@ class Walked:
         # the byte before it says whether there is one
         if cursor.unsigned(1) != 1:
             raise _Unknown
-        found = np.frombuffer(self._data, kind, number, cursor.position).astype(np.int64)
+        values = np.frombuffer(self._data, kind, number, cursor.position).astype(np.int64)
         cursor.position += most * np.dtype(kind).itemsize
-        return found
+        return values
 
     @staticmethod
     def _leaf(kind: str | None, cursor: _Cursor) -> tuple[np.dtype[Any], str | None]:

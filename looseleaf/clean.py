@@ -124,8 +124,8 @@ def find_left(present: Present) -> Findings:
     return findings
 
 
-def remove_left(present: Present, found: Sequence[Left]) -> Iterator[tuple[Left, str]]:
-    """Remove what was found and is still to be removed; for each, what stood in the way, if
+def remove_left(present: Present, shown: Sequence[Left]) -> Iterator[tuple[Left, str]]:
+    """Remove what was shown and is still to be removed; for each, what stood in the way, if
     anything did.
 
     Raises `LooseleafError` if a run uses the results folder.
@@ -136,7 +136,7 @@ def remove_left(present: Present, found: Sequence[Left]) -> Iterator[tuple[Left,
         _find_all(present, now)
         _find_scratch(now)
         still = {one.identity for one in now.left}
-        for one in found:
+        for one in shown:
             problem = "has changed, or is in use by now"
             if one.identity in still:
                 try:

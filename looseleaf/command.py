@@ -178,8 +178,8 @@ def clean(files: tuple[Path, ...], yes: bool) -> None:
                 click.echo(f"{left.path}: not removed: {problem}", err=True)
         click.echo(f"removed {len(findings.left) - failed} of {len(findings.left)}")
     except (LooseleafError, OSError) as problem:
-        told = disk.sentence(problem) if isinstance(problem, OSError) else None
-        click.echo(f"error: {told or problem}", err=True)
+        message = disk.sentence(problem) if isinstance(problem, OSError) else None
+        click.echo(f"error: {message or problem}", err=True)
         sys.exit(1)
     sys.exit(1 if failed else 0)
 

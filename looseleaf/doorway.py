@@ -37,8 +37,8 @@ def doorway(log: str, site: str | None = None) -> Iterator[None]:
     except LooseleafError as problem:
         message = f"error: {problem}"
     except OSError as problem:
-        told = disk.sentence(problem)
-        message = traceback.format_exc() if told is None else f"error: {told}"
+        sentence = disk.sentence(problem)
+        message = traceback.format_exc() if sentence is None else f"error: {sentence}"
     except Exception:
         message = traceback.format_exc()
     else:

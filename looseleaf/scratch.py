@@ -1,15 +1,17 @@
-"""The user's folders in the system's temporary folder that processes left when they were killed."""
+"""The user's folders in the system's temporary folder that processes left when they were killed:
+those into which `looseleaf.shipping` unpacks code for a scheduler."""
 
 import os
 import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from socket import gethostname
 
 import psutil
 
-# the number of the process follows
-PREFIX = "looseleaf-"
+# the name of the machine, since containers may share the folder; the process's number follows
+PREFIX = f"looseleaf-{gethostname()}-"
 # so old has to be what is left: a process of another container may use it, whose number means
 # nothing here
 OLD_S = 3600.0

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import pytest
@@ -219,14 +220,13 @@ def test_checkpoints(place: Path) -> None:
 def test_scratch_folders_of_dead_processes(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    folders = [
-        tmp_path / f"tmp/{name}"
-        for name in (f"looseleaf-{ended.pid}-a", f"looseleaf-{os.getpid()}-a", "tmpabc")
-    ]
+    here = f"looseleaf-{gethostname()}"
+    names = (f"{here}-{ended.pid}-a", f"{here}-{os.getpid()}-a", f"looseleaf-x-{ended.pid}-a")
+    folders = [tmp_path / f"tmp/{name}" for name in names]
     for folder in folders:
         made(folder / "keys.json")
         os.utime(folder, (time.time() - OLD_S - 60,) * 2)
-    young = made(tmp_path / f"tmp/looseleaf-{ended.pid}-b/keys.json").parent
+    young = made(tmp_path / f"tmp/{here}-{ended.pid}-b/keys.json").parent
     assert found() == {folders[0]: "the process that used it has ended"}
     clean("--yes")
     assert [folder.exists() for folder in [*folders, young]] == [False, True, True, True]

@@ -37,8 +37,8 @@ def near_trigger_object(leptons: Any, objects: Any, identity: int, bits: int) ->
     """Which leptons have a trigger object with this id and all of these bits within dR < 0.1,
     jagged."""
     # 32 bits in some versions of NanoAOD, and more in others
-    found = ak.values_astype(objects.filterBits, np.int64)
-    objects = objects[(objects.id == identity) & ((found & bits) == bits)]
+    passed = ak.values_astype(objects.filterBits, np.int64)
+    objects = objects[(objects.id == identity) & ((passed & bits) == bits)]
     pairs = ak.cartesian({"lepton": leptons, "object": objects}, axis=1, nested=True)
     d_eta = pairs.lepton.eta - pairs.object.eta
     d_phi = (pairs.lepton.phi - pairs.object.phi + np.pi) % (2 * np.pi) - np.pi

@@ -110,8 +110,8 @@ def reason_of(problem: Exception) -> str:
         return str(problem)
     if isinstance(problem, OSError) and problem.strerror:
         name = Path(problem.filename).name if problem.filename else None
-        told = disk.short(problem, name)
-        return problem.strerror if told is None else f"{told}: {disk.cure(problem)}"
+        matter = disk.short(problem, name)
+        return problem.strerror if matter is None else f"{matter}: {disk.cure(problem)}"
     return f"{type(problem).__name__}: {problem}"
 
 
