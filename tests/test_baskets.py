@@ -160,6 +160,23 @@ def test_only_declared_columns_are_in_the_events(tmp_path: Path) -> None:
     assert {"x_i4", "x_f4"} & {"x_" + name for name in events.x.fields} == {"x_i4"}
 
 
+def test_a_file_without_events_has_declared_collections(tmp_path: Path) -> None:
+    """Its baskets have no entries, which is left to uproot; counters come along all the same."""
+    path = tmp_path / "empty.root"
+    jets = ak.zip({name: ak.Array([[1.0]])[:0] for name in ("pt", "eta", "phi", "mass")})
+    numbers = dict.fromkeys(("run", "luminosityBlock", "event"), np.zeros(0, np.uint32))
+    with uproot.recreate(path) as file:
+        types = {name: values.dtype for name, values in numbers.items()}
+        tree = file.mktree("Events", {**types, "Jet": jets.type.content})
+        tree.extend({**numbers, "Jet": jets})
+    columns = ["Jet_eta", "Jet_mass", "Jet_phi", "Jet_pt", *numbers]
+    file, _ = reader(path)
+    events = Feed(str(path), file).events(0, 0, {"columns": columns}, ReadClock())
+    # coffea makes the charge of jets from the counter
+    assert {"pt", "charge"} <= set(events.Jet.fields)
+    assert events.Jet.pt.to_list() == []
+
+
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("baskets") / "qcd.root"

@@ -253,20 +253,6 @@ def test_processes_have_names_that_results_can_use(tmp_path: Path, name: str, pr
     ]
 
 
-def test_two_processes_do_not_become_one(tmp_path: Path) -> None:
-    for name, process in (("a", "ttH-1Jets"), ("b", "ttH-1Jets"), ("c", "ttH_1Jets")):
-        written(tmp_path / f"{name}.json", histAxisName=process, files=[f"/{name}.root"])
-    cfg = tmp_path / "samples.cfg"
-    cfg.write_text("a.json\nb.json\nc.json\n")
-    listed = Listed()
-    assert list(read_samples(cfg, listed)) == ["a", "b"]
-    assert list(listed.problems) == ["c"]
-    assert (
-        "c.json: histAxisName: 'ttH_1Jets' and another sample's 'ttH-1Jets' would both be"
-        in (listed.problems["c"])
-    )
-
-
 def test_files_with_a_byte_order_mark(tmp_path: Path) -> None:
     path = written(tmp_path / "tHq.json")
     path.write_text(path.read_text(), encoding="utf-8-sig")

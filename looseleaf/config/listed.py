@@ -32,13 +32,12 @@ class Listed:
 
     `problems` has a sentence for each sample that can't be used. `remarks` are sentences about
     samples that are read differently from how they are written. `files` is the sample of each
-    file's address, `processes` the name in the samples' files of each process in results.
+    file's address.
     """
 
     problems: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
-    processes: dict[str, str] = field(default_factory=dict)
     declared: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -69,7 +68,6 @@ def read_samples(path: Path, listed: Listed | None = None) -> dict[str, dict[str
                 _refuse_another(path, file.stem, listed.declared[file.stem], declared)
                 listed.remarks.append(f"{path}: {file.stem} is listed twice and counts once")
                 continue
-            _add_process(declared, listed)
             _add_files(file.stem, declared, names, listed)
         except _Problem as problem:
             listed.problems[file.stem] = str(problem)
@@ -97,18 +95,6 @@ def _refuse_another(
         raise ConfigError(
             f"{path}: two samples are called {name!r}: {places[0]}, and {places[1]}; rename or "
             "remove one"
-        )
-
-
-def _add_process(declared: Mapping[str, Any], listed: Listed) -> None:
-    process = declared["process"]
-    written = declared["listed"].get("process", process)
-    other = listed.processes.setdefault(process, written)
-    if other != written:
-        raise _Problem(
-            f"{declared['listed']['file']}: histAxisName: {shown(written)} and another sample's "
-            f"{shown(other)} would both be called {process} in results, where names have letters, "
-            "digits and _ only: rename one"
         )
 
 

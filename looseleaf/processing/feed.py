@@ -128,6 +128,8 @@ def _form(file: EventsFile, tree: Walked, columns: Iterable[str] | None) -> dict
     chosen = dict.fromkeys(tree.names)
     if columns is not None:
         named = {name for column in columns for name in column.split("|")}
+        # a branch that isn't known doesn't say what its counter is
+        named |= {f"n{name.partition('_')[0]}" for name in named}
         chosen = {name: None for name in chosen if name in named}
     known = {name: tree.branch(name) for name in chosen}
     counters = {branch.counter for branch in known.values() if branch is not None}
