@@ -1108,4 +1108,6 @@ def test_the_demo_measures_its_truth(
     fits = {f"fit_pt{i}_eta{j}" for i in range(3) for j in range(2)}
     assert names == {"data", "simulation", "scale_factor"} | fits
     sf = correctionlib.CorrectionSet.from_file(str(folder / "scale_factor.correctionlib.json"))
-    assert sf["scale_factor"].evaluate("nominal", 35.0, 0.5) == found["scale_factor"]["value"][1][0]
+    value = sf["scale_factor"].evaluate("nominal", 100.0, 0.5)
+    # correctionlib may read a number's last bit differently
+    assert value == pytest.approx(found["scale_factor"]["value"][2][0], rel=1e-15)
