@@ -1,13 +1,11 @@
 """What several test files share: the checkout, real files, running snakemake."""
 
 import fcntl
-import io
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -92,46 +90,23 @@ Snakemake = Callable[..., Run]
 
 
 def run_snakemake(folder: Path, *arguments: str, override: Mapping[str, Any] | None = None) -> Run:
-    """Run the workflow in a folder of its own, with an override of the configuration.
-
-    A dry run takes place in this process: to start another one takes longer than the graph.
-    """
+    """Run the workflow in a folder of its own, with an override of the configuration."""
     command = ["--snakefile", str(REPO / "Snakefile"), "--directory", str(folder), *arguments]
     if override is not None:
         path = folder / "override.yaml"
         path.write_text(yaml.safe_dump(dict(override)))
         command += ["--configfile", str(path)]
     cache = {"XDG_CACHE_HOME": str(folder / "cache")}
-    run = _called if {"-n", "--dry-run"} & set(arguments) else _started
-    status, text = run(command, cache)
-    return Run(status, text, folder)
-
-
-def _started(arguments: Sequence[str], variables: Mapping[str, str]) -> tuple[int, str]:
     result = subprocess.run(
-        [sys.executable, "-m", "snakemake", *arguments],
+        [sys.executable, "-m", "snakemake", *command],
         cwd=REPO,
-        env={**os.environ, **variables},
+        env={**os.environ, **cache},
         capture_output=True,
         text=True,
         timeout=900,
         check=False,
     )
-    return result.returncode, result.stdout + result.stderr
-
-
-def _called(arguments: Sequence[str], variables: Mapping[str, str]) -> tuple[int, str]:
-    from snakemake.cli import main  # noqa: PLC0415 - a second
-
-    out, errors = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors):
-        patch.chdir(REPO)
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, out.getvalue() + errors.getvalue()
+    return Run(result.returncode, result.stdout + result.stderr, folder)
 
 
 def shared_run(

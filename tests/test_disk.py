@@ -115,7 +115,8 @@ class Chain:
 def chain() -> Iterator[Chain]:
     before = Path.cwd()
     main = sys.modules["__main__"]
-    name = main.__file__
+    # a process of pytest-xdist has none
+    name = vars(main).get("__file__")
     with open_folder() as folder, disk(folder / "results") as results:
         analyses = []
         for analysis, changes in ANALYSES.items():
@@ -141,7 +142,8 @@ def chain() -> Iterator[Chain]:
                 yield made
             finally:
                 os.chdir(before)
-                main.__file__ = name
+                if name is not None:
+                    main.__file__ = name
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -13,6 +13,8 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 import httpx
@@ -475,8 +477,8 @@ time.sleep(600)"""
 def test_a_query_that_times_out_leaves_nothing(
     tmp_path: Path, events: str, unconfined: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
+    # Unix's sockets have short names only
+    temporary = Path(mkdtemp())
     monkeypatch.setenv("TMPDIR", str(temporary))
     options = ["--seconds", "8", "--tries", "3", *(["--unconfined-python"] * unconfined)]
     with Service(tmp_path / "a" / "b", *options, workers=1) as service:
@@ -491,6 +493,7 @@ def test_a_query_that_times_out_leaves_nothing(
         assert [path.name for path in service.folder(request).iterdir()] == ["manifest.json"]
         assert list(temporary.rglob("left")) == []
         assert list(temporary.glob("query-*")) == []
+    rmtree(temporary)
 
 
 def test_what_a_killed_service_left_goes_when_it_starts_again(tmp_path: Path, events: str) -> None:
