@@ -3,13 +3,13 @@
     python benchmarks/chain_kills.py RECORD [--rounds 200]
     python benchmarks/chain_kills.py RECORD --table
 
-In each round a small chain starts in an empty folder: lookup, transform, histograms. By turns it
-brings its ServiceX and its Dask cluster along, or uses ones that stand beside it. At a random
+In each round a small chain starts in an empty folder: lookup, transform, histograms. In turn it
+starts its own ServiceX and Dask cluster, or uses running ones. At a random
 moment a kind is drawn among its processes that live (kinds hit less often so far are likelier),
-then a process of that kind, which is killed (kill -9). What stands beside the chain is started
-again at once. Twenty seconds after snakemake has ended, no process of the round may be alive. The
-chain is unlocked and run again. It has to come to the bits of one that nothing disturbed, with all
-events processed once and no part file left.
+then a process of that kind, which is killed (kill -9). A service or cluster that it only uses is
+started again at once. Twenty seconds after snakemake has ended, no process of the round may be
+alive. The chain is unlocked and run again. It has to come to the bits of one that nothing
+disturbed, with all events processed once and no part file left.
 
 Rounds are appended to RECORD, a file of JSON lines, until it has so many: a campaign that was
 interrupted goes on. Ends with 1 if a round of this run was bad. --table shows RECORD in Markdown.
@@ -324,7 +324,7 @@ def _listens(port: int) -> None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.1)
-    sys.exit(f"nobody listens at port {port}")
+    sys.exit(f"nothing listens on port {port}")
 
 
 def _started(

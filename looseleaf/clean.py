@@ -9,12 +9,13 @@ that the configuration names may themselves be links.
 import os
 import socket
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any
+
+from snakemake.utils import update_config
 
 from looseleaf import disk
 from looseleaf.codehash import code_hash, imports_of
@@ -75,7 +76,7 @@ class Present:
         base = Path.cwd() if Path("Snakefile").is_file() else workflow_folder()
         merged = read_yaml(base / "config/config.yaml")
         for file in files:
-            merged = _laid_over(merged, read_yaml(file))
+            update_config(merged, read_yaml(file))
         return cls(load(merged, base), base)
 
     @property
@@ -95,17 +96,6 @@ class Present:
         return Graph(
             self.settings, self.paths, lambda path: str(find(path, self.base, "configuration"))
         )
-
-
-def _laid_over(settings: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with others laid over them, as Snakemake does it: mappings key by key."""
-    merged = dict(settings)
-    for key, value in more.items():
-        if isinstance(value, Mapping):
-            below = settings.get(key)
-            value = _laid_over(below if isinstance(below, Mapping) else {}, value)  # noqa: PLW2901
-        merged[key] = value
-    return merged
 
 
 def find_left(present: Present) -> Findings:

@@ -149,7 +149,7 @@ def clean(files: tuple[Path, ...], yes: bool) -> None:
     It removes only after a question, or with --yes. What a run holds, what another user owns and
     what is behind a symbolic link stays.
     """
-    try:
+    with _told():
         with needing("workflow"):
             from looseleaf.clean import Present, find_left, remove_left  # noqa: PLC0415 - as above
             from looseleaf.lease import age  # noqa: PLC0415
@@ -177,10 +177,6 @@ def clean(files: tuple[Path, ...], yes: bool) -> None:
                 failed += 1
                 click.echo(f"{left.path}: not removed: {problem}", err=True)
         click.echo(f"removed {len(findings.left) - failed} of {len(findings.left)}")
-    except (LooseleafError, OSError) as problem:
-        message = disk.sentence(problem) if isinstance(problem, OSError) else None
-        click.echo(f"error: {message or problem}", err=True)
-        sys.exit(1)
     sys.exit(1 if failed else 0)
 
 
@@ -271,10 +267,7 @@ def _told() -> Iterator[None]:
     except LooseleafError as problem:
         message = str(problem)
     except OSError as problem:
-        told = disk.sentence(problem)
-        if told is None:
-            raise
-        message = told
+        message = disk.sentence(problem) or str(problem)
     else:
         return
     click.echo(f"error: {message}", err=True)

@@ -49,6 +49,12 @@ def whole(path: str | Path, durable: bool = True, mode: int = 0o666) -> Iterator
         raise
 
 
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, completely or not at all."""
+    with whole(path, mode=0o600) as part:
+        part.write_text(text)
+
+
 def _to_disk(path: Path) -> None:
     with open(path, "rb") as written:
         try:

@@ -49,6 +49,7 @@ def lay_out(folder: Path) -> list[str]:
 def _copy(source: Path, folder: Path, profiles: list[str]) -> None:
     shutil.copy(source / "Snakefile", folder)
     for name in FOLDERS:
+        # shutil.copytree would hide a full disk in an error of its own
         for path in (source / name).rglob("*"):
             place = path.relative_to(source)
             if path.is_file() and not set(LEFT_OUT) & set(place.parts):

@@ -13,7 +13,7 @@ import yaml
 from coffea.processor import IterativeExecutor, Runner
 from conftest import REPO
 
-from looseleaf.baskets import Baskets
+from looseleaf.baskets import Baskets, Branch
 from looseleaf.errors import DataFileError
 from looseleaf.fakerate.analysis import FakeRateAnalysis
 from looseleaf.fakerate.processor import FakeRateProcessor
@@ -124,15 +124,20 @@ def test_what_is_no_number_is_left_to_uproot(tmp_path: Path) -> None:
     assert events.x.to_list() == [1, 2]
 
 
+def overwrite_end(path: Path, branch: Branch, basket: int, content: bytes) -> None:
+    """Write over the last bytes of a basket."""
+    with open(path, "r+b") as stream:
+        stream.seek(int(branch.seeks[basket] + branch.sizes[basket]) - len(content))
+        stream.write(content)
+
+
 def test_a_damaged_basket_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "a.root", COMPRESSIONS["lz4"])
     file, baskets = reader(path)
     assert file.walked is not None
     branch = file.walked.branch("x_f8")
     assert branch is not None
-    with open(path, "r+b") as stream:
-        stream.seek(int(branch.seeks[1] + branch.sizes[1]) - 5)
-        stream.write(b"damag")
+    overwrite_end(path, branch, 1, b"damag")
     assert len(baskets.content(branch, 0, STEP)) == STEP
     with pytest.raises(DataFileError, match=r"a\.root: basket 1 of x_f8 is damaged"):
         baskets.content(branch, STEP, EVENTS)
@@ -144,9 +149,7 @@ def test_lists_that_their_counter_does_not_count_are_refused(tmp_path: Path) -> 
     assert file.walked is not None
     branch = file.walked.branch("nThing")
     assert branch is not None
-    with open(path, "r+b") as stream:
-        stream.seek(int(branch.seeks[0] + branch.sizes[0]) - 4)
-        stream.write((77).to_bytes(4, "big"))
+    overwrite_end(path, branch, 0, (77).to_bytes(4, "big"))
     events = Feed(str(path), file).events(0, EVENTS, {}, ReadClock())
     with pytest.raises(DataFileError, match=r"Thing_f4 has \d+ values .* but nThing counts"):
         ak.materialize(events.Thing.f4)

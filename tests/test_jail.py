@@ -33,7 +33,7 @@ jailed_only = pytest.mark.skipif(NO_JAIL is not None, reason=f"no jail here: {NO
 
 MEMORY = 2 << 30
 KEY = "looseleaf_test_ticket"
-# runs one query, with a ticket in the session keyring; says what it raised
+# runs one query, with a Kerberos ticket in the kernel's keyring; says what it raised
 ASK = """
 import ctypes, json, os, sys
 from looseleaf.errors import DataFileError

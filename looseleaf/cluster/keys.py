@@ -9,7 +9,7 @@ from pathlib import Path
 
 from distributed.security import Security
 
-from looseleaf.files import whole
+from looseleaf.files import write_private
 
 CERTIFICATE, KEY = "cluster.crt", "cluster.key"
 
@@ -32,8 +32,9 @@ class FileKeys(Security):
         folder.mkdir(mode=0o700)
         self._carried = carried
         own = Security.temporary().get_tls_config_for_role("scheduler")
-        self.certificate = _private(folder / CERTIFICATE, own["ca_file"])
-        self.key = _private(folder / KEY, own["key"])
+        self.certificate, self.key = str(folder / CERTIFICATE), str(folder / KEY)
+        write_private(folder / CERTIFICATE, own["ca_file"])
+        write_private(folder / KEY, own["key"])
         both: dict[str, str] = {}
         for role in ("client", "scheduler", "worker"):
             both |= {f"tls_{role}_cert": self.certificate, f"tls_{role}_key": self.key}
@@ -44,9 +45,3 @@ class FileKeys(Security):
         if role == "worker" and self._carried:
             config |= {"ca_file": CERTIFICATE, "cert": CERTIFICATE, "key": KEY}
         return config
-
-
-def _private(path: Path, text: str) -> str:
-    with whole(path, mode=0o600) as part:
-        part.write_text(text)
-    return str(path)

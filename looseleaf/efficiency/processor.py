@@ -55,9 +55,8 @@ class EfficiencyProcessor(ProcessorABC):
 
     The accumulator has `pairs`, over `variation`, `probe` (failing or passing), `origin`, `mass`,
     `pt` and `abs_eta`, `cutflow`, `coverage`, where the probes are on the axes, and `entries`, how
-    the weights of events are spread over the bins. The origin of a
-    pair is `prompt` if both leptons are matched to prompt ones of the generator; in data it is
-    `other`.
+    the weights of events are spread over the bins. The origin of a pair is `prompt` if both leptons
+    are matched to prompt ones of the generator; in data it is `other`.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from botocore.auth import HmacV1QueryAuth, S3SigV4Auth, S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from looseleaf.files import whole
+from looseleaf.files import write_private
 
 PASS_S = 3600
 # ours have about 150 characters
@@ -27,12 +27,6 @@ LONGEST_PASS = 1000
 KEY_S = 12 * 3600
 _NUMBER = re.compile("[0-9]{1,12}")
 ALGORITHM = "HS256"
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, completely or not at all."""
-    with whole(path, mode=0o600) as part:
-        part.write_text(text)
 
 
 @dataclass(frozen=True)

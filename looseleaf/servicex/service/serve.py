@@ -11,11 +11,11 @@ from pathlib import Path
 import yaml
 
 from looseleaf.errors import ConfigError
-from looseleaf.files import whole
+from looseleaf.files import whole, write_private
 from looseleaf.servicex.request import request_folder
 from looseleaf.servicex.service import jail
 from looseleaf.servicex.service.app import make_app
-from looseleaf.servicex.service.auth import Keys, write_private
+from looseleaf.servicex.service.auth import Keys
 from looseleaf.servicex.service.connections import Door, Gate, listen, server
 from looseleaf.servicex.service.engine import Engine, TransformLimits
 from looseleaf.servicex.service.places import Places
