@@ -51,6 +51,13 @@ class EventsFile:
         return walked(self.directory, self.name)
 
     @property
+    def names(self) -> list[str]:
+        """The names of the tree's columns."""
+        if self.walked is not None:
+            return self.walked.names
+        return [str(name) for name in self.tree.keys(recursive=False)]
+
+    @property
     def num_entries(self) -> int:
         """The number of events."""
         return self.walked.entries if self.walked is not None else int(self.tree.num_entries)
@@ -176,9 +183,9 @@ def _check_closed(directory: uproot.ReadOnlyDirectory, url: str) -> None:
 
 
 @contextmanager
-def open_events(url: str, name: str = TREE) -> Iterator[Events]:
+def open_events(url: str, name: str = TREE, walk: bool = False) -> Iterator[Events]:
     """`open_file` as a context manager."""
-    file = open_file(url, name)
+    file = open_file(url, name, walk)
     try:
         yield file
     finally:

@@ -213,6 +213,11 @@ class ParquetEvents:
         self.directory = {self._said.get(TREE_NAME, name.encode()).decode(): self.tree}
 
     @property
+    def names(self) -> list[str]:
+        """The names of the tree's columns."""
+        return self.tree.keys(recursive=False)
+
+    @property
     def num_entries(self) -> int:
         """The number of events."""
         return self.tree.num_entries

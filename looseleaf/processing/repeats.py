@@ -8,6 +8,7 @@ share their numbers, if every job starts to count at 1.
 """
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from looseleaf.objects.luminosity import Sections
 from looseleaf.parquet import ParquetTree
 
 EVENT = ("run", "luminosityBlock", "event")
+# how many objects of a collection an event has, such as nMuon
+COUNT = re.compile(r"n[A-Z]")
 CURE = "name one of the two files in leave_out of its dataset"
 
 
@@ -94,8 +97,7 @@ def _refuse_copies(parts: Sequence[_Part]) -> None:
 def _refuse_rewritten(parts: Sequence[_Part]) -> None:
     counts = ("events_in", "events_out", "sum_of_weights_in", "sum_of_weights_out")
     for group in _grouped((p for p in parts if p.entry["events_out"]), *counts):
-        alike = (twins for of in _alike(group, EVENT) for twins in _alike(of))
-        for one, other in (pair for twins in alike for pair in combinations(twins, 2)):
+        for one, other in (pair for twins in _alike(group) for pair in combinations(twins, 2)):
             if _of_other_primaries(one, other):
                 continue
             raise DataFileError(
@@ -111,28 +113,34 @@ def _of_other_primaries(one: _Part, other: _Part) -> bool:
     return one.primary.isdisjoint(other.primary)
 
 
-def _alike(parts: Sequence[_Part], columns: Sequence[str] | None = None) -> Iterator[list[_Part]]:
-    """Groups of parts that agree in the columns, or in all of them; the order of events doesn't
-    matter."""
-    if len(parts) == 1:
-        return
-    if columns is None:
-        columns = sorted(set.intersection(*(_names(part.url) for part in parts)))
+def _alike(parts: Sequence[_Part]) -> Iterator[list[_Part]]:
+    """Groups of parts that agree in all columns that they have in common.
+
+    The order of events doesn't matter.
+    """
+    columns = sorted(set.intersection(*(_names(part.url) for part in parts)))
+    # these are small, and tell most files apart
+    counts = [name for name in columns if name in EVENT or COUNT.match(name)]
+    for group in _by_content(parts, counts):
+        yield from _by_content(group, columns)
+
+
+def _by_content(parts: Iterable[_Part], columns: Sequence[str]) -> list[list[_Part]]:
     groups: dict[str, list[_Part]] = defaultdict(list)
     for part in parts:
         groups[_digest(part.url, columns)].append(part)
-    yield from (group for group in groups.values() if len(group) > 1)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _names(url: str) -> set[str]:
-    with open_events(url) as file:
-        return set(file.tree.keys(recursive=False))
+    with open_events(url, walk=True) as file:
+        return set(file.names)
 
 
 def _digest(url: str, columns: Sequence[str]) -> str:
     """A hash of a file's columns, with its events in the order of their numbers."""
-    names = [name for name in columns if name in _names(url)]
-    events = _columns(url, [*names, *(name for name in EVENT if name not in names)])
+    events = _columns(url, dict.fromkeys([*columns, *EVENT]))
+    names = [name for name in columns if name in events.fields]
     numbers = [ak.to_numpy(events[name]) for name in EVENT if name in events.fields]
     events = events[np.lexsort(numbers[::-1])] if numbers else events
     digest = hashlib.sha256()
@@ -145,11 +153,11 @@ def _digest(url: str, columns: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _columns(url: str, names: Sequence[str]) -> ak.Array:
+def _columns(url: str, names: Iterable[str]) -> ak.Array:
     """All entries of the columns that a result has."""
     with open_events(url) as file, reading(url):
-        tree = file.tree
-        present = [name for name in names if name in tree.keys(recursive=False)]
+        tree, available = file.tree, set(file.names)
+        present = [name for name in names if name in available]
         if isinstance(tree, ParquetTree):
             return ak.concatenate(list(tree.steps(present, max(1, tree.num_entries))))
         return tree.arrays(present, library="ak")
