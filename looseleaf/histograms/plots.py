@@ -36,7 +36,7 @@ def label(ax: Any, text: str, data: bool, lumi_ifb: float | None, energies: str 
     fig = ax.figure
     # mplhep places parts of the label by their extents, so the layout must be final
     ax.set_title(" ", fontsize=22)
-    fig.draw_without_rendering()
+    fig.get_layout_engine().execute(fig)
     fig.set_layout_engine("none")
     right = f"({energies} TeV)"
     if lumi_ifb is not None:
@@ -44,7 +44,9 @@ def label(ax: Any, text: str, data: bool, lumi_ifb: float | None, energies: str 
     # the space keeps the text off the experiment's name
     words = f" {text}" if data else f" Simulation {text}"
     with mpl.rc_context(mplhep.style.CMS):
-        mplhep.cms.label(llabel=words, rlabel=right, ax=ax, fontsize=20)
+        # an axis' power of ten stands beside the label: mplhep would draw all to see how wide it is
+        ax.yaxis.get_offset_text().set(x=-0.02, ha="right")
+        mplhep.cms.label(llabel=words, rlabel=right, ax=ax, fontsize=20, scilocator_adjust=False)
 
 
 def luminosity(ifb: float) -> str:
