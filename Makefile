@@ -6,8 +6,8 @@ STAMP := .venv/.installed
 # without its advertisement of another program
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir .venv/site
 
-# a process of the tests for each core, to which whole files go, the longest first
-TOGETHER := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# several processes of the tests, to which whole files go, the longest first
+TOGETHER := -n auto --dist loadfile --no-loadscope-reorder
 
 # or the tests' modules are compiled anew each time, which takes longer than to import them
 unexport PYTHONDONTWRITEBYTECODE

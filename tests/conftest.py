@@ -147,6 +147,11 @@ def snakemake(tmp_path: Path) -> Snakemake:
     return partial(run_snakemake, tmp_path)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Two processes for each core: tests wait for services and workers half of the time."""
+    return min(4, 2 * (os.cpu_count() or 1))
+
+
 # files whose tests take longest, which begin first where several processes share the suite
 LONGEST = (
     "test_chain.py",
