@@ -13,7 +13,7 @@ from coffea.nanoevents import NanoEventsFactory
 from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.losses import Loss
 from looseleaf.objects.branches import first_present
-from looseleaf.objects.evaluation import Undecided, losses_of
+from looseleaf.objects.evaluation import Undecided, taken_losses
 from looseleaf.objects.events import Branches, Selection, counted_momentum
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.flat import Flat
@@ -274,10 +274,30 @@ def test_what_is_allowed_is_counted_and_not_kept() -> None:
                        r"events; .*allow\.not_finite: \[other\] in the analysis"):  # fmt: skip
         counter.keeps("other", [Expression("a / n > 2")], columns)
     counter.keeps("ratio", [Expression("a / n > 2")], columns)
-    assert losses_of(counter.counted()) == [
+    assert taken_losses(counter.counted()) == [
         Loss("not finite", "ratio", 2, None, "events",
              "ratio has no finite value in 2 events; the cut or histogram ratio leaves them out",
              "allow.not_finite")
+    ]  # fmt: skip
+
+
+def test_events_without_a_value_are_told() -> None:
+    jets = ak.Array([[40.0], [], [20.0], [], []])
+    columns = {"Jet_pt": jets, "nJet": ak.num(jets)}
+    counter, among = Undecided(), np.array([True, True, True, True, False])
+    veto = Expression("max(Jet_pt) < 30")
+    assert counter.keeps("veto", [veto], columns, among).tolist() == [0, 0, 1, 0, 0]
+    counter.keeps("veto", [veto], columns, among)
+    # another cut decides these
+    handled = [Expression("(nJet == 0) | (max(Jet_pt) < 30)")]
+    assert counter.keeps("handled", handled, columns, among).tolist() == [0, 1, 1, 1, 1]
+    counter.keeps("beside", [Expression("nJet > 0"), veto], columns, among)
+    assert taken_losses(counter.counted()) == [
+        Loss(
+            "no value", "veto", 4, None, "events",
+            "veto drops 4 events in which 'max(Jet_pt) < 30' has no value, since a list is empty; "
+            "if they should stay, say so, as in (nJet == 0) | (max(Jet_pt) < 30)",
+        )
     ]  # fmt: skip
 
 
@@ -367,7 +387,7 @@ def test_a_momentum_at_which_a_lepton_cannot_count() -> None:
     found = counted_momentum(points, "Muon", roles, muons, loose, tight, counter)
     assert found.to_list()[0] == [20.0, np.inf, 30.0]
     assert counter.counts == {"Muon.tight.cone_pt": {"leptons": 1}}
-    (loss,) = losses_of(counter.counted())
+    (loss,) = taken_losses(counter.counted())
     assert (loss.kind, loss.unit) == ("not finite", "leptons")
     raw = {**roles, "momentum": "raw"}
     found = counted_momentum(points, "Muon", raw, muons, loose, tight, Undecided())

@@ -15,7 +15,7 @@
 """
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ from looseleaf.objects.needed_branches import COMPUTED
 
 LARGEST = 2**63 - 1
 # the accumulator's key for the counts of values that aren't finite
-NOT_FINITE = "not_finite"
+NOT_FINITE, VALUELESS = "not_finite", "valueless"
 _ARITHMETIC = {ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Pow: np.power}
 _BITWISE = {ast.BitAnd: np.bitwise_and, ast.BitOr: np.bitwise_or}
 _DEVIATES = {"cos": np.cos, "exp": np.exp, "log": np.log, "sin": np.sin, "sqrt": np.sqrt}
@@ -576,10 +576,13 @@ class Undecided:
 
     A count that the configuration doesn't allow by name (`allow.not_finite`) is refused at once.
     Values that aren't finite because a branch isn't are left out: the transform has counted those.
+    `valueless` are the events dropped by each selection because a cut has no value there, as
+    `max(Jet_pt) < 30` has none without jets. That needs no permission, but is reported.
     """
 
     allowed: Sequence[str] = ()
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    valueless: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def keeps(self, name: str, cuts: Sequence[Expression], columns: Any, among: Any = None) -> Any:
         """Which events pass all cuts of the selection `name`, as a numpy array; undecided ones
@@ -593,9 +596,15 @@ class Undecided:
         every = [] if among is None else [_truth(np.ones(len(among), bool))]
         truth = reduce(_and, [*every, *answers])
         kept = ak.to_numpy(ak.fill_none(truth.sure, False))
+        among = np.ones(len(kept), bool) if among is None else among
+        if name and _may_be_missing(truth.sure):
+            valueless = int((ak.to_numpy(ak.is_none(truth.sure)) & among).sum())
+            if valueless:
+                of_name = self.valueless.setdefault(name, {})
+                text = " and ".join(shown(cut.text) for cut in cuts)
+                of_name[text] = of_name.get(text, 0) + valueless
         if truth.undecided is not None:
             lost = ak.to_numpy(ak.fill_none(truth.undecided, False))
-            among = np.ones(len(kept), bool) if among is None else among
             self._tell(name, cuts, columns, lost & among, int(among.sum()), "events")
         return kept
 
@@ -671,15 +680,16 @@ class Undecided:
 
     def counted(self) -> dict[str, dict[str, dict[str, int]]]:
         """The counts as a part of an accumulator; empty if there are none."""
-        return {NOT_FINITE: self.counts} if self.counts else {}
+        counts = {NOT_FINITE: self.counts, VALUELESS: self.valueless}
+        return {kind: of_kind for kind, of_kind in counts.items() if of_kind}
 
 
 REFUSING = Undecided()
 
 
-def losses_of(accumulator: Mapping[str, Any]) -> list[Loss]:
-    """The losses in an accumulator, as counted with `Undecided`."""
-    return [
+def taken_losses(accumulator: MutableMapping[str, Any]) -> list[Loss]:
+    """The losses that `Undecided` counted in an accumulator, out of which they are taken."""
+    not_finite = [
         Loss(
             "not finite",
             name,
@@ -689,9 +699,23 @@ def losses_of(accumulator: Mapping[str, Any]) -> list[Loss]:
             _left_out(name, number, unit),
             "allow.not_finite",
         )
-        for name, of_name in accumulator.get(NOT_FINITE, {}).items()
+        for name, of_name in accumulator.pop(NOT_FINITE, {}).items()
         for unit, number in of_name.items()
     ]
+    valueless = [
+        Loss(
+            "no value",
+            name,
+            number,
+            None,
+            "events",
+            f"{name} drops {number} events in which {text} has no value, since a list is empty; "
+            "if they should stay, say so, as in (nJet == 0) | (max(Jet_pt) < 30)",
+        )
+        for name, of_name in accumulator.pop(VALUELESS, {}).items()
+        for text, number in of_name.items()
+    ]
+    return not_finite + valueless
 
 
 def _left_out(name: str, number: int, unit: str) -> str:

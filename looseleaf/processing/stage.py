@@ -14,7 +14,7 @@ from looseleaf.files import whole, write_json
 from looseleaf.histograms.store import write_uhi
 from looseleaf.losses import Loss, say
 from looseleaf.objects.analysis import Allow, Analysis
-from looseleaf.objects.evaluation import NOT_FINITE, losses_of
+from looseleaf.objects.evaluation import taken_losses
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import read_golden
 from looseleaf.processing.fileset import Fileset, fileset_of
@@ -175,8 +175,7 @@ def process_datasets(
         results = run(processor, filesets, site, running.limits, label, folder / "checkpoints")
     for name, result in results.items():
         accumulator = dict(result.accumulator)
-        undecided = losses_of(accumulator)
-        accumulator.pop(NOT_FINITE, None)
+        undecided = taken_losses(accumulator)
         write(datasets[name].histograms, accumulator, {"dataset": name})
         more = [*undecided, *(losses(name, accumulator) if losses else ())]
         ledger = {
