@@ -8,6 +8,7 @@ from snakemake.utils import min_version
 from looseleaf.disk import sentence
 from looseleaf.errors import LooseleafError
 from looseleaf.lease import Lease, sweep
+from looseleaf.servicex.request import is_request
 from looseleaf.yaml_files import read_yaml
 
 min_version("9.27")
@@ -40,8 +41,8 @@ LEASE = Lease(Path(PATHS.root))
 onstart:
     try:
         LEASE.take()
-        # requests on the volume, which other results may share, are held one by one
-        sweep(Path(PATHS.root), apart=Path(config["servicex"]["volume"]))
+        # requests on a volume, which other results may share, are held one by one
+        sweep(Path(PATHS.root), apart=is_request)
         write_json(PATHS.config, SETTINGS.to_json())
     except LooseleafError as problem:
         raise WorkflowError(str(problem)) from None

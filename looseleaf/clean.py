@@ -8,7 +8,6 @@ that the configuration names may themselves be links.
 
 import os
 import socket
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from looseleaf.removal import Left, Stays, remove
 from looseleaf.scratch import left_in
 from looseleaf.servicex.request import (
     Reference,
+    is_request,
     references,
     request_folder,
     request_from_das,
@@ -178,7 +178,7 @@ def _find_parts(present: Present, findings: Findings) -> None:
         folders[:] = [
             name
             for name in folders
-            if name != "checkpoints" and not _is_request(name) and Path(place, name) != volume
+            if name != "checkpoints" and not is_request(name) and Path(place, name) != volume
         ]
         for name in sorted(files):
             if name.startswith(PART):
@@ -220,7 +220,7 @@ def _find_requests(present: Present, findings: Findings) -> None:
     needed, volume = _needed(present), present.volume
     place = request_folder(volume, present.settings.general["servicex"]["subdir"], "any").parent
     for folder in _folders(place):
-        if not _is_request(folder.name):
+        if not is_request(folder.name):
             continue
         try:
             holder = held_by(folder)
@@ -243,14 +243,6 @@ def _find_requests(present: Present, findings: Findings) -> None:
         for name in sorted(os.listdir(folder)):
             if name.startswith(PART) or name in IN_TRANSIT:
                 findings.add(volume, inside / name, KILLED, folder)
-
-
-def _is_request(name: str) -> bool:
-    """Whether a folder's name is that of a request of ours; a service gives random names."""
-    try:
-        return uuid.UUID(name).version == 5
-    except ValueError:
-        return False
 
 
 def _needed(present: Present) -> set[str]:

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -213,12 +213,13 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def sweep(folder: Path, apart: Path | None = None) -> int:
+def sweep(folder: Path, apart: Callable[[str], bool] = lambda name: False) -> int:
     """Remove what killed jobs left half written below a folder that this run holds, but for what
-    is in the folder `apart`; the number of files. Those that others have closed stay."""
+    is in folders with names that are `apart`; the number of files. Those that others have closed
+    stay."""
     removed = 0
     for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if Path(place, name) != apart]
+        folders[:] = [name for name in folders if not apart(name)]
         for name in files:
             if name.startswith(".part-"):
                 with suppress(OSError):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from disks import NOBODY, open_folder
 from looseleaf import lease
 from looseleaf.errors import LooseleafError
 from looseleaf.lease import FILE, Holder, Lease, leased, sweep
+from looseleaf.servicex.request import NAMESPACE, is_request
 
 HOLD = (
     "import sys, time; from pathlib import Path; from looseleaf.lease import Lease\n"
@@ -215,13 +217,18 @@ def test_a_lease_that_can_not_be_read(quick: None) -> None:
         assert (folder / FILE).exists()
 
 
-def test_parts_are_swept_but_for_a_folder_apart(tmp_path: Path) -> None:
-    paths = [tmp_path / name for name in ("a/.part-x.root", "volume/.part-y.root", "a/whole.root")]
-    for path in paths:
-        path.parent.mkdir(exist_ok=True)
+def test_parts_are_swept_but_for_requests_which_other_runs_may_hold(tmp_path: Path) -> None:
+    request = uuid.uuid5(NAMESPACE, "request")
+    parts = [
+        tmp_path / folder / ".part-x.root"
+        for folder in ("a", "volume/transforms", str(uuid.uuid4()))
+    ]
+    stay = [tmp_path / f"volume/{request}/.part-x.root", tmp_path / "a/whole.root"]
+    for path in [*parts, *stay]:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    assert sweep(tmp_path, apart=tmp_path / "volume") == 1
-    assert [path.exists() for path in paths] == [False, True, True]
+    assert sweep(tmp_path, apart=is_request) == 3
+    assert [path.exists() for path in [*parts, *stay]] == [False, False, False, True, True]
 
 
 def test_two_runs_with_the_same_results(snakemake: Snakemake, tmp_path: Path) -> None:

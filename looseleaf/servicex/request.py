@@ -142,6 +142,14 @@ def request_folder(volume: str | Path, subdir: str, request_id: str) -> Path:
     return folder
 
 
+def is_request(name: str) -> bool:
+    """Whether a folder's name is that of a request of ours; a service gives random names."""
+    try:
+        return uuid.UUID(name).version == 5
+    except ValueError:
+        return False
+
+
 @dataclass(frozen=True)
 class Reference:
     """Where results that use a request are: the machine that wrote them, and the absolute path of
