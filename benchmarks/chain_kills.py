@@ -220,6 +220,13 @@ class Campaign:
             self._beside.start()
             self._beside.forget()
             settings |= self._beside.prepare(folder)
+        else:
+            sites = folder / "config/sites"
+            sites.mkdir(parents=True)
+            # with settings of its own, it starts workers for few events too
+            own = {"kind": "local", "redirectors": ["/nowhere"], "cluster": {"processes": True}}
+            (sites / "own.yaml").write_text(yaml.safe_dump(own))
+            settings["site"] = "own"
         for file, content in (
             ("data.yaml", {"QCD": DATASET}),
             ("muon.yaml", analysis),

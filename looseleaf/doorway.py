@@ -1,6 +1,5 @@
 """The frame around the one call of every script: logging, and readable errors."""
 
-import json
 import sys
 import time
 import traceback
@@ -11,15 +10,11 @@ from looseleaf import disk
 from looseleaf.errors import LooseleafError
 from looseleaf.files import whole
 from looseleaf.parents import end_with_snakemake
-from looseleaf.workerprocess import prepare
 
 
 @contextmanager
-def doorway(log: str, site: str | None = None) -> Iterator[None]:
+def doorway(log: str) -> Iterator[None]:
     """Run a stage; end with status 1 and one message on an error.
-
-    `site`, as JSON, is where a stage with Dask workers runs; workers on this machine then import
-    their modules while the stage does.
 
     An error meant for the user (`LooseleafError`, a full disk, a forbidden folder) is reported in a
     sentence, any other with its traceback. Both go to the terminal and to the file `log`, which
@@ -31,8 +26,6 @@ def doorway(log: str, site: str | None = None) -> Iterator[None]:
     vars(sys.modules["__main__"]).pop("__file__", None)
     started = time.monotonic()
     try:
-        if site is not None:
-            prepare(json.loads(site))
         yield
     except LooseleafError as problem:
         message = f"error: {problem}"

@@ -106,6 +106,12 @@ ORIGINAL = {
 }
 
 
+def events_in(manifests: Iterable[str | Path]) -> int:
+    """The events in the results of some transforms; raises as `read_manifest` does."""
+    shape = {"totals": {"events_out": COUNT}}
+    return sum(read_manifest(path, shape)["totals"]["events_out"] for path in manifests)
+
+
 def read_manifest(
     path: str | Path, shape: Mapping[str, Any] = MappingProxyType(MANIFEST)
 ) -> dict[str, Any]:

@@ -17,6 +17,19 @@ ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": s
 # configuration has. Workers inherit it from the process that they are forked from.
 ENVIRONMENT = {**ALLOCATOR, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 METHOD = "forkserver"
+# a site of no other process than the one that submits the work
+HERE = "here"
+# workers take three CPU seconds to start, and so many events of an EFT analysis take as long
+FEW_EVENTS = 100_000
+
+
+def worthwhile(site: Mapping[str, Any], events: int) -> Mapping[str, Any]:
+    """The site, or this process in place of workers on this machine for few events.
+
+    A site with settings for its `cluster` stays as it is.
+    """
+    few = site["kind"] == "local" and "cluster" not in site and events < FEW_EVENTS
+    return {**site, "kind": HERE} if few else site
 
 
 def keep_memory() -> None:
@@ -27,9 +40,14 @@ def keep_memory() -> None:
 
 
 def prepare(site: Mapping[str, Any]) -> None:
-    """Start the process for Dask's workers, if a site's are processes of this machine."""
+    """Start the process for Dask's workers, if a site's are processes of this machine.
+
+    Libraries that this process hasn't loaded yet use one thread if it is to do the work itself.
+    """
     if site["kind"] == "local":
         fork_from("distributed.nanny", "looseleaf.processing.runner")
+    elif site["kind"] == HERE:
+        os.environ.update(ENVIRONMENT)
 
 
 def fork_from(*modules: str) -> None:

@@ -1,6 +1,10 @@
 # Requires: the manifests of an analysis' datasets, and the maps that it applies. Makes: its
 # histograms and ledgers by dataset.
 
+DASK_REPORT = config["processing"]["dask_report"]
+LIMITS = canonical({k: v for k, v in config["processing"].items() if k != "dask_report"})
+
+
 for name, (analysis, kind) in ANALYSES.items():
 
     rule:
@@ -16,7 +20,7 @@ for name, (analysis, kind) in ANALYSES.items():
             processed=flat(GRAPH.processed(name)),
             ledgers=flat(GRAPH.ledgers(name)),
             tasks=GRAPH.result(name, "tasks.csv"),
-            performance=GRAPH.result(name, "performance.html"),
+            performance=[GRAPH.result(name, "performance.html")] if DASK_REPORT else [],
         log:
             PATHS.log(f"{kind.name}_process/{name}"),
         benchmark:
@@ -27,7 +31,7 @@ for name, (analysis, kind) in ANALYSES.items():
         resources:
             dask_cluster=1,
             site=canonical(SETTINGS.site),
-            limits=canonical(config["processing"]),
+            limits=LIMITS,
             # by this datasets are normalised afterwards: what would fail then fails before
             stated=stated_of(name),
         params:

@@ -2,8 +2,13 @@ import json
 from functools import partial
 
 from looseleaf.doorway import doorway
+from looseleaf.stage_files import events_in
+from looseleaf.workerprocess import prepare, worthwhile
 
-with doorway(snakemake.log[0], snakemake.resources.site):
+with doorway(snakemake.log[0]):
+    # workers import their modules while this process does
+    site = worthwhile(json.loads(snakemake.resources.site), events_in(snakemake.input.manifests))
+    prepare(site)
     from looseleaf.cluster import client_for
     from looseleaf.entry import imported
     from looseleaf.processing.runner import Limits
@@ -22,10 +27,10 @@ with doorway(snakemake.log[0], snakemake.resources.site):
         json.loads(params.datasets),
         {name: DatasetFiles(**paths) for name, paths in files.items()},
         Running(
-            partial(client_for, json.loads(resources.site), workers),
+            partial(client_for, site, workers),
             Limits(**json.loads(resources.limits)),
             snakemake.output.tasks,
-            snakemake.output.performance,
+            next(iter(snakemake.output.performance), None),
         ),
         **json.loads(params.applied),
         **stated,

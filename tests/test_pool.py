@@ -71,7 +71,7 @@ def prepared(pool: Pool, name: str, python: Path, **override: Any) -> Path:
     settings = {
         "samples": {"scale": 0.02},
         "analyses": [str(folder / "muon.yaml")],
-        "processing": {"chunksize": 500, "task_events": 500},
+        "processing": {"chunksize": 500, "task_events": 500, "dask_report": True},
         **override,
     }
     (folder / "override.yaml").write_text(yaml.safe_dump(settings))

@@ -1,6 +1,7 @@
 """A stage's processing job as a whole: what stops it before a cluster, what it writes down."""
 
 import csv
+import shutil
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -10,12 +11,13 @@ import awkward as ak
 import numpy as np
 import pytest
 import uproot
-from processors import MuonPt, Undecided
+from processors import MuonPt, Undecided, Uneven
 
 from looseleaf.cluster import client_for
 from looseleaf.das.lookup import lookup
 from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.files import read_json, write_json
+from looseleaf.histograms.store import read_uhi
 from looseleaf.losses import Loss
 from looseleaf.objects.analysis import Allow
 from looseleaf.processing.fileset import Fileset
@@ -24,7 +26,8 @@ from looseleaf.processing.stage import DatasetFiles, Reading, Running, process_d
 from looseleaf.servicex.embedded import Embedded
 from looseleaf.servicex.request import request_from_das
 from looseleaf.servicex.submission import transform
-from looseleaf.stage_files import FileRecord, write_catalogue
+from looseleaf.stage_files import FileRecord, events_in, write_catalogue
+from looseleaf.workerprocess import worthwhile
 
 EVENTS = 50
 # in tasks of at most 20 events, and these in pieces of at most 10
@@ -67,9 +70,33 @@ def dataset(folder: Path, name: str) -> DatasetFiles:
     )
 
 
-def running(folder: Path, site: dict[str, Any]) -> Running:
-    tasks, performance = str(folder / "tasks.csv"), str(folder / "performance.html")
-    return Running(partial(client_for, site, 1), Limits(10, 20), tasks, performance)
+def running(folder: Path, site: dict[str, Any], report: str | None = None) -> Running:
+    return Running(partial(client_for, site, 2), Limits(10, 20), str(folder / "tasks.csv"), report)
+
+
+def test_workers_are_started_for_many_events(tmp_path: Path) -> None:
+    files = {name: dataset(tmp_path, name) for name in "ab"}
+    assert events_in([files[name].manifest for name in "ab"]) == 2 * EVENTS
+    assert worthwhile(LOCAL, 99_999) == {**LOCAL, "kind": "here"}
+    assert worthwhile(LOCAL, 100_000) == LOCAL
+    settings = {**LOCAL, "cluster": {"memory_limit": "2 GB"}}
+    assert worthwhile(settings, 10) == settings
+    assert worthwhile({**LOCAL, "kind": "htcondor"}, 10)["kind"] == "htcondor"
+
+
+def test_the_same_comes_out_without_workers_and_with_them(tmp_path: Path) -> None:
+    files = {name: dataset(tmp_path, name) for name in "ab"}
+    histograms = []
+    for kind in ("here", "local"):
+        report = tmp_path / f"{kind}.html"
+        at = running(tmp_path, {**LOCAL, "kind": kind}, str(report))
+        process_datasets(Uneven(), files, at, "test")
+        shutil.rmtree(tmp_path / "checkpoints")
+        # whose sums depend on the order in which they are made
+        histograms.append([read_uhi(files[name].histograms)[0]["h"] for name in "ab"])
+        assert "Dask Performance Report" in report.read_text()
+    assert histograms[0] == histograms[1]
+    assert histograms[0][0].sum().value > 0
 
 
 def test_what_refuses_a_fileset_is_asked_of_each_before_a_cluster(tmp_path: Path) -> None:

@@ -28,9 +28,10 @@ def client_for(site: Mapping[str, Any], workers: int, logs: Path) -> Iterator[Si
 
     Whatever it starts takes only who holds the keys that were made for it. `site` is a file of
     config/sites: kind `local` starts worker processes on this machine, listening on the loopback
-    interface only; `scheduler` attaches to a running scheduler and leaves
-    it running, as `coffea-casa` does if the facility has started one for the user; any other is a
-    batch system, to which workers are submitted as jobs, whose output goes to the folder `logs`.
+    interface only; `here` starts none and works in this process; `scheduler` attaches to a running
+    scheduler and leaves it running, as `coffea-casa` does if the facility has started one for the
+    user; any other is a batch system, to which workers are submitted as jobs, whose output goes to
+    the folder `logs`.
 
     Raises `ConfigError` if no scheduler answers, if the site's cluster package is not installed
     or refuses its settings, or a wheel of the site can't be read.
@@ -49,7 +50,8 @@ def client_for(site: Mapping[str, Any], workers: int, logs: Path) -> Iterator[Si
         if cluster is None:
             client.register_plugin(OurCodeOnScheduler(archives, plugin.code))
         client.register_plugin(plugin)
-        print(f"dask dashboard: {client.dashboard_link}", file=sys.stderr, flush=True)
+        if site["kind"] != workerprocess.HERE:
+            print(f"dask dashboard: {client.dashboard_link}", file=sys.stderr, flush=True)
         own = cluster is not None
         yield Site(client, workers, plugin.code, own, partial(_last_words, cluster, logs))
 
@@ -69,7 +71,13 @@ def _started(
         except (OSError, TypeError, ValueError):
             # there is no scheduler, or no certificate for it
             pass
-    if site["kind"] == "local":
+    if site["kind"] == workerprocess.HERE:
+        # a scheduler and a worker in threads of this process, which nobody else can reach
+        cluster = LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        )
+        stack.enter_context(cluster)
+    elif site["kind"] == "local":
         arguments = {
             "host": "127.0.0.1",
             "threads_per_worker": 1,

@@ -1,8 +1,8 @@
 """The processing job of an analysis: datasets in, histograms and ledgers by dataset out."""
 
 import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -37,14 +37,14 @@ class Running:
 
     `connect` gives a site as a context manager, and takes the folder for the output of its workers.
     `tasks` and `performance` are paths to write: a table with the cost of each chunk, and Dask's
-    report. Next to them are the folders `checkpoints`, with the results of finished tasks, and
-    `workers`, with the output of workers' jobs.
+    report, if it is wanted. Next to them are the folders `checkpoints`, with the results of
+    finished tasks, and `workers`, with the output of workers' jobs.
     """
 
     connect: Callable[[Path], AbstractContextManager[Site]]
     limits: Limits
     tasks: str
-    performance: str
+    performance: str | None
 
 
 @dataclass(frozen=True)
@@ -167,11 +167,7 @@ def process_datasets(
         for fileset in filesets:
             refuse(fileset)
     folder = Path(running.tasks).parent
-    with (
-        running.connect(folder / "workers") as site,
-        whole(running.performance) as part,
-        performance_report(filename=str(part)),
-    ):
+    with running.connect(folder / "workers") as site, _reported(running.performance):
         results = run(processor, filesets, site, running.limits, label, folder / "checkpoints")
     for name, result in results.items():
         accumulator = dict(result.accumulator)
@@ -185,6 +181,16 @@ def process_datasets(
         say(f"dataset {name}", (loss["message"] for loss in ledger["losses"]))
         write_json(datasets[name].ledger, ledger)
     _write_tasks(running.tasks, (result.ledger for result in results.values()))
+
+
+@contextmanager
+def _reported(path: str | None) -> Iterator[None]:
+    """Dask's report of what happens in the block, in the file `path`."""
+    if path is None:
+        yield
+        return
+    with whole(path) as part, performance_report(filename=str(part)):
+        yield
 
 
 def _write_tasks(path: str, ledgers: Iterable[Mapping[str, Any]]) -> None:
