@@ -18,6 +18,7 @@ from looseleaf.errors import DataFileError
 from looseleaf.fakerate.analysis import FakeRateAnalysis
 from looseleaf.fakerate.processor import FakeRateProcessor
 from looseleaf.nanoaod import EventsFile, open_file
+from looseleaf.objects.chunk import Branches
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing.feed import Feed, ReadClock, SkimmedNanoAOD
@@ -108,6 +109,29 @@ def test_columns_of_real_files_are_those_of_uproot(nanoaod: Path) -> None:
     assert same(nanoaod / "nanoAOD_2015_CMS_Open_Data_ttbar.root", [0, 200]) == 0
 
 
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("baskets") / "qcd.root"
+    part = Part("qcd", 20_000, (20, 30), "Muon")
+    truth = str(REPO / "config/demo/truth.json")
+    write_file(SampleFile(path, "", "", (part,), False, "Muon", 1, (1,), 6000, "zstd", truth))
+    return path
+
+
+def muons() -> tuple[FakeRateAnalysis, WorkingPoints]:
+    """The muon analysis of the configuration."""
+    declared = yaml.safe_load((REPO / "config/analyses/muon.yaml").read_text())
+    points = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
+    kept = {key: value for key, value in declared.items() if key != "truth"}
+    return FakeRateAnalysis.from_json(kept), points
+
+
+def source_of(path: Path) -> EventsSource:
+    with uproot.open(path) as file:
+        identity, events = str(file.file.uuid), file["Events"].num_entries
+    return EventsSource("a", str(path), "", identity, path.stat().st_size, None, events, events)
+
+
 def test_what_is_no_number_is_left_to_uproot(tmp_path: Path) -> None:
     """As are trees of another kind; events have such columns all the same."""
     path = tmp_path / "a.root"
@@ -119,7 +143,7 @@ def test_what_is_no_number_is_left_to_uproot(tmp_path: Path) -> None:
     file, _ = reader(path)
     assert file.walked is not None
     assert file.walked.branch("three") is None
-    events = Feed(str(path), file).events(1, 3, {}, ReadClock())
+    events = Feed(str(path), file).branches(1, 3, {}, ReadClock()).events
     assert events.three.to_list() == three[1:3].tolist()
     assert events.x.to_list() == [1, 2]
 
@@ -129,6 +153,66 @@ def overwrite_end(path: Path, branch: Branch, basket: int, content: bytes) -> No
     with open(path, "r+b") as stream:
         stream.seek(int(branch.seeks[basket] + branch.sizes[basket]) - len(content))
         stream.write(content)
+
+
+def test_branches_are_those_of_the_events(tmp_path: Path, nanoaod: Path) -> None:
+    """Also those that coffea makes of others, under other names, and that aren't numbers."""
+    aliases = {"x_f4": ["x_f8"], "Thing_best": ["Thing_none", "Thing_i2"], "one": ["x_u1"]}
+    about = {"aliases": aliases, "data": False}
+    of_events, flat = 0, 0
+    for path in (written(tmp_path / "a.root", None), nanoaod / "nano_tt_v12.root"):
+        file, _ = reader(path)
+        assert file.walked is not None
+        feed, stop = Feed(str(path), file), min(file.num_entries, 320)
+        found = feed.branches(10, stop, about, ReadClock())
+        expected = Branches(feed.branches(10, stop, about, ReadClock()).events)
+        assert len(found) == len(expected) == stop - 10
+        assert found.metadata == expected.metadata
+        for name in [*file.walked.names, *aliases, "Jet_charge", "Electron_energy", "no_such"]:
+            assert (name in found) == (name in expected), name
+            if name in expected:
+                one, other = (
+                    ak.without_parameters(ak.Array(branches[name]))
+                    for branches in (found, expected)
+                )
+                assert str(one.type) == str(other.type), name
+                assert ak.array_equal(one, other, equal_nan=True), name
+                collection, _, field = name.partition("_")
+                if one.ndim > 1 and field and f"n{collection}" in file.walked.names:
+                    flats = found.objects(collection), expected.objects(collection)
+                    assert np.array_equal(*(objects.offsets for objects in flats)), name
+                    values = [np.asarray(objects[field]) for objects in flats]
+                    assert values[0].dtype == values[1].dtype, name
+                    assert values[0].tobytes() == values[1].tobytes(), name
+                    flat += 1
+                of_events += one.ndim == 1
+    assert of_events > 150
+    assert flat > 300
+
+
+def test_histograms_from_flat_branches_need_no_events(
+    sample: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A processor whose `process` is another gets NanoEvents all the same."""
+    made = []
+
+    class Counted(FakeRateProcessor):
+        def process(self, events: Any) -> dict[str, Any]:
+            made.append(type(events).__name__)
+            return super().process(events)
+
+    analysis, points = muons()
+    source = source_of(sample)
+    about = {"dataset": "d", "data": False}
+    of_events, _ = process_task(
+        Counted(analysis, points, Corrections({}, {})), [Chunk("d", source, 0, 20_000)], about
+    )
+    assert made == ["NanoEventsArray"]
+    monkeypatch.delattr("looseleaf.processing.feed.NanoEventsFactory")
+    processor = FakeRateProcessor(analysis, points, Corrections({}, {}))
+    found, _ = process_task(processor, [Chunk("d", source, 0, 20_000)], about)
+    for name, histogram in of_events.items():
+        assert found[name].view(flow=True).tobytes() == histogram.view(flow=True).tobytes(), name
 
 
 def test_a_damaged_basket_is_refused(tmp_path: Path) -> None:
@@ -150,7 +234,7 @@ def test_lists_that_their_counter_does_not_count_are_refused(tmp_path: Path) -> 
     branch = file.walked.branch("nThing")
     assert branch is not None
     overwrite_end(path, branch, 0, (77).to_bytes(4, "big"))
-    events = Feed(str(path), file).events(0, EVENTS, {}, ReadClock())
+    events = Feed(str(path), file).branches(0, EVENTS, {}, ReadClock()).events
     with pytest.raises(DataFileError, match=r"Thing_f4 has \d+ values .* but nThing counts"):
         ak.materialize(events.Thing.f4)
 
@@ -158,7 +242,7 @@ def test_lists_that_their_counter_does_not_count_are_refused(tmp_path: Path) -> 
 def test_only_declared_columns_are_in_the_events(tmp_path: Path) -> None:
     file, _ = reader(written(tmp_path / "a.root", None))
     about = {"columns": ["run", "luminosityBlock", "event", "Thing_f4|Thing_none", "x_i4"]}
-    events = Feed("a.root", file).events(0, 10, about, ReadClock())
+    events = Feed("a.root", file).branches(0, 10, about, ReadClock()).events
     assert events.Thing.fields == ["f4"]
     assert {"x_i4", "x_f4"} & {"x_" + name for name in events.x.fields} == {"x_i4"}
 
@@ -174,30 +258,17 @@ def test_a_file_without_events_has_declared_collections(tmp_path: Path) -> None:
         tree.extend({**numbers, "Jet": jets})
     columns = ["Jet_eta", "Jet_mass", "Jet_phi", "Jet_pt", *numbers]
     file, _ = reader(path)
-    events = Feed(str(path), file).events(0, 0, {"columns": columns}, ReadClock())
+    events = Feed(str(path), file).branches(0, 0, {"columns": columns}, ReadClock()).events
     # coffea makes the charge of jets from the counter
     assert {"pt", "charge"} <= set(events.Jet.fields)
     assert events.Jet.pt.to_list() == []
 
 
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("baskets") / "qcd.root"
-    part = Part("qcd", 20_000, (20, 30), "Muon")
-    truth = str(REPO / "config/demo/truth.json")
-    write_file(SampleFile(path, "", "", (part,), False, "Muon", 1, (1,), 6000, "zstd", truth))
-    return path
-
-
 def test_histograms_are_those_of_coffeas_runner_to_the_bit(sample: Path) -> None:
     """On NanoEvents of coffea's own, whole; of events in chunks they are the same."""
-    declared = yaml.safe_load((REPO / "config/analyses/muon.yaml").read_text())
-    points = WorkingPoints(yaml.safe_load((REPO / "config/working_points.yaml").read_text()))
-    analysis = FakeRateAnalysis.from_json({k: v for k, v in declared.items() if k != "truth"})
+    analysis, points = muons()
     processor = FakeRateProcessor(analysis, points, Corrections({}, {}))
-    with uproot.open(sample) as file:
-        identity, size = str(file.file.uuid), sample.stat().st_size
-    source = EventsSource("a", str(sample), "", identity, size, None, 20_000, 20_000)
+    source = source_of(sample)
     columns = sorted(columns_read(analysis, {"d": {"data": False}}, points)["d"])
     about = {"dataset": "d", "data": False, "columns": columns}
     whole = Chunk("d", source, 0, 20_000)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from coffea.nanoevents.methods import nanoaod
 
+from looseleaf.objects.chunk import Branches
 from looseleaf.objects.evaluation import Undecided
 from looseleaf.objects.events import Selection
 from looseleaf.objects.expressions import Expression
@@ -107,7 +108,10 @@ def test_what_is_away_from_every_lepton_of_its_event() -> None:
         for counts in (rng.poisson(0.8, 3000), rng.poisson(3, 3000))
     )
     expected = ak.all(jets.metric_table(leptons) > 1.0, axis=2)
-    every = [Selection(None, flat, np.arange(len(flat))) for flat in (Flat(leptons), Flat(jets))]
+    every = [
+        Selection(Branches(None), flat, np.arange(len(flat)))
+        for flat in (Flat(leptons), Flat(jets))
+    ]
     found = every[0].distant(every[1], 1.0)
     assert found.tolist() == ak.flatten(expected).to_list()
     assert 0 < found.sum() < len(found)

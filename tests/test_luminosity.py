@@ -19,6 +19,7 @@ from samples import qcd, skimmed
 from looseleaf.errors import DataFileError
 from looseleaf.fakerate.processor import FakeRateProcessor
 from looseleaf.histograms.store import read_uhi
+from looseleaf.objects.chunk import Branches
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified, common, read_golden, sections, united
@@ -87,11 +88,12 @@ class Events:
     """Runs and sections of events, and a mask, as NanoEvents have them."""
 
     def __init__(self, runs: np.ndarray, lumis: np.ndarray, golden: str) -> None:
-        self.run, self.luminosityBlock = (ak.Array(v.astype(np.uint32)) for v in (runs, lumis))
+        run, section = (v.astype(np.uint32) for v in (runs, lumis))
+        self.layout = ak.Array({"run": run, "luminosityBlock": section}).layout
         self.metadata = {"lumi_mask": golden}
 
     def __len__(self) -> int:
-        return len(self.run)
+        return len(self.layout)
 
 
 @given(golden=GOLDEN)
@@ -103,7 +105,7 @@ def test_the_mask_is_that_of_a_set_of_sections(golden: dict[str, list[list[int]]
         for first, last in ranges
         for lumi in range(first, last + 1)
     }
-    found = certified(Events(runs, lumis, json.dumps(golden)))
+    found = certified(Branches(Events(runs, lumis, json.dumps(golden))))
     assert found.tolist() == [pair in listed for pair in zip(runs, lumis, strict=True)]
 
 
@@ -120,7 +122,7 @@ def test_the_golden_json_of_2018_against_coffeas_mask() -> None:
         rng.integers(listed[0], listed[-1], 100_000),
     )
     lumis = rng.integers(1, 1500, 100_000)
-    found = certified(Events(runs, lumis, text))
+    found = certified(Branches(Events(runs, lumis, text)))
     expected = LumiMask(path)(runs.astype(np.uint32), lumis.astype(np.uint32))
     assert 10_000 < found.sum() < 90_000
     np.testing.assert_array_equal(found, expected)
@@ -214,7 +216,9 @@ def test_any_bytes_are_a_golden_json_or_refused(
         # an error is one of two right ends
         assert str(problem).startswith(f"{path}: ")  # noqa: PT017
     else:
-        assert certified(Events(np.array([1, 2**32 - 1]), np.array([1, 1]), text)).shape == (2,)
+        assert certified(
+            Branches(Events(np.array([1, 2**32 - 1]), np.array([1, 1]), text))
+        ).shape == (2,)
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ from coffea.nanoevents import NanoEventsFactory
 from looseleaf.errors import ConfigError, DataFileError
 from looseleaf.losses import Loss
 from looseleaf.objects.branches import first_present
+from looseleaf.objects.chunk import Branches
 from looseleaf.objects.evaluation import Undecided, taken_losses
-from looseleaf.objects.events import Branches, Selection, counted_momentum
+from looseleaf.objects.events import Selection, counted_momentum
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.flat import Flat
 from looseleaf.objects.leptons import WorkingPoints
@@ -483,7 +484,7 @@ def test_a_collection_is_no_branch(few: Any) -> None:
 
 def test_no_value_is_no_loss_and_no_number_is_one(few: Any) -> None:
     every = np.ones(4, bool)
-    one = Selection(few, Flat(ak.zip({"one": [[1], [1], [1], [1]]})), np.arange(4))
+    one = Selection(Branches(few), Flat(ak.zip({"one": [[1], [1], [1], [1]]})), np.arange(4))
     found = one.observable("hardest", "max(Tau_pt)", Undecided(), every)
     assert found.tolist()[2:] == [50, 35]
     assert np.isnan(found[1])

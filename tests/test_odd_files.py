@@ -19,6 +19,7 @@ from looseleaf.errors import DataFileError
 from looseleaf.files import adler32
 from looseleaf.losses import Loss
 from looseleaf.nanoaod import open_events
+from looseleaf.objects.chunk import Branches
 from looseleaf.objects.events import fired
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
 from looseleaf.processing.input_losses import losses_of_columns
@@ -125,7 +126,7 @@ class Counts(ProcessorABC):
 
     def process(self, events: Any) -> dict[str, Any]:
         out = {"events": len(events), "muons": int(ak.sum(ak.num(events.Muon.pt, axis=1)))}
-        return out | {path: int(fired(events, [path]).sum()) for path in self._paths}
+        return out | {path: int(fired(Branches(events), [path]).sum()) for path in self._paths}
 
     def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
         return accumulator

@@ -6,7 +6,6 @@ from typing import Any
 import awkward as ak
 import hist
 import numpy as np
-from coffea.processor import ProcessorABC
 
 from looseleaf.application.analysis import ApplicationAnalysis
 from looseleaf.histograms.coverage import (
@@ -15,6 +14,7 @@ from looseleaf.histograms.coverage import (
     enter,
     entries,
 )
+from looseleaf.objects.chunk import Branches
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.evaluation import Undecided
 from looseleaf.objects.events import is_prompt, loose_leptons, recorded, weights
@@ -23,6 +23,7 @@ from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.multilepton import SelectedJets, lepton_quantities, merged
 from looseleaf.objects.names import COVERAGE, ENTRIES
+from looseleaf.objects.processor import BranchesProcessor
 from looseleaf.objects.rates import (
     RateMap,
     cover_maps,
@@ -36,7 +37,7 @@ CHANNEL = "channel"
 FIELDS = ("pt", "eta", "phi", "charge", "tight", "prompt", "bin")
 
 
-class ApplicationProcessor(ProcessorABC):
+class ApplicationProcessor(BranchesProcessor):
     """Observed and predicted events with non-prompt leptons, by channel.
 
     Leptons pass the loose working point. Observed events have tight leptons only; predicted events
@@ -70,21 +71,21 @@ class ApplicationProcessor(ProcessorABC):
             for name, observable in analysis.observables.items()
         }
 
-    def process(self, events: Any) -> dict[str, Any]:
+    def fill(self, branches: Branches) -> dict[str, Any]:
         """Fill one chunk of events; returns the accumulator."""
         undecided = Undecided(self._analysis.allow.not_finite)
-        chosen = self._loose(events, undecided)
+        chosen = self._loose(branches, undecided)
         leptons = merged(chosen, FIELDS)
-        quantities = lepton_quantities(events, chosen, leptons)
-        quantities |= SelectedJets(events, chosen, self._analysis.jets).quantities()
-        event_weight = weights(events)
-        selected = recorded(events, self._analysis.triggers) & certified(events)
-        if not events.metadata["data"]:
-            event_weight = event_weight * self._corrections.event_weight(events)
+        quantities = lepton_quantities(branches, chosen, leptons)
+        quantities |= SelectedJets(branches, chosen, self._analysis.jets).quantities()
+        event_weight = weights(branches)
+        selected = recorded(branches, self._analysis.triggers) & certified(branches)
+        if not branches.metadata["data"]:
+            event_weight = event_weight * self._corrections.event_weight(branches)
             all_prompt = ak.to_numpy(ak.all(leptons.prompt, axis=1))
-            selected &= all_prompt if events.metadata["role"] == "prompt" else ~all_prompt
+            selected &= all_prompt if branches.metadata["role"] == "prompt" else ~all_prompt
         prediction = predict(leptons.bin, leptons.tight, self._rates, self._analysis.cap)
-        if events.metadata["role"] == "observe" and not self._analysis.unblind:
+        if branches.metadata["role"] == "observe" and not self._analysis.unblind:
             selected &= prediction.failing > 0
         in_channel = {
             channel: selected & undecided.keeps(channel, [cut], quantities, selected)
@@ -147,15 +148,15 @@ class ApplicationProcessor(ProcessorABC):
             out[name].view()[...] = (marked & counts).sum()
         return out | undecided.counted()
 
-    def _loose(self, events: Any, undecided: Undecided) -> dict[str, Any]:
+    def _loose(self, branches: Branches, undecided: Undecided) -> dict[str, Any]:
         """Loose leptons by collection, with the bins of their rates."""
         by_collection = {}
         for collection, rate_map in self._maps.items():
             roles = self._analysis.working_points[collection]
             leptons, _, _ = loose_leptons(
-                self._working_points, collection, roles, events[collection], undecided
+                self._working_points, collection, roles, branches.events[collection], undecided
             )
-            is_data = events.metadata["data"]
+            is_data = branches.metadata["data"]
             leptons["prompt"] = ak.ones_like(leptons.tight) if is_data else is_prompt(leptons)
             counts = ak.num(leptons, axis=1)
             pt, eta = (ak.to_numpy(ak.flatten(leptons[field])) for field in ("pt", "eta"))
@@ -163,7 +164,3 @@ class ApplicationProcessor(ProcessorABC):
             leptons["bin"] = ak.unflatten(bins, counts)
             by_collection[collection] = leptons
         return by_collection
-
-    def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
-        """The accumulator as it is."""
-        return accumulator

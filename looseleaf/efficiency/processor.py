@@ -6,7 +6,6 @@ from typing import Any
 import awkward as ak
 import hist
 import numpy as np
-from coffea.processor import ProcessorABC
 from numpy.typing import NDArray
 
 from looseleaf.efficiency.analysis import BEYOND, MATCHED, PROBES, EfficiencyAnalysis
@@ -19,12 +18,14 @@ from looseleaf.histograms.coverage import (
     losses_dominated,
 )
 from looseleaf.histograms.typed import Weighted
+from looseleaf.objects.chunk import Branches
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.evaluation import Undecided
 from looseleaf.objects.events import fired, is_prompt, recorded, weights
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.names import COVERAGE, ENTRIES, NOMINAL, VARIATION
+from looseleaf.objects.processor import BranchesProcessor
 from looseleaf.processing.stage import DatasetFiles, Reading, Running, process_datasets
 
 ORIGINS = ("other", "prompt")
@@ -45,7 +46,7 @@ def near_trigger_object(leptons: Any, objects: Any, identity: int, bits: int) ->
     return ak.any(d_eta**2 + d_phi**2 < NEAR**2, axis=2)
 
 
-class EfficiencyProcessor(ProcessorABC):
+class EfficiencyProcessor(BranchesProcessor):
     """Masses of pairs of a tag and a probe of opposite charge, by bins of the probe.
 
     `analysis` is an `efficiency` analysis of the configuration, `working_points` the declared ones;
@@ -68,16 +69,16 @@ class EfficiencyProcessor(ProcessorABC):
             corrections,
         )
 
-    def process(self, events: Any) -> dict[str, Any]:
+    def fill(self, branches: Branches) -> dict[str, Any]:
         """Fill one chunk of events; returns the accumulator."""
         analysis = self._analysis
         undecided = Undecided(analysis.allow.not_finite)
-        leptons = self._marked(events, undecided)
-        kept = recorded(events, analysis.triggers) & certified(events)
+        leptons = self._marked(branches, undecided)
+        kept = recorded(branches, analysis.triggers) & certified(branches)
         with_probe = kept & ak.to_numpy(ak.any(leptons.is_probe, axis=1))
         pairs = ak.argcartesian({"tag": leptons, "probe": leptons}, axis=1)
         pairs = pairs[pairs.tag != pairs.probe]
-        event = np.repeat(np.arange(len(events)), ak.to_numpy(ak.num(pairs, axis=1)))
+        event = np.repeat(np.arange(len(branches)), ak.to_numpy(ak.num(pairs, axis=1)))
         tag, probe = (ak.flatten(leptons[pairs[role]]) for role in ("tag", "probe"))
         chosen = ak.to_numpy(tag.is_tag & probe.is_probe & (tag.charge != probe.charge))
         chosen &= kept[event]
@@ -86,7 +87,7 @@ class EfficiencyProcessor(ProcessorABC):
         low, high = analysis.mass["window"]
         inside = (mass >= low) & (mass < high)
         steps = {
-            "all": len(events),
+            "all": len(branches),
             "trigger": kept.sum(),
             "a probe": with_probe.sum(),
             "a tag": len(np.unique(event)),
@@ -94,38 +95,38 @@ class EfficiencyProcessor(ProcessorABC):
         }
         tag, probe, event, mass = (values[inside] for values in (tag, probe, event, mass))
         return {
-            **self._filled(events, tag, probe, event, mass),
+            **self._filled(branches, tag, probe, event, mass),
             "cutflow": _cutflow(steps),
             **undecided.counted(),
         }
 
-    def _marked(self, events: Any, undecided: Undecided) -> Any:
+    def _marked(self, branches: Branches, undecided: Undecided) -> Any:
         """The leptons of all events, each with whether it is a tag, is a probe, and passes."""
-        analysis, leptons = self._analysis, events[self._analysis.collection]
+        analysis, leptons = self._analysis, branches.events[self._analysis.collection]
 
         def passes(point: str) -> Any:
             return self._working_points.passes(analysis.collection, point, leptons, undecided)
 
         def near(bits: int) -> Any:
             identity = TRIGGER_ID[analysis.collection]
-            return near_trigger_object(leptons, events.TrigObj, identity, bits)
+            return near_trigger_object(leptons, branches.events.TrigObj, identity, bits)
 
         tag, probe = passes(analysis.tag), passes(analysis.probe)
         if analysis.tag_bits is not None:
             tag = tag & near(analysis.tag_bits)
         if analysis.of_trigger:
             passing = near(analysis.passing["filter_bits"]) & fired(
-                events, analysis.passing["paths"]
+                branches, analysis.passing["paths"]
             )
         else:
             passing = passes(analysis.passing)
         fields = {name: leptons[name] for name in ("pt", "eta", "phi", "mass", "charge")}
-        if not events.metadata["data"]:
+        if not branches.metadata["data"]:
             fields[MATCHED] = leptons[MATCHED]
         return ak.zip({**fields, "is_tag": tag, "is_probe": probe, "passes": passing})
 
     def _filled(
-        self, events: Any, tag: Any, probe: Any, event: NDArray[Any], mass: NDArray[Any]
+        self, branches: Branches, tag: Any, probe: Any, event: NDArray[Any], mass: NDArray[Any]
     ) -> dict[str, Any]:
         analysis = self._analysis
         values = {
@@ -134,7 +135,7 @@ class EfficiencyProcessor(ProcessorABC):
         }
         passes = ak.to_numpy(probe.passes).astype(int)
         prompt = np.zeros(len(mass), int)
-        if not events.metadata["data"]:
+        if not branches.metadata["data"]:
             prompt = ak.to_numpy(is_prompt(tag) & is_prompt(probe)).astype(int)
         out = hist.Hist(
             hist.axis.StrCategory(analysis.variations, name=VARIATION, overflow=False),
@@ -146,10 +147,10 @@ class EfficiencyProcessor(ProcessorABC):
         )
         names = [np.array(names)[index] for names, index in ((PROBES, passes), (ORIGINS, prompt))]
         for variation in analysis.variations:
-            weight = self._weight(events, variation)[event]
+            weight = self._weight(branches, variation)[event]
             out.fill(variation, *names, mass, *values.values(), weight=weight)
         covered = coverage(analysis.binning)
-        nominal = self._weight(events, NOMINAL)[event]
+        nominal = self._weight(branches, NOMINAL)[event]
         for name, of_probe in values.items():
             cover(covered, name, analysis.binning[name], of_probe, nominal)
         return {
@@ -184,14 +185,10 @@ class EfficiencyProcessor(ProcessorABC):
         enter(out, names, *middles, weight=summed)
         return out
 
-    def _weight(self, events: Any, variation: str) -> NDArray[np.float64]:
-        if events.metadata["data"]:
-            return np.ones(len(events))
-        return weights(events) * self._corrections.event_weight(events, variation)
-
-    def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
-        """The accumulator as it is."""
-        return accumulator
+    def _weight(self, branches: Branches, variation: str) -> NDArray[np.float64]:
+        if branches.metadata["data"]:
+            return np.ones(len(branches))
+        return weights(branches) * self._corrections.event_weight(branches, variation)
 
 
 def _mass(tag: Any, probe: Any) -> NDArray[np.float64]:

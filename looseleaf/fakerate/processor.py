@@ -7,7 +7,6 @@ from typing import Any
 import correctionlib
 import hist
 import numpy as np
-from coffea.processor import ProcessorABC
 from numpy.typing import NDArray
 
 from looseleaf.fakerate.analysis import FakeRateAnalysis
@@ -19,10 +18,10 @@ from looseleaf.histograms.coverage import (
     entries,
 )
 from looseleaf.histograms.typed import Plain, Weighted
+from looseleaf.objects.chunk import Branches
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.evaluation import Undecided
 from looseleaf.objects.events import (
-    Branches,
     Selection,
     counted_momentum,
     fired,
@@ -31,7 +30,7 @@ from looseleaf.objects.events import (
     weights,
 )
 from looseleaf.objects.expressions import Expression
-from looseleaf.objects.flat import Flat, largest
+from looseleaf.objects.flat import largest
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.names import (
@@ -46,6 +45,7 @@ from looseleaf.objects.names import (
     VARIATION,
     correction_variations,
 )
+from looseleaf.objects.processor import BranchesProcessor
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class _Counted:
     trigger: NDArray[np.float64]
 
 
-class FakeRateProcessor(ProcessorABC):
+class FakeRateProcessor(BranchesProcessor):
     """Loose and tight leptons by pT [GeV] and |eta| in a region with non-prompt leptons.
 
     `analysis` is a fake-rate analysis of the configuration, `working_points` the declared ones,
@@ -83,7 +83,7 @@ class FakeRateProcessor(ProcessorABC):
     ledger. With `truth`, the text of a correctionlib file, two more histograms have the expectation
     of `tight`: `expected`, the sum of w f, and `expected_variance`, that of w^2 f (1-f).
 
-    The accumulator also has, by step, `cutflow` (events) and `weighted_cutflow`; for loose and
+    The accumulator also has, by step, `cutflow` (branches) and `weighted_cutflow`; for loose and
     tight leptons, the distributions of `met` and `mt`, each without the cut on it, and of the
     analysis' own observables; with a `prompt_fit`, the transverse mass of tight leptons in its
     region, `prompt_fit`; and, as in `histograms.coverage`, where values are on the declared axes
@@ -117,10 +117,10 @@ class FakeRateProcessor(ProcessorABC):
         variation = hist.axis.StrCategory(names, name=VARIATION, overflow=False)
         return hist.Hist(variation, *self._axes(), storage=hist.storage.Weight())
 
-    def process(self, events: Any) -> dict[str, Any]:
+    def fill(self, branches: Branches) -> dict[str, Any]:
         """Fill one chunk of events; returns the accumulator."""
         analysis, undecided = self._analysis, Undecided(self._analysis.allow.not_finite)
-        leptons = Flat(events[self._collection])
+        leptons = branches.objects(self._collection)
         loose, denominator, tight = (
             self._working_points.passes(self._collection, point, leptons, undecided)
             for point in (analysis.loose, analysis.denominator, analysis.tight)
@@ -137,26 +137,27 @@ class FakeRateProcessor(ProcessorABC):
         one_loose = leptons.number(loose) == 1
         # what is counted are leptons of these events, and only they need jets
         counting = Selection(
-            events, leptons, np.flatnonzero(denominator & one_loose[leptons.event])
+            branches, leptons, np.flatnonzero(denominator & one_loose[leptons.event])
         )
-        met_pt, met_phi = met(events)
+        met_pt, met_phi = met(branches)
         pt, phi = counting.take(leptons["pt"]), counting.take(leptons["phi"])
         mt = transverse_mass(pt, phi, met_pt[counting.event], met_phi[counting.event])
         region = analysis.region
         first_cuts = {
-            "certified": certified(events),
+            "certified": certified(branches),
             "one loose lepton": one_loose,
-            "no other lepton": self._no_other(events, undecided),
+            "no other lepton": self._no_other(branches, undecided),
         }
-        away_pt = self._away_jet_pt(events, counting, np.logical_and.reduce([*first_cuts.values()]))
+        before_jets = np.logical_and.reduce([*first_cuts.values()])
+        away_pt = self._away_jet_pt(branches, counting, before_jets)
         cuts = {
             **first_cuts,
             "away jet": away_pt > analysis.away_jet["pt_min"],
             "met": _below(met_pt, region["met_max"]),
-            "mt": self._of_event(_below(mt, region["mt_max"]), counting, len(events)),
-            **self._own_cuts(events, one_loose, undecided),
+            "mt": self._of_event(_below(mt, region["mt_max"]), counting, len(branches)),
+            **self._own_cuts(branches, one_loose, undecided),
         }
-        recorded = [fired(events, trigger["paths"]) for trigger in analysis.triggers]
+        recorded = [fired(branches, trigger["paths"]) for trigger in analysis.triggers]
 
         def counted(**replaced: Any) -> _Counted:
             passing = np.logical_and.reduce(list({**cuts, **replaced}.values()))
@@ -164,7 +165,7 @@ class FakeRateProcessor(ProcessorABC):
             selection = counting.narrowed(chosen)
             pt, eta = selection.take(leptons["pt"]), selection.take(leptons["eta"])
             trigger = self._trigger_weight(
-                [path[selection.event] for path in recorded], pt, events.metadata["data"]
+                [path[selection.event] for path in recorded], pt, branches.metadata["data"]
             )
             x = selection.take(momentum)
             y = np.abs(eta) if analysis.eta == "absolute" else eta
@@ -172,7 +173,7 @@ class FakeRateProcessor(ProcessorABC):
             is_tight = selection.take(tight)
             return _Counted(selection, pt, eta, mt[chosen], x, y, place, is_tight, trigger)
 
-        event_weight = self._event_weights(events)
+        event_weight = self._event_weights(branches)
 
         def weigh(selected: _Counted, variation: str = NOMINAL) -> tuple[Any, Any]:
             """The weights of the loose leptons, and of the tight ones among them."""
@@ -180,7 +181,7 @@ class FakeRateProcessor(ProcessorABC):
                 weight = (selected.trigger > 0).astype(np.float64)
                 return weight, weight[selected.tight]
             weight = event_weight[variation][selected.selection.event] * selected.trigger
-            if events.metadata["data"]:
+            if branches.metadata["data"]:
                 return weight, weight[selected.tight]
             weight = weight * self._corrections.lepton_weight(
                 selected.selection, "loose", variation
@@ -201,7 +202,7 @@ class FakeRateProcessor(ProcessorABC):
 
         out |= self._distributions(nominal, counted, weigh, met_pt, undecided)
         of_loose, _ = weigh(nominal)
-        triggered = np.zeros(len(events), bool)
+        triggered = np.zeros(len(branches), bool)
         triggered[nominal.selection.event[nominal.trigger > 0]] = True
         out |= self._cutflow([*cuts.values(), triggered], event_weight[NOMINAL], of_loose)
         out |= self._spread(nominal, of_loose, event_weight[NOMINAL])
@@ -264,13 +265,13 @@ class FakeRateProcessor(ProcessorABC):
         enter(out[MAP_ENTRIES], *selected.place, weight=of_loose)
         return out
 
-    def _event_weights(self, events: Any) -> dict[str, NDArray[np.float64]]:
+    def _event_weights(self, branches: Branches) -> dict[str, NDArray[np.float64]]:
         """The weights of events by variation; another jet threshold has nominal ones."""
-        nominal = weights(events)
-        if events.metadata["data"]:
+        nominal = weights(branches)
+        if branches.metadata["data"]:
             return dict.fromkeys(variations(self._analysis), nominal)
         corrected = {
-            variation: nominal * self._corrections.event_weight(events, variation)
+            variation: nominal * self._corrections.event_weight(branches, variation)
             for variation in (NOMINAL, *correction_variations(self._analysis.corrections))
         }
         return {v: corrected.get(v, corrected[NOMINAL]) for v in variations(self._analysis)}
@@ -289,34 +290,34 @@ class FakeRateProcessor(ProcessorABC):
         out.fill("tight", values[selected.tight], weight=of_tight)
         return out
 
-    def _own_cuts(self, events: Any, among: Any, undecided: Undecided) -> dict[str, Any]:
+    def _own_cuts(self, branches: Branches, among: Any, undecided: Undecided) -> dict[str, Any]:
         """The analysis' own cuts, which must be decidable for events with one loose lepton."""
         return {
-            name: undecided.keeps(name, [Expression(cut)], Branches(events), among)
+            name: undecided.keeps(name, [Expression(cut)], branches, among)
             for name, cut in self._cuts.items()
         }
 
-    def _no_other(self, events: Any, undecided: Undecided) -> Any:
-        clear = np.ones(len(events), bool)
+    def _no_other(self, branches: Branches, undecided: Undecided) -> Any:
+        clear = np.ones(len(branches), bool)
         for collection, point in self._analysis.veto.items():
-            leptons = Flat(events[collection])
+            leptons = branches.objects(collection)
             vetoing = self._working_points.passes(collection, point, leptons, undecided)
             clear[leptons.event[vetoing]] = False
         return clear
 
     def _away_jet_pt(
-        self, events: Any, leptons: Selection, among: NDArray[np.bool_]
+        self, branches: Branches, leptons: Selection, among: NDArray[np.bool_]
     ) -> NDArray[np.float64]:
         """The pT [GeV] of the hardest jet away from all of an event's leptons, 0 if there is none.
 
         Only events `among` these count, and only jets above the lowest threshold.
         """
-        cuts, jets = self._analysis.away_jet, Flat(events.Jet)
+        cuts, jets = self._analysis.away_jet, branches.objects("Jet")
         hard = jets["pt"] > min(away_jet_thresholds(self._analysis).values())
         chosen = hard & (np.abs(jets["eta"]) < cuts["abs_eta_max"]) & among[jets.event]
-        jet = Selection(events, jets, np.flatnonzero(chosen))
+        jet = Selection(branches, jets, np.flatnonzero(chosen))
         away = leptons.distant(jet, cuts["dr_min"])
-        return largest(jet.take(jets["pt"])[away], jet.event[away], len(events))
+        return largest(jet.take(jets["pt"])[away], jet.event[away], len(branches))
 
     @staticmethod
     def _of_event(chosen: NDArray[np.bool_], leptons: Selection, events: int) -> NDArray[np.bool_]:
@@ -382,10 +383,6 @@ class FakeRateProcessor(ProcessorABC):
             weighted.view()[index] = of_step.sum(), np.square(of_step).sum()
         weighted.view()[-1] = of_loose.sum(), np.square(of_loose).sum()
         return {"cutflow": counts, "weighted_cutflow": weighted}
-
-    def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
-        """The accumulator as it is."""
-        return accumulator
 
 
 def _below(values: NDArray[Any], largest: float | None) -> NDArray[np.bool_]:

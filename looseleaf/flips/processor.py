@@ -5,20 +5,21 @@ from typing import Any
 import awkward as ak
 import hist
 import numpy as np
-from coffea.processor import ProcessorABC
 
 from looseleaf.flips.analysis import FlipsAnalysis
 from looseleaf.flips.axes import BANDS, SIGNS
 from looseleaf.histograms.coverage import cover, coverage
+from looseleaf.objects.chunk import Branches
 from looseleaf.objects.evaluation import Undecided
 from looseleaf.objects.events import recorded
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.names import COVERAGE
+from looseleaf.objects.processor import BranchesProcessor
 from looseleaf.objects.rates import clamped_bins
 
 
-class FlipProcessor(ProcessorABC):
+class FlipProcessor(BranchesProcessor):
     """Electron pairs at the Z boson's mass by charge, mass band and the bins of both electrons.
 
     `analysis` is a `flips` analysis of the configuration, `working_points` the declared ones. An
@@ -33,13 +34,13 @@ class FlipProcessor(ProcessorABC):
     def __init__(self, analysis: FlipsAnalysis, working_points: WorkingPoints) -> None:
         self._analysis, self._working_points = analysis, working_points
 
-    def process(self, events: Any) -> dict[str, Any]:
+    def fill(self, branches: Branches) -> dict[str, Any]:
         """Fill one chunk of events; returns the accumulator."""
         analysis, undecided = self._analysis, Undecided(self._analysis.allow.not_finite)
-        electrons = events.Electron
+        electrons = branches.events.Electron
         chosen = self._working_points.passes("Electron", analysis.electron, electrons, undecided)
         electrons = electrons[chosen]
-        kept = recorded(events, analysis.triggers) & certified(events)
+        kept = recorded(branches, analysis.triggers) & certified(branches)
         two = kept & ak.to_numpy(ak.num(electrons, axis=1) == 2)
         pairs = electrons[two]
         pairs = pairs[ak.argsort(pairs.pt, axis=1, ascending=False)]
@@ -70,7 +71,7 @@ class FlipProcessor(ProcessorABC):
             for band, of_band in zip(BANDS, (peak, beside), strict=True):
                 mask = of_sign & of_band
                 counted.fill(sign, band, *[place[mask] for place in places])
-        steps = {"all": len(events), "trigger": kept.sum(), "two electrons": two.sum(),
+        steps = {"all": len(branches), "trigger": kept.sum(), "two electrons": two.sum(),
                  "mass": (peak | beside).sum()}  # fmt: skip
         cutflow = hist.Hist(
             hist.axis.StrCategory(list(steps), name="step", overflow=False),
@@ -78,7 +79,3 @@ class FlipProcessor(ProcessorABC):
         )
         cutflow[...] = [int(value) for value in steps.values()]
         return {"pairs": counted, "cutflow": cutflow, COVERAGE: covered, **undecided.counted()}
-
-    def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
-        """The accumulator as it is."""
-        return accumulator

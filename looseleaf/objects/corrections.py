@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from looseleaf.errors import ConfigError
+from looseleaf.objects.chunk import Branches
 from looseleaf.objects.evaluation import as_floats
-from looseleaf.objects.events import Branches, Selection
+from looseleaf.objects.events import Selection
 from looseleaf.objects.expressions import Expression, shown
 from looseleaf.objects.flat import Flat
 from looseleaf.objects.needed_branches import corrected_collection
@@ -91,16 +92,16 @@ class Corrections:
         }
         return cls(declared, texts)
 
-    def event_weight(self, events: Any, variation: str = "nominal") -> NDArray[np.float64]:
+    def event_weight(self, branches: Branches, variation: str = "nominal") -> NDArray[np.float64]:
         """The product of all event corrections in a variation, one number for each event."""
-        weight = np.ones(len(events))
+        weight = np.ones(len(branches))
         for name, entry in self._declared.items():
             if "of" not in entry:
-                weight *= self._of_events(name, events, variation)
+                weight *= self._of_events(name, branches, variation)
         return weight
 
-    def _of_events(self, name: str, events: Any, variation: str) -> Any:
-        inputs, branches = self._declared[name]["inputs"], Branches(events)
+    def _of_events(self, name: str, branches: Branches, variation: str) -> Any:
+        inputs = self._declared[name]["inputs"]
         values = {key: Expression(text)(branches) for key, text in inputs.items()}
         jagged = [inputs[k] for k, v in values.items() if getattr(v, "ndim", 0) > 1]
         if jagged:
@@ -126,7 +127,7 @@ class Corrections:
     def of_event(
         self,
         name: str,
-        events: Any,
+        branches: Branches,
         chosen: Mapping[str, Mapping[str, Any]],
         variation: str = "nominal",
     ) -> NDArray[np.float64]:
@@ -136,12 +137,12 @@ class Corrections:
         `tight`.
         """
         entry = self._declared[name]
-        weight = np.ones(len(events))
+        weight = np.ones(len(branches))
         if "of" not in entry:
-            weight *= self._of_events(name, events, variation)
+            weight *= self._of_events(name, branches, variation)
             return weight
         mask = chosen[corrected_collection(name, entry, chosen)][entry["of"]]
-        selection = Selection(events, Flat(mask), np.flatnonzero(ak.to_numpy(ak.flatten(mask))))
+        selection = Selection(branches, Flat(mask), np.flatnonzero(ak.to_numpy(ak.flatten(mask))))
         np.multiply.at(weight, selection.event, self._of_leptons(name, selection, variation))
         return weight
 

@@ -1,4 +1,4 @@
-"""What processors compute from NanoEvents: triggers, missing momentum, weights, transverse mass."""
+"""What processors compute from branches: triggers, missing momentum, weights, transverse mass."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from looseleaf.errors import ConfigError, DataFileError
+from looseleaf.objects.branches import WEIGHT
+from looseleaf.objects.chunk import Branches
 from looseleaf.objects.evaluation import Undecided, as_floats
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.flat import Flat, delta_r
@@ -17,33 +19,14 @@ from looseleaf.objects.leptons import WorkingPoints
 PROMPT, PROMPT_TAU = 1, 15
 
 
-class Branches:
-    """NanoEvents by the names of NanoAOD branches, as used in cuts: `PV_npvs`, `MET_pt`, `nJet`."""
-
-    def __init__(self, events: Any) -> None:
-        # without coffea's behaviours, which need fields that may not have been read, such as masses
-        self._layout = events.layout
-
-    def __getitem__(self, name: str) -> ak.Array:
-        fields = self._layout.fields
-        collection, _, field = name.partition("_")
-        if name in fields:
-            return ak.Array(self._layout[name])
-        if field and collection in fields and field in self._layout[collection].fields:
-            return ak.Array(self._layout[collection][field])
-        if name[:1] == "n" and name[1:] in fields:
-            return ak.num(ak.Array(self._layout[name[1:]]), axis=1)
-        raise ConfigError(f"an expression uses {name!r}, which isn't a branch of these events")
-
-
 class Selection:
     """Selected leptons of events, in flat arrays with one entry for each.
 
     `index` are their places among the `leptons` of all events.
     """
 
-    def __init__(self, events: Any, leptons: Flat, index: NDArray[np.int64]) -> None:
-        self._events, self._leptons, self._index = events, leptons, index
+    def __init__(self, branches: Branches, leptons: Flat, index: NDArray[np.int64]) -> None:
+        self._branches, self._leptons, self._index = branches, leptons, index
         self.event: NDArray[np.int64] = leptons.event[index]
 
     @property
@@ -57,7 +40,7 @@ class Selection:
 
     def narrowed(self, chosen: NDArray[np.int64]) -> "Selection":
         """Some of the selected leptons, by their places among these."""
-        return Selection(self._events, self._leptons, self._index[chosen])
+        return Selection(self._branches, self._leptons, self._index[chosen])
 
     def distant(self, others: "Selection", dr_min: float) -> NDArray[np.bool_]:
         """Which of `others`, such as jets, are farther than `dr_min` from all leptons of their
@@ -81,7 +64,7 @@ class Selection:
 
         The result is NaN where it has no value.
         """
-        values = Expression(text)(Branches(self._events))
+        values = Expression(text)(self._branches)
         if getattr(values, "ndim", 0) == 0:
             return np.full(self.size, float(values))
         if values.ndim > 1 and not self._is_of_leptons(values):
@@ -98,7 +81,7 @@ class Selection:
         They are counted `among` the leptons with a weight; not if there is no value (as for an
         empty list), or if a branch isn't finite.
         """
-        values, branches = self.column(text), Branches(self._events)
+        values, branches = self.column(text), self._branches
         expression = Expression(text)
         if not np.isfinite(values).all():
             unfilled = expression(branches)
@@ -121,50 +104,49 @@ class Selection:
         return as_floats(ak.flatten(values))[self._index]
 
 
-def met(events: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def met(branches: Branches) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Magnitude [GeV] and angle of the missing momentum."""
-    pt, phi = events.MET.pt, events.MET.phi
-    return ak.to_numpy(pt).astype(np.float64), ak.to_numpy(phi).astype(np.float64)
+    pt, phi = (branches.numbers(name).astype(np.float64) for name in ("MET_pt", "MET_phi"))
+    return pt, phi
 
 
-def fired(events: Any, paths: Sequence[str]) -> NDArray[np.bool_]:
+def fired(branches: Branches, paths: Sequence[str]) -> NDArray[np.bool_]:
     """Whether any of the HLT paths has fired, of those that the file has.
 
     Raises `DataFileError` if it has none of them.
     """
-    fields = events.HLT.fields if "HLT" in events.fields else []
-    present = [path.removeprefix("HLT_") for path in paths if path.removeprefix("HLT_") in fields]
+    named = [f"HLT_{path.removeprefix('HLT_')}" for path in paths]
+    present = [path for path in named if path in branches]
     if not present:
         raise DataFileError(f"the events have none of the HLT paths {', '.join(paths)}")
-    each = [ak.to_numpy(events.HLT[path]) for path in present]
+    each = [branches.numbers(path) for path in present]
     any_path: NDArray[np.bool_] = np.any(each, axis=0)
     return any_path
 
 
-def recorded(events: Any, triggers: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
+def recorded(branches: Branches, triggers: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
     """Whether an event passes the triggers of an analysis; all do if it has none.
 
     If triggers name primary datasets, several datasets may hold the same event of data. It then
     counts only in a primary dataset of the first trigger that fired.
     """
     if not triggers:
-        return np.ones(len(events), bool)
-    each = np.array([fired(events, trigger["paths"]) for trigger in triggers])
+        return np.ones(len(branches), bool)
+    each = np.array([fired(branches, trigger["paths"]) for trigger in triggers])
     any_trigger: NDArray[np.bool_] = np.logical_or.reduce(each)
-    if not events.metadata["data"] or "primary" not in triggers[0]:
+    if not branches.metadata["data"] or "primary" not in triggers[0]:
         return any_trigger
-    primaries = set(events.metadata["primary"])
+    primaries = set(branches.metadata["primary"])
     takes = np.array([not primaries.isdisjoint(trigger["primary"]) for trigger in triggers])
     own: NDArray[np.bool_] = takes[each.argmax(axis=0)]
     return any_trigger & own
 
 
-def weights(events: Any) -> NDArray[np.float64]:
+def weights(branches: Branches) -> NDArray[np.float64]:
     """genWeight, or one for each event of data."""
-    if "genWeight" in events.fields:
-        generated: NDArray[Any] = ak.to_numpy(events.genWeight)
-        return generated.astype(np.float64)
-    return np.ones(len(events))
+    if WEIGHT in branches:
+        return branches.numbers(WEIGHT).astype(np.float64)
+    return np.ones(len(branches))
 
 
 def counted_momentum(

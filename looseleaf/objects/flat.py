@@ -52,7 +52,11 @@ class Flat:
             content = self._records.content(name)
             if content.is_numpy and content.purelist_depth == 1:
                 return ak.to_numpy(content)[: len(self)]
-        flat = ak.flatten(self.lists[name], axis=1)
+        return self._flattened(self.lists[name])
+
+    @staticmethod
+    def _flattened(lists: Any) -> Any:
+        flat = ak.flatten(lists, axis=1)
         # chosen objects are an index into all of them until then
         layout = ak.to_packed(flat, highlevel=False)
         return ak.to_numpy(layout) if layout.is_numpy and layout.purelist_depth == 1 else flat

@@ -9,11 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
 from looseleaf.errors import DataFileError
+from looseleaf.objects.chunk import Branches
 
 Sections = dict[str, list[list[int]]]
 # NanoAOD stores runs and sections in 32 bits
@@ -143,10 +143,10 @@ def _rising(ranges: Any) -> bool:
     )
 
 
-def certified(events: Any) -> NDArray[np.bool_]:
+def certified(branches: Branches) -> NDArray[np.bool_]:
     """Which events are in sections that the metadata's `lumi_mask` certifies; all if it has
     none."""
-    golden = events.metadata.get("lumi_mask")
+    golden = branches.metadata.get("lumi_mask")
     if golden is None:
-        return np.ones(len(events), bool)
-    return _mask(golden)(ak.to_numpy(events.run), ak.to_numpy(events.luminosityBlock))
+        return np.ones(len(branches), bool)
+    return _mask(golden)(*map(branches.numbers, ("run", "luminosityBlock")))

@@ -7,6 +7,7 @@ import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
+from looseleaf.objects.chunk import Branches
 from looseleaf.objects.events import Selection, met, transverse_mass
 from looseleaf.objects.flat import Flat
 
@@ -22,7 +23,7 @@ def merged(chosen: Mapping[str, Any], fields: tuple[str, ...] = LEPTON_FIELDS) -
 
 
 def lepton_quantities(
-    events: Any, chosen: Mapping[str, Any], leptons: Any
+    branches: Branches, chosen: Mapping[str, Any], leptons: Any
 ) -> dict[str, NDArray[Any]]:
     """One number for each event, by the names in `multilepton_analysis.EVENT_QUANTITIES`.
 
@@ -34,9 +35,9 @@ def lepton_quantities(
     """
     pt = ak.fill_none(ak.pad_none(leptons.pt, 3, clip=True), 0.0)
     first_charge = ak.fill_none(ak.firsts(leptons.charge), 0)
-    met_pt, met_phi = met(events)
+    met_pt, met_phi = met(branches)
     mt = ak.fill_none(ak.firsts(transverse_mass(leptons.pt, leptons.phi, met_pt, met_phi)), 0.0)
-    zero = np.zeros(len(events), np.int64)
+    zero = np.zeros(len(branches), np.int64)
     numbers = {
         collection: ak.to_numpy(ak.num(objects, axis=1)) for collection, objects in chosen.items()
     }
@@ -51,7 +52,7 @@ def lepton_quantities(
         "lep0_mt": ak.to_numpy(mt),
         "lep2_pt": ak.to_numpy(pt[:, 2]),
         "lep0_charge": ak.to_numpy(first_charge),
-        "m_z": _z_mass(chosen, len(events)),
+        "m_z": _z_mass(chosen, len(branches)),
     }
 
 
@@ -62,13 +63,15 @@ class SelectedJets:
     `abs_eta_max`, `dr_min` from the leptons, `btag`).
     """
 
-    def __init__(self, events: Any, chosen: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
-        self._jets, self._pt_min = Flat(events.Jet), declared["pt_min"]
+    def __init__(
+        self, branches: Branches, chosen: Mapping[str, Any], declared: Mapping[str, Any]
+    ) -> None:
+        self._jets, self._pt_min = branches.objects("Jet"), declared["pt_min"]
         central = np.abs(self._jets["eta"]) < declared["abs_eta_max"]
-        selected = Selection(events, self._jets, np.flatnonzero(central))
+        selected = Selection(branches, self._jets, np.flatnonzero(central))
         away = np.ones(selected.size, bool)
         for leptons in map(Flat, chosen.values()):
-            every = Selection(events, leptons, np.arange(len(leptons)))
+            every = Selection(branches, leptons, np.arange(len(leptons)))
             away &= every.distant(selected, declared["dr_min"])
         self._selected = selected.narrowed(np.flatnonzero(away))
         b_tag = self._jets[declared["btag"]["branch"]] > declared["btag"]["min"]

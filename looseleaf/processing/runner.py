@@ -8,7 +8,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import awkward as ak
 import cloudpickle
 import distributed
 import numpy as np
@@ -18,6 +17,8 @@ from looseleaf.cost import Stopwatch, peak_rss_bytes
 from looseleaf.errors import DataFileError, LooseleafError, reading
 from looseleaf.files import adler32
 from looseleaf.nanoaod import Events, open_file
+from looseleaf.objects.branches import WEIGHT
+from looseleaf.objects.processor import BranchesProcessor
 from looseleaf.parquet import is_parquet
 from looseleaf.processing.checkpoints import packed, unpacked
 from looseleaf.processing.feed import Feed, ReadClock
@@ -94,26 +95,32 @@ def _process(
     watch, clock = Stopwatch(), ReadClock()
     feed = _opened(chunk.file)
     before = feed.file.bytes_read
-    events = feed.events(chunk.start, chunk.stop, metadata, clock)
+    branches = feed.branches(chunk.start, chunk.stop, metadata, clock)
     with reading(chunk.file.url):
         weights = (
-            float(ak.to_numpy(events.genWeight).sum(dtype=np.float64))
-            if "genWeight" in events.fields
-            else float(len(events))
+            float(branches.numbers(WEIGHT).sum(dtype=np.float64))
+            if WEIGHT in branches
+            else float(len(branches))
         )
-    result = processor.process(events)
+    # a subclass may have changed what happens to events
+    if isinstance(processor, BranchesProcessor) and (
+        type(processor).process is BranchesProcessor.process
+    ):
+        result = processor.fill(branches)
+    else:
+        result = processor.process(branches.events)
     read = feed.file.bytes_read - before
     record = ChunkRecord(
         file=chunk.file.name,
         url=chunk.file.url,
         start=chunk.start,
         stop=chunk.stop,
-        events=len(events),
+        events=len(branches),
         sum_of_weights=weights,
         worker=worker,
         tries=tries,
         read_s=round(clock.seconds, 4),
-        cost=watch.cost(len(events), read).to_json(),
+        cost=watch.cost(len(branches), read).to_json(),
     )
     return result, record
 

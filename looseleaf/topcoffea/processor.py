@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import awkward as ak
 import hist
 import numpy as np
-from coffea.processor import ProcessorABC
 from numpy.typing import NDArray
 
 from looseleaf.efthist import EFTHist, quadratic_terms
@@ -21,6 +20,7 @@ from looseleaf.histograms.coverage import (
 )
 from looseleaf.histograms.typed import Plain, Weighted
 from looseleaf.objects.branches import EFT_COEFFICIENTS
+from looseleaf.objects.chunk import Branches
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.evaluation import REFUSING, Undecided
 from looseleaf.objects.events import is_prompt, loose_leptons, recorded, weights
@@ -34,6 +34,7 @@ from looseleaf.objects.multilepton import (
     merged,
 )
 from looseleaf.objects.names import COVERAGE, ENTRIES
+from looseleaf.objects.processor import BranchesProcessor
 from looseleaf.objects.rates import RateMap, cover_maps, map_edges, predict, stacked
 from looseleaf.topcoffea.analysis import TopCoffeaAnalysis, varies
 from looseleaf.topcoffea.axes import (
@@ -109,7 +110,7 @@ def _products(
     }
 
 
-class TopCoffeaProcessor(ProcessorABC):
+class TopCoffeaProcessor(BranchesProcessor):
     """Observables by channel, region and systematic; each bin is a quadratic in the coefficients.
 
     `analysis` is a topcoffea analysis of the configuration, `working_points` the declared ones,
@@ -170,23 +171,23 @@ class TopCoffeaProcessor(ProcessorABC):
         charged = any(e.names & CHARGES for e in (*cuts, *self._observables.values()))
         return BY_CHARGE if charged else [FLIPS]
 
-    def process(self, events: Any) -> dict[str, Any]:
+    def fill(self, branches: Branches) -> dict[str, Any]:
         """Fill one chunk of events; returns the accumulator."""
-        is_data = events.metadata["data"]
-        analysis = self._analysis.of_year(events.metadata["year"])
+        is_data = branches.metadata["data"]
+        analysis = self._analysis.of_year(branches.metadata["year"])
         undecided = Undecided(analysis.allow.not_finite)
         # select
-        triggered = recorded(events, analysis.triggers) & certified(events)
-        chosen, masks = self._leptons(events, is_data, undecided)
+        triggered = recorded(branches, analysis.triggers) & certified(branches)
+        chosen, masks = self._leptons(branches, is_data, undecided)
         leptons = self._merged(chosen, is_data)
         selected = triggered & self._prompt(leptons, is_data)
         tight = ak.to_numpy(ak.all(leptons.tight, axis=1))
-        flipped = self._flipped(events, chosen, is_data)
+        flipped = self._flipped(branches, chosen, is_data)
         # weigh
-        event_weight, eft = self._weights(events)
+        event_weight, eft = self._weights(branches)
         corrected = {NOMINAL: event_weight}
         if not is_data:
-            factors = self._corrected(analysis.corrections, events, masks)
+            factors = self._corrected(analysis.corrections, branches, masks)
             corrected = {name: event_weight * factor for name, factor in factors.items()}
         by_role = {
             role: _products(corrected, variations)
@@ -197,33 +198,33 @@ class TopCoffeaProcessor(ProcessorABC):
         covered = coverage([*self._observables, *map_edges(self._maps)])
         spread = entries(self._channel_axis())
         nominal: list[Filled] = []
-        of_leptons = lepton_quantities(events, chosen, leptons)
-        jets = SelectedJets(events, chosen, analysis.jets)
-        for label, scale in self._jet_scales(events.metadata, is_data):
+        of_leptons = lepton_quantities(branches, chosen, leptons)
+        jets = SelectedJets(branches, chosen, analysis.jets)
+        for label, scale in self._jet_scales(branches.metadata, is_data):
             # lost events are counted once, not in every variation
             counter = undecided if label == NOMINAL else undecided.anew()
             quantities = {**of_leptons, **jets.quantities(scale)}
             seen = {SIGNAL: quantities}
             seen |= {key: _after_a_flip(quantities, key) for key in by_role if key in FLIPPED}
             filled = list(self._masks(seen, selected, tight, flipped, is_data, counter))
-            values = self._values(seen, filled, counter, len(events))
+            values = self._values(seen, filled, counter, len(branches))
             # another jet energy is a variation with nominal weights
             varied = {role: {label: weights[NOMINAL]} for role, weights in by_role.items()}
             if label == NOMINAL:
                 nominal = filled
                 # events of an EFT sample have the weight of their Standard Model term
-                standard = np.ones(len(events)) if eft is None else eft[:, 0]
+                standard = np.ones(len(branches)) if eft is None else eft[:, 0]
                 self._cover(covered, spread, filled, values, by_role, standard)
-                among = _any([f.mask for f in filled], len(events))
+                among = _any([f.mask for f in filled], len(branches))
                 varied = by_role
                 if not is_data:
-                    varied = self._reweighted(by_role, quantities, events, among)
+                    varied = self._reweighted(by_role, quantities, branches, among)
             for part in filled:
                 of_part = values.get(part.key, values[SIGNAL])
-                self._fill(histograms, part, of_part, varied[part.key], events, eft)
-        weighted = _any([f.mask for f in nominal if f.role == NONPROMPT], len(events))
+                self._fill(histograms, part, of_part, varied[part.key], branches, eft)
+        weighted = _any([f.mask for f in nominal if f.role == NONPROMPT], len(branches))
         cover_maps(covered, self._maps, chosen, weighted)
-        counted = {"all": np.ones(len(events), bool), "trigger": triggered}
+        counted = {"all": np.ones(len(branches), bool), "trigger": triggered}
         counted |= {f.channel: f.mask for f in nominal if f.role == SIGNAL}
         out = {**histograms, COVERAGE: covered, ENTRIES: spread, **undecided.counted()}
         out["cutflow"] = self._cutflow(counted)
@@ -252,7 +253,7 @@ class TopCoffeaProcessor(ProcessorABC):
         part: Filled,
         values: Mapping[str, Any],
         weights: Mapping[str, Weights],
-        events: Any,
+        branches: Branches,
         eft: NDArray[Any] | None,
     ) -> None:
         rows = np.flatnonzero(part.mask)
@@ -267,7 +268,7 @@ class TopCoffeaProcessor(ProcessorABC):
                     values[observable][rows],
                     weight=weight[rows],
                     eft=eft,
-                    coefficients=events.metadata["wc_names"] or None,
+                    coefficients=branches.metadata["wc_names"] or None,
                     rows=rows,
                 )
 
@@ -353,7 +354,7 @@ class TopCoffeaProcessor(ProcessorABC):
         return out
 
     def _leptons(
-        self, events: Any, is_data: bool, undecided: Undecided
+        self, branches: Branches, is_data: bool, undecided: Undecided
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Loose leptons by collection, and masks of the events' loose and tight leptons.
 
@@ -364,7 +365,7 @@ class TopCoffeaProcessor(ProcessorABC):
         by_collection, masks = {}, {}
         for collection, roles in self._analysis.working_points.items():
             leptons, loose, tight = loose_leptons(
-                self._working_points, collection, roles, events[collection], undecided
+                self._working_points, collection, roles, branches.events[collection], undecided
             )
             masks[collection] = {"loose": loose, "tight": tight}
             if self._maps:
@@ -377,26 +378,26 @@ class TopCoffeaProcessor(ProcessorABC):
         return by_collection, masks
 
     def _corrected(
-        self, declared: Mapping[str, Any], events: Any, masks: Mapping[str, Any]
+        self, declared: Mapping[str, Any], branches: Branches, masks: Mapping[str, Any]
     ) -> dict[str, Weights]:
         """The product of the corrections of simulated events, `nominal` and with one of them
         varied."""
-        weight = partial(self._corrections.of_event, events=events, chosen=masks)
+        weight = partial(self._corrections.of_event, branches=branches, chosen=masks)
         each = {name: weight(name) for name in declared}
-        out = {NOMINAL: np.prod([np.ones(len(events)), *each.values()], axis=0)}
+        out = {NOMINAL: np.prod([np.ones(len(branches)), *each.values()], axis=0)}
         for name, correction in declared.items():
             for side in correction.get("variations", {}):
                 varied = {**each, name: weight(name, variation=f"{name}_{side}")}
                 out[name + side.capitalize()] = np.prod(list(varied.values()), axis=0)
         return out
 
-    def _flipped(self, events: Any, chosen: Mapping[str, Any], is_data: bool) -> Mask:
+    def _flipped(self, branches: Branches, chosen: Mapping[str, Any], is_data: bool) -> Mask:
         """Simulated events with an electron whose charge is wrong, which data predicts."""
         if self._flips is None or is_data or "Electron" not in chosen:
-            return np.zeros(len(events), bool)
+            return np.zeros(len(branches), bool)
         electrons = chosen["Electron"]
         index = electrons.genPartIdx
-        origin = events.GenPart.pdgId[ak.mask(index, index >= 0)]
+        origin = branches.events.GenPart.pdgId[ak.mask(index, index >= 0)]
         # an electron has the id +11 and the charge -1
         wrong = ak.fill_none(origin * electrons.charge == ELECTRON, False)
         flipped: Mask = ak.to_numpy(ak.any(wrong, axis=1))
@@ -467,7 +468,7 @@ class TopCoffeaProcessor(ProcessorABC):
         self,
         by_role: Mapping[str, Mapping[str, Weights]],
         quantities: Mapping[str, Any],
-        events: Any,
+        branches: Branches,
         among: Mask,
     ) -> dict[str, dict[str, Weights]]:
         """The weights with their variations.
@@ -478,27 +479,30 @@ class TopCoffeaProcessor(ProcessorABC):
         systematics = self._analysis.systematics
         factors: dict[str, Any] = {}
         for name, shape in systematics.shape.items():
-            if varies(shape, events.metadata["process"]):
+            if varies(shape, branches.metadata["process"]):
                 for direction, text in shape.get("weight", {}).items():
                     label = f"systematics.shape.{name}.weight.{direction}"
                     number = REFUSING.numbers(label, Expression(text), quantities, among)
                     factors[name + direction.capitalize()] = number
         for name, theory in systematics.theory.items():
-            if varies(theory, events.metadata["process"]):
+            if varies(theory, branches.metadata["process"]):
                 for direction in ("up", "down"):
-                    factors[name + direction.capitalize()] = self._theory(events, theory, direction)
+                    factors[name + direction.capitalize()] = self._theory(
+                        branches, theory, direction
+                    )
         return {
             role: {**varied, **{name: varied[NOMINAL] * f for name, f in factors.items()}}
             for role, varied in by_role.items()
         }
 
     @staticmethod
-    def _theory(events: Any, theory: Mapping[str, Any], direction: str) -> Weights:
+    def _theory(branches: Branches, theory: Mapping[str, Any], direction: str) -> Weights:
         branch, index = theory["branch"], theory[direction]
-        values = events[branch]
+        values = branches[branch]
         if len(values) and int(ak.min(ak.num(values, axis=1))) <= index:
             raise DataFileError(
-                f"dataset {events.metadata['dataset']}: {branch} has fewer than {index + 1} values"
+                f"dataset {branches.metadata['dataset']}: {branch} has fewer than {index + 1} "
+                "values"
             )
         varied: NDArray[Any] = ak.to_numpy(values[:, index])
         return varied.astype(np.float64)
@@ -535,24 +539,20 @@ class TopCoffeaProcessor(ProcessorABC):
                     flips = undecided.anew().keeps(name, cuts, seen[key], selected & mask)
                     yield Filled(name, FLIPS, key, flips & selected & mask)
 
-    def _weights(self, events: Any) -> tuple[Weights, NDArray[Any] | None]:
+    def _weights(self, branches: Branches) -> tuple[Weights, NDArray[Any] | None]:
         """Each event's weight, and the terms of an EFT sample, whose weights are in them."""
-        names, dataset = events.metadata["wc_names"], events.metadata["dataset"]
-        if bool(names) != (EFT_COEFFICIENTS in events.fields):
+        names, dataset = branches.metadata["wc_names"], branches.metadata["dataset"]
+        if bool(names) != (EFT_COEFFICIENTS in branches):
             problem = "has no" if names else "declares no wc_names for its"
             raise DataFileError(f"dataset {dataset}: {problem} {EFT_COEFFICIENTS}")
         if not names:
-            return weights(events), None
+            return weights(branches), None
         expected = len(quadratic_terms(names))
-        counts = ak.to_numpy(ak.num(events[EFT_COEFFICIENTS], axis=1))
+        counts = ak.to_numpy(ak.num(branches[EFT_COEFFICIENTS], axis=1))
         if len(counts) and (counts != expected).any():
             raise DataFileError(
                 f"dataset {dataset}: an event has {counts[counts != expected][0]} "
                 f"{EFT_COEFFICIENTS}; its wc_names ({', '.join(names)}) make {expected}"
             )
-        terms = ak.to_numpy(ak.flatten(events[EFT_COEFFICIENTS])).reshape(-1, expected)
-        return np.ones(len(events)), terms
-
-    def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
-        """The accumulator as it is."""
-        return accumulator
+        terms = ak.to_numpy(ak.flatten(branches[EFT_COEFFICIENTS])).reshape(-1, expected)
+        return np.ones(len(branches)), terms
