@@ -10,7 +10,6 @@ to uproot: a tree of another version, a branch of objects or with a basket insid
 """
 
 import re
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 import uproot
 import xxhash
 from numpy.typing import NDArray
+from zlib_ng import zlib_ng
 
 from looseleaf.errors import DataFileError
 
@@ -416,11 +416,11 @@ def _unpack(method: bytes, block: memoryview, into: memoryview) -> bool:
             case b"XZ":
                 done = cramjam.xz.decompress_into(block, into)
             case b"ZL":
-                content = zlib.decompress(block, bufsize=len(into))
+                content = zlib_ng.decompress(block, bufsize=len(into))
                 done = len(content)
                 into[:done] = content
             case _:
                 return False
-    except (zlib.error, cramjam.DecompressionError, ValueError):
+    except (zlib_ng.error, cramjam.DecompressionError, ValueError):  # type: ignore[misc]
         return False
     return bool(done == len(into))

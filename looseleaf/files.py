@@ -6,7 +6,6 @@ import json
 import os
 import re
 import secrets
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -118,15 +117,21 @@ def read_json(path: str | Path) -> Any:
 
 def adler32(path: str | Path) -> str:
     """The adler32 checksum of a file, as in DAS and Rucio: eight hex digits."""
-    with open(path, "rb") as stream:
-        return adler32_of(iter(lambda: stream.read(1 << 20), b""))
+    # a buffer in the processor's cache, filled again and again
+    buffer = memoryview(bytearray(1 << 18))
+    with open(path, "rb", buffering=0) as stream:
+        sizes = iter(lambda: stream.readinto(buffer), 0)
+        return adler32_of(buffer[:size] for size in sizes)
 
 
-def adler32_of(blocks: Iterable[bytes]) -> str:
+def adler32_of(blocks: Iterable[bytes | memoryview]) -> str:
     """The adler32 checksum of a file that comes in blocks."""
+    # several times as fast as Python's own; the histograms alone are installed without it
+    from zlib_ng.zlib_ng import adler32 as continued  # noqa: PLC0415
+
     value = 1
     for block in blocks:
-        value = zlib.adler32(block, value)
+        value = continued(block, value)
     return f"{value:08x}"
 
 
