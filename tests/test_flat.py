@@ -109,7 +109,7 @@ def test_what_is_away_from_every_lepton_of_its_event() -> None:
     )
     expected = ak.all(jets.metric_table(leptons) > 1.0, axis=2)
     every = [
-        Selection(Branches(None), flat, np.arange(len(flat)))
+        Selection.of(Branches(None), flat, np.ones(len(flat), bool))
         for flat in (Flat(leptons), Flat(jets))
     ]
     found = every[0].distant(every[1], 1.0)

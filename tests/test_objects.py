@@ -484,7 +484,7 @@ def test_a_collection_is_no_branch(few: Any) -> None:
 
 def test_no_value_is_no_loss_and_no_number_is_one(few: Any) -> None:
     every = np.ones(4, bool)
-    one = Selection(Branches(few), Flat(ak.zip({"one": [[1], [1], [1], [1]]})), np.arange(4))
+    one = Selection.of(Branches(few), Flat(ak.zip({"one": [[1], [1], [1], [1]]})), every)
     found = one.observable("hardest", "max(Tau_pt)", Undecided(), every)
     assert found.tolist()[2:] == [50, 35]
     assert np.isnan(found[1])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import correctionlib
@@ -30,7 +31,7 @@ from looseleaf.objects.events import (
     weights,
 )
 from looseleaf.objects.expressions import Expression
-from looseleaf.objects.flat import largest
+from looseleaf.objects.flat import Flat, largest
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.names import (
@@ -50,22 +51,39 @@ from looseleaf.objects.processor import BranchesProcessor
 
 @dataclass(frozen=True)
 class _Counted:
-    """The selected leptons of a region, in flat arrays with one entry for each lepton.
+    """Selected leptons, in flat arrays with one entry for each.
 
-    `mt` is the transverse mass [GeV], `trigger` the weight of the trigger. `x` and `y` are the
-    lepton's coordinates, and `place` those at which it is filled, moved into the map if the
-    analysis says so.
+    `met` is the missing momentum of their events [GeV], `mt` the transverse mass [GeV], and
+    `trigger` the weight of the trigger. `x` and `y` are the lepton's coordinates, and `place` those
+    at which it is filled, moved into the map if the analysis says so.
     """
 
     selection: Selection
     pt: NDArray[np.float64]
     eta: NDArray[np.float64]
+    met: NDArray[np.float64]
     mt: NDArray[np.float64]
     x: NDArray[np.float64]
     y: NDArray[np.float64]
     place: tuple[NDArray[np.float64], NDArray[np.float64]]
     tight: NDArray[np.bool_]
     trigger: NDArray[np.float64]
+
+    def narrowed(self, chosen: NDArray[np.int64]) -> "_Counted":
+        """Some of the leptons, by their places among these."""
+        x, y = self.place
+        return _Counted(
+            self.selection.narrowed(chosen),
+            self.pt[chosen],
+            self.eta[chosen],
+            self.met[chosen],
+            self.mt[chosen],
+            self.x[chosen],
+            self.y[chosen],
+            (x[chosen], y[chosen]),
+            self.tight[chosen],
+            self.trigger[chosen],
+        )
 
 
 class FakeRateProcessor(BranchesProcessor):
@@ -136,42 +154,31 @@ class FakeRateProcessor(BranchesProcessor):
         )
         one_loose = leptons.number(loose) == 1
         # what is counted are leptons of these events, and only they need jets
-        counting = Selection(
-            branches, leptons, np.flatnonzero(denominator & one_loose[leptons.event])
-        )
+        counting = Selection.of(branches, leptons, denominator, one_loose)
         met_pt, met_phi = met(branches)
-        pt, phi = counting.take(leptons["pt"]), counting.take(leptons["phi"])
-        mt = transverse_mass(pt, phi, met_pt[counting.event], met_phi[counting.event])
+        every = self._counted(branches, counting, leptons, momentum, tight, met_pt, met_phi)
         region = analysis.region
         first_cuts = {
             "certified": certified(branches),
             "one loose lepton": one_loose,
             "no other lepton": self._no_other(branches, undecided),
         }
-        before_jets = np.logical_and.reduce([*first_cuts.values()])
+        before_jets = reduce(np.logical_and, first_cuts.values())
         away_pt = self._away_jet_pt(branches, counting, before_jets)
         cuts = {
             **first_cuts,
             "away jet": away_pt > analysis.away_jet["pt_min"],
             "met": _below(met_pt, region["met_max"]),
-            "mt": self._of_event(_below(mt, region["mt_max"]), counting, len(branches)),
+            "mt": self._of_event(_below(every.mt, region["mt_max"]), counting, len(branches)),
             **self._own_cuts(branches, one_loose, undecided),
         }
-        recorded = [fired(branches, trigger["paths"]) for trigger in analysis.triggers]
+        # from here on, by lepton that is counted
+        passing = {name: cut[counting.event] for name, cut in cuts.items()}
+        hardest_away = away_pt[counting.event]
 
         def counted(**replaced: Any) -> _Counted:
-            passing = np.logical_and.reduce(list({**cuts, **replaced}.values()))
-            chosen = np.flatnonzero(passing[counting.event])
-            selection = counting.narrowed(chosen)
-            pt, eta = selection.take(leptons["pt"]), selection.take(leptons["eta"])
-            trigger = self._trigger_weight(
-                [path[selection.event] for path in recorded], pt, branches.metadata["data"]
-            )
-            x = selection.take(momentum)
-            y = np.abs(eta) if analysis.eta == "absolute" else eta
-            place = self._place(x, y)
-            is_tight = selection.take(tight)
-            return _Counted(selection, pt, eta, mt[chosen], x, y, place, is_tight, trigger)
+            region = reduce(np.logical_and, {**passing, **replaced}.values())
+            return every.narrowed(np.flatnonzero(region))
 
         event_weight = self._event_weights(branches)
 
@@ -194,13 +201,13 @@ class FakeRateProcessor(BranchesProcessor):
         nominal = counted()
         for variation, threshold in variations(analysis).items():
             same = threshold == analysis.away_jet["pt_min"]
-            selected = nominal if same else counted(**{"away jet": away_pt > threshold})
+            selected = nominal if same else counted(**{"away jet": hardest_away > threshold})
             of_loose, of_tight = weigh(selected, variation)
             x, y = selected.place
             loose_map.fill(variation, x, y, weight=of_loose)
             tight_map.fill(variation, x[selected.tight], y[selected.tight], weight=of_tight)
 
-        out |= self._distributions(nominal, counted, weigh, met_pt, undecided)
+        out |= self._distributions(nominal, counted, weigh, every.met, undecided)
         of_loose, _ = weigh(nominal)
         triggered = np.zeros(len(branches), bool)
         triggered[nominal.selection.event[nominal.trigger > 0]] = True
@@ -208,24 +215,56 @@ class FakeRateProcessor(BranchesProcessor):
         out |= self._spread(nominal, of_loose, event_weight[NOMINAL])
         return out | self._expectation(nominal, of_loose) | undecided.counted()
 
+    def _counted(
+        self,
+        branches: Branches,
+        leptons: Selection,
+        objects: Flat,
+        momentum: NDArray[Any],
+        tight: NDArray[np.bool_],
+        met_pt: NDArray[np.float64],
+        met_phi: NDArray[np.float64],
+    ) -> _Counted:
+        """Leptons with all that regions and histograms need of them."""
+        pt, eta, phi = (leptons.take(objects[name]) for name in ("pt", "eta", "phi"))
+        x, y = leptons.take(momentum), np.abs(eta) if self._analysis.eta == "absolute" else eta
+        recorded = [
+            fired(branches, trigger["paths"])[leptons.event] for trigger in self._analysis.triggers
+        ]
+        of_met = met_pt[leptons.event]
+        return _Counted(
+            leptons,
+            pt,
+            eta,
+            of_met,
+            transverse_mass(pt, phi, of_met, met_phi[leptons.event]),
+            x,
+            y,
+            self._place(x, y),
+            leptons.take(tight),
+            self._trigger_weight(recorded, pt, branches.metadata["data"]),
+        )
+
     def _distributions(
         self,
         nominal: _Counted,
         counted: Callable[..., _Counted],
         weigh: Callable[..., tuple[Any, Any]],
-        met_pt: Any,
+        of_met: NDArray[np.float64],
         undecided: Undecided,
     ) -> dict[str, hist.Hist[Any]]:
-        """Spectra, observables and the region of the fit, and where values are on their axes."""
+        """Spectra, observables and the region of the fit, and where values are on their axes.
+
+        `of_met` has the missing momentum [GeV] for each lepton that `counted` selects from.
+        """
         analysis = self._analysis
         out: dict[str, hist.Hist[Any]] = {}
         of_loose, _ = weigh(nominal)
         seen = {"pt": (nominal.x, of_loose), "abs_eta": (nominal.y, of_loose)}
-        everywhere = np.ones(len(met_pt), bool)
+        everywhere = np.ones(len(of_met), bool)
         without_met, without_mt = counted(met=everywhere), counted(mt=everywhere)
-        of_met = met_pt[without_met.selection.event]
         spectra = [
-            (_spectrum("met", "Missing momentum [GeV]"), without_met, of_met),
+            (_spectrum("met", "Missing momentum [GeV]"), without_met, without_met.met),
             (_spectrum("mt", "Transverse mass [GeV]"), without_mt, without_mt.mt),
         ]
         for axis, selected, of_leptons in spectra:
@@ -240,7 +279,7 @@ class FakeRateProcessor(BranchesProcessor):
             seen[name] = values, of_loose
         if analysis.prompt_fit is not None:
             region = analysis.prompt_fit
-            selected = counted(met=met_pt > region["met_min"], mt=everywhere)
+            selected = counted(met=of_met > region["met_min"], mt=everywhere)
             out["prompt_fit"] = hist.Hist(
                 hist.axis.Variable(region["edges"], name="mt", label="Transverse mass [GeV]"),
                 storage=hist.storage.Weight(),
@@ -302,7 +341,7 @@ class FakeRateProcessor(BranchesProcessor):
         for collection, point in self._analysis.veto.items():
             leptons = branches.objects(collection)
             vetoing = self._working_points.passes(collection, point, leptons, undecided)
-            clear[leptons.event[vetoing]] = False
+            clear &= leptons.number(vetoing) == 0
         return clear
 
     def _away_jet_pt(
@@ -314,10 +353,10 @@ class FakeRateProcessor(BranchesProcessor):
         """
         cuts, jets = self._analysis.away_jet, branches.objects("Jet")
         hard = jets["pt"] > min(away_jet_thresholds(self._analysis).values())
-        chosen = hard & (np.abs(jets["eta"]) < cuts["abs_eta_max"]) & among[jets.event]
-        jet = Selection(branches, jets, np.flatnonzero(chosen))
-        away = leptons.distant(jet, cuts["dr_min"])
-        return largest(jet.take(jets["pt"])[away], jet.event[away], len(branches))
+        central = np.abs(jets["eta"]) < cuts["abs_eta_max"]
+        jet = Selection.of(branches, jets, hard & central, among)
+        away = jet.narrowed(np.flatnonzero(leptons.distant(jet, cuts["dr_min"])))
+        return largest(away.take(jets["pt"]), away.event, len(branches))
 
     @staticmethod
     def _of_event(chosen: NDArray[np.bool_], leptons: Selection, events: int) -> NDArray[np.bool_]:
@@ -374,13 +413,15 @@ class FakeRateProcessor(BranchesProcessor):
         axis = hist.axis.StrCategory(steps, name="step", label="selection step")
         counts = hist.Hist(axis, storage=hist.storage.Int64())
         weighted = hist.Hist(axis, storage=hist.storage.Weight())
-        passing, of_step = np.arange(len(weight)), weight
+        passing, of_step = None, weight
+        sums = weight.sum(), np.square(weight).sum()
         for index, cut in enumerate((np.ones(len(weight), bool), *cuts)):
-            kept = cut[passing] if len(passing) < len(cut) else cut
-            if not kept.all():
-                passing, of_step = passing[kept], of_step[kept]
+            kept = np.flatnonzero(cut if passing is None else cut[passing])
+            if len(kept) < len(of_step):
+                passing, of_step = kept if passing is None else passing[kept], of_step[kept]
+                sums = of_step.sum(), np.square(of_step).sum()
             counts.view()[index] = len(of_step)
-            weighted.view()[index] = of_step.sum(), np.square(of_step).sum()
+            weighted.view()[index] = sums
         weighted.view()[-1] = of_loose.sum(), np.square(of_loose).sum()
         return {"cutflow": counts, "weighted_cutflow": weighted}
 

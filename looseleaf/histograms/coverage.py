@@ -44,12 +44,13 @@ def cover(out: Plain, axis: str, edges: Edges, values: ArrayLike, weight: NDArra
     """
     numbers = np.asarray(values, np.float64)
     filled = (weight != 0) & ~np.isnan(numbers)
-    entered, weight = numbers[filled], np.abs(weight[filled])
+    if not filled.all():
+        numbers, weight = numbers[filled], weight[filled]
     view = out.view(flow=True)
-    side = np.digitize(entered, [edges[0], edges[-1]])
-    place = side * view.shape[-1] + out.axes["value"].index(entered) + 1
+    side = (numbers >= edges[0]).astype(np.int64) + (numbers >= edges[-1])
+    place = side * view.shape[-1] + out.axes["value"].index(numbers) + 1
     index = out.axes["axis"].index(axis)
-    for of, weights in enumerate((None, weight)):
+    for of, weights in enumerate((None, np.abs(weight))):
         added = np.bincount(place, weights, minlength=len(SIDES) * view.shape[-1])
         view[of, index] += added.reshape(len(SIDES), -1)
 
@@ -166,16 +167,17 @@ def enter(out: Weighted, *values: Any, weight: NDArray[Any]) -> None:
     Entries with a weight of zero are left out.
     """
     filled = weight != 0
-    place = tuple(
-        np.broadcast_to(axis.index(v) + int(axis.traits.underflow), filled.shape)
-        for axis, v in zip(out.axes[1:], values, strict=True)
-    )
-    if not filled.all():
-        weight, place = weight[filled], tuple(index[filled] for index in place)
-    weight = np.abs(weight)
     view = out.view(flow=True)
     shape = view.shape[1:]
-    flat = np.ravel_multi_index(place, shape) if place else np.zeros(len(weight), np.int64)
+    place = [
+        axis.index(v) + int(axis.traits.underflow)
+        for axis, v in zip(out.axes[1:], values, strict=True)
+    ]
+    at = np.ravel_multi_index(tuple(np.broadcast_arrays(*place)), shape) if place else 0
+    flat = np.broadcast_to(at, filled.shape)
+    if not filled.all():
+        weight, flat = weight[filled], flat[filled]
+    weight = np.abs(weight)
     numbers = np.bincount(flat, minlength=int(np.prod(shape))).reshape(shape)
     for sums, size in ((view.value, weight), (view.variance, np.square(weight))):
         sums[0] += numbers

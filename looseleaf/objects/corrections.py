@@ -142,7 +142,7 @@ class Corrections:
             weight *= self._of_events(name, branches, variation)
             return weight
         mask = chosen[corrected_collection(name, entry, chosen)][entry["of"]]
-        selection = Selection(branches, Flat(mask), np.flatnonzero(ak.to_numpy(ak.flatten(mask))))
+        selection = Selection.of(branches, Flat(mask), ak.to_numpy(ak.flatten(mask)))
         np.multiply.at(weight, selection.event, self._of_leptons(name, selection, variation))
         return weight
 

@@ -614,7 +614,11 @@ class Undecided:
         The mask is flat if the objects are `Flat`, and else jagged.
         """
         flat = objects if isinstance(objects, Flat) else Flat(objects)
-        truth = reduce(_and, [_answer_of_objects(name, cut, flat) for cut in cuts])
+        answers = flat.answers
+        for cut in cuts:
+            if cut.text not in answers:
+                answers[cut.text] = _answer_of_objects(name, cut, flat)
+        truth = reduce(_and, [answers[cut.text] for cut in cuts])
         # a working point in several roles counts its leptons once
         if truth.undecided is not None and "leptons" not in self.counts.get(name, {}):
             self._tell(name, cuts, flat, truth.undecided, len(flat), "leptons")

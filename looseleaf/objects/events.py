@@ -1,7 +1,8 @@
 """What processors compute from branches: triggers, missing momentum, weights, transverse mass."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import reduce
+from typing import Any, Self
 
 import awkward as ak
 import numpy as np
@@ -22,12 +23,30 @@ PROMPT, PROMPT_TAU = 1, 15
 class Selection:
     """Selected leptons of events, in flat arrays with one entry for each.
 
-    `index` are their places among the `leptons` of all events.
+    `index` are their places among the `leptons` of all events, `event` their events.
     """
 
-    def __init__(self, branches: Branches, leptons: Flat, index: NDArray[np.int64]) -> None:
-        self._branches, self._leptons, self._index = branches, leptons, index
-        self.event: NDArray[np.int64] = leptons.event[index]
+    def __init__(
+        self,
+        branches: Branches,
+        leptons: Flat,
+        index: NDArray[np.int64],
+        event: NDArray[np.int64],
+    ) -> None:
+        self._branches, self._leptons, self._index, self.event = branches, leptons, index, event
+
+    @classmethod
+    def of(
+        cls,
+        branches: Branches,
+        leptons: Flat,
+        chosen: NDArray[np.bool_],
+        among: NDArray[np.bool_] | None = None,
+    ) -> Self:
+        """The leptons that are chosen, in all events or `among` some."""
+        event = leptons.event
+        index = np.flatnonzero(chosen if among is None else chosen & among[event])
+        return cls(branches, leptons, index, event[index])
 
     @property
     def size(self) -> int:
@@ -40,7 +59,7 @@ class Selection:
 
     def narrowed(self, chosen: NDArray[np.int64]) -> "Selection":
         """Some of the selected leptons, by their places among these."""
-        return Selection(self._branches, self._leptons, self._index[chosen])
+        return Selection(self._branches, self._leptons, self._index[chosen], self.event[chosen])
 
     def distant(self, others: "Selection", dr_min: float) -> NDArray[np.bool_]:
         """Which of `others`, such as jets, are farther than `dr_min` from all leptons of their
@@ -120,7 +139,7 @@ def fired(branches: Branches, paths: Sequence[str]) -> NDArray[np.bool_]:
     if not present:
         raise DataFileError(f"the events have none of the HLT paths {', '.join(paths)}")
     each = [branches.numbers(path) for path in present]
-    any_path: NDArray[np.bool_] = np.any(each, axis=0)
+    any_path: NDArray[np.bool_] = reduce(np.logical_or, each)
     return any_path
 
 

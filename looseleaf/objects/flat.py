@@ -26,7 +26,6 @@ class Flat:
     def __init__(self, lists: Any) -> None:
         self.lists = lists
         self._records: Any = None
-        self._columns: dict[str, Any] = {}
         layout = lists.layout
         if isinstance(layout, ListOffsetArray):
             offsets = np.asarray(layout.offsets.data)
@@ -36,6 +35,15 @@ class Flat:
                 return
         self.offsets = np.zeros(len(lists) + 1, np.int64)
         np.cumsum(ak.to_numpy(ak.num(lists, axis=1)), out=self.offsets[1:])
+
+    @cached_property
+    def _columns(self) -> dict[str, Any]:
+        return {}
+
+    @cached_property
+    def answers(self) -> dict[str, Any]:
+        """Which objects pass a cut, by its text: working points share cuts."""
+        return {}
 
     def __len__(self) -> int:
         """The number of objects of all events."""

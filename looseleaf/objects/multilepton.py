@@ -68,10 +68,10 @@ class SelectedJets:
     ) -> None:
         self._jets, self._pt_min = branches.objects("Jet"), declared["pt_min"]
         central = np.abs(self._jets["eta"]) < declared["abs_eta_max"]
-        selected = Selection(branches, self._jets, np.flatnonzero(central))
+        selected = Selection.of(branches, self._jets, central)
         away = np.ones(selected.size, bool)
         for leptons in map(Flat, chosen.values()):
-            every = Selection(branches, leptons, np.arange(len(leptons)))
+            every = Selection.of(branches, leptons, np.ones(len(leptons), bool))
             away &= every.distant(selected, declared["dr_min"])
         self._selected = selected.narrowed(np.flatnonzero(away))
         b_tag = self._jets[declared["btag"]["branch"]] > declared["btag"]["min"]

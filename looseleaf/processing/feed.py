@@ -356,7 +356,6 @@ class _Objects(Flat):
 
     def __init__(self, chunk: _Chunk, collection: str, offsets: NDArray[np.int64]) -> None:
         self._chunk, self._collection, self.offsets = chunk, collection, offsets
-        self._columns = {}
 
     @property
     def lists(self) -> Any:
