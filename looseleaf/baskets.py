@@ -281,9 +281,6 @@ class _Packed:
     border: int
     size: int
 
-    def __len__(self) -> int:
-        return self.border // self.branch.dtype.itemsize
-
 
 class _Basket(NamedTuple):
     """The numbers of a basket, and for lists where those of each entry begin."""
@@ -299,13 +296,17 @@ class _Basket(NamedTuple):
 
 
 class Baskets:
-    """Reads the columns of one file; `read` gives the bytes at places [seek, seek + size).
+    """Reads the columns of one file.
+
+    `read` gives the bytes at places, (position, size), each valid until it gives the next.
 
     Of each column, a basket that reaches beyond the entries that were asked for is kept until
     `forget`, since the next chunk begins in it.
     """
 
-    def __init__(self, url: str, read: Callable[[Sequence[tuple[int, int]]], list[Any]]) -> None:
+    def __init__(
+        self, url: str, read: Callable[[Sequence[tuple[int, int]]], Iterator[memoryview]]
+    ) -> None:
         self._url, self._read = url, read
         self._kept: dict[str, tuple[int, _Basket]] = {}
         self._buffer = bytearray()
@@ -314,38 +315,41 @@ class Baskets:
         """Keep no basket."""
         self._kept.clear()
 
-    def content(self, branch: Branch, start: int, stop: int) -> NDArray[Any]:
+    def content(
+        self, branch: Branch, start: int, stop: int, expected: int | None = None
+    ) -> NDArray[Any]:
         """The numbers of the entries [start, stop), in a flat array.
 
-        Raises `DataFileError` if a basket is damaged.
+        `expected` is how many there should be, if that is known. Raises `DataFileError` if a basket
+        is damaged.
         """
         first = branch.first
         low = int(np.searchsorted(first, start, side="right")) - 1
         high = int(np.searchsorted(first, stop, side="left")) if stop > start else low
-        baskets = dict([self._kept.pop(branch.name)]) if branch.name in self._kept else {}
-        needed = [number for number in range(low, high) if number not in baskets]
-        places = [(int(branch.seeks[number]), int(branch.sizes[number])) for number in needed]
-        raw = dict(zip(needed, self._read(places), strict=True))
-        parts: list[Any] = []
+        kept = dict([self._kept.pop(branch.name)]) if branch.name in self._kept else {}
+        needed = [number for number in range(low, high) if number not in kept]
+        packed = self._read(
+            [(int(branch.seeks[number]), int(branch.sizes[number])) for number in needed]
+        )
+        room = stop - start if expected is None else expected
+        out, filled = np.empty(room, branch.dtype.newbyteorder("=")), 0
         for number in range(low, high):
             begin, end = int(first[number]), int(first[number + 1])
-            if start <= begin and end <= stop and number not in baskets:
-                parts.append(self._packed(branch, number, memoryview(raw[number])))
-                continue
-            basket = baskets.get(number)
-            if basket is None:
-                basket = self._basket(self._packed(branch, number, memoryview(raw[number])))
-            parts.append(basket.piece(max(start, begin) - begin, min(stop, end) - begin))
-            if stop < end:
-                self._kept[branch.name] = number, basket
-        out = np.empty(sum(map(len, parts)), branch.dtype.newbyteorder("="))
-        filled = 0
-        for part in parts:
-            # whole baskets are unpacked where they belong
-            values = self._values(part)[0] if isinstance(part, _Packed) else part
-            out[filled : filled + len(part)] = values
+            if start <= begin and end <= stop and number not in kept:
+                # whole baskets are unpacked where they belong
+                part, _ = self._values(self._packed(branch, number, next(packed)))
+            else:
+                basket = kept.get(number)
+                if basket is None:
+                    basket = self._basket(self._packed(branch, number, next(packed)))
+                part = basket.piece(max(start, begin) - begin, min(stop, end) - begin)
+                if stop < end:
+                    self._kept[branch.name] = number, basket
+            if filled + len(part) > len(out):
+                out = np.concatenate([out, np.empty(filled + len(part), out.dtype)])
+            out[filled : filled + len(part)] = part
             filled += len(part)
-        return out
+        return out[:filled]
 
     def _packed(self, branch: Branch, number: int, raw: memoryview) -> "_Packed":
         packed, _, unpacked, _, key, _ = KEY.unpack_from(raw)

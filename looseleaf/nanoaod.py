@@ -35,7 +35,7 @@ class EventsFile:
     def __init__(self, directory: uproot.ReadOnlyDirectory, name: str, url: str) -> None:
         self.directory, self.name, self.url = directory, name, url
         self._local: int | None = None
-        self._read_here = 0
+        self._read_here, self._buffer = 0, bytearray()
         if "://" not in url:
             self._local = os.open(url, os.O_RDONLY | os.O_CLOEXEC)
             self._closing = weakref.finalize(self, os.close, self._local)
@@ -67,14 +67,23 @@ class EventsFile:
         """The bytes requested from the storage so far."""
         return int(self.directory.file.source.num_requested_bytes) + self._read_here
 
-    def read(self, places: Sequence[tuple[int, int]]) -> list[Any]:
-        """The bytes at some places, (position, size), of the file."""
-        if self._local is not None:
-            self._read_here += sum(size for _, size in places)
-            return [os.pread(self._local, size, position) for position, size in places]
-        source = self.directory.file.source
-        ranges = [(position, position + size) for position, size in places]
-        return [chunk.raw_data for chunk in source.chunks(ranges, Queue())]
+    def read(self, places: Sequence[tuple[int, int]]) -> Iterator[memoryview]:
+        """The bytes at some places, (position, size), of the file.
+
+        They are valid until the next ones are asked for.
+        """
+        if self._local is None:
+            ranges = [(position, position + size) for position, size in places]
+            for chunk in self.directory.file.source.chunks(ranges, Queue()):
+                yield memoryview(chunk.raw_data)
+            return
+        for position, size in places:
+            # one buffer that stays in the processor's cache
+            if len(self._buffer) < size:
+                self._buffer = bytearray(size)
+            into = memoryview(self._buffer)[:size]
+            self._read_here += size
+            yield into[: os.preadv(self._local, [into], position)]
 
     @property
     def size(self) -> int:

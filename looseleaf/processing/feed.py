@@ -267,13 +267,15 @@ class _Columns(UprootSourceMapping):
     def content(self, branch: Branch) -> NDArray[Any]:
         """The numbers of a branch in a flat array."""
         if branch.name not in self._contents:
-            content = self._baskets.content(branch, self._start, self._stop)
-            if branch.counter is not None and len(content) != self.offsets(branch.counter)[-1]:
+            expected = self._stop - self._start
+            if branch.counter is not None:
+                expected = int(self.offsets(branch.counter)[-1])
+            content = self._baskets.content(branch, self._start, self._stop, expected)
+            if len(content) != expected:
                 raise DataFileError(
                     f"{self._plan.file.url}: {branch.name} has {len(content)} values in the "
                     f"entries {self._start} to {self._stop}, but {branch.counter} counts "
-                    f"{self.offsets(branch.counter)[-1]}: the file is damaged, or was merged "
-                    "wrongly"
+                    f"{expected}: the file is damaged, or was merged wrongly"
                 )
             self._contents[branch.name] = content
         return self._contents[branch.name]
