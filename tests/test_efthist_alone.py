@@ -15,6 +15,8 @@ import pytest
 from conftest import REPO
 
 from looseleaf.efthist import kernels, machine
+from looseleaf.objects import kernels as object_kernels
+from looseleaf.objects import loops
 
 pytestmark = pytest.mark.slow
 
@@ -202,8 +204,10 @@ def test_damaged_code_is_compiled_again(fill: Any, tmp_path: Path, length: int) 
 @pytest.mark.parametrize("terms", ["D", "F"])
 def test_loops_call_nothing_but_what_llvm_has_itself(terms: str) -> None:
     # a symbol of numba's or Python's would end the process that hasn't imported numba
-    for name, letters in machine.SIGNATURES.items():
-        text = kernels.compiled(name, *(part.format(terms=terms) for part in letters))
+    own = [(kernels, name, letters) for name, letters in machine.SIGNATURES.items()]
+    of_objects = [(object_kernels, name, letters) for name, letters in loops.SIGNATURES.items()]
+    for module, name, letters in (*own, *of_objects):
+        text = module.compiled(name, *(part.format(terms=terms) for part in letters))
         outside = re.findall(r"^declare .*?@([\w.]+)|^@(\w+) = external", text, re.MULTILINE)
         assert [a or b for a, b in outside if not a.startswith("llvm.")] == [], name
 

@@ -11,8 +11,9 @@ from looseleaf.objects.chunk import Branches
 from looseleaf.objects.evaluation import Undecided
 from looseleaf.objects.events import Selection
 from looseleaf.objects.expressions import Expression
-from looseleaf.objects.flat import Flat, delta_r, largest
+from looseleaf.objects.flat import Flat, largest
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.loops import farther, places_of
 
 NAN = float("nan")
 
@@ -92,13 +93,26 @@ def directions(rng: np.random.Generator, size: int) -> Any:
 
 
 def test_distances_are_those_of_coffea_to_the_bit() -> None:
+    """For some limits: a pair is farther than the next smaller distance, and not than its own."""
     rng = np.random.default_rng(3)
     one, other = directions(rng, 50_000), directions(rng, 50_000)
     other = other[rng.permutation(len(other))]
-    sides = [ak.to_numpy(side[name]) for side in (one, other) for name in ("eta", "phi")]
-    expected = ak.to_numpy(one.delta_r(other))
-    found = delta_r(*sides)
-    assert (found.dtype, found.tobytes()) == (expected.dtype, expected.tobytes())
+    expected, event = ak.to_numpy(one.delta_r(other)), np.arange(50_000)
+    sides = [tuple(ak.to_numpy(side[name]) for name in ("eta", "phi")) for side in (one, other)]
+    assert np.isnan(expected).any()
+    limits = rng.choice(expected[np.isfinite(expected)], 200)
+    for limit in [*limits, *np.nextafter(limits, np.float32(0))]:
+        found = farther(event, event, sides[0], event, event, sides[1], limit)
+        assert np.array_equal(found, expected > limit)
+
+
+def test_lists_that_do_not_fit_are_refused() -> None:
+    """A loop in machine code would read and write beyond its arrays."""
+    marks, every = np.ones(5, bool), np.ones(2, bool)
+    assert places_of(np.array([0, 2, 5]), marks, every)[1].tolist() == [0, 0, 1, 1, 1]
+    for offsets in ([0, 10, 5], [0, 6, 6], [0, 3, 4], [-1, 3, 5], [0, 5], [0, 1, 2, 5]):
+        with pytest.raises(ValueError, match="as many objects"):
+            places_of(np.array(offsets), marks, every)
 
 
 def test_what_is_away_from_every_lepton_of_its_event() -> None:

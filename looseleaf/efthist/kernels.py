@@ -11,7 +11,7 @@ from typing import Any
 import numba
 from llvmlite import ir
 from numba.extending import intrinsic
-from numba.types import CPointer, float32, float64, int64, uint64, void
+from numba.types import CPointer, float32, float64, int64, uint8, uint64, void
 
 from looseleaf.efthist.machine import LANES, UNSURE
 
@@ -170,6 +170,7 @@ TYPES = {
     "i": int64,
     "u": uint64,
     "d": float64,
+    "B": CPointer(uint8),
     "I": CPointer(int64),
     "D": CPointer(float64),
     "F": CPointer(float32),
@@ -178,6 +179,15 @@ TYPES = {
 
 def compiled(name: str, returned: str, arguments: str) -> str:
     """The LLVM code of a loop, for a signature in the letters of TYPES."""
+    return llvm_code(globals()[name], returned, arguments)
+
+
+def llvm_code(function: Any, returned: str, arguments: str) -> str:
+    """The LLVM code of a function, for a signature in the letters of TYPES.
+
+    As in numpy, a division by zero gives infinity or NaN: an exception would need Python.
+    """
     signature = TYPES[returned](*(TYPES[letter] for letter in arguments))
-    text: str = numba.cfunc(signature, forceinline=True)(globals()[name]).inspect_llvm()
+    how = {"forceinline": True, "error_model": "numpy"}
+    text: str = numba.cfunc(signature, **how)(function).inspect_llvm()
     return text

@@ -1,4 +1,4 @@
-"""The loops of `kernels` as machine code, compiled once and kept.
+"""Loops as machine code, compiled once and kept: those of `kernels`, and other modules' own.
 
 numba's result for a loop is kept as LLVM code in the user's own cache, under a hash of the sources,
 so that a copy of the package on a worker finds it too. It is called without numba, whose import and
@@ -10,7 +10,7 @@ import ctypes
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
@@ -27,7 +27,8 @@ Array = NDArray[Any]
 UNSURE = -2
 # how many terms a processor adds at once; those of a bin begin at multiples of this
 LANES = 4
-# the types of results and arguments: integers, doubles, and pointers to them (I, D) or floats (F)
+# the types of results and arguments: integers, doubles, and pointers to them (I, D), to floats (F)
+# or to bytes (B)
 SIGNATURES = {
     "equal_bins": ("i", "ddidiDiI"),
     "searched_bins": ("", "DiIidiDiI"),
@@ -38,6 +39,7 @@ KINDS: dict[str, type[ctypes.c_int64 | ctypes.c_uint64 | ctypes.c_double | ctype
     "i": ctypes.c_int64,
     "u": ctypes.c_uint64,
     "d": ctypes.c_double,
+    "B": ctypes.c_void_p,
     "I": ctypes.c_void_p,
     "D": ctypes.c_void_p,
     "F": ctypes.c_void_p,
@@ -124,24 +126,55 @@ def address(array: Array) -> int:
     return int(array.__array_interface__["data"][0])
 
 
+class Loops:
+    """The loops of a module of the package, by their `signatures`.
+
+    `source` is the file of the module, and `compiled` gives the LLVM code of a loop, from its name
+    and the letters of its result and arguments.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        signatures: Mapping[str, tuple[str, str]],
+        compiled: Callable[[str, str, str], str],
+    ) -> None:
+        self._source, self._signatures, self._compiled = source, signatures, compiled
+        self._linked: dict[tuple[str, int], Callable[..., Any]] = {}
+
+    def __call__(self, name: str, itemsize: int = 8) -> Callable[..., Any]:
+        """A loop for `terms` of so many bytes, called with addresses; it releases the GIL."""
+        if (name, itemsize) not in self._linked:
+            self._linked[name, itemsize] = self._link(name, "F" if itemsize == 4 else "D")
+        return self._linked[name, itemsize]
+
+    def _link(self, name: str, terms: str) -> Callable[..., Any]:
+        returned, arguments = (letters.format(terms=terms) for letters in self._signatures[name])
+        place = self._place(f"{name}-{terms}")
+        text = _kept(place)
+        if text is None:
+            text = self._compiled(name, returned, arguments)
+            _keep(place, text)
+        result = KINDS[returned] if returned else None
+        kinds = [KINDS[letter] for letter in arguments]
+        return ctypes.CFUNCTYPE(result, *kinds)(_in_memory(text))
+
+    def _place(self, name: str) -> Path | None:
+        path = folder()
+        return None if path is None else path / f"{name}-{_state(self._source)}.ll"
+
+
+def _compiled(name: str, returned: str, arguments: str) -> str:
+    from looseleaf.efthist import kernels  # noqa: PLC0415 - numba is needed for this alone
+
+    return kernels.compiled(name, returned, arguments)
+
+
+LOOPS = Loops(Path(__file__).with_name("kernels.py"), SIGNATURES, _compiled)
+
+
 def _loop(name: str, terms: Array | None = None) -> Callable[..., Any]:
-    return _linked(name, "F" if terms is not None and terms.itemsize == 4 else "D")
-
-
-@cache
-def _linked(name: str, terms: str) -> Callable[..., Any]:
-    """A loop for terms of a type, to be called with addresses; it releases the GIL."""
-    returned, arguments = (letters.format(terms=terms) for letters in SIGNATURES[name])
-    place = _place(f"{name}-{terms}")
-    text = _kept(place)
-    if text is None:
-        from looseleaf.efthist import kernels  # noqa: PLC0415 - numba is needed for this alone
-
-        text = kernels.compiled(name, returned, arguments)
-        _keep(place, text)
-    result = KINDS[returned] if returned else None
-    kinds = [KINDS[letter] for letter in arguments]
-    return ctypes.CFUNCTYPE(result, *kinds)(_in_memory(text))
+    return LOOPS(name, 8 if terms is None else terms.itemsize)
 
 
 # keeps the machine code alive
@@ -191,16 +224,11 @@ def folder() -> Path | None:
 
 
 @cache
-def _state() -> str:
+def _state(source: Path) -> str:
     """A hash of all that affects machine code: the sources, numba, and the processor."""
-    sources = [Path(__file__).with_name(name).read_bytes() for name in ("kernels.py", "machine.py")]
+    sources = [path.read_bytes() for path in (source, Path(__file__))]
     target = f"{version('numba')} {version('llvmlite')} {llvm.get_host_cpu_name()}"
     return hashlib.sha256(b"\0".join([*sources, target.encode()])).hexdigest()[:16]
-
-
-def _place(name: str) -> Path | None:
-    path = folder()
-    return None if path is None else path / f"{name}-{_state()}.ll"
 
 
 def _kept(place: Path | None) -> str | None:

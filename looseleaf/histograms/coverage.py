@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from looseleaf.errors import DataFileError
 from looseleaf.histograms.typed import Plain, S, Weighted, part
 from looseleaf.losses import Loss
+from looseleaf.objects import loops
 from looseleaf.objects.analysis import Analysis
 
 NUMBER, WEIGHT = "number", "weight"
@@ -42,17 +43,10 @@ def cover(out: Plain, axis: str, edges: Edges, values: ArrayLike, weight: NDArra
 
     Entries with a weight of zero and NaN are left out.
     """
-    numbers = np.asarray(values, np.float64)
-    filled = (weight != 0) & ~np.isnan(numbers)
-    if not filled.all():
-        numbers, weight = numbers[filled], weight[filled]
-    view = out.view(flow=True)
-    side = (numbers >= edges[0]).astype(np.int64) + (numbers >= edges[-1])
-    place = side * view.shape[-1] + out.axes["value"].index(numbers) + 1
-    index = out.axes["axis"].index(axis)
-    for of, weights in enumerate((None, np.abs(weight))):
-        added = np.bincount(place, weights, minlength=len(SIDES) * view.shape[-1])
-        view[of, index] += added.reshape(len(SIDES), -1)
+    counts, sums = loops.cover(edges[0], edges[-1], out.axes["value"].edges, values, weight)
+    view, index = out.view(flow=True), out.axes["axis"].index(axis)
+    for of, added in enumerate((counts, sums)):
+        view[of, index] += added
 
 
 def weighed(histogram: hist.Hist[S], factor: float) -> hist.Hist[S]:
@@ -166,33 +160,16 @@ def enter(out: Weighted, *values: Any, weight: NDArray[Any]) -> None:
 
     Entries with a weight of zero are left out.
     """
-    filled = weight != 0
     view = out.view(flow=True)
     shape = view.shape[1:]
-    place = [
-        axis.index(v) + int(axis.traits.underflow)
-        for axis, v in zip(out.axes[1:], values, strict=True)
-    ]
+    axes = zip(out.axes[1:], values, strict=True)
+    place = [axis.index(value) + int(axis.traits.underflow) for axis, value in axes]
     at = np.ravel_multi_index(tuple(np.broadcast_arrays(*place)), shape) if place else 0
-    flat = np.broadcast_to(at, filled.shape)
-    if not filled.all():
-        weight, flat = weight[filled], flat[filled]
-    weight = np.abs(weight)
-    numbers = np.bincount(flat, minlength=int(np.prod(shape))).reshape(shape)
-    for sums, size in ((view.value, weight), (view.variance, np.square(weight))):
-        sums[0] += numbers
-        sums[1] = _added(sums[1].ravel(), flat, size).reshape(shape)
-
-
-def _added(
-    sums: NDArray[np.float64], place: NDArray[np.int64], added: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Sums with values added at their places, one after the other, as np.add.at does slower."""
-    if sums.any():
-        place = np.concatenate([np.arange(len(sums)), place])
-        added = np.concatenate([sums, added])
-    total: NDArray[np.float64] = np.bincount(place, added, len(sums)).astype(np.float64)
-    return total
+    counts = np.zeros(shape)
+    sums, squares = (np.ascontiguousarray(sums[1]) for sums in (view.value, view.variance))
+    loops.enter(np.atleast_1d(at), weight, counts, sums, squares)
+    view.value[...] = view.value[0] + counts, sums
+    view.variance[...] = view.variance[0] + counts, squares
 
 
 def dominated(histogram: Weighted) -> list[tuple[tuple[int, ...], int, float]]:

@@ -13,8 +13,9 @@ from looseleaf.objects.branches import WEIGHT
 from looseleaf.objects.chunk import Branches
 from looseleaf.objects.evaluation import Undecided, as_floats
 from looseleaf.objects.expressions import Expression
-from looseleaf.objects.flat import Flat, delta_r
+from looseleaf.objects.flat import Flat
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.loops import farther, places_of
 
 # genPartFlav of a prompt lepton, and of one from a prompt tau
 PROMPT, PROMPT_TAU = 1, 15
@@ -44,9 +45,8 @@ class Selection:
         among: NDArray[np.bool_] | None = None,
     ) -> Self:
         """The leptons that are chosen, in all events or `among` some."""
-        event = leptons.event
-        index = np.flatnonzero(chosen if among is None else chosen & among[event])
-        return cls(branches, leptons, index, event[index])
+        among = np.ones(leptons.events, bool) if among is None else among
+        return cls(branches, leptons, *places_of(leptons.offsets, chosen, among))
 
     @property
     def size(self) -> int:
@@ -64,19 +64,13 @@ class Selection:
     def distant(self, others: "Selection", dr_min: float) -> NDArray[np.bool_]:
         """Which of `others`, such as jets, are farther than `dr_min` from all leptons of their
         event."""
-        eta, phi = (self.take(self._leptons[name]) for name in ("eta", "phi"))
-        other_eta, other_phi = (others.take(others._leptons[name]) for name in ("eta", "phi"))
-        of_event = np.bincount(self.event, minlength=self._leptons.events)
-        first = np.cumsum(of_event) - of_event
-        number = of_event[others.event]
-        out = np.ones(others.size, bool)
-        # the first lepton of each event, then the second of those that have two
-        for place in range(number.max(initial=0)):
-            near = np.flatnonzero(number > place)
-            lepton = first[others.event[near]] + place
-            distance = delta_r(other_eta[near], other_phi[near], eta[lepton], phi[lepton])
-            out[near] &= distance > dr_min
-        return out
+        directions, other_directions = (
+            (leptons["eta"], leptons["phi"]) for leptons in (self._leptons, others._leptons)
+        )
+        return farther(
+            self.event, self._index, directions,
+            others.event, others._index, other_directions, dr_min,
+        )  # fmt: skip
 
     def column(self, text: str) -> NDArray[np.float64]:
         """An expression over branches of the event (`PV_npvs`) or of the lepton (`Muon_pt`).

@@ -13,9 +13,6 @@ from awkward.contents import ListOffsetArray, NumpyArray
 from awkward.index import Index64
 from numpy.typing import NDArray
 
-# coffea's and ROOT's range of angles
-TURN = 2 * np.pi
-
 
 class Flat:
     """The objects of a collection in `lists`, with a flat array for each field: `muons["pt"]`.
@@ -79,11 +76,6 @@ class Flat:
         """The number of objects of each event."""
         return np.diff(self.offsets)
 
-    @cached_property
-    def event(self) -> NDArray[np.int64]:
-        """The event of each object."""
-        return np.repeat(np.arange(self.events), self.counts)
-
     def number(self, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
         """How many objects of each event are chosen."""
         before = np.zeros(len(self) + 1, np.int64)
@@ -93,17 +85,6 @@ class Flat:
     def listed(self, values: NDArray[Any]) -> ak.Array:
         """Values of all objects, as a list in each event."""
         return ak.Array(ListOffsetArray(Index64(self.offsets), NumpyArray(values)))
-
-
-def delta_r(
-    eta: NDArray[Any], phi: NDArray[Any], other_eta: NDArray[Any], other_phi: NDArray[Any]
-) -> NDArray[Any]:
-    """Distances of directions, sqrt(deta^2 + dphi^2), as coffea's vectors compute them."""
-    d_phi = phi - other_phi + np.pi
-    # most angles need no remainder, which takes longer than all the rest
-    turned = np.flatnonzero((d_phi < 0) | (d_phi >= TURN))
-    d_phi[turned] %= TURN
-    return np.asarray(np.sqrt((d_phi - np.pi) ** 2 + (eta - other_eta) ** 2))
 
 
 def largest(values: NDArray[Any], event: NDArray[np.int64], events: int) -> NDArray[np.float64]:

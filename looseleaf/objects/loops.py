@@ -1,0 +1,139 @@
+"""Loops over the objects of events as machine code.
+
+Each does in one pass what numpy needs several arrays as long as a collection for.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from looseleaf.efthist.machine import Loops, address
+
+SIGNATURES = {
+    "places_of": ("i", "IiBiBII"),
+    "farther": ("", "IIi{terms}{terms}IIi{terms}{terms}{terms}B"),
+    "cover": ("", "ddDiDDiDD"),
+    "enter": ("", "IiDiDDD"),
+}
+
+
+def _compiled(name: str, returned: str, arguments: str) -> str:
+    from looseleaf.objects import kernels  # noqa: PLC0415 - numba is needed for this alone
+
+    return kernels.compiled(name, returned, arguments)
+
+
+LOOPS = Loops(Path(__file__).with_name("kernels.py"), SIGNATURES, _compiled)
+Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+
+def places_of(offsets: Integers, chosen: Flags, among: Flags) -> tuple[Integers, Integers]:
+    """The places of the chosen objects in the events `among` all, and their events."""
+    # the last is written over again and again once all are found
+    index, event = (np.empty(len(chosen) + 1, np.int64) for _ in range(2))
+    begins, marks, wanted = (
+        np.ascontiguousarray(offsets, np.int64),
+        np.ascontiguousarray(chosen, np.bool_),
+        np.ascontiguousarray(among, np.bool_),
+    )
+    number = -1
+    if len(begins) == len(wanted) + 1:
+        number = LOOPS("places_of")(
+            address(begins),
+            len(wanted),
+            address(marks),
+            len(marks),
+            address(wanted),
+            address(index),
+            address(event),
+        )
+    if number < 0:
+        raise ValueError("lists don't have as many objects as their events count")
+    return index[:number].copy(), event[:number].copy()
+
+
+def farther(
+    event: Integers,
+    index: Integers,
+    directions: tuple[NDArray[Any], NDArray[Any]],
+    other_event: Integers,
+    other_index: Integers,
+    other_directions: tuple[NDArray[Any], NDArray[Any]],
+    least: float,
+) -> Flags:
+    """Which others are farther than `least` from all objects of their event.
+
+    `directions` are eta and phi by the `index` of an object; both are in the order of events.
+    """
+    kind = np.result_type(np.float32, *directions, *other_directions)
+    eta, phi, other_eta, other_phi, given = (
+        np.ascontiguousarray(values, kind)
+        for values in (*directions, *other_directions, (np.pi, least))
+    )
+    out = np.empty(len(other_event), np.bool_)
+    LOOPS("farther", kind.itemsize)(
+        address(event),
+        address(index),
+        len(event),
+        address(eta),
+        address(phi),
+        address(other_event),
+        address(other_index),
+        len(other_event),
+        address(other_eta),
+        address(other_phi),
+        address(given),
+        address(out),
+    )
+    return out
+
+
+def cover(
+    low: float, high: float, edges: Floats, values: ArrayLike, weights: Floats
+) -> tuple[Floats, Floats]:
+    """How many values are below, within and above an axis by bin of `edges`, and their weights.
+
+    The first and the last bin are those beyond the edges. Weights count absolutely; those of zero,
+    and values that are NaN, are left out.
+    """
+    edges, numbers, weights = (
+        np.ascontiguousarray(array, np.float64) for array in (edges, values, weights)
+    )
+    if numbers.shape != weights.shape:
+        raise ValueError("there is not one weight for each value")
+    counts, sums = (np.zeros((3, len(edges) + 1)) for _ in range(2))
+    LOOPS("cover")(
+        low,
+        high,
+        address(edges),
+        len(edges),
+        address(numbers),
+        address(weights),
+        len(weights),
+        address(counts),
+        address(sums),
+    )
+    return counts, sums
+
+
+def enter(places: Integers, weights: Floats, counts: Floats, sums: Floats, squares: Floats) -> None:
+    """Add the absolute weights of entries to `sums` at their places, and their squares.
+
+    There is a place for each entry, or one for all. Weights of zero are left out.
+    """
+    weights = np.ascontiguousarray(weights, np.float64)
+    if len(places) not in (1, len(weights)):
+        raise ValueError("there is not one weight for each entry")
+    LOOPS("enter")(
+        address(places),
+        int(len(places) > 1),
+        address(weights),
+        len(weights),
+        address(counts),
+        address(sums),
+        address(squares),
+    )
