@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import cramjam
 import numpy as np
@@ -283,16 +283,30 @@ class _Packed:
 
 
 class _Basket(NamedTuple):
-    """The numbers of a basket, and for lists where those of each entry begin."""
+    """The numbers of a basket and, for lists, the table of where each entry begins behind its key,
+    in bytes."""
 
     content: NDArray[Any]
-    offsets: NDArray[np.int64] | None
+    table: NDArray[np.int32] | None
+    key: int
 
     def piece(self, begin: int, end: int) -> NDArray[Any]:
         """The numbers of some of its entries."""
-        if self.offsets is None:
-            return self.content[begin:end]
-        return self.content[self.offsets[begin] : self.offsets[end]]
+        return self.content[self._place(begin) : self._place(end)]
+
+    def own(self) -> Self:
+        """The same in memory of its own."""
+        content = self.content.astype(self.content.dtype.newbyteorder("="))
+        return self._replace(
+            content=content, table=None if self.table is None else self.table.copy()
+        )
+
+    def _place(self, entry: int) -> int:
+        if self.table is None:
+            return entry
+        if entry == len(self.table):
+            return len(self.content)
+        return (int(self.table[entry]) - self.key) // self.content.itemsize
 
 
 class Baskets:
@@ -342,9 +356,11 @@ class Baskets:
                 basket = kept.get(number)
                 if basket is None:
                     basket = self._basket(self._packed(branch, number, next(packed)))
-                part = basket.piece(max(start, begin) - begin, min(stop, end) - begin)
+                    if stop < end:
+                        basket = basket.own()
                 if stop < end:
                     self._kept[branch.name] = number, basket
+                part = basket.piece(max(start, begin) - begin, min(stop, end) - begin)
             if filled + len(part) > len(out):
                 out = np.concatenate([out, np.empty(filled + len(part), out.dtype)])
             out[filled : filled + len(part)] = part
@@ -372,18 +388,15 @@ class Baskets:
         return data[: packed.border].view(packed.branch.dtype), data[packed.border :]
 
     def _basket(self, packed: "_Packed") -> "_Basket":
-        """A basket of which only some entries are asked for."""
-        branch, entries = packed.branch, packed.entries
-        values, behind = self._values(packed)
-        content = values.astype(branch.dtype.newbyteorder("="))
-        if branch.counter is None:
-            return _Basket(content, None)
+        """A basket of which only some entries are asked for, valid until the next is unpacked."""
+        content, behind = self._values(packed)
+        if packed.branch.counter is None:
+            return _Basket(content, None, 0)
         # the first is the length of the table
-        table = behind[: 4 * (entries + 1)].view(">i4")
-        if len(table) != entries + 1:
-            raise self._damaged(branch.name, packed.number)
-        offsets = np.append((table[1:] - packed.key) // branch.dtype.itemsize, len(content))
-        return _Basket(content, offsets.astype(np.int64))
+        table = behind[: 4 * (packed.entries + 1)].view(">i4")
+        if len(table) != packed.entries + 1:
+            raise self._damaged(packed.branch.name, packed.number)
+        return _Basket(content, table[1:], packed.key)
 
     def _unpacked(self, data: memoryview, size: int, name: str, number: int) -> NDArray[np.uint8]:
         """The content of a basket, valid until the next one is unpacked."""

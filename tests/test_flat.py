@@ -11,7 +11,7 @@ from looseleaf.objects.chunk import Branches
 from looseleaf.objects.evaluation import Undecided
 from looseleaf.objects.events import Selection
 from looseleaf.objects.expressions import Expression
-from looseleaf.objects.flat import Flat, largest
+from looseleaf.objects.flat import Flat
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.loops import farther, places_of
 
@@ -73,12 +73,15 @@ def test_flat_objects_of_chosen_events_are_theirs(muons: Any) -> None:
         assert flat.listed(hard).to_list() == (part.pt > 20).to_list()
 
 
-def test_the_largest_value_of_an_event() -> None:
-    values = np.array([3, 5, NAN, NAN, 2, 1], "f4")
-    found = largest(values, np.array([0, 0, 0, 2, 4, 4]), 6)
-    assert found.tolist()[:2] == [5, 0]
-    assert np.isnan(found[2])
-    assert found.tolist()[3:] == [0, 2, 0]
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+def test_the_largest_value_of_an_event(kind: str) -> None:
+    lists = ak.Array([[9, 3, 5, NAN], [], [NAN], [], [2, 7, 1], [NAN, 4, 8], [NAN, NAN]])
+    flat = Flat(ak.values_astype(ak.zip({"pt": lists}), kind))
+    chosen = flat["pt"] != 9
+    some = Selection.of(Branches(None), flat, chosen)
+    found = some.largest("pt", some.take(flat["pt"]) != 7)
+    np.testing.assert_array_equal(found, [5, 0, NAN, 0, 2, 8, NAN])
+    assert found.dtype == np.float64
 
 
 def directions(rng: np.random.Generator, size: int) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 import correctionlib
@@ -31,7 +31,7 @@ from looseleaf.objects.events import (
     weights,
 )
 from looseleaf.objects.expressions import Expression
-from looseleaf.objects.flat import Flat, largest
+from looseleaf.objects.flat import Flat
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.names import (
@@ -50,8 +50,8 @@ from looseleaf.objects.processor import BranchesProcessor
 
 
 @dataclass(frozen=True)
-class _Counted:
-    """Selected leptons, in flat arrays with one entry for each.
+class _Leptons:
+    """The leptons of which regions count some, in flat arrays with one entry for each.
 
     `met` is the missing momentum of their events [GeV], `mt` the transverse mass [GeV], and
     `trigger` the weight of the trigger. `x` and `y` are the lepton's coordinates, and `place` those
@@ -59,31 +59,39 @@ class _Counted:
     """
 
     selection: Selection
-    pt: NDArray[np.float64]
-    eta: NDArray[np.float64]
+    pt: NDArray[Any]
+    eta: NDArray[Any]
     met: NDArray[np.float64]
     mt: NDArray[np.float64]
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
-    place: tuple[NDArray[np.float64], NDArray[np.float64]]
+    x: NDArray[Any]
+    y: NDArray[Any]
+    place: tuple[NDArray[Any], NDArray[Any]]
     tight: NDArray[np.bool_]
     trigger: NDArray[np.float64]
 
-    def narrowed(self, chosen: NDArray[np.int64]) -> "_Counted":
-        """Some of the leptons, by their places among these."""
-        x, y = self.place
-        return _Counted(
-            self.selection.narrowed(chosen),
-            self.pt[chosen],
-            self.eta[chosen],
-            self.met[chosen],
-            self.mt[chosen],
-            self.x[chosen],
-            self.y[chosen],
-            (x[chosen], y[chosen]),
-            self.tight[chosen],
-            self.trigger[chosen],
-        )
+
+class _Counted:
+    """The leptons of a region, `chosen` among all."""
+
+    def __init__(self, leptons: _Leptons, chosen: NDArray[np.int64]) -> None:
+        self._leptons, self._chosen = leptons, chosen
+        self.selection = leptons.selection.narrowed(chosen)
+        self.trigger = leptons.trigger[chosen]
+        # by their places among these
+        self.tight = np.flatnonzero(leptons.tight[chosen])
+        # by variation, of loose and of tight leptons
+        self.weights: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+
+    def of(self, name: str) -> NDArray[Any]:
+        """One of the leptons' arrays."""
+        values: NDArray[Any] = getattr(self._leptons, name)[self._chosen]
+        return values
+
+    @cached_property
+    def place(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The coordinates at which the leptons are filled."""
+        x, y = self._leptons.place
+        return x[self._chosen], y[self._chosen]
 
 
 class FakeRateProcessor(BranchesProcessor):
@@ -156,7 +164,7 @@ class FakeRateProcessor(BranchesProcessor):
         # what is counted are leptons of these events, and only they need jets
         counting = Selection.of(branches, leptons, denominator, one_loose)
         met_pt, met_phi = met(branches)
-        every = self._counted(branches, counting, leptons, momentum, tight, met_pt, met_phi)
+        every = self._described(branches, counting, leptons, momentum, tight, met_pt, met_phi)
         region = analysis.region
         first_cuts = {
             "certified": certified(branches),
@@ -178,12 +186,17 @@ class FakeRateProcessor(BranchesProcessor):
 
         def counted(**replaced: Any) -> _Counted:
             region = reduce(np.logical_and, {**passing, **replaced}.values())
-            return every.narrowed(np.flatnonzero(region))
+            return _Counted(every, np.flatnonzero(region))
 
         event_weight = self._event_weights(branches)
 
         def weigh(selected: _Counted, variation: str = NOMINAL) -> tuple[Any, Any]:
             """The weights of the loose leptons, and of the tight ones among them."""
+            if variation not in selected.weights:
+                selected.weights[variation] = weighed(selected, variation)
+            return selected.weights[variation]
+
+        def weighed(selected: _Counted, variation: str) -> tuple[Any, Any]:
             if analysis.weights == "counts":
                 weight = (selected.trigger > 0).astype(np.float64)
                 return weight, weight[selected.tight]
@@ -215,7 +228,7 @@ class FakeRateProcessor(BranchesProcessor):
         out |= self._spread(nominal, of_loose, event_weight[NOMINAL])
         return out | self._expectation(nominal, of_loose) | undecided.counted()
 
-    def _counted(
+    def _described(
         self,
         branches: Branches,
         leptons: Selection,
@@ -224,7 +237,7 @@ class FakeRateProcessor(BranchesProcessor):
         tight: NDArray[np.bool_],
         met_pt: NDArray[np.float64],
         met_phi: NDArray[np.float64],
-    ) -> _Counted:
+    ) -> _Leptons:
         """Leptons with all that regions and histograms need of them."""
         pt, eta, phi = (leptons.take(objects[name]) for name in ("pt", "eta", "phi"))
         x, y = leptons.take(momentum), np.abs(eta) if self._analysis.eta == "absolute" else eta
@@ -232,7 +245,7 @@ class FakeRateProcessor(BranchesProcessor):
             fired(branches, trigger["paths"])[leptons.event] for trigger in self._analysis.triggers
         ]
         of_met = met_pt[leptons.event]
-        return _Counted(
+        return _Leptons(
             leptons,
             pt,
             eta,
@@ -260,14 +273,14 @@ class FakeRateProcessor(BranchesProcessor):
         analysis = self._analysis
         out: dict[str, hist.Hist[Any]] = {}
         of_loose, _ = weigh(nominal)
-        seen = {"pt": (nominal.x, of_loose), "abs_eta": (nominal.y, of_loose)}
+        seen = {"pt": (nominal.of("x"), of_loose), "abs_eta": (nominal.of("y"), of_loose)}
         everywhere = np.ones(len(of_met), bool)
-        without_met, without_mt = counted(met=everywhere), counted(mt=everywhere)
         spectra = [
-            (_spectrum("met", "Missing momentum [GeV]"), without_met, without_met.met),
-            (_spectrum("mt", "Transverse mass [GeV]"), without_mt, without_mt.mt),
+            (_spectrum("met", "Missing momentum [GeV]"), counted(met=everywhere)),
+            (_spectrum("mt", "Transverse mass [GeV]"), counted(mt=everywhere)),
         ]
-        for axis, selected, of_leptons in spectra:
+        for axis, selected in spectra:
+            of_leptons = selected.of(axis.name)
             out[axis.name] = self._by_point(axis, selected, of_leptons, weigh)
             seen[axis.name] = of_leptons, weigh(selected)[0]
         for name, observable in analysis.observables.items():
@@ -284,8 +297,8 @@ class FakeRateProcessor(BranchesProcessor):
                 hist.axis.Variable(region["edges"], name="mt", label="Transverse mass [GeV]"),
                 storage=hist.storage.Weight(),
             )
-            hard = (selected.pt > region["pt_min"])[selected.tight]
-            values = selected.mt[selected.tight]
+            hard = (selected.of("pt") > region["pt_min"])[selected.tight]
+            values = selected.of("mt")[selected.tight]
             seen["prompt_fit"] = values[hard], weigh(selected)[1][hard]
             out["prompt_fit"].fill(values[hard], weight=seen["prompt_fit"][1])
         out[COVERAGE] = coverage(seen)
@@ -355,8 +368,7 @@ class FakeRateProcessor(BranchesProcessor):
         hard = jets["pt"] > min(away_jet_thresholds(self._analysis).values())
         central = np.abs(jets["eta"]) < cuts["abs_eta_max"]
         jet = Selection.of(branches, jets, hard & central, among)
-        away = jet.narrowed(np.flatnonzero(leptons.distant(jet, cuts["dr_min"])))
-        return largest(away.take(jets["pt"]), away.event, len(branches))
+        return jet.largest("pt", leptons.distant(jet, cuts["dr_min"]))
 
     @staticmethod
     def _of_event(chosen: NDArray[np.bool_], leptons: Selection, events: int) -> NDArray[np.bool_]:
@@ -394,7 +406,7 @@ class FakeRateProcessor(BranchesProcessor):
         assert self._analysis.truth is not None
         correction = correctionlib.CorrectionSet.from_string(self._truth)
         f = correction[self._analysis.truth["correction"]].evaluate(
-            selected.pt.astype(np.float64), np.abs(selected.eta).astype(np.float64)
+            selected.of("pt").astype(np.float64), np.abs(selected.of("eta")).astype(np.float64)
         )
         out: dict[str, Plain] = {}
         for name, value in (
@@ -416,9 +428,11 @@ class FakeRateProcessor(BranchesProcessor):
         passing, of_step = None, weight
         sums = weight.sum(), np.square(weight).sum()
         for index, cut in enumerate((np.ones(len(weight), bool), *cuts)):
-            kept = np.flatnonzero(cut if passing is None else cut[passing])
-            if len(kept) < len(of_step):
-                passing, of_step = kept if passing is None else passing[kept], of_step[kept]
+            kept = cut if passing is None else cut[passing]
+            if not kept.all():
+                # faster than by a mask
+                chosen = np.flatnonzero(kept)
+                passing, of_step = chosen if passing is None else passing[chosen], of_step[chosen]
                 sums = of_step.sum(), np.square(of_step).sum()
             counts.view()[index] = len(of_step)
             weighted.view()[index] = sums

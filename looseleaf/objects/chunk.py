@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import awkward as ak
+import numpy as np
 from numpy.typing import NDArray
 
 from looseleaf.errors import ConfigError
@@ -46,7 +47,8 @@ class Branches:
 
     def numbers(self, name: str) -> NDArray[Any]:
         """A branch with a number for each event."""
-        numbers: NDArray[Any] = ak.to_numpy(self[name])
+        values = self[name]
+        numbers: NDArray[Any] = values if isinstance(values, np.ndarray) else ak.to_numpy(values)
         return numbers
 
     def objects(self, collection: str) -> Flat:

@@ -15,7 +15,7 @@ from looseleaf.objects.evaluation import Undecided, as_floats
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.flat import Flat
 from looseleaf.objects.leptons import WorkingPoints
-from looseleaf.objects.loops import farther, places_of
+from looseleaf.objects.loops import farther, largest, places_of
 
 # genPartFlav of a prompt lepton, and of one from a prompt tau
 PROMPT, PROMPT_TAU = 1, 15
@@ -71,6 +71,12 @@ class Selection:
             self.event, self._index, directions,
             others.event, others._index, other_directions, dr_min,
         )  # fmt: skip
+
+    def largest(self, name: str, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """The largest value of a field in each event among the chosen ones of these, 0 if there is
+        none; NaN counts if there is nothing else."""
+        values, events = self._leptons[name], self._leptons.events
+        return largest(self.event, self._index, values, chosen, events)
 
     def column(self, text: str) -> NDArray[np.float64]:
         """An expression over branches of the event (`PV_npvs`) or of the lepton (`Muon_pt`).

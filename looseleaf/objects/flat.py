@@ -78,6 +78,8 @@ class Flat:
 
     def number(self, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
         """How many objects of each event are chosen."""
+        if not chosen.any():
+            return np.zeros(self.events, np.int64)
         before = np.zeros(len(self) + 1, np.int64)
         np.cumsum(chosen, out=before[1:])
         return np.diff(before[self.offsets])
@@ -85,15 +87,3 @@ class Flat:
     def listed(self, values: NDArray[Any]) -> ak.Array:
         """Values of all objects, as a list in each event."""
         return ak.Array(ListOffsetArray(Index64(self.offsets), NumpyArray(values)))
-
-
-def largest(values: NDArray[Any], event: NDArray[np.int64], events: int) -> NDArray[np.float64]:
-    """The largest value of each event, 0 if it has none; NaN counts if there is nothing else.
-
-    `event` has the values' events, in rising order.
-    """
-    out = np.zeros(events)
-    if len(values):
-        first = np.flatnonzero(np.diff(event, prepend=-1))
-        out[event[first]] = np.fmax.reduceat(values, first)
-    return out

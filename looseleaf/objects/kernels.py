@@ -56,6 +56,20 @@ def farther(
         out[other] = away
 
 
+def largest(event, index, size, values, chosen, out):
+    """The largest of the chosen values of each event; NaN only if there is nothing else."""
+    last = -1
+    for place in range(size):
+        if not chosen[place]:
+            continue
+        value = values[index[place]]
+        if event[place] != last:
+            last = event[place]
+            out[last] = value
+        elif value > out[last] or math.isnan(out[last]):
+            out[last] = value
+
+
 def cover(low, high, edges, size, values, weights, number, counts, sums):
     """Count values, and sum the absolute weights, by side of an axis and by bin of `edges`.
 

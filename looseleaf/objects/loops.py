@@ -14,6 +14,7 @@ from looseleaf.efthist.machine import Loops, address
 SIGNATURES = {
     "places_of": ("i", "IiBiBII"),
     "farther": ("", "IIi{terms}{terms}IIi{terms}{terms}{terms}B"),
+    "largest": ("", "IIi{terms}BD"),
     "cover": ("", "ddDiDDiDD"),
     "enter": ("", "IiDiDDD"),
 }
@@ -87,6 +88,27 @@ def farther(
         address(other_eta),
         address(other_phi),
         address(given),
+        address(out),
+    )
+    return out
+
+
+def largest(
+    event: Integers, index: Integers, values: NDArray[Any], chosen: Flags, events: int
+) -> Floats:
+    """The largest of the chosen values in each event, 0 if it has none.
+
+    The objects are in the order of events, their values by `index`. NaN counts if there is nothing
+    else.
+    """
+    values = np.ascontiguousarray(values, np.result_type(np.float32, values))
+    out = np.zeros(events)
+    LOOPS("largest", values.itemsize)(
+        address(event),
+        address(index),
+        len(event),
+        address(values),
+        address(chosen),
         address(out),
     )
     return out
