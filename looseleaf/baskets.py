@@ -32,6 +32,7 @@ TREE_VERSION, BRANCH_VERSION = 20, 13
 TREE_NUMBERS = Struct(">qqqqqdiiiiIqqqqqq")
 BRANCH_BEGIN, BRANCH_NUMBERS = Struct(">iiiiq"), Struct(">iIiqqqq")
 LEAF_NUMBERS = Struct(">iii??")
+VERSION, OBJECT = Struct(">IH"), Struct(">HII")
 KEY = Struct(">ihiIhh")
 BASKET = Struct(">HIIII")
 TYPES = {
@@ -55,6 +56,7 @@ class _Cursor:
 
     def __init__(self, data: memoryview, position: int, origin: int) -> None:
         self.data, self.position, self._origin = data, position, origin
+        self._classes: dict[int, str] = {}
 
     def numbers(self, form: Struct) -> tuple[Any, ...]:
         values = form.unpack_from(self.data, self.position)
@@ -66,17 +68,18 @@ class _Cursor:
         return int.from_bytes(self.data[self.position - size : self.position], "big")
 
     def text(self) -> str:
-        size = self.unsigned(1)
+        size = self.data[self.position]
+        self.position += 1
         size = self.unsigned(4) if size == 255 else size
         self.position += size
         return str(self.data[self.position - size : self.position], "utf-8", "surrogateescape")
 
     def version(self) -> tuple[int, int]:
         """Where an object ends, and the version of its class."""
-        size = self.unsigned(4)
+        size, version = self.numbers(VERSION)
         if not size & BYTE_COUNT:
             raise _Unknown
-        return self.position + (size & ~BYTE_COUNT), self.unsigned(2)
+        return self.position - 2 + (size & ~BYTE_COUNT), version
 
     def skip(self) -> None:
         """Go behind an object."""
@@ -90,9 +93,15 @@ class _Cursor:
         self.position = end
         return name_and_title
 
+    def name(self) -> str:
+        """The name of a TNamed, behind which the cursor then is, before the title."""
+        self.position += VERSION.size
+        self._object()
+        return self.text()
+
     def _object(self) -> None:
-        self.position += 6
-        if self.unsigned(4) & IS_REFERENCED:
+        _, _, bits = self.numbers(OBJECT)
+        if bits & IS_REFERENCED:
             self.position += 2
 
     def elements(self) -> Iterator[str | None]:
@@ -120,11 +129,13 @@ class _Cursor:
             return self._name()
         if not tag & CLASS_REFERENCE:
             raise _Unknown
-        place = (tag & ~CLASS_REFERENCE) - MAP_OFFSET - self._origin
-        first = _Cursor(self.data, place, self._origin)
-        if not 0 <= place < len(self.data) or first.unsigned(4) != NEW_CLASS:
-            raise _Unknown
-        return first._name()
+        if tag not in self._classes:
+            place = (tag & ~CLASS_REFERENCE) - MAP_OFFSET - self._origin
+            first = _Cursor(self.data, place, self._origin)
+            if not 0 <= place < len(self.data) or first.unsigned(4) != NEW_CLASS:
+                raise _Unknown
+            self._classes[tag] = first._name()
+        return self._classes[tag]
 
     def _name(self) -> str:
         begin = self.position
@@ -172,7 +183,7 @@ class Walked:
         for kind in cursor.elements():
             place = cursor.position
             _, version = cursor.version()
-            name, _ = cursor.named()
+            name = cursor.name()
             if kind == "TBranch" and version == BRANCH_VERSION and name not in self._places:
                 self._places[name] = place
             else:

@@ -427,16 +427,19 @@ class FakeRateProcessor(BranchesProcessor):
         weighted = hist.Hist(axis, storage=hist.storage.Weight())
         passing, of_step = None, weight
         sums = weight.sum(), np.square(weight).sum()
-        for index, cut in enumerate((np.ones(len(weight), bool), *cuts)):
+        by_step = [(len(weight), *sums)]
+        for cut in cuts:
             kept = cut if passing is None else cut[passing]
             if not kept.all():
                 # faster than by a mask
                 chosen = np.flatnonzero(kept)
                 passing, of_step = chosen if passing is None else passing[chosen], of_step[chosen]
                 sums = of_step.sum(), np.square(of_step).sum()
-            counts.view()[index] = len(of_step)
-            weighted.view()[index] = sums
-        weighted.view()[-1] = of_loose.sum(), np.square(of_loose).sum()
+            by_step.append((len(of_step), *sums))
+        number, value, variance = map(np.array, zip(*by_step, strict=True))
+        value[-1], variance[-1] = of_loose.sum(), np.square(of_loose).sum()
+        counts[...] = number
+        weighted[...] = np.stack([value, variance], axis=1)
         return {"cutflow": counts, "weighted_cutflow": weighted}
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -137,18 +137,22 @@ def process_task(
 
     Raises `ProcessingFailed` naming the place, and `ChunkReadFailed` if the file can't be read.
     """
-    total: dict[str, Any] | None = None
     records = []
-    for chunk in chunks:
-        try:
-            work = partial(_process, processor, chunk, metadata, worker, tries)
-            result, record = _within(chunk_s, work)
-        except Exception as problem:
-            # a file in an unknown state is opened again
-            _opened.cache_clear()
-            raise _failure_of(chunk, problem) from None
-        total = result if total is None else accumulate([total, result])
-        records.append(record)
+
+    def results() -> Iterator[dict[str, Any]]:
+        for chunk in chunks:
+            try:
+                work = partial(_process, processor, chunk, metadata, worker, tries)
+                result, record = _within(chunk_s, work)
+            except Exception as problem:
+                # a file in an unknown state is opened again
+                _opened.cache_clear()
+                raise _failure_of(chunk, problem) from None
+            records.append(record)
+            yield result
+
+    # the first sum is a copy, and the others are added to it
+    total: dict[str, Any] | None = accumulate(results())
     for source in {chunk.file for chunk in chunks}:
         # what the next task reads is anywhere
         _opened(source).forget()
