@@ -162,17 +162,20 @@ class FakeRateProcessor(BranchesProcessor):
         )
         one_loose = leptons.number(loose) == 1
         # what is counted are leptons of these events, and only they need jets
-        counting = Selection.of(branches, leptons, denominator, one_loose)
-        met_pt, met_phi = met(branches)
-        every = self._described(branches, counting, leptons, momentum, tight, met_pt, met_phi)
-        region = analysis.region
+        of_one = Selection.of(branches, leptons, denominator, one_loose)
         first_cuts = {
             "certified": certified(branches),
             "one loose lepton": one_loose,
             "no other lepton": self._no_other(branches, undecided),
         }
         before_jets = reduce(np.logical_and, first_cuts.values())
-        away_pt = self._away_jet_pt(branches, counting, before_jets)
+        away_pt = self._away_jet_pt(branches, of_one, before_jets)
+        # any variation counts no more than these
+        with_jet = before_jets & (away_pt > min(away_jet_thresholds(analysis).values()))
+        counting = of_one.narrowed(np.flatnonzero(with_jet[of_one.event]))
+        met_pt, met_phi = met(branches)
+        every = self._described(branches, counting, leptons, momentum, tight, met_pt, met_phi)
+        region = analysis.region
         cuts = {
             **first_cuts,
             "away jet": away_pt > analysis.away_jet["pt_min"],

@@ -97,18 +97,22 @@ def _flattened(lists: Any, objects: Flat) -> NDArray[Any]:
 
 def _evaluated(expression: Expression, columns: Any) -> Any:
     """The value of an expression, a yes or no as `_Truth`."""
+    # an error in reading a column isn't the expression's fault
+    read = {name: _column(expression, name, columns) for name in sorted(expression.names)}
+    with np.errstate(all="ignore"):
+        return _computed(expression, read)
+
+
+def _computed(expression: Expression, columns: Mapping[str, Any]) -> Any:
     values: list[Any] = []
     lost: list[Any] = []
     for node, number in expression.steps:
         operands = values[len(values) - number :]
         del values[len(values) - number :]
-        if isinstance(node, ast.Name):
-            # an error in reading a column isn't the expression's fault
-            values.append(_column(expression, node.id, columns))
-            continue
         try:
-            with np.errstate(all="ignore"):
-                values.append(_step(node, operands, lost))
+            values.append(
+                columns[node.id] if isinstance(node, ast.Name) else _step(node, operands, lost)
+            )
         except _Wrong as problem:
             raise ConfigError(f"expression {shown(expression.text)}: {problem}") from None
         except (ValueError, TypeError, OverflowError, RuntimeError):
