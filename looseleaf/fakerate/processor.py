@@ -441,8 +441,8 @@ class FakeRateProcessor(BranchesProcessor):
             by_step.append((len(of_step), *sums))
         number, value, variance = map(np.array, zip(*by_step, strict=True))
         value[-1], variance[-1] = of_loose.sum(), np.square(of_loose).sum()
-        counts[...] = number
-        weighted[...] = np.stack([value, variance], axis=1)
+        counts.view()[...] = number
+        weighted.view()["value"], weighted.view()["variance"] = value, variance
         return {"cutflow": counts, "weighted_cutflow": weighted}
 
 
