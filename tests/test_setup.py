@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from packaging.requirements import Requirement
 
-CONDA_NAMES = {"matplotlib": "matplotlib-base"}
+CONDA_NAMES = {"matplotlib": "matplotlib-base", "zlib-ng": "python-zlib-ng"}
 
 
 def locked(repo: Path, python: str, lock: str = "requirements.lock") -> dict[str, str]:
