@@ -89,6 +89,27 @@ def test_a_task_reads_its_entries_once_and_in_their_order(files: list[EventsSour
     assert 0 == second < first < a.bytes
 
 
+class Same(ProcessorABC):
+    """Gives the same histogram for every chunk."""
+
+    def __init__(self) -> None:
+        self.histogram = hist.Hist.new.Reg(2, 0, 2).Double().fill([0.5, 1.5, 1.5])
+
+    def process(self, events: Any) -> dict[str, Any]:
+        return {"h": self.histogram}
+
+    def postprocess(self, accumulator: Any) -> Any:
+        return accumulator
+
+
+def test_sums_leave_what_a_processor_keeps_as_it_is(files: list[EventsSource]) -> None:
+    processor = Same()
+    chunks = [Chunk("d", files[0], start, start + 2) for start in (0, 2, 4)]
+    found, _ = process_task(processor, chunks, {"dataset": "d"})
+    assert found["h"].values().tolist() == [3, 6]
+    assert processor.histogram.values().tolist() == [1, 2]
+
+
 def test_without_weights_each_event_counts_one(tmp_path: Path) -> None:
     file = written(tmp_path / "d.root", 50, 6, weighted=False)
     _, (record,) = process_task(Numbers(), [Chunk("d", file, 1, 6)], {"dataset": "d"})
