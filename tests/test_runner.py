@@ -1,6 +1,7 @@
 """One task by itself, as a worker does it, on small written files: no cluster."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,24 @@ def test_a_file_that_the_manifest_does_not_mean_is_refused(
     chunk = Chunk("d", replace(files[0], **changes), 0, 5)
     with pytest.raises(ChunkReadFailed, match=rf"dataset d, a\.root entries 0-5: .*{told}"):
         process_task(Numbers(), [chunk], {"dataset": "d"})
+
+
+def test_threads_of_a_worker_read_one_file_each_by_itself(tmp_path: Path) -> None:
+    size, width = 40_000, 2_000
+    source = written(tmp_path / "a.root", 100, size)
+
+    def numbers(start: int) -> tuple[list[int], float]:
+        result, _ = process_task(
+            Numbers(), [Chunk("d", source, start, start + width)], {"dataset": "d"}
+        )
+        return result["numbers"], result["pt"]
+
+    starts = [*range(0, size, width)] * 3
+    with ThreadPoolExecutor(4) as threads:
+        results = list(threads.map(numbers, starts))
+    for start, (events, pt) in zip(starts, results, strict=True):
+        expected = range(100 + start, 100 + start + width)
+        assert (events, pt) == ([*expected], sum(expected))
 
 
 def test_after_a_failure_a_file_is_opened_anew(tmp_path: Path) -> None:

@@ -52,8 +52,8 @@ class Limits:
 
 
 @lru_cache(maxsize=16)
-def _opened(source: EventsSource) -> Feed:
-    """A file that this worker keeps open.
+def _opened(source: EventsSource, reader: int) -> Feed:
+    """A file that a thread of this worker keeps open, since its buffers are for one reader.
 
     Raises `DataFileError` if it isn't byte for byte the file in its manifest.
     """
@@ -90,10 +90,15 @@ def _hold(file: Events, source: EventsSource) -> None:
 
 
 def _process(
-    processor: ProcessorABC, chunk: Chunk, metadata: Mapping[str, Any], worker: str, tries: int
+    processor: ProcessorABC,
+    chunk: Chunk,
+    metadata: Mapping[str, Any],
+    worker: str,
+    tries: int,
+    reader: int,
 ) -> tuple[dict[str, Any], ChunkRecord]:
     watch, clock = Stopwatch(), ReadClock()
-    feed = _opened(chunk.file)
+    feed = _opened(chunk.file, reader)
     before = feed.file.bytes_read
     branches = feed.branches(chunk.start, chunk.stop, metadata, clock)
     with reading(chunk.file.url):
@@ -138,11 +143,13 @@ def process_task(
     Raises `ProcessingFailed` naming the place, and `ChunkReadFailed` if the file can't be read.
     """
     records = []
+    # a worker may have several threads, whose chunks may be of one file
+    reader = threading.get_ident()
 
     def results() -> Iterator[dict[str, Any]]:
         for chunk in chunks:
             try:
-                work = partial(_process, processor, chunk, metadata, worker, tries)
+                work = partial(_process, processor, chunk, metadata, worker, tries, reader)
                 result, record = _within(chunk_s, work)
             except Exception as problem:
                 # a file in an unknown state is opened again
@@ -155,7 +162,7 @@ def process_task(
     total: dict[str, Any] | None = accumulate(results())
     for source in {chunk.file for chunk in chunks}:
         # what the next task reads is anywhere
-        _opened(source).forget()
+        _opened(source, reader).forget()
     assert total is not None
     return total, records
 
