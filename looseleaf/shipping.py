@@ -94,11 +94,11 @@ class OurCode(WorkerPlugin):
         self.problem: str | None = None
 
     def setup(self, worker: Any) -> None:
+        logging.getLogger("distributed.worker").addFilter(_not_of_a_task)
         if _process() == self._submitter:
             return
         place = Path(worker.local_directory) / f"code-{self.code}"
         self.problem = difference(self._versions, versions())
-        logging.getLogger("distributed.worker").addFilter(_not_of_a_task)
         _put_first(self._archives, place)
 
 

@@ -52,6 +52,22 @@ def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Loops are compiled and fonts found once, not in the folder of each run of the workflow."""
+    caches = _shared(tmp_path_factory) / "caches"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NUMBA_CACHE_DIR", str(caches))
+        patch.setenv("MPLCONFIGDIR", str(caches / "matplotlib"))
+        yield
+
+
+def _shared(factory: pytest.TempPathFactory) -> Path:
+    """The temporary folder of all of pytest's processes."""
+    place = factory.getbasetemp()
+    return place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
+
+
 @pytest.fixture(scope="session")
 def repo() -> Path:
     return REPO
@@ -113,8 +129,7 @@ def shared_run(
     factory: pytest.TempPathFactory, name: str, *arguments: str, configuration: str | None = None
 ) -> Path:
     """The folder of a finished run of the workflow, one for all of pytest's processes."""
-    place = factory.getbasetemp()
-    place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
+    place = _shared(factory)
     folder, done = place / name, place / f"{name}.done"
     with open(place / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -59,7 +59,8 @@ SENTENCES = {
     # a service that has no room for its manifest can't say more
     "nearly full": "no space left on the disk while writing |its volume is full, over quota or ",
     "read only": "its disk is read-only ",
-    "forbidden": "not allowed to use .*Permission denied .*belongs to root",
+    # a folder of checkpoints is asked for its owner first
+    "forbidden": "not allowed to use .*Permission denied .*belongs to root|belongs to the user root",
 }
 # jobs that see all of these; of the others one of each rule sees a full disk
 ALL = (

@@ -222,6 +222,11 @@ def test_a_full_disk_does_not_stop_a_fill(fill: Any, tmp_path: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
     # Python ignores the signal, so that a write beyond the limit is an OSError
     told = json.loads(
-        run(limit + FILL, PYTHONPATH=str(REPO), XDG_CACHE_HOME=str(tmp_path / "cache"))
+        run(
+            limit + FILL,
+            PYTHONPATH=str(REPO),
+            XDG_CACHE_HOME=str(tmp_path / "cache"),
+            NUMBA_CACHE_DIR="",
+        )
     )
     assert told["terms"] == TERMS

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 REPO = Path(__file__).parents[2]
+OUTSIDE = ("SSL_CERT_FILE", "NUMBA_CACHE_DIR", "MPLCONFIGDIR")
 SCRIPT = str(REPO / "tests/support/pool.sh")
 SITE_PACKAGES = Path(yaml.__file__).parent.parent
 
@@ -29,8 +30,8 @@ class Pool:
         """Start a command as the pool's user, in a folder that it may write to."""
         folder.mkdir(exist_ok=True)
         folder.chmod(0o777)
-        # the tests' certificate doesn't stand in the pool's root
-        env = {name: value for name, value in os.environ.items() if name != "SSL_CERT_FILE"}
+        # the tests' certificate and caches don't stand in the pool's root
+        env = {name: value for name, value in os.environ.items() if name not in OUTSIDE}
         return subprocess.Popen(
             [SCRIPT, "run", str(self.root), *command], cwd=folder, env=env, text=True, **more
         )
