@@ -60,7 +60,7 @@ SENTENCES = {
     "nearly full": "no space left on the disk while writing |its volume is full, over quota or ",
     "read only": "its disk is read-only ",
     # a folder of checkpoints is asked for its owner first
-    "forbidden": "not allowed to use .*Permission denied .*belongs to root|belongs to the user root",
+    "forbidden": "not allowed to use .*Permission denied .*belongs to root|to the user root, whose",
 }
 # jobs that see all of these; of the others one of each rule sees a full disk
 ALL = (
