@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir .venv/site
 
 # several processes of the tests, to which whole files go, the longest first
-TOGETHER := -n auto --dist loadfile --no-loadscope-reorder
+TOGETHER := --dist loadfile --no-loadscope-reorder
 
 # or the tests' modules are compiled anew each time, which takes longer than to import them
 unexport PYTHONDONTWRITEBYTECODE
@@ -18,11 +18,11 @@ demo: $(STAMP)
 	$(BIN)/snakemake
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(TOGETHER)
+	$(BIN)/python -m pytest -n auto $(TOGETHER)
 
 # those that start neither the workflow nor services, in less than two minutes
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest $(TOGETHER) -m "not chain and not slow"
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 $(TOGETHER) -m "not chain and not slow"
 
 # what continuous integration checks beside the tests
 check: $(STAMP)

@@ -101,6 +101,7 @@ def test_columns_of_all_types_are_those_of_uproot(tmp_path: Path, name: str) -> 
         assert same(path, edges) == 2 * len(KINDS) + 2 + 1 + 3
 
 
+@pytest.mark.slow
 def test_columns_of_real_files_are_those_of_uproot(nanoaod: Path) -> None:
     for name, number in (("nano_dy.root", 1499), ("nano_tt_v12.root", 654)):
         events = uproot.open(nanoaod / name)["Events"].num_entries

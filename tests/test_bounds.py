@@ -65,6 +65,7 @@ DTYPES = {**dict.fromkeys(NAMES[:3], np.uint32), **dict.fromkeys(NAMES[3:5], np.
           **dict.fromkeys(NAMES[5:], bool)}  # fmt: skip
 
 
+@pytest.mark.slow
 @MANY
 @given(cut=parts(2), channel=parts(2), drawn=st.lists(EVENTS, min_size=1, max_size=30))
 def test_what_is_proved_to_be_dropped_is_dropped(cut: str, channel: str, drawn: Any) -> None:

@@ -29,6 +29,8 @@ from looseleaf.servicex.service.checks import Checks
 from looseleaf.servicex.service.connections import Gate, listen, server
 from looseleaf.servicex.service.places import Places
 
+pytestmark = pytest.mark.slow
+
 TOO_MUCH = 400 << 20
 HEADERS = b"Host: 127.0.0.1\r\nContent-Type: application/json\r\n"
 

@@ -84,6 +84,7 @@ def test_workers_are_started_for_many_events(tmp_path: Path) -> None:
     assert worthwhile({**LOCAL, "kind": "htcondor"}, 10)["kind"] == "htcondor"
 
 
+@pytest.mark.slow
 def test_the_same_comes_out_without_workers_and_with_them(tmp_path: Path) -> None:
     files = {name: dataset(tmp_path, name) for name in "ab"}
     histograms = []
@@ -131,6 +132,7 @@ def test_the_columns_of_each_dataset_are_looked_at_before_a_cluster(tmp_path: Pa
             process_datasets(MuonPt(), files, here, "test", reading)
 
 
+@pytest.mark.slow
 def test_losses_and_costs_are_written_down(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
