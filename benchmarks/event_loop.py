@@ -256,6 +256,9 @@ def main() -> None:
     parser.add_argument("--beside", type=Path)
     parser.add_argument("--serve", action="store_true")
     options = parser.parse_args()
+    if options.beside and not (options.beside / "looseleaf").is_dir():
+        # Python would take this checkout's package, and compare it with itself
+        parser.error(f"--beside: no checkout in {options.beside}")
     if options.serve:
         serve()
         return
