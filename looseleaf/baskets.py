@@ -21,9 +21,9 @@ import numpy as np
 import uproot
 import xxhash
 from numpy.typing import NDArray
-from zlib_ng import zlib_ng
 
 from looseleaf.errors import DataFileError
+from looseleaf.files import ZLIB
 
 # ROOT's streamed format: https://root.cern/doc/master/md_io_doc_TFile.html
 BYTE_COUNT, NEW_CLASS, CLASS_REFERENCE, MAP_OFFSET = 0x40000000, 0xFFFFFFFF, 0x80000000, 2
@@ -444,11 +444,11 @@ def _unpack(method: bytes, block: memoryview, into: memoryview) -> bool:
             case b"XZ":
                 done = cramjam.xz.decompress_into(block, into)
             case b"ZL":
-                content = zlib_ng.decompress(block, bufsize=len(into))
+                content = ZLIB.decompress(block, bufsize=len(into))
                 done = len(content)
                 into[:done] = content
             case _:
                 return False
-    except (zlib_ng.error, cramjam.DecompressionError, ValueError):  # type: ignore[misc]
+    except (ZLIB.error, cramjam.DecompressionError, ValueError):
         return False
     return bool(done == len(into))

@@ -11,7 +11,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import uproot
 
 from looseleaf import codehash
 from looseleaf.config.kinds import KINDS, kind_of
@@ -217,3 +219,21 @@ def test_pictures_that_are_not_drawn_any_more_go(tmp_path: Path) -> None:
     remove_other_pictures(tmp_path, [tmp_path / "ratio.png", tmp_path / "ratio.pdf"])
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["mine.png", "note.txt", "ratio.pdf", "ratio.png"]
+
+
+def test_checksums_and_baskets_need_no_zlib_ng(tmp_path: Path) -> None:
+    path = tmp_path / "a.root"
+    with uproot.recreate(path, compression=uproot.ZLIB(1)) as file:
+        file.mktree("Events", {"n": np.int64}).extend({"n": np.arange(5000)})
+    code = (
+        "import sys; sys.modules['zlib_ng'] = None\n"
+        "from looseleaf.baskets import Baskets\n"
+        "from looseleaf.files import adler32\n"
+        "from looseleaf.nanoaod import open_file\n"
+        f"file = open_file({str(path)!r}, walk=True)\n"
+        "numbers = Baskets(file.url, file.read).content(file.walked.branch('n'), 0, 5000, 5000)\n"
+        f"print(adler32({str(path)!r}), numbers.sum())\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    checksum = f"{zlib.adler32(path.read_bytes()):08x}"
+    assert told.stdout == f"{checksum} {5000 * 4999 // 2}\n"
