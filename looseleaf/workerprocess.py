@@ -5,7 +5,7 @@ call `fork_from` first. This module is quick to import. Workers handle large arr
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing import forkserver
 from typing import Any
 
@@ -23,12 +23,13 @@ HERE = "here"
 FEW_EVENTS = 100_000
 
 
-def worthwhile(site: Mapping[str, Any], events: int) -> Mapping[str, Any]:
+def worthwhile(site: Mapping[str, Any], events: Callable[[], int]) -> Mapping[str, Any]:
     """The site, or this process in place of workers on this machine for few events.
 
-    A site with settings for its `cluster` stays as it is.
+    A site with settings for its `cluster` stays as it is. The `events` are counted only where their
+    number matters.
     """
-    few = site["kind"] == "local" and "cluster" not in site and events < FEW_EVENTS
+    few = site["kind"] == "local" and "cluster" not in site and events() < FEW_EVENTS
     return {**site, "kind": HERE} if few else site
 
 

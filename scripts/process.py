@@ -7,7 +7,9 @@ from looseleaf.workerprocess import prepare, worthwhile
 
 with doorway(snakemake.log[0]):
     # workers import their modules while this process does
-    site = worthwhile(json.loads(snakemake.resources.site), events_in(snakemake.input.manifests))
+    site = worthwhile(
+        json.loads(snakemake.resources.site), partial(events_in, snakemake.input.manifests)
+    )
     prepare(site)
     from looseleaf.cluster import client_for
     from looseleaf.entry import imported

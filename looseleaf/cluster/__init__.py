@@ -72,7 +72,7 @@ def _started(
             # there is no scheduler, or no certificate for it
             pass
     if site["kind"] == workerprocess.HERE:
-        # a scheduler and a worker in threads of this process, which nobody else can reach
+        # scheduler and worker are threads of this process, so nobody else can connect to them
         cluster = LocalCluster(
             n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
         )

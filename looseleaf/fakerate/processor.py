@@ -109,7 +109,7 @@ class FakeRateProcessor(BranchesProcessor):
     ledger. With `truth`, the text of a correctionlib file, two more histograms have the expectation
     of `tight`: `expected`, the sum of w f, and `expected_variance`, that of w^2 f (1-f).
 
-    The accumulator also has, by step, `cutflow` (branches) and `weighted_cutflow`; for loose and
+    The accumulator also has, by step, `cutflow` (events) and `weighted_cutflow`; for loose and
     tight leptons, the distributions of `met` and `mt`, each without the cut on it, and of the
     analysis' own observables; with a `prompt_fit`, the transverse mass of tight leptons in its
     region, `prompt_fit`; and, as in `histograms.coverage`, where values are on the declared axes

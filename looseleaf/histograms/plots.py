@@ -44,7 +44,7 @@ def label(ax: Any, text: str, data: bool, lumi_ifb: float | None, energies: str 
     # the space keeps the text off the experiment's name
     words = f" {text}" if data else f" Simulation {text}"
     with mpl.rc_context(mplhep.style.CMS):
-        # an axis' power of ten stands beside the label: mplhep would draw all to see how wide it is
+        # the power of ten goes left of the axis; mplhep would draw the figure to find its width
         ax.yaxis.get_offset_text().set(x=-0.02, ha="right")
         mplhep.cms.label(llabel=words, rlabel=right, ax=ax, fontsize=20, scilocator_adjust=False)
 

@@ -302,7 +302,7 @@ class _Columns(UprootSourceMapping):
 class _Chunk(Branches):
     """The branches of a chunk, read when they are asked for.
 
-    NanoEvents are made for what isn't a branch of numbers.
+    Anything but a branch of numbers is taken from NanoEvents.
     """
 
     def __init__(

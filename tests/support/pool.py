@@ -30,7 +30,7 @@ class Pool:
         """Start a command as the pool's user, in a folder that it may write to."""
         folder.mkdir(exist_ok=True)
         folder.chmod(0o777)
-        # the tests' certificate and caches don't stand in the pool's root
+        # the tests' certificate and caches don't exist in the pool's root
         env = {name: value for name, value in os.environ.items() if name not in OUTSIDE}
         return subprocess.Popen(
             [SCRIPT, "run", str(self.root), *command], cwd=folder, env=env, text=True, **more
