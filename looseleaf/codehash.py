@@ -1,16 +1,30 @@
 """A hash of the code that a job runs.
 
 Snakemake watches `script:` files but not their imports. Each rule has this hash among its params,
-so that an edit of a module reruns exactly the stages that import it.
+so that an edit of a module reruns exactly the stages that import it. Docstrings, comments and
+layout are no code.
 """
 
 import ast
 import hashlib
+import json
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.util import cache_from_source
 from pathlib import Path
+from typing import Any
+
+from looseleaf.files import whole
 
 ROOT = Path(__file__).parent
+# what is known of files by their content, beside the compiled modules: to parse all of them takes
+# each process longer than to import what it needs
+KNOWN = Path(cache_from_source(__file__)).with_suffix(".json")
+# more than this many contents are from edits of long ago
+MOST_KNOWN = 1000
 # modules that jobs run but no result depends on, with what only they import
 ASIDE = {
     "looseleaf.cluster": "where processors run",
@@ -28,17 +42,78 @@ def _path_of(module: str) -> Path | None:
     return None
 
 
-@cache
-def imports_of(path: Path) -> frozenset[str]:
-    """The modules of this package that a file imports, including imports within functions."""
+@dataclass(frozen=True)
+class Source:
+    """A Python file: the modules of this package that it imports, including imports within
+    functions, and a digest of its syntax tree without docstrings."""
+
+    imports: tuple[str, ...]
+    tree: str
+
+
+def _parsed(content: bytes) -> Source:
+    tree = ast.parse(content)
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return frozenset(name for name in names if name.split(".")[0] == ROOT.name)
+        elif _has_docstring(node):
+            del node.body[0]
+    ours = sorted(name for name in names if name.split(".")[0] == ROOT.name)
+    return Source(tuple(ours), hashlib.sha256(ast.dump(tree).encode()).hexdigest())
+
+
+def _has_docstring(node: Any) -> bool:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None
+
+
+class _Known:
+    """Sources by their content's digest, kept from process to process."""
+
+    def __init__(self) -> None:
+        self._before: dict[str, Source] = {}
+        # a file that isn't whole is as good as none
+        with suppress(OSError, ValueError, TypeError, AttributeError):
+            kept = json.loads(KNOWN.read_bytes())
+            self._before = {k: Source(tuple(v["imports"]), str(v["tree"])) for k, v in kept.items()}
+        self._used: dict[str, Source] = {}
+
+    def source(self, path: Path) -> Source:
+        content = path.read_bytes()
+        key = hashlib.sha256(content).hexdigest()
+        if key not in self._used:
+            self._used[key] = self._before.get(key) or _parsed(content)
+        return self._used[key]
+
+    def keep(self) -> None:
+        """Write down what has become known, where that is possible."""
+        if sys.dont_write_bytecode or self._used.keys() <= self._before.keys():
+            return
+        both = {**self._before, **self._used}
+        self._before = both if len(both) <= MOST_KNOWN else dict(self._used)
+        text = json.dumps({key: asdict(source) for key, source in self._before.items()})
+        with suppress(OSError), whole(KNOWN, durable=False) as part:
+            part.write_text(text)
+
+
+@cache
+def _known() -> _Known:
+    return _Known()
+
+
+@cache
+def source_of(path: Path) -> Source:
+    """What a Python file imports of this package, and its code. It is read once in a process."""
+    return _known().source(path)
+
+
+def imports_of(path: Path) -> tuple[str, ...]:
+    """The modules of this package that a file imports, including imports within functions."""
+    return source_of(path).imports
 
 
 def _parents(module: str) -> Iterator[str]:
@@ -81,9 +156,9 @@ def code_hash(*modules: str) -> str:
 
 
 def hash_of(paths: Iterable[Path]) -> str:
-    """Twelve hex digits of the names and contents of files of this package."""
+    """Twelve hex digits of the names and the code of files of this package."""
     summary = hashlib.sha256()
     for path in sorted(paths):
-        summary.update(str(path.relative_to(ROOT)).encode() + b"\0")
-        summary.update(path.read_bytes() + b"\0")
+        summary.update(f"{path.relative_to(ROOT)} {source_of(path).tree}\n".encode())
+    _known().keep()
     return summary.hexdigest()[:12]

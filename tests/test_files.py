@@ -1,6 +1,8 @@
 """Whole or absent, checksums, and the hash of the code behind a stage."""
 
 import errno
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -195,10 +197,53 @@ def test_code_hash_changes_with_the_code_that_is_imported(tmp_path: Path) -> Non
 
     before = hashes()
     path = package / "das" / "lookup.py"
-    path.write_text(path.read_text() + "\n")
+    text = path.read_text()
+    # what isn't code
+    path.write_text(f"# of files\n{text}".replace('"""', '"""In other words: ', 1))
+    assert hashes() == before
+    path.write_text(text.replace("def lookup(", "def lookup(*nothing, ", 1))
+    assert path.read_text() != text
     after = hashes()
     assert before[0] != after[0]
     assert before[1] == after[1]
+    path.write_text(text)
+    assert hashes() == before
+
+
+def test_what_is_known_of_code_is_kept_and_not_trusted_if_it_is_damaged(tmp_path: Path) -> None:
+    kept = tmp_path / "known.json"
+
+    def hashed(known: bytes | None) -> str:
+        kept.unlink(missing_ok=True)
+        if known is not None:
+            kept.write_bytes(known)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(codehash, "KNOWN", kept)
+            patch.setattr(sys, "dont_write_bytecode", False)
+            codehash._known.cache_clear()
+            codehash.source_of.cache_clear()
+            return codehash.code_hash("looseleaf.das.lookup")
+
+    try:
+        fresh = hashed(None)
+        known = kept.read_bytes()
+        assert hashed(known) == fresh
+        for damaged in (b"", known[:100], b"[]", b'{"a": 1}', b'{"a": {"imports": 1}}', b"\xff"):
+            assert hashed(damaged) == fresh
+            assert kept.read_bytes() == known
+        # it is read
+        content = hashlib.sha256((codehash.ROOT / "files.py").read_bytes()).hexdigest()
+        tree = json.loads(known)[content]["tree"]
+        assert hashed(known.replace(tree.encode(), b"0" * 64)) != fresh
+        # a folder that can't be written changes nothing
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(codehash, "KNOWN", Path("/proc/known.json"))
+            codehash._known.cache_clear()
+            codehash.source_of.cache_clear()
+            assert codehash.code_hash("looseleaf.das.lookup") == fresh
+    finally:
+        codehash._known.cache_clear()
+        codehash.source_of.cache_clear()
 
 
 def test_parsing_the_graph_imports_nothing_heavy() -> None:

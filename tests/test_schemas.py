@@ -19,6 +19,7 @@ from looseleaf.layout import schemas
 from looseleaf.objects.analysis import Section
 from looseleaf.samples.generate import plan
 from looseleaf.samples.physics import PROMPT_TIGHT
+from looseleaf.yaml_files import read_yaml
 
 NAMES = sorted({path.name.partition(".")[0] for path in schemas().iterdir()} - {COMMON})
 
@@ -34,6 +35,11 @@ class Key:
 
     def takes(self, value: Any) -> bool:
         return bool(jsonschema.Draft202012Validator(self.said).is_valid(value))
+
+
+def test_schemas_read_the_same_by_our_reader_of_yaml() -> None:
+    for name in (*NAMES, COMMON):
+        assert schema(name) == read_yaml(schemas() / f"{name}.schema.yaml"), name
 
 
 @cache

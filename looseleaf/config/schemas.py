@@ -6,11 +6,12 @@ from functools import cache
 from typing import Any
 
 import jsonschema
+import yaml
 from referencing import Registry, Resource
 
 from looseleaf.errors import ConfigError, shown
 from looseleaf.layout import schemas
-from looseleaf.yaml_files import check_plain, read_yaml
+from looseleaf.yaml_files import check_plain
 
 # the schema with common definitions, to which the others refer
 COMMON = "common"
@@ -19,7 +20,10 @@ COMMON = "common"
 @cache
 def schema(name: str) -> dict[str, Any]:
     """A schema by name. It refers to the common schema by that file's name."""
-    return read_yaml(schemas() / _file(name))
+    # libyaml is nine times as fast as our own reader, which users' files need
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    read: dict[str, Any] = yaml.load((schemas() / _file(name)).read_bytes(), loader)
+    return read
 
 
 @cache
