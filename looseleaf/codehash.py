@@ -34,6 +34,7 @@ ASIDE = {
 }
 
 
+@cache
 def _path_of(module: str) -> Path | None:
     relative = Path(*module.split(".")[1:])
     for path in (ROOT / relative.with_suffix(".py"), ROOT / relative / "__init__.py"):
