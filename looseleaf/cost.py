@@ -3,8 +3,15 @@
 import resource
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from resource import RUSAGE_CHILDREN as CHILDREN
+from resource import RUSAGE_SELF as SELF
 
+import psutil
+
+# of the memory that the kernel tells: bytes on macOS, kilobytes on Linux
+UNIT = 1 if sys.platform == "darwin" else 1024
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -30,9 +37,42 @@ class Cost:
 
 def peak_rss_bytes() -> int:
     """The peak memory of this process since it started."""
-    # kilobytes on Linux, bytes on macOS
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resource.getrusage(SELF).ru_maxrss * UNIT
+
+
+@dataclass(frozen=True)
+class JobCost:
+    """The cost of one run of a rule, with the processes that it started.
+
+    `wall_s` and `cpu_s` are in seconds (cpu is user + system time of all processes),
+    `peak_rss_bytes` is the peak memory of the largest process of those that are known at the end.
+    """
+
+    wall_s: float
+    cpu_s: float
+    peak_rss_bytes: int
+
+    def to_json(self) -> dict[str, float]:
+        """The fields as JSON."""
+        return asdict(self)
+
+
+def of_this_job(wall_s: float) -> JobCost:
+    """The cost so far of this process and of those that it started.
+
+    The kernel counts the time of processes that have ended to the one that waited for them. On
+    macOS that is known of this process's own alone.
+    """
+    own, ended = (resource.getrusage(who) for who in (SELF, CHILDREN))
+    cpu_s = own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
+    peak = max(own.ru_maxrss, ended.ru_maxrss) * UNIT
+    for process in psutil.Process().children(recursive=True):
+        # it may end meanwhile
+        with suppress(psutil.Error):
+            spent = process.cpu_times()
+            cpu_s += spent.user + spent.system + spent.children_user + spent.children_system
+            peak = max(peak, process.memory_info().rss)
+    return JobCost(round(wall_s, 4), round(cpu_s, 4), peak)
 
 
 class Stopwatch:

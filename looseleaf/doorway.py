@@ -7,18 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from looseleaf import disk
+from looseleaf.cost import of_this_job
 from looseleaf.errors import LooseleafError
-from looseleaf.files import whole
+from looseleaf.files import whole, write_json
 from looseleaf.parents import end_with_snakemake
 
 
 @contextmanager
-def doorway(log: str) -> Iterator[None]:
+def doorway(log: str, cost: str | None = None) -> Iterator[None]:
     """Run a stage; end with status 1 and one message on an error.
 
     An error meant for the user (`LooseleafError`, a full disk, a forbidden folder) is reported in a
     sentence, any other with its traceback. Both go to the terminal and to the file `log`, which
-    otherwise has the time that the stage took. A log that can't be written changes nothing.
+    otherwise has the time that the stage took. A log that can't be written changes nothing. What
+    the job cost is written to the file `cost`, if it succeeds.
     """
     end_with_snakemake()
     # a process that starts workers makes them import its main module again, which would run the
@@ -27,6 +29,8 @@ def doorway(log: str) -> Iterator[None]:
     started = time.monotonic()
     try:
         yield
+        if cost is not None:
+            write_json(cost, of_this_job(time.monotonic() - started).to_json())
     except LooseleafError as problem:
         message = f"error: {problem}"
     except OSError as problem:

@@ -53,6 +53,6 @@ class Paths:
     def log(self, name: str) -> str:
         return f"{self.root}/logs/{name}.log"
 
-    def benchmark(self, name: str) -> str:
-        """The file in which Snakemake records a job's cost."""
-        return f"{self.root}/benchmark/jobs/{name}.jsonl"
+    def cost(self, job: str) -> str:
+        """The file in which a job records its cost."""
+        return f"{self.root}/benchmark/jobs/{job}.json"

@@ -155,13 +155,13 @@ def results_of(stage):
 
 
 def job_records():
-    """The records that Snakemake leaves of every job the report speaks of."""
+    """The costs that the jobs of which the report speaks leave."""
     of_datasets = [
-        *expand(PATHS.benchmark("samples_generate/{dataset}"), dataset=DEMO),
-        *expand(PATHS.benchmark("das_lookup/{dataset}"), dataset=DATASETS),
-        *expand(PATHS.benchmark("servicex_transform/{dataset}"), dataset=DATASETS),
+        *expand(PATHS.cost("samples_generate/{dataset}"), dataset=DEMO),
+        *expand(PATHS.cost("das_lookup/{dataset}"), dataset=DATASETS),
+        *expand(PATHS.cost("servicex_transform/{dataset}"), dataset=DATASETS),
     ]
     processing = [f"{kind.name}_process/{name}" for name, (_, kind) in ANALYSES.items()]
     steps = [f"{ANALYSES[name][1].name}_{step.name}/{name}" for name, step in GRAPH.steps()]
     pictures = [f"histograms_{kind.name}/{name}" for name, (_, kind) in ANALYSES.items()]
-    return of_datasets + [PATHS.benchmark(job) for job in (*processing, *steps, *pictures)]
+    return of_datasets + [PATHS.cost(job) for job in (*processing, *steps, *pictures)]

@@ -10,11 +10,10 @@ rule das_lookup:
     input:
         catalogues=dataset_catalogues,
     output:
-        update(PATHS.das),
+        das=update(PATHS.das),
+        cost=PATHS.cost("das_lookup/{dataset}"),
     log:
         PATHS.log("das_lookup/{dataset}"),
-    benchmark:
-        PATHS.benchmark("das_lookup/{dataset}")
     conda:
         ENVIRONMENT
     resources:

@@ -10,11 +10,10 @@ for name, (analysis, kind) in ANALYSES.items():
         input:
             flat(GRAPH.files(name, pictures.uses)),
         output:
-            report(pictures_of(name), category=kind.category, subcategory=name),
+            pictures=report(pictures_of(name), category=kind.category, subcategory=name),
+            cost=PATHS.cost(f"histograms_{kind.name}/{name}"),
         log:
             PATHS.log(f"histograms_{kind.name}/{name}"),
-        benchmark:
-            PATHS.benchmark(f"histograms_{kind.name}/{name}")
         conda:
             ENVIRONMENT
         params:

@@ -21,10 +21,9 @@ for name, (analysis, kind) in ANALYSES.items():
             ledgers=flat(GRAPH.ledgers(name)),
             tasks=GRAPH.result(name, "tasks.csv"),
             performance=[GRAPH.result(name, "performance.html")] if DASK_REPORT else [],
+            cost=PATHS.cost(f"{kind.name}_process/{name}"),
         log:
             PATHS.log(f"{kind.name}_process/{name}"),
-        benchmark:
-            PATHS.benchmark(f"{kind.name}_process/{name}")
         conda:
             ENVIRONMENT
         threads: workflow.cores

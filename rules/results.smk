@@ -12,11 +12,10 @@ for name, step in GRAPH.steps():
             taken=flat(GRAPH.taken(name, step)),
             after=[GRAPH.result(name, file) for file in step.after],
         output:
-            flat(GRAPH.files(name, step.makes)),
+            made=flat(GRAPH.files(name, step.makes)),
+            cost=PATHS.cost(f"{kind.name}_{step.name}/{name}"),
         log:
             PATHS.log(f"{kind.name}_{step.name}/{name}"),
-        benchmark:
-            PATHS.benchmark(f"{kind.name}_{step.name}/{name}")
         conda:
             ENVIRONMENT
         params:

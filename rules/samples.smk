@@ -8,10 +8,9 @@ rule samples_generate:
         truth=config_file(config["samples"]["truth"]),
     output:
         catalogue=PATHS.catalogue,
+        cost=PATHS.cost("samples_generate/{dataset}"),
     log:
         PATHS.log("samples_generate/{dataset}"),
-    benchmark:
-        PATHS.benchmark("samples_generate/{dataset}")
     conda:
         ENVIRONMENT
     params:
@@ -35,11 +34,10 @@ rule samples_listed:
     input:
         lambda w: SETTINGS.datasets[w.dataset]["listed"]["file"],
     output:
-        PATHS.listed,
+        listed=PATHS.listed,
+        cost=PATHS.cost("samples_listed/{dataset}"),
     log:
         PATHS.log("samples_listed/{dataset}"),
-    benchmark:
-        PATHS.benchmark("samples_listed/{dataset}")
     conda:
         ENVIRONMENT
     params:

@@ -8,10 +8,9 @@ rule servicex_transform:
         das=PATHS.das,
     output:
         manifest=PATHS.manifest,
+        cost=PATHS.cost("servicex_transform/{dataset}"),
     log:
         PATHS.log("servicex_transform/{dataset}"),
-    benchmark:
-        PATHS.benchmark("servicex_transform/{dataset}")
     conda:
         ENVIRONMENT
     threads: 1 if len(DATASETS) >= workflow.cores else workflow.cores

@@ -5,7 +5,7 @@ from looseleaf.doorway import doorway
 from looseleaf.stage_files import events_in
 from looseleaf.workerprocess import prepare, worthwhile
 
-with doorway(snakemake.log[0]):
+with doorway(snakemake.log[0], snakemake.output.cost):
     # workers import their modules while this process does
     site = worthwhile(
         json.loads(snakemake.resources.site), partial(events_in, snakemake.input.manifests)

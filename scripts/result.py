@@ -2,7 +2,7 @@ import json
 
 from looseleaf.doorway import doorway
 
-with doorway(snakemake.log[0]):
+with doorway(snakemake.log[0], snakemake.output.cost):
     from looseleaf.entry import imported
 
     params = snakemake.params

@@ -4,7 +4,7 @@ from pathlib import Path
 from looseleaf.doorway import doorway
 from looseleaf.workerprocess import fork_from
 
-with doorway(snakemake.log[0]):
+with doorway(snakemake.log[0], snakemake.output.cost):
     from looseleaf.servicex.request import request_from_das
 
     request = request_from_das(

@@ -1,14 +1,16 @@
 """The benchmark stage against numbers worked out by hand."""
 
-import json
 import re
+import resource
+import subprocess
+import sys
 
 import hist
 import pytest
-from snakemake.benchmark import BenchmarkRecord, write_benchmark_records
 
-from looseleaf.benchmark.collect import Job, read_jobs
+from looseleaf.benchmark.collect import Job, read_job
 from looseleaf.benchmark.report import rate, report, seconds, size
+from looseleaf.cost import JobCost
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json, write_json
 from looseleaf.histograms.store import write_uhi
@@ -54,22 +56,17 @@ def results(tmp_path):
     """The arguments of `report` for a small run, by name."""
     root = tmp_path / "results"
     records = {
-        "samples_generate/QCD": [{"s": 4.0, "max_rss": 64, "cpu_time": 3.5}],
-        "das_lookup": [{"s": 0.25, "max_rss": 0, "cpu_time": 0.0}],
-        "servicex_transform/A": [
-            {"s": 10.5, "max_rss": 100.5, "cpu_time": 8.0},
-            {"s": 4.25, "max_rss": "NA", "cpu_time": "NA"},
-        ],
-        "servicex_transform/B": [{"s": 5.25, "max_rss": 300.0, "cpu_time": 4.5}],
-        "fakerate_process/muon": [{"s": 40.0, "max_rss": None}],
-        "fakerate_measure/muon": [{"s": 10.0, "max_rss": 50, "cpu_time": 9.25}],
+        "samples_generate/QCD": (4.0, 3.5, 64),
+        "das_lookup/A": (0.25, 0.125, 1),
+        "servicex_transform/A": (10.5, 8.0, 100),
+        "servicex_transform/B": (9.5, 4.5, 300),
+        "fakerate_process/muon": (40.0, 31.5, 40),
+        "fakerate_measure/muon": (10.0, 9.25, 50),
     }
     jobs = []
-    for name, lines in records.items():
-        path = root / f"benchmark/jobs/{name}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        jobs.append(str(path))
+    for name, (wall_s, cpu_s, mebibytes) in records.items():
+        jobs.append(str(root / f"benchmark/jobs/{name}.json"))
+        write_json(jobs[-1], JobCost(wall_s, cpu_s, mebibytes * MEBIBYTE).to_json())
     write_json(
         root / "servicex/A.json",
         {
@@ -134,8 +131,7 @@ def test_stages_sum_the_jobs_and_the_work(results):
     assert list(stages) == ["samples", "das", "servicex", "fakerate", "topcoffea"]
     assert stages["servicex"] == {
         "stage": "servicex",
-        "jobs": 3,
-        "sampled_jobs": 2,
+        "jobs": 2,
         "wall_s": 20.0,
         "longest_s": 10.5,
         "cpu_s": 12.5,
@@ -151,8 +147,7 @@ def test_stages_sum_the_jobs_and_the_work(results):
         "events_per_process_s": 1200.0,
     }
     fakerate = stages["fakerate"]
-    assert (fakerate["jobs"], fakerate["sampled_jobs"]) == (2, 1)
-    assert (fakerate["wall_s"], fakerate["cpu_s"]) == (50.0, 9.25)
+    assert (fakerate["jobs"], fakerate["wall_s"], fakerate["cpu_s"]) == (2, 50.0, 40.75)
     assert fakerate["peak_rss_bytes"] == 50 * MEBIBYTE
     assert (fakerate["events"], fakerate["events_per_s"]) == (1000, 20.0)
     assert fakerate["bytes_read"] == 1750
@@ -162,8 +157,6 @@ def test_what_is_not_known_is_null(results):
     report(**results)
     stages = {row["stage"]: row for row in read_json(results["summary"])["stages"]}
     das, samples, topcoffea = stages["das"], stages["samples"], stages["topcoffea"]
-    # a memory of 0 is that of a job which ended before it was looked at
-    assert (das["wall_s"], das["cpu_s"], das["peak_rss_bytes"]) == (0.25, None, None)
     assert (das["events"], das["events_per_s"], das["bytes_read"]) == (None, None, None)
     assert (samples["events"], samples["events_out"], samples["bytes_written"]) == (1000, 1000, 35)
     assert (samples["events_per_s"], samples["events_per_process_s"]) == (250.0, None)
@@ -207,11 +200,10 @@ def test_rules_reference_and_machine(results):
         "rule": "fakerate_process",
         "stage": "fakerate",
         "jobs": 1,
-        "sampled_jobs": 0,
         "wall_s": 40.0,
         "longest_s": 40.0,
-        "cpu_s": None,
-        "peak_rss_bytes": None,
+        "cpu_s": 31.5,
+        "peak_rss_bytes": 40 * MEBIBYTE,
     }
     assert summary["reference"]["runs"][0]["events_per_s_per_thread"] == 2073
     assert set(summary["machine"]) == {"cpus", "python", "platform"}
@@ -228,7 +220,7 @@ def test_the_page_escapes_and_needs_no_network(results):
     assert [src[:21] for src in re.findall(r'src="([^"]*)', page)] == ["data:image/png;base64"] * 3
     cells = re.findall(r"<td>servicex</td>.*?</tr>", page, re.DOTALL)[0]
     shown = [cell.strip() for cell in re.findall(r"<td>(.*?)</td>", cells)]
-    assert shown[:6] == ["servicex", "3", "20.0", "12.5", "315 MB", "3,000"]
+    assert shown[:6] == ["servicex", "2", "20.0", "12.5", "315 MB", "3,000"]
     assert shown[6:] == ["900", "12.0 kB", "4.00 kB", "150", "1,200"]
 
 
@@ -287,45 +279,80 @@ def test_a_chunk_of_no_events_and_no_time_has_no_rate(results, tmp_path):
     assert page.count("<img") == 2
 
 
-def test_jobs_as_snakemake_writes_them(tmp_path):
-    seen = BenchmarkRecord(running_time=1.5, max_rss=2.5, cpu_time=1.25)
-    seen.data_collected = True
-    path = tmp_path / "benchmark/jobs/das_lookup/A.jsonl"
-    path.parent.mkdir(parents=True)
-    write_benchmark_records([seen, BenchmarkRecord(running_time=0.5)], str(path), False)
-    assert read_jobs(path) == [
-        Job("das_lookup", 1.5, 1.25, 2621440),
-        Job("das_lookup", 0.5, None, None),
-    ]
+# one and a half seconds in processes that have ended, half a second in one that lives, and memory
+SPENDING = """
+import subprocess
+import sys
+
+from looseleaf.doorway import doorway
+
+LARGE = "held = bytearray(300_000_000); held[::4096] = held[::4096]"
+
+
+def started(cpu_s, then):
+    lines = f"import time\\nwhile time.process_time() < {cpu_s}: pass\\n{then}"
+    return subprocess.Popen([sys.executable, "-c", lines], stdout=subprocess.PIPE)
+
+
+with doorway("log", "cost.json"):
+    started(0.5, LARGE).wait()
+    started(1.0, "").wait()
+    living = started(0.5, "print(flush=True);time.sleep(60)")
+    living.stdout.readline()
+    print("at the end")
+living.kill()
+"""
+
+
+def test_a_job_counts_the_processes_that_it_started(tmp_path):
+    (tmp_path / "job.py").write_text(SPENDING)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "job.py"], cwd=tmp_path, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cost = read_json(tmp_path / "cost.json")
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    # the kernel has counted the same, less the end of the interpreter
+    assert 2.0 < cost["cpu_s"] < spent + 0.02
+    assert cost["cpu_s"] > spent - 0.3
+    assert cost["wall_s"] > 2.0
+    assert 300_000_000 < cost["peak_rss_bytes"] < 400_000_000
+
+
+def test_a_job_that_fails_has_no_cost(tmp_path):
+    job = SPENDING.replace('print("at the end")', "living.kill(); 1 / 0")
+    (tmp_path / "job.py").write_text(job)
+    command = [sys.executable, "job.py"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert ran.returncode == 1
+    assert b"ZeroDivisionError" in ran.stderr
+    assert [path.name for path in tmp_path.iterdir() if "cost" in path.name] == []
 
 
 def test_the_rule_is_below_the_last_jobs_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / "benchmark/jobs/user/benchmark/jobs/das_lookup/jobs/A.jsonl"
-    path.parent.mkdir(parents=True)
-    path.write_text('{"s": 1}\n')
-    assert [job.rule for job in read_jobs(path)] == ["das_lookup"]
-    assert [job.rule for job in read_jobs(path.relative_to(tmp_path))] == ["das_lookup"]
-    (tmp_path / "A.jsonl").write_text('{"s": 1}\n')
-    with pytest.raises(DataFileError, match=r"A\.jsonl: not below a folder benchmark/jobs"):
-        read_jobs("A.jsonl")
+    path = tmp_path / "benchmark/jobs/user/benchmark/jobs/das_lookup/jobs/A.json"
+    spent = JobCost(1.5, 1.25, 7)
+    write_json(path, spent.to_json())
+    assert read_job(path) == read_job(path.relative_to(tmp_path)) == Job("das_lookup", spent)
+    write_json("A.json", spent.to_json())
+    with pytest.raises(DataFileError, match=r"A\.json: not below a folder benchmark/jobs"):
+        read_job("A.json")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"s": 1.0}\n{"s": 2.', "das_lookup.jsonl line 2: not a complete record"),
-        ('{"max_rss": 1}\n', "line 1: .*no wall time"),
-        ('{"s": "NA"}\n', "line 1: .*no wall time"),
-        ('{"s": NaN}\n', "line 1: .*nan is not a number"),
-        ('{"s": 1, "max_rss": "much"}\n', "line 1: .*'much' is not a number"),
-        ("[1]\n", "line 1: not a complete record"),
-        ("", "das_lookup.jsonl: has no record"),
-        (None, "das_lookup.jsonl: can't be read"),
+        ('{"wall_s": 1.0', "das_lookup/A.json: .*not valid JSON"),
+        ('{"cpu_s": 1, "peak_rss_bytes": 1}', "A.json: .*wall_s"),
+        ('{"wall_s": NaN, "cpu_s": 1, "peak_rss_bytes": 1}', "A.json"),
+        ('{"wall_s": 1, "cpu_s": 1, "peak_rss_bytes": "much"}', "A.json: peak_rss_bytes"),
+        ("[1]", "A.json: .*an object"),
+        ("", "A.json: .*not valid JSON"),
+        (None, "A.json"),
     ],
 )
 def test_a_broken_job_record_is_named(results, tmp_path, text, message):
-    path = tmp_path / "results/benchmark/jobs/das_lookup.jsonl"
+    path = tmp_path / "results/benchmark/jobs/das_lookup/A.json"
     path.unlink()
     if text is not None:
         path.write_text(text)

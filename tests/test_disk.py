@@ -23,7 +23,9 @@ from samples import SETTINGS, TRUTH, qcd
 from schedulers import attached, dask_scheduler
 
 from looseleaf.config.kinds import KINDS
+from looseleaf.cost import JobCost
 from looseleaf.errors import ConfigError
+from looseleaf.files import write_json
 from looseleaf.lease import Lease
 from looseleaf.parents import name_of_this
 from looseleaf.processing import seal
@@ -135,10 +137,12 @@ def chain() -> Iterator[Chain]:
             site.write_text(yaml.safe_dump(attached(address)))
             made = Chain(folder, results)
             os.chdir(folder)
-            # as Snakemake leaves them
+            # as the jobs leave them
             for path in made.jobs["benchmark_report"].input.jobs:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
-                Path(path).write_text(json.dumps({"s": 1.0, "max_rss": 1.0, "cpu_time": 1.0}))
+                Path(path).write_text(
+                    json.dumps({"wall_s": 1.0, "peak_rss_bytes": 1, "cpu_s": 1.0})
+                )
             try:
                 yield made
             finally:

@@ -1,7 +1,5 @@
 """Reading the records of costs, and summing them by stage, analysis and rule."""
 
-import json
-import math
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from looseleaf import stage_files
-from looseleaf.cost import Cost
+from looseleaf.cost import Cost, JobCost
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json
 from looseleaf.histograms.store import read_uhi
@@ -23,9 +21,8 @@ FORMAT = "looseleaf-benchmark/1"
 JOBS = "/benchmark/jobs/"
 # the result whose metadata is stored with histograms
 MAP = "map.json"
-# Snakemake's megabyte
-MEBIBYTE = 1024**2
-# what is read from ledgers and manifests
+# what is read of costs, ledgers and manifests
+JOB = {"wall_s": NUMBER, "cpu_s": NUMBER, "peak_rss_bytes": COUNT}
 LOSS = {
     "kind": TEXT,
     "name": TEXT,
@@ -46,17 +43,15 @@ MANIFEST = {
 }
 
 Number = TypeVar("Number", int, float)
-Made = TypeVar("Made", Cost, Loss)
+Made = TypeVar("Made", Cost, JobCost, Loss)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a rule as measured by Snakemake; None for values that it didn't measure."""
+    """One run of a rule."""
 
     rule: str
-    wall_s: float
-    cpu_s: float | None
-    peak_rss_bytes: int | None
+    cost: JobCost
 
     @property
     def stage(self) -> str:
@@ -92,54 +87,18 @@ class Transformed:
     bytes_written: int
 
 
-def read_jobs(path: str | Path) -> list[Job]:
-    """The jobs in a file of Snakemake's `benchmark:`, one on each line.
+def read_job(path: str | Path) -> Job:
+    """The job whose cost is in a file.
 
-    The rule is the name of the folder or file below `benchmark/jobs`. Raises `DataFileError` if the
-    file can't be read, has no job, or has an incomplete line.
+    The rule is the name of the folder below `benchmark/jobs`. Raises `DataFileError` if the file
+    can't be read or is incomplete.
     """
     _, separator, below = f"/{Path(path).as_posix()}".rpartition(JOBS)
     if not separator:
         raise DataFileError(f"{path}: not below a folder {JOBS.strip('/')}")
-    rule = below.partition("/")[0].removesuffix(".jsonl")
-    try:
-        lines = Path(path).read_text().splitlines()
-    except (OSError, ValueError) as problem:
-        raise DataFileError(f"{path}: can't be read ({problem})") from None
-    if not lines:
-        raise DataFileError(f"{path}: has no record of a job")
-    jobs = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            jobs.append(_job(rule, json.loads(line)))
-        except (ValueError, TypeError, AttributeError) as problem:
-            raise DataFileError(
-                f"{path} line {number}: not a complete record of a job ({problem})"
-            ) from None
-    return jobs
-
-
-def _job(rule: str, record: Mapping[str, Any]) -> Job:
-    wall = _measured(record.get("s"))
-    if wall is None:
-        raise ValueError("no wall time 's'")
-    memory = _measured(record.get("max_rss"))
-    # a process that ended before it was sampled has neither memory nor CPU time
-    sampled = memory != 0
-    return Job(
-        rule=rule,
-        wall_s=wall,
-        cpu_s=_measured(record.get("cpu_time")) if sampled else None,
-        peak_rss_bytes=round(memory * MEBIBYTE) if memory else None,
-    )
-
-
-def _measured(value: Any) -> float | None:
-    if value is None or value == "NA":
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is not a number")
-    return float(value)
+    record = read_json(path)
+    check(record, JOB, str(path))
+    return Job(below.partition("/")[0], _made(JobCost, record))
 
 
 def read_ledger(path: str | Path) -> Account:
@@ -297,14 +256,13 @@ def _analysis(name: str, chunks: Sequence[ChunkCost]) -> dict[str, Any]:
 
 
 def _jobs_total(jobs: Sequence[Job]) -> dict[str, Any]:
-    """Totals of jobs; `sampled_jobs` are those with measured memory and CPU time."""
+    costs = [job.cost for job in jobs]
     return {
         "jobs": len(jobs),
-        "sampled_jobs": sum(job.peak_rss_bytes is not None for job in jobs),
-        "wall_s": _sum(job.wall_s for job in jobs),
-        "longest_s": max((job.wall_s for job in jobs), default=None),
-        "cpu_s": _sum(job.cpu_s for job in jobs),
-        "peak_rss_bytes": max((job.peak_rss_bytes or 0 for job in jobs), default=0) or None,
+        "wall_s": _sum(cost.wall_s for cost in costs),
+        "longest_s": max((cost.wall_s for cost in costs), default=None),
+        "cpu_s": _sum(cost.cpu_s for cost in costs),
+        "peak_rss_bytes": max((cost.peak_rss_bytes for cost in costs), default=None),
     }
 
 
@@ -322,10 +280,10 @@ def _work(costs: Sequence[Cost]) -> dict[str, Any]:
     }
 
 
-def _sum(values: Iterable[Number | None]) -> Number | None:
-    """The sum of known values, None if there are none; seconds with the 0.1 ms of the records."""
-    known = [value for value in values if value is not None]
-    return round(sum(known), 4) if known else None
+def _sum(values: Iterable[Number]) -> Number | None:
+    """The sum, None of no values; seconds with the 0.1 ms of the records."""
+    summed = list(values)
+    return round(sum(summed), 4) if summed else None
 
 
 def _rate(events: int | None, seconds: float | None) -> float | None:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from looseleaf.benchmark.collect import (
     Account,
-    read_jobs,
+    read_job,
     read_ledger,
     read_losses,
     read_manifest,
@@ -55,13 +55,13 @@ def report(
     """Write the cost of every stage, and the losses of the analyses.
 
     `summary` is the path of the JSON file, `page` that of a self-contained HTML file. `jobs` are
-    Snakemake's benchmark files, `ledgers` those of each analysis, `results` its map, closure, flips
+    the costs of jobs, `ledgers` those of each analysis, `results` its map, closure, flips
     or yields, `manifests` those of the transforms, `catalogues` those of the demo samples, and
     `reference` has the recorded figures. Raises `DataFileError` naming a record that can't be read.
     """
     accounts = {name: [read_ledger(path) for path in paths] for name, paths in ledgers.items()}
     numbers = summary_of(
-        [job for path in jobs for job in read_jobs(path)],
+        [read_job(path) for path in jobs],
         accounts,
         {name: read_losses(path) for name, path in results.items()},
         [read_manifest(path) for path in manifests],
