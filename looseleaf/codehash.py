@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.util import cache_from_source
 from pathlib import Path
-from typing import Any
 
 from looseleaf.files import whole
 
 ROOT = Path(__file__).parent
+# nodes that may begin with a docstring
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 # what is known of files by their content, beside the compiled modules: to parse all of them takes
 # each process longer than to import what it needs
 KNOWN = Path(cache_from_source(__file__)).with_suffix(".json")
@@ -61,15 +62,10 @@ def _parsed(content: bytes) -> Source:
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-        elif _has_docstring(node):
+        elif isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             del node.body[0]
     ours = sorted(name for name in names if name.split(".")[0] == ROOT.name)
     return Source(tuple(ours), hashlib.sha256(ast.dump(tree).encode()).hexdigest())
-
-
-def _has_docstring(node: Any) -> bool:
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    return isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None
 
 
 class _Known:

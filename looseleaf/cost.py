@@ -1,16 +1,18 @@
 """The cost of a piece of work: the record that every stage keeps, and the benchmark stage reads."""
 
+import os
 import resource
 import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from resource import RUSAGE_CHILDREN as CHILDREN
 from resource import RUSAGE_SELF as SELF
 
 import psutil
 
-# of the memory that the kernel tells: bytes on macOS, kilobytes on Linux
+# of getrusage's memory: bytes on macOS, kilobytes on Linux
 UNIT = 1 if sys.platform == "darwin" else 1024
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -37,7 +39,20 @@ class Cost:
 
 def peak_rss_bytes() -> int:
     """The peak memory of this process since it started."""
-    return resource.getrusage(SELF).ru_maxrss * UNIT
+    return _peak_of(os.getpid()) or resource.getrusage(SELF).ru_maxrss * UNIT
+
+
+def _peak_of(process: int) -> int | None:
+    """The peak memory of a process since its program started, where the kernel tells it.
+
+    What `getrusage` tells on Linux is at least the size of the process that started it.
+    """
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return None
+    lines = [line.split() for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(lines[0][1]) * 1024 if lines else None
 
 
 @dataclass(frozen=True)
@@ -65,13 +80,13 @@ def of_this_job(wall_s: float) -> JobCost:
     """
     own, ended = (resource.getrusage(who) for who in (SELF, CHILDREN))
     cpu_s = own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
-    peak = max(own.ru_maxrss, ended.ru_maxrss) * UNIT
+    peak = max(peak_rss_bytes(), ended.ru_maxrss * UNIT)
     for process in psutil.Process().children(recursive=True):
         # it may end meanwhile
         with suppress(psutil.Error):
             spent = process.cpu_times()
             cpu_s += spent.user + spent.system + spent.children_user + spent.children_system
-            peak = max(peak, process.memory_info().rss)
+            peak = max(peak, _peak_of(process.pid) or process.memory_info().rss)
     return JobCost(round(wall_s, 4), round(cpu_s, 4), peak)
 
 

@@ -318,6 +318,17 @@ def test_a_job_counts_the_processes_that_it_started(tmp_path):
     assert 300_000_000 < cost["peak_rss_bytes"] < 400_000_000
 
 
+def test_peak_memory_is_not_that_of_the_process_which_started_another():
+    held = bytearray(400_000_000)
+    held[::4096] = b"1" * len(held[::4096])
+    code = "from looseleaf.cost import peak_rss_bytes; print(peak_rss_bytes())"
+    # a fork, as Snakemake's; without a reason to, Python takes vfork
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True,
+                          preexec_fn=lambda: None)  # fmt: skip
+    assert len(held) > 300_000_000
+    assert 10_000_000 < int(told.stdout) < 300_000_000
+
+
 def test_a_job_that_fails_has_no_cost(tmp_path):
     job = SPENDING.replace('print("at the end")', "living.kill(); 1 / 0")
     (tmp_path / "job.py").write_text(job)

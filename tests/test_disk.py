@@ -139,10 +139,7 @@ def chain() -> Iterator[Chain]:
             os.chdir(folder)
             # as the jobs leave them
             for path in made.jobs["benchmark_report"].input.jobs:
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-                Path(path).write_text(
-                    json.dumps({"wall_s": 1.0, "peak_rss_bytes": 1, "cpu_s": 1.0})
-                )
+                write_json(path, JobCost(wall_s=1.0, cpu_s=1.0, peak_rss_bytes=1).to_json())
             try:
                 yield made
             finally:
