@@ -19,18 +19,16 @@ ENVIRONMENT = {**ALLOCATOR, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 METHOD = "forkserver"
 # a site of no other process than the one that submits the work
 HERE = "here"
-# workers take three CPU seconds to start, and so many events of an EFT analysis take as long
-FEW_EVENTS = 100_000
 
 
-def worthwhile(site: Mapping[str, Any], events: Callable[[], int]) -> Mapping[str, Any]:
-    """The site, or this process in place of workers on this machine for few events.
+def worthwhile(site: Mapping[str, Any], events: Callable[[], int], few: int) -> Mapping[str, Any]:
+    """The site, or this process in place of workers on this machine for less than `few` events.
 
     A site with settings for its `cluster` stays as it is. The `events` are counted only where their
     number matters.
     """
-    few = site["kind"] == "local" and "cluster" not in site and events() < FEW_EVENTS
-    return {**site, "kind": HERE} if few else site
+    alone = site["kind"] == "local" and "cluster" not in site and events() < few
+    return {**site, "kind": HERE} if alone else site
 
 
 def keep_memory() -> None:

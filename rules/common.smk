@@ -1,6 +1,7 @@
 # Requires: the merged configuration. Makes: SETTINGS (checked), PATHS, GRAPH, and the helpers of
 # the other rule files.
 import json
+from functools import partial
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -26,7 +27,8 @@ from looseleaf.entry import module_of, name_of
 from looseleaf.files import canonical, write_json
 from looseleaf.layout import PACKAGE
 from looseleaf.paths import Paths
-from looseleaf.stage_files import SNAPSHOT_FORMAT
+from looseleaf.stage_files import SNAPSHOT_FORMAT, events_in
+from looseleaf.workerprocess import HERE, worthwhile
 from looseleaf.yaml_files import read_yaml
 
 try:
@@ -135,6 +137,33 @@ def stated_of(analysis):
         return as_is("{}")
     stated = GRAPH.declared(analysis, (*kind.tried, "declared_in"))
     return as_is(json.dumps({"whole": declared.to_json(), "stated": stated}))
+
+
+def where(analysis, manifests):
+    """Where an analysis is processed, which may depend on how many events it has."""
+    few = ANALYSES[analysis][1].few_events
+    try:
+        return worthwhile(SETTINGS.site, partial(events_in, manifests), few)
+    except LooseleafError:
+        # not known before the transforms have ended; what is damaged, the job says
+        return SETTINGS.site
+
+
+def site_of(analysis):
+    """A resource: where an analysis is processed."""
+    return lambda wildcards, input: canonical(where(analysis, input.manifests))
+
+
+def clusters_of(analysis):
+    """A resource: the number of Dask clusters that an analysis takes."""
+    return lambda wildcards, input: int(where(analysis, input.manifests)["kind"] != HERE)
+
+
+def threads_of(analysis):
+    """All cores for workers, one where an analysis is processed without."""
+    return lambda wildcards, input: (
+        1 if where(analysis, input.manifests)["kind"] == HERE else workflow.cores
+    )
 
 
 def pictures_of(analysis):

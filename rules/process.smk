@@ -26,10 +26,10 @@ for name, (analysis, kind) in ANALYSES.items():
             PATHS.log(f"{kind.name}_process/{name}"),
         conda:
             ENVIRONMENT
-        threads: workflow.cores
+        threads: threads_of(name)
         resources:
-            dask_cluster=1,
-            site=canonical(SETTINGS.site),
+            dask_cluster=clusters_of(name),
+            site=site_of(name),
             limits=LIMITS,
             # by this datasets are normalised afterwards: what would fail then fails before
             stated=stated_of(name),

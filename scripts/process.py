@@ -2,14 +2,11 @@ import json
 from functools import partial
 
 from looseleaf.doorway import doorway
-from looseleaf.stage_files import events_in
-from looseleaf.workerprocess import prepare, worthwhile
+from looseleaf.workerprocess import prepare
 
 with doorway(snakemake.log[0], snakemake.output.cost):
     # workers import their modules while this process does
-    site = worthwhile(
-        json.loads(snakemake.resources.site), partial(events_in, snakemake.input.manifests)
-    )
+    site = json.loads(snakemake.resources.site)
     prepare(site)
     from looseleaf.cluster import client_for
     from looseleaf.entry import imported

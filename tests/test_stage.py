@@ -77,11 +77,11 @@ def running(folder: Path, site: dict[str, Any], report: str | None = None) -> Ru
 def test_workers_are_started_for_many_events(tmp_path: Path) -> None:
     files = {name: dataset(tmp_path, name) for name in "ab"}
     assert events_in([files[name].manifest for name in "ab"]) == 2 * EVENTS
-    assert worthwhile(LOCAL, lambda: 99_999) == {**LOCAL, "kind": "here"}
-    assert worthwhile(LOCAL, lambda: 100_000) == LOCAL
+    assert worthwhile(LOCAL, lambda: 99_999, 100_000) == {**LOCAL, "kind": "here"}
+    assert worthwhile(LOCAL, lambda: 100_000, 100_000) == LOCAL
     settings = {**LOCAL, "cluster": {"memory_limit": "2 GB"}}
-    assert worthwhile(settings, lambda: 10) == settings
-    assert worthwhile({**LOCAL, "kind": "htcondor"}, lambda: 10)["kind"] == "htcondor"
+    assert worthwhile(settings, lambda: 10, 100) == settings
+    assert worthwhile({**LOCAL, "kind": "htcondor"}, lambda: 10, 100)["kind"] == "htcondor"
 
 
 @pytest.mark.slow

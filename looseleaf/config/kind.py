@@ -81,6 +81,8 @@ class Kind(ABC, Generic[A]):
     may_be_data: ClassVar[str] = "measure"
     # whether triggers may name their primary datasets
     several_primaries: ClassVar[bool] = True
+    # workers take two seconds to start, in which one process reads and fills so many events
+    few_events: ClassVar[int] = 500_000
     # the keys of a dataset from which its normalisation is computed; it is tried before processing
     tried: ClassVar[Collection[str]] = ()
 

@@ -21,6 +21,7 @@ class FakeRate(Kind[FakeRateAnalysis]):
 
     analysis = FakeRateAnalysis
     stage = "fakerate"
+    few_events = 2_500_000
     process = "looseleaf.fakerate.process:process"
     summary = "map.json"
     measured_map = "map.json"

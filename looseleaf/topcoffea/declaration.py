@@ -31,6 +31,7 @@ class TopCoffea(Kind[TopCoffeaAnalysis]):
     category = "EFT"
     reserved = ("histograms", "yields", "workspace", "datacards")
     may_be_data = "data"
+    few_events = 250_000
     tried = NORMALISED
 
     def completed(
