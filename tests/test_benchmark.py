@@ -301,6 +301,7 @@ with doorway("log", "cost.json"):
     living.stdout.readline()
     print("at the end")
 living.kill()
+living.wait()
 """
 
 
