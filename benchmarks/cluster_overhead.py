@@ -6,7 +6,8 @@ All three run one processor over the same files of one small chunk each, in turn
 what is compared is what a chunk costs beside its events. Ours identifies every chunk, sums up on
 the workers, keeps each result on disk and closes a ledger; `Runner` (with `DaskExecutor`) opens
 each file beforehand to count its entries; `client.map` gathers and adds up results and does
-nothing else. A whole job of one file, from the start of its process and its cluster to its end, is
+nothing else. What TLS costs is told by `client.map` on two clusters of Dask's own, without it and
+with it. A whole job of one file, from the start of its process and its cluster to its end, is
 compared with one by coffea's `Runner`. Trust the ratios; the times are this machine's.
 """
 
@@ -15,7 +16,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -25,7 +27,7 @@ import awkward as ak
 import hist
 from coffea.nanoevents import NanoEventsFactory
 from coffea.processor import DaskExecutor, ProcessorABC, Runner, accumulate
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Security
 from writing import nanoaod
 
 from looseleaf.cluster import client_for
@@ -73,9 +75,24 @@ def one_file(url: str) -> Any:
     return MuonPt().process(events)
 
 
-def bare(fileset: Fileset, site: Site) -> Any:
+def bare(fileset: Fileset, client: Client) -> Any:
     urls = [file.url for file in fileset.files]
-    return accumulate(site.client.gather(site.client.map(one_file, urls, pure=False)))
+    return accumulate(client.gather(client.map(one_file, urls, pure=False)))
+
+
+@contextmanager
+def plain(security: Security | None) -> Iterator[Client]:
+    """A cluster as Dask starts it."""
+    with (
+        LocalCluster(
+            n_workers=WORKERS,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",
+            security=security,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -91,12 +108,7 @@ def job_of_one_file(way: str, file: EventsSource, folder: Path) -> None:
         with client_for(LOCAL, WORKERS, folder / "logs") as site:
             result = ours(fileset, site, EVENTS)
     else:
-        with (
-            LocalCluster(
-                n_workers=WORKERS, threads_per_worker=1, dashboard_address="127.0.0.1:0"
-            ) as cluster,
-            Client(cluster) as client,
-        ):
+        with plain(None) as client:
             result = coffeas(fileset, client)
     if result["pt"].sum(flow=True).value != EVENTS:
         sys.exit(f"{way}: a wrong number of events")
@@ -124,13 +136,19 @@ def main() -> None:
         files = nanoaod(folder / "files", asked.files, EVENTS)
         fileset = Fileset("d", tuple(files), {}, {"dataset": "d"}, "benchmark")
         ways: dict[str, Callable[[Site], Any]] = {
-            "client.map": lambda site: bare(fileset, site),
+            "client.map": lambda site: bare(fileset, site.client),
+            "the same, Dask's cluster": lambda _: bare(fileset, open_to_all),
+            "the same, with TLS": lambda _: bare(fileset, with_keys),
             "coffea Runner": lambda site: coffeas(fileset, site.client),
             "ours, a task a file": lambda site: ours(fileset, site, EVENTS),
             "ours, small files grouped": lambda site: ours(fileset, site, 100 * EVENTS),
         }
         times: dict[str, list[float]] = {way: [] for way in ways}
-        with client_for(LOCAL, WORKERS, folder / "logs") as site:
+        with (
+            client_for(LOCAL, WORKERS, folder / "logs") as site,
+            plain(None) as open_to_all,
+            plain(Security.temporary()) as with_keys,
+        ):
             for number in range(asked.rounds + 1):
                 for way, work in ways.items():
                     spent, result = seconds(lambda work=work: work(site))
