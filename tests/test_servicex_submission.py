@@ -2,10 +2,12 @@
 slow, and has the requests of others."""
 
 import asyncio
+import json
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from hashlib import sha1
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,10 @@ from servicex.models import ResultDestination, ResultFormat, Status, TransformRe
 from servicex.models import TransformStatus as Told
 from servicex.servicex_adapter import ServiceXAdapter, ServiceXFile
 
-from looseleaf.errors import DataFileError, ServiceXFailed, Shortfall
+from looseleaf.errors import ConfigError, DataFileError, ServiceXFailed, Shortfall
 from looseleaf.files import read_json, write_json
-from looseleaf.servicex.formats import ORIGINAL, create
-from looseleaf.servicex.request import OWN, Request, Source, request_folder
+from looseleaf.servicex.formats import create
+from looseleaf.servicex.request import MANIFEST, OWN, Request, Source, request_folder
 from looseleaf.servicex.service.queries import check
 from looseleaf.servicex.submission import Endpoint, transform
 from looseleaf.servicex.transform import FileTask, TreeQuery, collections_of, transform_file
@@ -71,6 +73,8 @@ class Elsewhere(ServiceXAdapter):
         self.mount, self.turns = mount, list(turns)
         self.asked: list[Asked] = []
         self.codegen = OWN
+        # as upstream's list of results on a volume
+        self.nameless = False
 
     async def get_code_generators_async(self) -> dict[str, str]:
         return {self.codegen: "an image"}
@@ -95,6 +99,8 @@ class Elsewhere(ServiceXAdapter):
     ) -> list[ServiceXFile]:
         asked = self._of(request_id)
         outputs = [self.place(asked, number) for number in range(asked.done)]
+        if self.nameless:
+            return [ServiceXFile(None, "none", 0) for _ in outputs]
         return [ServiceXFile(None, path.name, self.size(path)) for path in outputs]
 
     def _of(self, request_id: str | None) -> Asked:
@@ -135,19 +141,22 @@ class Elsewhere(ServiceXAdapter):
         if self.codegen == OWN:
             write_json(output.with_name(account_name(output.name)), result.to_json())
         else:
-            without_totals(output)
+            as_upstream_writes(output, asked.request.selection)
         asked.done += 1
         return output
 
 
-def without_totals(path: Path) -> None:
-    """Make a result what another ServiceX writes: the trees, and nothing on the original file."""
+def as_upstream_writes(path: Path, selection: str) -> None:
+    """Make a result what another ServiceX writes: the branches that are asked for, each list with
+    a counter of its own, and nothing on the original file."""
+    queries = json.loads(selection)
+    asked = {name: q["filter_name"] for q in queries for name in q["treename"].values()}
     with uproot.open(path) as file:
-        trees = {name: file[name].arrays() for name in file.keys(cycle=False) if name != ORIGINAL}
-    with create(path, "root-file", uuid4()) as plain:
+        trees = {name: file[name].arrays() for name in file.keys(cycle=False) if name in asked}
+    with uproot.recreate(path) as plain:
         for name, arrays in trees.items():
-            groups = collections_of(arrays.fields, set(arrays.fields))
-            plain.extend(name, arrays, groups)
+            kept = [f for f in arrays.fields if any(fnmatch(f, p) for p in asked[name])]
+            plain[name] = {f: arrays[f] for f in kept if f[0] != "n" or f[1:] not in kept}
 
 
 async def all_done(service: Elsewhere, asked: Asked) -> None:
@@ -411,6 +420,61 @@ def test_results_under_upstreams_names(request_of_three: Request, tmp_path: Path
     assert [file["events_in"] for file in manifest["files"]] == [4, 5, 6]
     assert [file["events_out"] for file in manifest["files"]] == [2, 3, 4]
     assert [file["source_url"] for file in manifest["files"]] == [s.urls[0] for s in sources]
+
+
+def test_results_that_have_no_names(request_of_three: Request, tmp_path: Path) -> None:
+    """They are looked for once all of them are done: nothing says which of them are whole."""
+
+    async def one_and_a_half(service: Elsewhere, asked: Asked) -> None:
+        service.finish(asked)
+        half = service.finish(asked)
+        content = half.read_bytes()
+        half.write_bytes(content[: len(content) // 2])
+        asked.done = 1
+
+    service = Elsewhere(tmp_path / "mount", one_and_a_half, all_done)
+    service.codegen, service.nameless = "uproot-raw", True
+    manifest = made(request_of_three, tmp_path, service)
+    assert [file["events_out"] for file in manifest["files"]] == [3, 5, 3]
+
+
+def test_why_a_file_has_no_result(request_of_three: Request, tmp_path: Path) -> None:
+    async def one_fails(service: Elsewhere, asked: Asked) -> None:
+        service.finish(asked)
+        asked.status, asked.failed = Status.complete, 2
+        paths = (asked.request.file_list or [])[1:]
+        errors = [{"paths": paths[0], "error": "it is damaged"}, {"paths": paths[1], "error": None}]
+        write_json(service.mount / asked.id / MANIFEST, {"files": errors})
+
+    with pytest.raises(Shortfall) as caught:
+        made(request_of_three, tmp_path, Elsewhere(tmp_path / "mount", one_fails))
+    assert str(caught.value) == (
+        "elsewhere: request r0 has no result for 2 of 3 files: /store/b.root: it is damaged; "
+        "/store/c.root"
+    )
+
+
+def test_every_file_is_held_to_its_own_checksum(
+    request_of_three: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path / "input")
+    records = [
+        replace(source.record, adler32=f"0000000{number}")
+        for number, source in enumerate(request_of_three.sources)
+    ]
+    sources = tuple(Source(record, (Path(record.name).name,)) for record in records)
+    request = replace(request_of_three, sources=sources, verify=True)
+    service = Elsewhere(tmp_path / "mount", all_done)
+    made(request, tmp_path, service)
+    (asked,) = service.asked
+    assert json.loads(asked.request.selection)["checksums"] == {
+        str(tmp_path / f"input/{name}.root"): f"0000000{n}" for n, name in enumerate("abc")
+    }
+    other = Elsewhere(tmp_path / "other", all_done)
+    other.codegen = "uproot-raw"
+    with pytest.raises(ConfigError, match=r"das\.verify: elsewhere isn't one of looseleaf's own"):
+        made(request, tmp_path / "again", other)
+    assert other.asked == []
 
 
 def test_results_of_other_software_are_held_to_the_lookup(tmp_path: Path) -> None:
