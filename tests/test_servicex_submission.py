@@ -225,7 +225,8 @@ Waits = list[float]
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
-    """The pauses of the client, which take no time here."""
+    """The pauses of the client, which take no time here; what never comes is soon given up."""
+    monkeypatch.setattr("looseleaf.servicex.submission.VISIBLE", 5.0)
     found: Waits = []
     sleep = asyncio.sleep
 
