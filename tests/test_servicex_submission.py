@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import awkward as ak
+import httpx
 import numpy as np
 import pytest
 import uproot
@@ -306,6 +307,34 @@ def test_how_often_a_service_is_asked(
     assert waits[0] == 0.1
     assert waits == sorted(waits)
     assert waits[-1] == longest
+
+
+def test_a_service_that_is_away_for_a_moment(request_of_three: Request, tmp_path: Path) -> None:
+    """Also while it takes a request in: nobody knows whether it has."""
+
+    class Away(Elsewhere):
+        async def submit_transform(self, transform_request: TransformRequest) -> str:
+            await super().submit_transform(transform_request)
+            raise httpx.ReadError("the connection was cut")
+
+    async def gone(service: Elsewhere, asked: Asked) -> None:
+        raise httpx.ConnectError("no route")
+
+    service = Away(tmp_path / "mount", one_more, gone, all_done)
+    assert made(request_of_three, tmp_path, service)["totals"]["events_in"] == 15
+    assert [asked.id for asked in service.asked] == ["r0"]
+
+
+def test_a_service_that_stays_away(
+    request_of_three: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("looseleaf.servicex.submission.PATIENCE", 0.5)
+
+    async def gone(service: Elsewhere, asked: Asked) -> None:
+        raise httpx.ConnectError("no route")
+
+    with pytest.raises(ServiceXFailed, match=r"elsewhere: no answer for .* s \(ConnectError\)"):
+        made(request_of_three, tmp_path, Elsewhere(tmp_path / "mount", gone))
 
 
 def test_a_cancellation_that_the_clients_library_takes_for_a_failure(
