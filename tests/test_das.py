@@ -216,6 +216,34 @@ def test_an_invalid_file_may_have_no_bytes(tmp_path: Path) -> None:
     assert read_json(tmp_path / "out.json")["summary"]["bytes"] == 100
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"bytes": 101}, {"adler32": "0000000b"}, {"events": 11}, {"valid": False},
+        {"left_out": True},
+    ],
+)  # fmt: skip
+def test_one_file_under_two_names(tmp_path: Path, other: dict[str, Any]) -> None:
+    """Only where size, checksum and number of events are the same, and both would be read."""
+    copy = replace(A, name="/store/copy.root")
+    assert "/store/a.root and /store/copy.root are the same file" in refused(tmp_path, A, B, copy)
+    path = catalogue(tmp_path, A, replace(copy, **{**other, "left_out": False}))
+    left = [copy.name] if "left_out" in other else []
+    lookup("/A/B/C", tmp_path / "out.json", [path], leave_out=left)
+    summary = read_json(tmp_path / "out.json")["summary"]
+    assert summary["files"] == (1 if {"valid", "left_out"} & other.keys() else 2)
+
+
+@pytest.mark.parametrize("unknown", [{"bytes": None}, {"adler32": None}, {"events": 0}])
+def test_files_of_which_little_is_known_are_no_copies(
+    tmp_path: Path, unknown: dict[str, Any]
+) -> None:
+    one = replace(A, **unknown)
+    path = catalogue(tmp_path, one, replace(one, name="/store/copy.root"))
+    lookup("/A/B/C", tmp_path / "out.json", [path])
+    assert read_json(tmp_path / "out.json")["summary"]["files"] == 2
+
+
 def changes(tmp_path: Path, before: list[FileRecord], after: list[FileRecord]) -> Any:
     """What the second lookup says to have changed."""
     (tmp_path / "out.json").unlink(missing_ok=True)
