@@ -147,6 +147,13 @@ def test_a_refusal_is_not_asked_again(server: DbsServer, asking: Asking, status:
     assert len(server.asked) == 1
 
 
+def test_a_refusal_that_comes_as_an_answer(server: DbsServer, asking: Asking) -> None:
+    said = '[{"error": {"reason": "the database has no such dataset"}}]'
+    server.faults = [lambda handler: handler.answer(said)]
+    message = refusal(BackendFailed, asking)
+    assert message.endswith("answered 200: the database has no such dataset")
+
+
 def test_who_asks_is_not_accepted(server: DbsServer, asking: Asking) -> None:
     server.faults = [403]
     assert f"is the proxy or token of the VO cms? type: {MAKE_ONE}" in refusal(NoCredential, asking)
@@ -567,6 +574,9 @@ def test_a_token_instead_of_a_proxy(
     with serving(server):
         asking = replace(asking, host=server.url)
         assert len(ask(parse(FILES), asking).records["/A/B/C"]) == 1
+        # a service may quote what it was given
+        server.faults = [lambda handler: handler.answer(handler.headers["Authorization"], 400)]
+        assert refusal(BackendFailed, asking).endswith("answered 400: Bearer (the token)")
         monkeypatch.setenv("BEARER_TOKEN", "x.y.z")
         message = refusal(NoCredential, asking)
     assert "(401: " in message

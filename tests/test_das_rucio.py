@@ -173,8 +173,11 @@ def test_a_rucio_that_stays_silent(server: TlsServer, monkeypatch: pytest.Monkey
 def test_rucio_wants_an_hour(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     short = authority.proxy("short", "-hours", "1")
     monkeypatch.setenv("X509_USER_PROXY", str(short))
-    with pytest.raises(NoCredential, match=r"will expire in 0:59 h, 1:00 h are needed"):
-        ask(parse("file dataset=/A/B/C"), ASKING)
+    # a token is of no use to it
+    for token in ("", "a.b.c"):
+        monkeypatch.setenv("BEARER_TOKEN", token)
+        with pytest.raises(NoCredential, match=r"will expire in 0:59 h, 1:00 h are needed"):
+            ask(parse("file dataset=/A/B/C"), ASKING)
 
 
 def test_rucio_without_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
