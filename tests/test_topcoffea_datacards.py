@@ -185,6 +185,45 @@ def test_channels_have_names_that_combine_takes(tmp_path: Path) -> None:
     assert "# all channels: combineCards.py ch_2lss_4j=2lss_4j.txt ch_3l=3l.txt\n" in text
 
 
+def test_predictions_from_data_have_no_luminosity(tmp_path: Path) -> None:
+    """Neither nonprompt leptons nor flips, which move with what names them alone."""
+    whole = filled()
+    put(whole, "nonprompt", [1.0, 2.0, 3.0])
+    put(whole, "flips", [3.0, 2.0, 1.0])
+    rate = {"lumi": {"value": 1.016}, "flips_rate": {"value": 1.3, "processes": ["flips"]}}
+    workspace = written(tmp_path, whole, systematics={"rate": rate})
+    hold_together(tmp_path, workspace)
+    rows = [line.split() for line in (tmp_path / "3l.txt").read_text().splitlines()]
+    (names,) = (row[1:] for row in rows if row[:1] == ["process"] and "tt" in row)
+    moved = {row[0]: dict(zip(names, row[2:], strict=True)) for row in rows if row[1:2] == ["lnN"]}
+    assert {name for name, cell in moved["lumi"].items() if cell == "-"} == {"nonprompt", "flips"}
+    assert {name for name, cell in moved["flips_rate"].items() if cell != "-"} == {"flips"}
+
+
+def test_whoever_fits_the_workspace_begins_at_the_standard_model(tmp_path: Path) -> None:
+    """Which is there once, whatever the other parts are scaled with."""
+    (measurement,) = written(tmp_path, filled())["measurements"]
+    begun = {p["name"]: (p["inits"], p["fixed"]) for p in measurement["config"]["parameters"]}
+    others = ["lin_a", "quad_a", "lin_b", "quad_b", "quad_mixed_a_b"]
+    assert begun == {"sm": ([1.0], True)} | dict.fromkeys(others, ([0.0], False))
+    assert measurement["config"]["poi"] == "lin_a"
+
+
+def test_templates_have_the_errors_of_their_events(tmp_path: Path) -> None:
+    """Those of variations are of the same events: no errors of their own."""
+    whole = empty()
+    for label in ("nominal", "jesUp", "jesDown"):
+        whole.fill("tt", "3l", label, [50.0, 50.0, 200.0], weight=[3.0, -1.0, 2.0])
+    written(tmp_path, whole)
+    with uproot.open(tmp_path / "3l.root") as file:
+        assert file["tt"].variances().tolist() == [10, 4, 0]
+        assert file["data_obs"].variances().tolist() == [2, 2, 0]
+        for direction in ("Up", "Down"):
+            varied = file[f"tt_jes{direction}"]
+            assert varied.values().tolist() == [2, 2, 0]
+            assert varied.variances().tolist() == [0, 0, 0]
+
+
 def test_rare_processes_keep_their_rate(tmp_path: Path) -> None:
     whole = filled()
     put(whole, "rare", [3e-9, 0, 0])
@@ -241,23 +280,29 @@ def test_what_rounding_leaves_below_zero_is_not_told(
     assert capsys.readouterr().err == ""
     # nor where parts of the bin are below zero as well, and all of them add up to nothing
     rounded[:, 5] = -0.4 / 3
-    whole = empty()
-    put(whole, "tt", TT)
-    put(whole, "ttH", rounded)
-    written(tmp_path, whole)
-    says = capsys.readouterr().err
-    assert "ttH_quad_b is -0.4 in ht from 0 to 500" in says
-    assert "ttH_lin_a" not in says
+    # at a = b = 1 too
+    for mixed in (0.0, 0.4 / 3):
+        rounded[:, 4] = mixed
+        whole = empty()
+        put(whole, "tt", TT)
+        put(whole, "ttH", rounded)
+        written(tmp_path, whole)
+        says = capsys.readouterr().err
+        assert "ttH_quad_b is -0.4 in ht from 0 to 500" in says
+        assert "ttH_lin_a" not in says
 
 
+@pytest.mark.parametrize("left", [0.0, 0.002])
 @pytest.mark.parametrize("direction", ["Up", "Down"])
 def test_a_variation_that_leaves_nothing_leaves_a_thousandth(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], direction: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], direction: str, left: float
 ) -> None:
+    """Nothing at all, or less than that."""
     whole = filled()
     other = {"Up": "Down", "Down": "Up"}[direction]
     put(whole, "rare", [2.0, 0.0, 1.0])
     put(whole, "rare", [3.0, 1.0, 1.0], f"jes{other}")
+    put(whole, "rare", [0.0, left, 0.0], f"jes{direction}")
     workspace = written(tmp_path, whole)
     hold_together(tmp_path, workspace)
     (rare,) = (column for column in card_of(tmp_path).columns if column.process == "rare")
