@@ -214,10 +214,20 @@ def test_templates_have_the_errors_of_their_events(tmp_path: Path) -> None:
     whole = empty()
     for label in ("nominal", "jesUp", "jesDown"):
         whole.fill("tt", "3l", label, [50.0, 50.0, 200.0], weight=[3.0, -1.0, 2.0])
-    written(tmp_path, whole)
+    whole.fill("rare", "3l", "nominal", [50.0, 300.0], weight=[2.0, 0.5])
+    (channel,) = written(tmp_path, whole)["channels"]
+    errors = {
+        sample["name"]: modifier["data"]
+        for sample in channel["samples"]
+        for modifier in sample["modifiers"]
+        if modifier["type"] == "staterror"
+    }
+    # of the sum of both
+    assert errors["tt"] == pytest.approx([14**0.5, 2, 0.5])
+    assert errors["rare"] == [0, 0, 0]
     with uproot.open(tmp_path / "3l.root") as file:
         assert file["tt"].variances().tolist() == [10, 4, 0]
-        assert file["data_obs"].variances().tolist() == [2, 2, 0]
+        assert file["data_obs"].variances().tolist() == [4, 2, 0.5]
         for direction in ("Up", "Down"):
             varied = file[f"tt_jes{direction}"]
             assert varied.values().tolist() == [2, 2, 0]
