@@ -744,3 +744,19 @@ def test_growing_bins_that_do_not_meet_do_not_add_up(low: float, high: float) ->
     other.fill([0.55], eft=[[1.0, 2.0, 3.0]])
     with pytest.raises(ValueError, match="axes differ"):
         one + other
+
+
+def test_events_with_two_lists_of_categories() -> None:
+    """Each pair of categories has its own events; groups are those of the axis that is named."""
+    first, second = ["a", "b", "a", "b", "c", "a"], ["x", "x", "y", "y", "y", "z"]
+    filled = EFTHist(
+        hist.axis.StrCategory([], name="one", growth=True),
+        hist.axis.Regular(1, 0, 1, name="x"),
+        hist.axis.StrCategory([], name="other", growth=True),
+        coefficients=["c"],
+    )
+    filled.fill(first, 0.5, second, weight=[1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+    assert filled.at().values()[:, 0].tolist() == [[1, 4, 32], [2, 8, 0], [0, 16, 0]]
+    groups = filled.grouped("other", {"later": ["y", "z"], "x": ["x"]})
+    assert groups.at().values()[:, 0].tolist() == [[36, 1], [8, 2], [16, 0]]
+    assert filled.select(other="y").at().values()[:, 0].tolist() == [4, 8, 16]
