@@ -20,6 +20,8 @@ from looseleaf.efthist import (
     remapped,
 )
 from looseleaf.efthist.histogram import FILL_EVENTS
+from looseleaf.efthist.machine import add_terms
+from looseleaf.efthist.store import read_histograms, write_histograms
 
 X = hist.axis.Regular(1, 0, 1, name="x")
 
@@ -760,3 +762,41 @@ def test_events_with_two_lists_of_categories() -> None:
     groups = filled.grouped("other", {"later": ["y", "z"], "x": ["x"]})
     assert groups.at().values()[:, 0].tolist() == [[36, 1], [8, 2], [16, 0]]
     assert filled.select(other="y").at().values()[:, 0].tolist() == [4, 8, 16]
+
+
+def test_histograms_that_keep_other_squares_are_not_equal() -> None:
+    """Of events that no coefficient moves, the squares at every point are the same numbers."""
+    kinds: list[Any] = [True, False, [{"c": 1.0}], [{"c": 2.0}], [{}, {"c": 1.0}]]
+    made = [
+        EFTHist(hist.axis.Regular(2, 0, 1, name="x"), coefficients=["c"], squares=squares)
+        for squares in kinds
+    ]
+    for filled in ([], [0.2, 0.7]):
+        for histogram in made:
+            histogram.fill(np.array(filled))
+        for i, one in enumerate(made):
+            assert [one == other for other in made] == [i == j for j in range(len(made))]
+
+
+def test_sums_of_a_bin_that_are_apart_are_refused() -> None:
+    """The loop would write between them."""
+    sums, bins, one = np.zeros((2, 6)), np.zeros(1, np.int64), np.ones(1)
+    with pytest.raises(ValueError, match="should be contiguous"):
+        add_terms(sums[:, ::2], bins, None, one, np.ones((1, 3)))
+    assert not sums.any()
+    add_terms(sums[:, :3], bins, None, one, np.ones((1, 3)))
+    assert sums.tolist() == [[1, 1, 1, 0, 0, 0], [0] * 6]
+
+
+@pytest.mark.parametrize("said", ["looseleaf-eft-histograms/2", None])
+def test_a_file_of_another_format_is_refused(tmp_path: Path, said: str | None) -> None:
+    path = tmp_path / "h.h5"
+    write_histograms(path, {"x": one_bin(["c"], [1, 2, 3])}, {"made": "here"})
+    histograms, metadata = read_histograms(path)
+    assert (list(histograms), metadata) == (["x"], {"made": "here"})
+    with h5py.File(path, "r+") as file:
+        del file.attrs["format"]
+        if said is not None:
+            file.attrs["format"] = said
+    with pytest.raises(ValueError, match=r"h\.h5: not a file of EFT histograms"):
+        read_histograms(path)
