@@ -800,3 +800,9 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path, said: str | None) -
             file.attrs["format"] = said
     with pytest.raises(ValueError, match=r"h\.h5: not a file of EFT histograms"):
         read_histograms(path)
+
+
+def test_metadata_that_json_can_not_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_histograms(tmp_path / "h.h5", {}, {"lumi": float("nan")})
+    assert not (tmp_path / "h.h5").exists()

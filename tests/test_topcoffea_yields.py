@@ -377,3 +377,20 @@ def test_variations_are_not_in_the_yields(tmp_path: Path) -> None:
     assert made.at("one", "tt") == about(2.0, 2.0)
     # a rate of leptons that fail is none of flips
     assert {name: value for name, value in made.varied("flips").items() if value} == {"nominal": 1}
+
+
+def test_events_of_files_that_are_left_out_are_not_missing() -> None:
+    """Whole files can be counted; one that can't be opened may have had any number."""
+    about = dataset("tt", "2017", listed={"events": 1200, "sum_of_weights": 480.0})
+
+    def left_out(*events: int | None) -> dict[str, Any]:
+        files = [{"name": f"{n}.root", "events": number} for n, number in enumerate(events)]
+        return of(400.0, left_out=files)
+
+    for events in ((150, 50), (200,), (100, None)):
+        found = factors_of("b", about, analysis_of(ANALYSIS), left_out(*events))
+        # the sum of what is read
+        assert found == {"nominal": pytest.approx(2.5)}
+    for events, there in (((150,), 1150), ((150, 51), 1201), ((201, None), 1201)):
+        message = refusal(about, left_out(*events))
+        assert f"nEvents: states 1200, but the files of b have {there}" in message
