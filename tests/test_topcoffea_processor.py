@@ -16,6 +16,7 @@ from looseleaf.efthist import EFTHist
 from looseleaf.errors import DataFileError
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.names import COVERAGE, ENTRIES
 from looseleaf.objects.rates import RateMap
 from looseleaf.processing.feed import SkimmedNanoAOD
 from looseleaf.topcoffea.flip_map import FlipMap
@@ -410,9 +411,15 @@ def test_an_eft_event_carries_its_weight_in_its_terms(tmp_path: Path) -> None:
         tmp_path / "s.root", rows, EFTfitCoefficients=[[2.0, 1.0, 0.5], [3.0, 0.0, 1.0]],
         wc_names=["c"],
     )  # fmt: skip
-    found = cells(processed(events)["ht"], {"c": 2.0})
+    out = processed(events)
+    found = cells(out["ht"], {"c": 2.0})
     first, second = 2 + 2 * 1 + 4 * 0.5, 3 + 4 * 1
     assert found["ss", "signal", "nominal"] == (first + second, first**2 + second**2)
+    # where it is on its axes, and beside others, it has that of the Standard Model
+    spread = out[ENTRIES][{"channel": "ss"}]
+    assert (spread["number"].value, spread["weight"].value) == (2, 5)
+    assert spread["weight"].variance == 2**2 + 3**2
+    assert out[COVERAGE][{"axis": "ht"}].view(flow=True).sum(axis=(1, 2)).tolist() == [2, 5]
 
 
 def test_coefficients_are_as_many_in_each_event(tmp_path: Path) -> None:
