@@ -489,6 +489,22 @@ def test_runs_that_knows_of_another_sum_is_refused(
         transformed(path, tmp_path / "out.root")
 
 
+@pytest.mark.parametrize(("total", "right"), [(2.2, True), (1.8, True), (2.4, False), (1.6, False)])
+def test_sums_of_weights_of_both_signs_are_held_to_their_size(
+    tmp_path: Path, total: float, right: bool
+) -> None:
+    """They cancel; the rounding of the numbers that are added doesn't."""
+    weights = np.array([51, -50, 51, -50, 50, -50, 0, 0], FLOAT)
+    path = write(
+        tmp_path / "a.root", Events={**events_of(), "genWeight": weights}, Runs=runs([8], [total])
+    )
+    if right:
+        assert transformed(path, tmp_path / "out.root").sum_of_weights_in == 2.0
+        return
+    with pytest.raises(DataFileError, match=rf"add up to 2, but its tree Runs says {total:g}"):
+        transformed(path, tmp_path / "out.root")
+
+
 def test_merged_skims_of_which_one_is_as_long_as_the_words_of_the_other(tmp_path: Path) -> None:
     """hadd keeps the words of the first file: it kept 5 of 8 events, the second none of 12."""
     made = tmp_path / "skim.root"
