@@ -269,8 +269,9 @@ OPPOSITE = [
     event([muon(40, 0.1, 1)], [lepton(30, -1.5, -1)]),
     event([], [lepton(50, 0.5, 1), lepton(30, -2.0, -1)], jets=(50.0, 60.0)),
     event([muon(40, 0.1, 1), muon(30, 0.1, -1)]),
-    # not tight, or of one charge already
+    # not tight, not triggered, or of one charge already
     event([muon(40, 0.1, 1)], [lepton(30, -1.5, -1, tight=False)]),
+    event([muon(40, 0.1, 1)], [lepton(30, -1.5, -1)], fired=False),
     event([], [lepton(50, 0.5, 1), lepton(30, -2.0, 1)]),
 ]
 ODDS = {"-1.5": 0.04 / 0.96, "0.5": 0.02 / 0.98, "-2.0": 0.05 / 0.95}
