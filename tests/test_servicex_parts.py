@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import uproot
 
-from looseleaf.errors import ConfigError, DataFileError, Shortfall
+from looseleaf.errors import ConfigError, DataFileError, RemoteReadFailed, Shortfall
 from looseleaf.files import adler32, write_json
 from looseleaf.servicex.formats import create, read_original
 from looseleaf.servicex.jagged import selected
@@ -521,3 +521,47 @@ def test_invalid_files_are_left_out_and_folders_stay_on_the_volume(tmp_path: Pat
     for outside in ("..", "sub/../../x", "/etc"):
         with pytest.raises(ConfigError, match="leaves the volume"):
             request_folder(tmp_path / "volume", outside, "id")
+
+
+def test_a_tree_of_another_name_has_what_was_asked_for(tmp_path: Path) -> None:
+    """Neither run nor weight beside it; the weights of all events are summed all the same."""
+    path = nanoaod(tmp_path / "s.root", genWeight=WEIGHTS)
+    query = TreeQuery(to="picked", columns=("MET_pt",), cut="MET_pt > 25")
+    out = tmp_path / "out.root"
+    found = transform_file(FileTask("f", (str(path),), None, None, None, (query,), str(out), "w"))
+    assert (found.sum_of_weights_in, found.sum_of_weights_out) == (27, 24)
+    with uproot.open(out) as file:
+        assert file["picked"].keys() == ["MET_pt"]
+        assert file["picked"]["MET_pt"].array().to_list() == [30, 40, 50]
+
+
+def test_a_counter_that_is_asked_for_is_there_once(tmp_path: Path) -> None:
+    path, counts = tmp_path / "s.root", [2, 0, 1, 0, 0, 1]
+    arrays = ak.zip({
+        **uproot.open(nanoaod(path))["Events"].arrays(how=dict),
+        "Jet_pt": ak.unflatten(np.arange(4, dtype="f4"), counts),
+        "Jet_eta": ak.unflatten(np.arange(4, dtype="f4") / 2, counts),
+    }, depth_limit=1)  # fmt: skip
+    groups = {name: [name] for name in ("run", "luminosityBlock", "event", "MET_pt")}
+    with create(path, "root-file", uuid.uuid4()) as file:
+        file.extend("Events", arrays, {**groups, "Jet": ["Jet_pt", "Jet_eta"]})
+    columns = ("nJet", "Jet_pt", "MET_pt")
+    carried_out(path, columns, cut=None)
+    with uproot.open(tmp_path / "out.root") as file:
+        keys = file["Events"].keys()
+        assert sorted(keys) == sorted({"run", "luminosityBlock", "event", *columns})
+        assert file["Events"]["nJet"].array().to_list() == counts
+        assert file["Events"]["Jet_pt"].array().to_list() == arrays["Jet_pt"].to_list()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_failure_may_pass_if_that_of_one_address_may(tmp_path: Path, first: int) -> None:
+    urls = ["http://127.0.0.1:1/a.root", str(tmp_path / "nowhere.root")]
+    query = TreeQuery(columns=("MET_pt",))
+    order = (urls[first], urls[1 - first])
+    out = str(tmp_path / "out.root")
+    with pytest.raises(RemoteReadFailed, match=r"nowhere\.root: no such file"):
+        transform_file(FileTask("f", order, None, None, None, (query,), out, "w"))
+    with pytest.raises(DataFileError) as caught:
+        transform_file(FileTask("f", (urls[1],), None, None, None, (query,), out, "w"))
+    assert not isinstance(caught.value, RemoteReadFailed)
