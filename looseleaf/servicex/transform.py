@@ -216,7 +216,7 @@ def _transform(task: FileTask, url: str, passed_over: list[str]) -> FileResult:
         with create(part, task.format, identity) as result:
             for query in task.queries:
                 if query is task.queries[0]:
-                    _keep(query, file, url, result, (sums, seen), original is not None)
+                    _keep(query, file, url, result, (sums, seen))
                 else:
                     _keep(query, file, url, result)
             if sums.events_in + sums.left_out != entries:
@@ -411,12 +411,11 @@ def _keep(
     url: str,
     result: Result,
     counts: "tuple[Sums, Seen] | None" = None,
-    may_leave_out: bool = True,
 ) -> None:
     """Carry out one query of a task.
 
-    `counts` are filled from the events that are read: all of the tree, unless events that can't
-    pass the cut may be skipped.
+    `counts` are filled from the events that are read: all of the tree but, of Parquet, row groups
+    that can't pass the cut. The totals of those are known before (`_known`).
     """
     if query.tree not in file.directory:
         if query.optional:
@@ -424,19 +423,18 @@ def _keep(
         raise DataFileError(f"{url}: no {query.tree} tree, but the request needs columns of it")
     tree = file.directory[query.tree]
     plan = _planned(query, tree, url)
-    pushed = query.cut if may_leave_out else None
     of_cut = plan.of_cut
     types: dict[str, Any] = {}
     if counts is not None:
         counts[1].lacks(query, plan, tree)
         if isinstance(tree, ParquetTree):
-            counts[0].left_out = tree.num_entries - tree.events(tree.left(pushed))
+            counts[0].left_out = tree.num_entries - tree.events(tree.left(query.cut))
             if counts[0].left_out and tree.floating(of_cut):
                 # an event with a NaN there is dropped as well
                 for arrays in steps(tree, url, tree.floating(of_cut)):
                     counts[1].not_finite.add(arrays, arrays.fields)
                 of_cut = []
-    for arrays in steps(tree, url, plan.read, pushed):
+    for arrays in steps(tree, url, plan.read, query.cut):
         check_lists(arrays, plan.groups, url)
         for name in plan.never:
             arrays[name] = np.zeros(len(arrays), bool)
