@@ -74,10 +74,12 @@ def properly(worker: Here, batch: Batch) -> Outcomes:
 
 
 def until_ended(worker: Here, batch: Batch) -> Outcomes:
-    """Writes a part, and is at it until it is killed."""
+    """Writes a part, and is at it until it is killed, which takes a moment."""
     batch.folder.mkdir(parents=True, exist_ok=True)
     (batch.folder / ".part-1").write_text("half")
     assert worker.ended.wait(60)
+    time.sleep(0.2)
+    (batch.folder / ".part-2").write_text("some more")
     yield from ()
 
 
