@@ -85,6 +85,14 @@ def test_a_ledger_adds_up_what_was_done() -> None:
     }
 
 
+def test_a_file_that_no_processor_can_run_on_is_done() -> None:
+    bare = replace(C, name="bare", bare=True)
+    ledger = ledger_of(fileset(A, bare), [record(A, 0, 7, -2.5)], {})
+    assert ledger["expected"] == {"files": 2, "events": 7, "sum_of_weights": -2.5}
+    assert ledger["processed"] == {"files": 2, "chunks": 1, "events": 7, "sum_of_weights": -2.5}
+    assert ledger["empty_files"] == ["bare"]
+
+
 def shortfall(files: list[EventsSource], done: list[ChunkRecord]) -> str:
     with pytest.raises(Shortfall) as problem:
         ledger_of(fileset(*files), done, {})
