@@ -323,6 +323,8 @@ def test_sections_of_all_files_and_those_that_are_certified(tmp_path: Path) -> N
     masked = from_manifest("d", path, {"lumi_mask": '{"1": [[3, 7]]}'}).original
     assert masked["lumi_sections"] == everything
     assert masked["certified_sections"] == {"1": [[3, 4], [6, 7]]}
+    with pytest.raises(DataFileError, match=r"dataset d: its lumi_mask certifies none .*runs 1, 2"):
+        from_manifest("d", path, {"lumi_mask": '{"1": [[5, 5], [10, 99]], "3": [[1, 9]]}'})
     # where one of the files has none, there is nothing to say of all of them
     path = manifest(tmp_path, first, entry(tmp_path, "b", 5))
     assert from_manifest("d", path, {}).original["lumi_sections"] is None
@@ -331,11 +333,46 @@ def test_sections_of_all_files_and_those_that_are_certified(tmp_path: Path) -> N
 def test_data_with_weights_of_their_own_are_refused(tmp_path: Path) -> None:
     """Simulation that is declared as data would count with its weights, and unnormalised."""
     good = entry(tmp_path, "a", 3, sum_of_weights_in=30.0)
-    path = manifest(tmp_path, good, entry(tmp_path, "b", 5))
-    assert from_manifest("d", path, {"data": False}).original["sum_of_weights"] == 30.0 - 12.5
-    with pytest.raises(DataFileError, match=r"dataset d: it is declared as data.*/store/b\.root"):
-        from_manifest("d", path, {"data": True})
+    for total in (-12.5, 49.5, 50.5):
+        path = manifest(tmp_path, good, entry(tmp_path, "b", 5, sum_of_weights_in=total))
+        found = from_manifest("d", path, {"data": False})
+        assert found.original["sum_of_weights"] == 30.0 + total
+        with pytest.raises(DataFileError, match=r"dataset d: it is declared as data.*/store/b\.ro"):
+            from_manifest("d", path, {"data": True})
     assert from_manifest("d", manifest(tmp_path, good), {"data": True}).original["events"] == 30
+
+
+def test_what_was_lost_before_the_lookup_is_told(tmp_path: Path) -> None:
+    """Of files that are normalised by their tree Runs, with what they still hold."""
+    held = {"events": 12, "sum_of_weights": 5.5}
+    skimmed = entry(tmp_path, "a", 3, normalised_by="Runs", held=held)
+    found = from_manifest("d", manifest(tmp_path, skimmed, entry(tmp_path, "b", 5)), {})
+    assert found.original["normalised_by"] == {
+        "Runs": {
+            "files": 1, "events": 30, "sum_of_weights": -7.5, "held_events": 12,
+            "held_sum_of_weights": 5.5,
+        },
+        "Events": {
+            "files": 1, "events": 50, "sum_of_weights": -12.5, "held_events": 50,
+            "held_sum_of_weights": -12.5,
+        },
+    }  # fmt: skip
+    (loss,) = found.losses
+    assert (loss.kind, loss.name, loss.count, loss.of) == ("skimmed before", "Runs", 18, 30)
+    assert found.held == {"/store/a.root": 12, "/store/b.root": 50}
+    # its share of the sums of coefficients isn't known
+    summed = {"eft_sums_in": [1.0, 2.0, 3.0]}
+    path = manifest(tmp_path, {**skimmed, **summed}, entry(tmp_path, "b", 5, **summed))
+    assert from_manifest("d", path, {}).original["eft_sums"] == []
+    second = entry(tmp_path, "b", 5, **summed)
+    path = manifest(tmp_path, entry(tmp_path, "a", 3, eft_sums_in=[]), second)
+    assert from_manifest("d", path, {}).original["eft_sums"] == []
+    several = {"eft_sums_in": [1.0] * 6}
+    path = manifest(tmp_path, entry(tmp_path, "a", 3, **several), second)
+    with pytest.raises(
+        DataFileError, match=r"different numbers of EFTfitCoefficients: 6 in .*/a\."
+    ):
+        from_manifest("d", path, {})
 
 
 @pytest.mark.parametrize("off", [1, -1])
