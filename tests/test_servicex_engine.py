@@ -35,11 +35,13 @@ class Here:
         self.batches: list[Batch] = []
         self.killed: list[str] = []
         self.ended = threading.Event()
-        self.closed = False
+        self.closed = self.at_work = False
 
     def carry_out(self, batch: Batch, seconds: float) -> Outcomes:
         self.batches.append(batch)
+        self.at_work = True
         yield from self.turn(self, batch)
+        self.at_work = False
 
     def kill(self, batch: str) -> None:
         self.killed.append(batch)
@@ -298,6 +300,7 @@ def test_canceling_ends_the_work_and_leaves_results(tmp_path: Path, files: list[
         again = engine.submit(request(), files)
         wait_for(lambda: list(engine.folder(again).glob(".part-1")))
         engine.delete(again)
+        assert not worker.at_work
         assert not engine.folder(again).exists()
         worker.turn = properly
         assert len(ended(engine, engine.submit(request(), files))) == 4
