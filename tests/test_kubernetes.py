@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import uproot
 from cluster import ACCOUNT, Cluster, Object, needs_containers, wait_for
+from disks import disk
 from release import NAMESPACE, TOKEN, Release, claim, install, of_kind, pod_template, released
 from samples import SETTINGS, TRUTH, qcd
 from service import holds, run, selection
@@ -479,6 +480,25 @@ def test_a_service_without_rights_says_so(cluster: Cluster, release: Release) ->
     wait_for(lambda: "error: Kubernetes doesn't let the service get configmaps" in bare.log())
     assert "with rbac.create=false, bind it to the service account" in bare.log()
     bare.uninstall()
+
+
+def test_a_volume_without_room_for_a_task_is_named(
+    cluster: Cluster, release: Release, files: list[str]
+) -> None:
+    place = Release(cluster, PLAIN, "small").volume()
+    with disk(place) as volume:
+        place.chmod(0o777)
+        with released(cluster, PLAIN, "small") as small:
+            done(small, small.submit(file_list=files[:1], selection=selection()), 1)
+            with volume.full():
+                request = small.submit(file_list=files[1:3], selection=selection())
+                assert small.finished(request).status == "Fatal"
+                # no pod was asked to start without its task
+                assert small.made(request) == []
+                assert "No space left on device" in small.log()
+            wait_for(small.is_tidy)
+            done(small, small.submit(file_list=files[1:3], selection=selection()), 2)
+            small.uninstall()
 
 
 def test_uninstalling_ends_the_transformers(

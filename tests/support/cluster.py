@@ -274,7 +274,7 @@ class Cluster:
             self._check_escalation(value, user)
         elif resource == "persistentvolumeclaims":
             place = self.claim(value["metadata"]["namespace"], value["metadata"]["name"])
-            place.mkdir(parents=True)
+            place.mkdir(parents=True, exist_ok=True)
             value["status"] = {"phase": "Bound", "accessModes": value["spec"]["accessModes"]}
 
     def _check_escalation(self, role: Object, user: str) -> None:
