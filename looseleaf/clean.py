@@ -17,7 +17,7 @@ from tempfile import gettempdir
 from snakemake.utils import update_config
 
 from looseleaf import disk
-from looseleaf.codehash import code_hash, imports_of
+from looseleaf.codehash import code_hash
 from looseleaf.config.graph import Graph
 from looseleaf.config.kinds import stages
 from looseleaf.config.settings import Settings, find, load
@@ -251,7 +251,7 @@ def _needed(present: Present) -> set[str]:
     settings, general = present.settings, present.settings.general
     manifests = (present.results / "servicex").glob("[!.]*.json")
     named = {_named(path) for path in manifests}
-    software = code_hash(*imports_of(present.base / "scripts/servicex_transform.py"))
+    software = code_hash(script=present.base / "scripts/servicex_transform.py")
     made = {
         request_from_das(
             das,

@@ -1,8 +1,8 @@
 """A hash of the code that a job runs.
 
-Snakemake watches `script:` files but not their imports. Each rule has this hash among its params,
-so that an edit of a module reruns exactly the stages that import it. Docstrings, comments and
-layout are no code.
+Snakemake watches the times of `script:` files, and not their imports. Each rule has this hash among
+its params instead, so that an edit of a script or a module reruns exactly the stages that run it.
+Docstrings, comments and layout are no code.
 """
 
 import ast
@@ -144,18 +144,24 @@ def import_closure(*modules: str, without: frozenset[str] = frozenset()) -> list
     return sorted(paths)
 
 
-def code_hash(*modules: str) -> str:
+def code_hash(*modules: str, script: Path | None = None) -> str:
     """Twelve hex digits that change if, and only if, the code behind `modules` does.
 
-    The modules `ASIDE` are left out.
+    The code of a `script` and what it imports belong to it. The modules `ASIDE` are left out.
     """
-    return hash_of(import_closure(*modules, without=frozenset(ASIDE)))
+    scripts = [] if script is None else [script]
+    imported = [name for path in scripts for name in imports_of(path)]
+    return hash_of([*import_closure(*modules, *imported, without=frozenset(ASIDE)), *scripts])
 
 
 def hash_of(paths: Iterable[Path]) -> str:
-    """Twelve hex digits of the names and the code of files of this package."""
-    summary = hashlib.sha256()
-    for path in sorted(paths):
-        summary.update(f"{path.relative_to(ROOT)} {source_of(path).tree}\n".encode())
+    """Twelve hex digits of the names and the code of files of this package, and of scripts."""
+    lines = (f"{_name(path)} {source_of(path).tree}\n" for path in paths)
+    digest = hashlib.sha256("".join(sorted(lines)).encode())
     _known().keep()
-    return summary.hexdigest()[:12]
+    return digest.hexdigest()[:12]
+
+
+def _name(path: Path) -> str:
+    """The name of a file, wherever the package and the workflow are."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else f"scripts/{path.name}"

@@ -19,7 +19,7 @@ try:
 except LooseleafError as problem:
     raise WorkflowError(str(problem)) from None
 
-from looseleaf.codehash import code_hash, imports_of
+from looseleaf.codehash import code_hash
 from looseleaf.config.graph import Graph, flat
 from looseleaf.config.kinds import kind_of, stages
 from looseleaf.config.settings import find, load
@@ -92,10 +92,10 @@ def declared_for(analysis, keys):
 
 
 def code_of(script, *runs):
-    """A param: the hash of what a script imports, and of the modules of the `module:name`s that it
-    is told to run."""
+    """A param: the hash of a script and what it imports, and of the modules of the `module:name`s
+    that it is told to run."""
     path = Path(workflow.basedir) / "scripts" / f"{script}.py"
-    return code_hash(*imports_of(path), *(module_of(run) for run in runs))
+    return code_hash(*map(module_of, runs), script=path)
 
 
 def sample_parts(wildcards):

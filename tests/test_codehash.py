@@ -1,6 +1,8 @@
 """What each rule hashes of the package is what its job imports, neither less nor more."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -55,7 +57,8 @@ def badly_hashed(rules: list[Any]) -> list[str]:
     return [
         rule.name
         for rule in rules
-        if rule.name not in RECORDS and rule.params.get("code") != hash_of(run_by(rule))
+        if rule.name not in RECORDS
+        and rule.params.get("code") != hash_of({*run_by(rule), REPO / "rules" / rule.script})
     ]
 
 
@@ -111,3 +114,34 @@ def test_another_hash_is_found(
         expected = [rule.name for rule in found if rules in rule.name]
         assert set(badly_hashed(found)) >= set(expected)
         assert len(expected) > 0
+
+
+@pytest.mark.chain
+def test_an_edit_of_a_script_reruns_its_jobs_and_a_new_time_none(tmp_path: Path) -> None:
+    base = tmp_path / "workflow"
+    base.mkdir()
+    for name in ("rules", "scripts"):
+        shutil.copytree(REPO / name, base / name, symlinks=True)
+    for name in ("Snakefile", "config", "envs", "looseleaf", "profiles"):
+        (base / name).symlink_to(REPO / name)
+    (base / "small.yaml").write_text("samples: {scale: 0.01}")
+    target = "results/samples/QCD_Pt-15to20/catalogue.json"
+    command = [sys.executable, "-m", "snakemake", "--configfile", "small.yaml", "--", target]
+
+    def runs(*options: str) -> bool:
+        """Whether a dry run has something to do."""
+        asked = [*command[:3], *options, *command[3:]]
+        ran = subprocess.run(asked, cwd=base, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return "samples_generate" in ran.stdout + ran.stderr
+
+    assert runs()
+    script = base / "scripts/samples_generate.py"
+    text = script.read_text()
+    for same in (text, f"# in other words\n{text}"):
+        script.write_text(same)
+        assert not runs("-n")
+    edited = text.replace("snakemake.threads,", "snakemake.threads or 1,")
+    assert edited != text
+    script.write_text(edited)
+    assert runs("-n")
