@@ -102,9 +102,15 @@ def _known() -> _Known:
     return _Known()
 
 
-@cache
 def source_of(path: Path) -> Source:
-    """What a Python file imports of this package, and its code. It is read once in a process."""
+    """What a Python file imports of this package, and its code."""
+    about = path.stat()
+    return _read(path, about.st_mtime_ns, about.st_size)
+
+
+@cache
+def _read(path: Path, mtime_ns: int, size: int) -> Source:
+    # many rules run a module, which may be edited while a notebook uses it
     return _known().source(path)
 
 

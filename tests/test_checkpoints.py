@@ -267,7 +267,7 @@ from processors import MuonPt
 print(processor_identity(MuonPt()))
 for edited in ("das/dbs.py", "processing/runner.py", "processing/ledger.py"):
     path = Path(looseleaf.__file__).parent / edited
-    path.write_text(path.read_text() + "# edited\\n")
+    path.write_text(path.read_text() + "EDITED = True\\n")
     print(processor_identity(MuonPt()))
 """
 

@@ -78,7 +78,7 @@ PAGE = 4096
 # times and costs stand in these, or checksums of such files
 VARIES = re.compile(
     r".*\.root|.*\.ledger\.json|.*/(tasks\.csv|performance\.html|report\.html|summary\.json)"
-    r"|(samples|das|servicex|volume)/.*\.json|.*/checkpoints/.*"
+    r"|(samples|das|servicex|volume|benchmark/jobs)/.*\.json|.*/checkpoints/.*"
 )
 
 

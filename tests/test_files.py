@@ -221,7 +221,7 @@ def test_what_is_known_of_code_is_kept_and_not_trusted_if_it_is_damaged(tmp_path
             patch.setattr(codehash, "KNOWN", kept)
             patch.setattr(sys, "dont_write_bytecode", False)
             codehash._known.cache_clear()
-            codehash.source_of.cache_clear()
+            codehash._read.cache_clear()
             return codehash.code_hash("looseleaf.das.lookup")
 
     try:
@@ -239,11 +239,11 @@ def test_what_is_known_of_code_is_kept_and_not_trusted_if_it_is_damaged(tmp_path
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(codehash, "KNOWN", Path("/proc/known.json"))
             codehash._known.cache_clear()
-            codehash.source_of.cache_clear()
+            codehash._read.cache_clear()
             assert codehash.code_hash("looseleaf.das.lookup") == fresh
     finally:
         codehash._known.cache_clear()
-        codehash.source_of.cache_clear()
+        codehash._read.cache_clear()
 
 
 def test_parsing_the_graph_imports_nothing_heavy() -> None:
