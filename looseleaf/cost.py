@@ -10,8 +10,6 @@ from pathlib import Path
 from resource import RUSAGE_CHILDREN as CHILDREN
 from resource import RUSAGE_SELF as SELF
 
-import psutil
-
 # of getrusage's memory: bytes on macOS, kilobytes on Linux
 UNIT = 1 if sys.platform == "darwin" else 1024
 UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -78,6 +76,8 @@ def of_this_job(wall_s: float) -> JobCost:
     The kernel counts the time of processes that have ended to the one that waited for them. On
     macOS that is known of this process's own alone.
     """
+    import psutil  # noqa: PLC0415 - commands and histograms that are installed alone have none
+
     own, ended = (resource.getrusage(who) for who in (SELF, CHILDREN))
     cpu_s = own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
     peak = max(peak_rss_bytes(), ended.ru_maxrss * UNIT)
