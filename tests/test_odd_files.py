@@ -268,6 +268,40 @@ def test_a_value_for_each_event_is_none_for_each_object(tmp_path: Path, output: 
 
 
 @pytest.mark.parametrize("output", FORMATS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_branches_without_a_counter_are_no_collection(
+    tmp_path: Path, kind: str, output: str
+) -> None:
+    """Values of the event beside lists of different lengths, whose names begin alike."""
+    lists = {"LHE_Pdf": [[1.0], [], [2.0, 3.0]], "LHE_Scale": [[4.0], [5.0, 6.0], []]}
+    events = {"event": np.arange(3), "LHE_HT": np.array([7.0, 8.0, 9.0]), **lists}
+    path = write(tmp_path / "a.root", kind, Events=events)
+    out = tmp_path / ("out.parquet" if output == "parquet" else "out.root")
+    transformed(path, out, ("LHE_HT", *lists), output_format=output)
+    with open_events(str(out)) as file:
+        found = next(transform.steps(file.tree, str(out), ["LHE_HT", *lists]))
+    assert found.LHE_HT.to_list() == [7.0, 8.0, 9.0]
+    assert {name: found[name].to_list() for name in lists} == lists
+
+
+@pytest.mark.parametrize("output", FORMATS)
+@pytest.mark.parametrize("place", [0, 1])
+def test_counters_have_one_type_in_every_result(tmp_path: Path, place: int, output: str) -> None:
+    """Whatever that of the file is, and whether or where they are asked for."""
+    events = events_of()
+    counts = events["nMuon"]
+    path = write(tmp_path / "a.root", Events=events | {"nMuon": counts.astype(np.uint32)})
+    out = tmp_path / ("out.parquet" if output == "parquet" else "out.root")
+    columns = ["Muon_pt", "Muon_eta"]
+    columns.insert(2 * place, "nMuon")
+    transformed(path, out, columns, output_format=output)
+    with open_events(str(out)) as file:
+        found = next(transform.steps(file.tree, str(out), ["nMuon"]))
+    assert str(ak.type(found.nMuon).content) == "int32"
+    assert found.nMuon.to_list() == counts.tolist()
+
+
+@pytest.mark.parametrize("output", FORMATS)
 def test_half_precision_and_lists_of_fixed_length_are_read(tmp_path: Path, output: str) -> None:
     events = events_of() | {"MET_pt": np.arange(8, dtype=np.float16) / 4}
     events["Muon_pt"] = ak.values_astype(events["Muon_pt"], np.float16)
@@ -465,6 +499,22 @@ def test_sums_of_eft_coefficients_are_not_known_of_a_skimmed_file(tmp_path: Path
         dataset = {"data": False, "xsec_pb": 7.0, "process": "t", "wc_names": ["a"]}
         with pytest.raises(DataFileError, match=r"a skim without these sums.*normalise: declared"):
             factors_of("d", dataset, analysis_of({"lumi_ifb": 1.0}), fileset.original)
+
+
+def test_sums_of_a_skimmed_file_with_eft_coefficients_are_not_those_of_runs(
+    tmp_path: Path,
+) -> None:
+    """Runs weights by genWeight, such a sample by its Standard Model's term."""
+    known = runs([20], [70.5], LHEScaleSumw=ak.Array([[1.0, 1.5]]))
+    events = events_of()
+    plain = write(tmp_path / "plain.root", Events=events, Runs=known)
+    found = transformed(plain, tmp_path / "out.root")
+    assert found.eft_sums_in is None
+    assert found.theory_sums_in == {"LHEScaleWeight": [70.5, 1.5 * 70.5]}
+    events["EFTfitCoefficients"] = ak.from_regular(ak.Array(np.full((8, 3), 2.0, FLOAT)))
+    eft = write(tmp_path / "eft.root", Events=events, Runs=known)
+    found = transformed(eft, tmp_path / "out.root", [*COLUMNS, "EFTfitCoefficients"])
+    assert (found.events_in, found.eft_sums_in, found.theory_sums_in) == (20, [], {})
 
 
 def test_runs_that_knows_of_fewer_events_is_refused(tmp_path: Path) -> None:
@@ -714,8 +764,10 @@ def test_a_trigger_that_no_file_has_is_refused_with_near_names(tmp_path: Path) -
 
 def test_other_branches_stay_required(tmp_path: Path) -> None:
     path = write(tmp_path / "a.root", Events=events_of())
+    # that a path counts as not fired says nothing of a branch beside it
+    columns = [*COLUMNS, "Muon_dxy", "L1_Mu|HLT_Mu8", "HLT_Mu8"]
     with pytest.raises(DataFileError, match="the Events tree lacks Muon_dxy, L1_Mu or HLT_Mu8;"):
-        transformed(path, tmp_path / "out.root", [*COLUMNS, "Muon_dxy", "L1_Mu|HLT_Mu8"])
+        transformed(path, tmp_path / "out.root", columns)
 
 
 # Parquet that has no value somewhere

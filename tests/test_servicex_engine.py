@@ -2,16 +2,18 @@
 when work is cut off, fails, is canceled, or was begun by an earlier service."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import uproot
+from disks import disk
 
 from looseleaf.errors import RemoteReadFailed
 from looseleaf.files import adler32, read_json
@@ -134,6 +136,14 @@ def wait_for(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def until_threads_end() -> None:
+    """Until the threads of services that were stopped have ended."""
+    for thread in threading.enumerate():
+        if "_serve" in thread.name:
+            thread.join(20)
+            assert not thread.is_alive()
 
 
 def ended(engine: Engine, request_id: str) -> list[dict[str, Any]]:
@@ -328,21 +338,29 @@ def test_parts_are_cleared_and_links_not_followed(tmp_path: Path, files: list[st
     elsewhere.mkdir()
     (elsewhere / "precious").write_text("x")
 
+    homes: list[Path] = []
+    left: list[Path] = []
+
     def untidy(worker: Here, batch: Batch) -> Outcomes:
+        left.extend(home for home in homes if home.exists())
         outcome = next(properly(worker, batch))
         (batch.folder / ".part-file").write_text("x")
-        (batch.folder / ".part-folder/in it").mkdir(parents=True)
+        (batch.folder / ".part-folder/in it").mkdir(parents=True, exist_ok=True)
+        (batch.folder / ".part-link").unlink(missing_ok=True)
         (batch.folder / ".part-link").symlink_to(elsewhere)
         # where a killed worker's query was at home
-        work_folder(Path(batch.jobs[0].task.output)).mkdir()
+        homes.append(work_folder(Path(batch.jobs[0].task.output)))
+        homes[-1].mkdir()
         yield outcome
 
     with running(tmp_path, Crew(Here(untidy))) as engine:
-        mine = engine.submit(request(), files[:1])
-        (entry,) = ended(engine, mine)
-        output = entry["result"]["output"]
+        mine = engine.submit(request(), files[:2])
+        outputs = [entry["result"]["output"] for entry in ended(engine, mine)]
         names = {path.name for path in engine.folder(mine).iterdir()}
-        assert names == {output, f"{output}.json", "manifest.json"}
+        assert names == {*outputs, *(f"{output}.json" for output in outputs), "manifest.json"}
+    # not only at the request's end: it may have many files
+    assert len(homes) == 2
+    assert left == []
     assert (elsewhere / "precious").exists()
 
 
@@ -360,13 +378,48 @@ def test_what_stops_with_the_service_is_continued_by_the_next(
         mine = engine.submit(request(), files)
         wait_for(lambda: list(engine.folder(mine).glob(".part-1")))
     assert first.closed
-    threads = [thread for thread in threading.enumerate() if "_serve" in thread.name]
-    for thread in threads:
-        thread.join(20)
+    until_threads_end()
     assert [f.status for f in state.files(mine)] == ["running", *["waiting"] * 3]
     with running(tmp_path, Crew(Here(properly)), state) as engine:
         entries = ended(engine, mine)
     assert [(entry["status"], entry["tries"]) for entry in entries] == [("success", 1)] * 4
+
+
+def test_a_service_that_ends_while_its_state_has_no_room(
+    tmp_path: Path, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says so in one line, and the next service does the file again."""
+    made, full = threading.Event(), threading.Event()
+    told: list[str] = []
+
+    def waits(worker: Here, batch: Batch) -> Outcomes:
+        outcomes = list(properly(worker, batch))
+        made.set()
+        assert full.wait(60)
+        yield from outcomes
+
+    def waiting() -> bool:
+        told.append(capsys.readouterr().err)
+        return "waiting for room" in "".join(told)
+
+    with disk(tmp_path / "state") as small:
+        state = State(tmp_path / "state/state.sqlite")
+        with ExitStack() as spoilt:
+            with running(tmp_path, Crew(Here(waits)), state) as engine:
+                mine = engine.submit(request(), files[:1])
+                assert made.wait(60)
+                spoilt.enter_context(small.full())
+                full.set()
+                wait_for(waiting)
+            until_threads_end()
+        told.append(capsys.readouterr().err)
+        assert re.fullmatch(r".*/state\.sqlite: .*: waiting for room\n", "".join(told))
+        assert [file.status for file in state.files(mine)] == ["running"]
+        with running(tmp_path, Crew(Here(properly)), state) as engine:
+            (entry,) = ended(engine, mine)
+        assert (entry["status"], entry["tries"]) == ("success", 1)
+        until_threads_end()
+        state.close()
 
 
 def test_batches_of_an_earlier_service_go_on(tmp_path: Path, files: list[str]) -> None:

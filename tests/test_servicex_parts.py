@@ -351,6 +351,27 @@ def test_a_clock_that_is_set_back_hides_no_result(state: State, tmp_path: Path) 
     assert [file.created for file in state.results("r", "2999-01-01T00:00:00.000000")] == [
         "2999-01-01T00:00:00.000001", "2999-01-01T00:00:00.000002",
     ]  # fmt: skip
+    # what the clock said is read for every file, so that it doesn't pile up
+    with contextlib.closing(sqlite3.connect(tmp_path / "state.sqlite")) as db:
+        assert db.execute("SELECT last FROM clock").fetchall() == [("2999-01-01T00:00:00.000002",)]
+
+
+def test_files_that_finish_in_one_tick_have_times_of_their_own(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Coarse(datetime):
+        """A clock that ticks more rarely than files finish."""
+
+        @classmethod
+        def now(cls, tz: Any = None) -> "Coarse":
+            return cls(2026, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr("looseleaf.servicex.service.state.datetime", Coarse)
+    submit(state, "r", 3)
+    for file in state.claim(3):
+        state.done(file.number, {}, None)
+    times = [f"2026-01-01T00:00:00.{number:06}" for number in range(3)]
+    assert [file.created for file in state.results("r", "")] == times
 
 
 def test_what_is_canceled_is_done_no_more(state: State) -> None:
@@ -362,6 +383,9 @@ def test_what_is_canceled_is_done_no_more(state: State) -> None:
     assert statuses(state, "r") == ["success", "canceled", "canceled"]
     assert statuses(state, "q") == ["waiting"]
     assert not state.done(second.number, {}, None)
+    # also of a batch that still stands when the next service begins
+    assert state.take_up([first.number, second.number]) == []
+    assert statuses(state, "r") == ["success", "canceled", "canceled"]
     request = state.request("r")
     assert request is not None
     assert request["status"] == CANCELED
