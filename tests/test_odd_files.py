@@ -363,6 +363,18 @@ def test_a_computed_column_has_one_type(
         made("+event")
 
 
+def test_a_computed_column_belongs_to_the_collection_of_its_whole_name(tmp_path: Path) -> None:
+    """A single value of the event may have a name that begins like that of a collection."""
+    path, out = write(tmp_path / "a.root", Events=events_of()), tmp_path / "out.root"
+    computed = (("Muon_double", "2 * Muon_pt"), ("Muons_many", "nMuon > 1"))
+    query = TreeQuery(columns=("Muon_pt",), computed=computed, collections=("Muon",))
+    transform_file(FileTask("a", (str(path),), None, None, None, (query,), str(out), "test"))
+    with open_events(str(out)) as file:
+        found = file.tree.arrays()
+    assert ak.all(found.Muon_double == 2 * events_of()["Muon_pt"])
+    assert found.Muons_many.to_list() == (events_of()["nMuon"] > 1).tolist()
+
+
 # the tree Runs
 
 

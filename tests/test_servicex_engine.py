@@ -1,6 +1,7 @@
 """The service's queue with workers in its own threads: what becomes of files, parts and requests
 when work is cut off, fails, is canceled, or was begun by an earlier service."""
 
+import base64
 import json
 import re
 import threading
@@ -465,6 +466,33 @@ def test_a_request_whose_end_was_not_written_down(tmp_path: Path, files: list[st
     with running(tmp_path, crew, state) as engine:
         (entry,) = ended(engine, mine)
     assert (entry["status"], entry["error"]) == ("failure", "bad")
+
+
+def test_requests_that_ended_are_left_as_they_are(tmp_path: Path, files: list[str]) -> None:
+    state = State(tmp_path / "state.sqlite")
+    with running(tmp_path, Crew(Here(properly)), state) as engine:
+        complete = engine.submit(request(), files)
+        ended(engine, complete)
+        manifest = engine.folder(complete) / "manifest.json"
+        before = manifest.stat().st_mtime_ns
+    until_threads_end()
+    canceled = engine.submit(request(), files)
+    engine.cancel(canceled)
+    with running(tmp_path, Crew(Here(properly)), state) as engine:
+        assert manifest.stat().st_mtime_ns == before
+        assert not (engine.folder(canceled) / "manifest.json").exists()
+        assert engine.state.request(canceled)["status"] == CANCELED
+
+
+def test_a_python_query_is_held_to_the_limits(tmp_path: Path, files: list[str]) -> None:
+    worker = Here(lambda _, batch: iter([(batch.jobs[0].number, ValueError("not today"))]))
+    limits = {"memory": 1 << 29, "seconds": 77, "confined": False}
+    source = base64.b64encode(b"def run_query(path):\n    return {}\n").decode()
+    asked = request(codegen="python", selection=source)
+    with running(tmp_path, Crew(worker), **limits) as engine:
+        ended(engine, engine.submit(asked, files[:1]))
+    (job,) = worker.batches[0].jobs
+    assert {name: getattr(job.task, name) for name in limits} == limits
 
 
 def test_what_can_not_be_written_is_no_success(tmp_path: Path, files: list[str]) -> None:
