@@ -28,7 +28,14 @@ from looseleaf.servicex.request import (
     urls_of,
 )
 from looseleaf.servicex.service.state import CANCELED, RUNNING, State
-from looseleaf.servicex.transform import FileResult, FileTask, Sums, TreeQuery, transform_file
+from looseleaf.servicex.transform import (
+    FileResult,
+    FileTask,
+    Sums,
+    TreeQuery,
+    steps,
+    transform_file,
+)
 from looseleaf.servicex.volume import (
     complete_manifest,
     made_before,
@@ -47,11 +54,11 @@ pytestmark = pytest.mark.slow
 def test_sums_of_several_steps() -> None:
     """Weights of either sign, terms and theory weights that differ, over two steps and a cut."""
     sums = Sums()
-    steps = (
+    parts = (
         ([3.0, -1.0, 2.0], [True, False, True], [[2, 1, 5], [4, 0, 1], [8, 3, 2]]),
         ([-4.0, 0.5], [False, True], [[1, 1, 1], [16, 2, 0]]),
     )
-    for weights, mask, terms in steps:
+    for weights, mask, terms in parts:
         arrays = ak.zip(
             {
                 "genWeight": weights,
@@ -67,6 +74,28 @@ def test_sums_of_several_steps() -> None:
     # each times the Standard Model's weight; of the places that every event has
     assert sums.theory_in == {"PSWeight": [31 * 0.5, 31 * 2.0]}
     assert sums.weighted
+
+
+def test_a_changing_number_of_terms_is_refused() -> None:
+    terms = ak.Array([[1.0, 2.0, 3.0], [1.0, 2.0]])
+    with pytest.raises(DataFileError, match="EFTfitCoefficients: their number differs between"):
+        Sums().add(ak.zip({"EFTfitCoefficients": terms}, depth_limit=1), None)
+
+
+def test_large_columns_are_read_in_small_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All columns that are read at a time count, of which each event has 12 bytes here."""
+    columns = ["a", "b", "c"]
+    with uproot.recreate(tmp_path / "a.root") as file:
+        tree = file.mktree("Events", dict.fromkeys(columns, "f4"))
+        tree.extend({name: np.arange(1000, dtype="f4") for name in columns})
+    monkeypatch.setattr("looseleaf.servicex.transform.STEP_BYTES", 6000)
+    with uproot.open(tmp_path / "a.root") as file:
+        lengths = [len(part) for part in steps(file["Events"], "a.root", columns)]
+    # a branch states some bytes more than those of its values
+    assert sum(lengths) == 1000
+    assert 400 < max(lengths) <= 500
 
 
 def test_small_weights_after_a_large_one() -> None:
