@@ -19,7 +19,7 @@ import uproot
 from looseleaf.errors import ConfigError, DataFileError, RemoteReadFailed, Shortfall
 from looseleaf.files import adler32, write_json
 from looseleaf.servicex.formats import create, read_original
-from looseleaf.servicex.jagged import selected
+from looseleaf.servicex.jagged import NotFinite, selected
 from looseleaf.servicex.request import (
     Request,
     Source,
@@ -137,6 +137,15 @@ def test_selected_columns_are_those_of_awkward(start: int, mask: list[bool] | No
         assert found[name].to_list() == expected[name].to_list(), name
 
 
+def test_values_of_other_events_are_not_counted() -> None:
+    """A step may be a part of a longer array, with lists that begin within its values."""
+    nan = float("nan")
+    whole = ak.zip({"Muon_pt": [[nan], [1.0, 2.0], [3.0, nan], [nan]]}, depth_limit=1)
+    found = NotFinite()
+    found.add(whole[1:3], ["Muon_pt"])
+    assert found.by_column() == {"Muon_pt": {"count": 1, "of": 4, "unit": "values"}}
+
+
 # --- formats
 
 
@@ -168,6 +177,34 @@ def test_a_collection_of_one_branch_has_its_counter(tmp_path: Path, output: str)
     assert found["nMuon"].to_list() == counts.tolist()
     assert ak.all(found["Muon_pt"] == arrays["Muon_pt"])
     assert ak.all(found["MET_pt"] == arrays["MET_pt"])
+
+
+@pytest.mark.parametrize("output", ["root-file", "root-rntuple"])
+def test_a_result_has_the_runs_of_its_file_or_some_of_its_own(tmp_path: Path, output: str) -> None:
+    """Whatever tree is written last."""
+    weighted = ak.zip({"genWeight": np.array([1.0, -2.0])})
+    blocks = ak.zip({"run": np.array([1, 1], np.uint32)})
+    theirs = ak.zip({"genEventCount": np.array([3, 4])})
+    for name, runs in {"a": None, "b": theirs}.items():
+        with create(tmp_path / f"{name}.root", output, uuid.uuid4()) as result:
+            result.extend("Events", weighted, {"genWeight": ["genWeight"]})
+            if runs is not None:
+                result.extend("Runs", runs, {"genEventCount": ["genEventCount"]})
+            result.extend("LuminosityBlocks", blocks, {"run": ["run"]})
+            result.describe({"events": 9, "sum_of_weights": 7.5})
+    with uproot.open(tmp_path / "a.root") as file:
+        assert file["Runs"]["genEventCount"].array().to_list() == [9]
+        assert file["Runs"]["genEventSumw"].array().to_list() == [7.5]
+    with uproot.open(tmp_path / "b.root") as file:
+        assert file["Runs"]["genEventCount"].array().to_list() == [3, 4]
+
+
+def test_a_parquet_file_has_one_tree(tmp_path: Path) -> None:
+    arrays = ak.zip({"run": np.array([1, 1], np.uint32)})
+    with create(tmp_path / "a.parquet", "parquet", uuid.uuid4()) as result:
+        result.extend("Events", arrays, {"run": ["run"]})
+        with pytest.raises(DataFileError, match="one tree, not Events and LuminosityBlocks"):
+            result.extend("LuminosityBlocks", arrays, {"run": ["run"]})
 
 
 # --- requests and results on the volume
