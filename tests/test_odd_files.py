@@ -375,6 +375,21 @@ def test_a_computed_column_belongs_to_the_collection_of_its_whole_name(tmp_path:
     assert found.Muons_many.to_list() == (events_of()["nMuon"] > 1).tolist()
 
 
+def test_a_computed_column_has_a_value_in_every_event(tmp_path: Path) -> None:
+    """Some events have muons and others none, of which the first is asked for."""
+    path, out = write(tmp_path / "a.root", Events=events_of()), tmp_path / "out.root"
+
+    def made(cut: str | None) -> None:
+        query = TreeQuery(columns=("event",), computed=(("first", "first(Muon_pt)"),), cut=cut)
+        transform_file(FileTask("a", (str(path),), None, None, None, (query,), str(out), "test"))
+
+    with pytest.raises(DataFileError, match=r"first\(Muon_pt\)' has no value in some events"):
+        made(None)
+    made("nMuon > 0")
+    with open_events(str(out)) as file:
+        assert file.tree["first"].array().to_list() == [20, 21, 23, 24, 26]
+
+
 # the tree Runs
 
 
