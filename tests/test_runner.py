@@ -185,6 +185,12 @@ def test_sums_have_the_order_of_their_parts() -> None:
     assert total.values().tolist() == [1, 2, 1]
 
 
+def test_the_memory_of_a_worker_is_its_highest() -> None:
+    left = Partial({"n": 1}, [], {"a": 5, "b": 2})
+    right = Partial({"n": 2}, [], {"a": 3, "c": 4, "b": 7})
+    assert added(left, right).peaks == {"a": 5, "b": 7, "c": 4}
+
+
 def test_a_result_that_was_damaged_on_its_way_is_not_kept(tmp_path: Path) -> None:
     file = EventsSource("a.root", "/a.root", "", "u", 1, None, 7, 7.0)
     tasks = [(Chunk("d", file, 0, 4),), (Chunk("d", file, 4, 7),)]

@@ -1,6 +1,7 @@
 """Parts of a transform by themselves: sums, columns, formats, identities, the service's state."""
 
 import contextlib
+import os
 import sqlite3
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import uproot
+from disks import Disk, open_folder
 
 from looseleaf.errors import ConfigError, DataFileError, RemoteReadFailed, Shortfall
 from looseleaf.files import adler32, write_json
@@ -244,6 +246,9 @@ def test_every_redirector_is_an_address() -> None:
         "root://xcache//store/a.root", "root://eos.cern.ch//eos/cms/store/a.root",
         "/mirror/store/a.root",
     )  # fmt: skip
+    for name in ("store/a.root", "/store/../../etc/a.root"):
+        with pytest.raises(DataFileError, match=f"{name}: should be a logical name"):
+            urls_of(replace(RECORDS[0], name=name), redirectors)
 
 
 def made(folder: Path, request: Request, number: int, **more: Any) -> FileResult:
@@ -309,6 +314,20 @@ def test_results_of_other_requests_are_taken_where_they_are_the_same(tmp_path: P
     assert found["/store/a.root"].events_in == 10
     taken = mine / output_name(REQUEST.sources[0], REQUEST.format)
     assert taken.read_bytes() == bytes(5)
+
+
+def test_closed_folders_of_others_are_passed_over_and_its_own_is_told() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("being somebody else takes root")
+    with open_folder() as place:
+        closed, mine = place / "closed", place / "mine"
+        closed.mkdir(mode=0o700)
+        mine.mkdir()
+        remember(REQUEST, closed, made(closed, REQUEST, 0))
+        with Disk(place).forbidden():
+            assert made_before(REQUEST, mine) == {}
+            with pytest.raises(PermissionError, match="closed"):
+                made_before(REQUEST, closed)
 
 
 def test_names_of_results_are_told_apart() -> None:
