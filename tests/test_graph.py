@@ -285,3 +285,30 @@ def test_a_main_file_that_is_not_utf_8(snakemake: Snakemake, repo: Path, tmp_pat
     assert run.status == 1
     assert "Traceback" not in run.text
     assert "the byte 0xe9 isn't UTF-8 (is the file Latin-1?)" in run.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "a: 1\nb: é".encode("latin-1"),
+            "line 2: the byte 0xe9 isn't UTF-8 (is the file Latin-1?)",
+        ),
+        ("a: 1".encode("utf-16"), "is UTF-16 or binary; save it as UTF-8 text"),
+        (b"a:\n\t- b\n", "not valid YAML: while scanning"),
+        (b"[1, 2]", "should have keys with values, such as `name: value`"),
+        (None, "no such file. --configfile takes all names that follow it: if my.yaml is a target"),
+    ],
+)
+def test_a_file_of_configfile_that_can_not_be_read(
+    snakemake: Snakemake, tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / "my.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    run = snakemake("--dry-run", "--configfile", str(path))
+    assert run.status == 1
+    assert "Traceback" not in run.text
+    (error,) = [line for line in run.text.splitlines() if line.startswith("error: ")]
+    assert error.startswith(f"error: {path}")
+    assert message in error
