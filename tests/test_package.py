@@ -88,7 +88,8 @@ def tracked(*parts: str) -> list[str]:
 def test_sdist_is_whole(dist: Path) -> None:
     with tarfile.open(next(dist.glob("*.tar.gz"))) as packed:
         members = {m.name.partition("/")[2]: m for m in packed.getmembers()}
-    expected = tracked("looseleaf", "config", "profiles", "rules", "envs", "tests", "benchmarks")
+    expected = tracked("looseleaf", "snakemake_logger_plugin_looseleaf", "config", "profiles")
+    expected += tracked("rules", "envs", "tests", "benchmarks")
     expected += tracked("Snakefile", "Makefile", "requirements.lock", "README.md", "LICENSE")
     expected += tracked("CONTRIBUTING.md", "docs", "mkdocs.yml")
     assert set(expected) - set(members) == set()
@@ -103,7 +104,7 @@ def test_wheel_holds_package_and_workflow_once(dist: Path) -> None:
     with ZipFile(next(dist.glob("*.whl"))) as wheel:
         names = wheel.namelist()
     package = [n for n in names if ".dist-info/" not in n and "/workflow/" not in n]
-    assert sorted(package) == tracked("looseleaf")
+    assert sorted(package) == sorted(tracked("looseleaf", "snakemake_logger_plugin_looseleaf"))
     workflow = [n.removeprefix("looseleaf/workflow/") for n in names if "/workflow/" in n]
     scripts = [f"scripts/{path.name}" for path in (REPO / "scripts").glob("*.py")]
     assert sorted(workflow) == sorted(
