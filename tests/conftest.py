@@ -163,8 +163,8 @@ def snakemake(tmp_path: Path) -> Snakemake:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Three processes for each core: tests wait for services and workers half of the time."""
-    return min(6, 3 * (os.cpu_count() or 1))
+    """Two processes for each core: tests wait for services and workers; three take longer."""
+    return min(4, 2 * (os.cpu_count() or 1))
 
 
 # files whose tests take longest, which begin first where several processes share the suite
