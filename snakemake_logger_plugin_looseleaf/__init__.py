@@ -12,9 +12,6 @@ from pathlib import Path
 from snakemake.logging import logger
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 
-from looseleaf.errors import LooseleafError
-from looseleaf.yaml_files import read_yaml
-
 # Snakemake's functions that read a file of the configuration, and the argument with its name
 READING = {"load_configfile": "configpath", "_load_configfile": "configpath_or_obj"}
 
@@ -46,6 +43,10 @@ def in_words(record: LogRecord) -> bool:
 
 def _sentence(problem: BaseException) -> str | None:
     """What is wrong with the file that was being read, if one was."""
+    # Snakemake imports this module whenever it starts, for other workflows too
+    from looseleaf.errors import LooseleafError  # noqa: PLC0415
+    from looseleaf.yaml_files import read_yaml  # noqa: PLC0415
+
     frames = (frame for frame, _ in traceback.walk_tb(problem.__traceback__))
     reading = [frame for frame in frames if frame.f_code.co_name in READING]
     if not reading:
