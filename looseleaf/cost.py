@@ -71,7 +71,7 @@ class JobCost:
 
 
 def of_this_job(wall_s: float) -> JobCost:
-    """The cost so far of this process, at least `wall_s` old, and of those that it started.
+    """The cost so far of this process, which is `wall_s` old, and of those that it started.
 
     The kernel counts the time of processes that have ended to the one that waited for them. On
     macOS that is known of this process's own alone.
@@ -81,10 +81,7 @@ def of_this_job(wall_s: float) -> JobCost:
     own, ended = (resource.getrusage(who) for who in (SELF, CHILDREN))
     cpu_s = own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
     peak = max(peak_rss_bytes(), ended.ru_maxrss * UNIT)
-    this = psutil.Process()
-    # with the start of Python; a clock that was set back takes nothing away
-    wall_s = max(wall_s, time.time() - this.create_time())
-    for process in this.children(recursive=True):
+    for process in psutil.Process().children(recursive=True):
         # it may end meanwhile
         with suppress(psutil.Error):
             spent = process.cpu_times()

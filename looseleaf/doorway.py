@@ -10,7 +10,7 @@ from looseleaf import disk
 from looseleaf.cost import of_this_job
 from looseleaf.errors import LooseleafError
 from looseleaf.files import whole, write_json
-from looseleaf.parents import end_with_snakemake
+from looseleaf.parents import age_of_this, end_with_snakemake
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def doorway(log: str, cost: str | None = None) -> Iterator[None]:
     try:
         yield
         if cost is not None:
-            write_json(cost, of_this_job(time.monotonic() - started).to_json())
+            write_json(cost, of_this_job(age_of_this()).to_json())
     except LooseleafError as problem:
         message = f"error: {problem}"
     except OSError as problem:
