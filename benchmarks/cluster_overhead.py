@@ -6,9 +6,10 @@ All three run one processor over the same files of one small chunk each, in turn
 what is compared is what a chunk costs beside its events. Ours identifies every chunk, sums up on
 the workers, keeps each result on disk and closes a ledger; `Runner` (with `DaskExecutor`) opens
 each file beforehand to count its entries; `client.map` gathers and adds up results and does
-nothing else. What TLS costs is told by `client.map` on two clusters of Dask's own, without it and
-with it. A whole job of one file, from the start of its process and its cluster to its end, is
-compared with one by coffea's `Runner`. Trust the ratios; the times are this machine's.
+nothing else. `client.map` also runs on two clusters as Dask starts them, one without TLS and one
+with it, which shows what TLS costs. A whole job of one file, from the start of its process and its
+cluster to its end, is compared with one by coffea's `Runner`. Trust the ratios; the times are this
+machine's.
 """
 
 import argparse

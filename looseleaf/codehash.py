@@ -2,7 +2,7 @@
 
 Snakemake watches the times of `script:` files, and not their imports. Each rule has this hash among
 its params instead, so that an edit of a script or a module reruns exactly the stages that run it.
-Docstrings, comments and layout are no code.
+Docstrings, comments and layout don't count.
 """
 
 import ast

@@ -76,7 +76,7 @@ def _start(process: psutil.Process) -> float:
 
 
 def age_of_this() -> float:
-    """The time [s] since this process started, by a clock that nobody sets on Linux."""
+    """The time [s] since this process started, which setting the clock doesn't change on Linux."""
     now = time.clock_gettime(time.CLOCK_BOOTTIME) if psutil.LINUX else time.time()
     return now - _start(psutil.Process())
 

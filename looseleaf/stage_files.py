@@ -7,6 +7,7 @@ import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -108,8 +109,23 @@ ORIGINAL = {
 
 def events_in(manifests: Iterable[str | Path]) -> int:
     """The events in the results of some transforms; raises as `read_manifest` does."""
-    shape = {"totals": {"events_out": COUNT}}
-    return sum(read_manifest(path, shape)["totals"]["events_out"] for path in manifests)
+    return sum(_events_in(path, _stamp(path)) for path in manifests)
+
+
+@cache
+def _events_in(path: str | Path, stamp: tuple[int, int] | None) -> int:
+    # Snakemake asks several times for each job
+    totals = read_manifest(path, {"totals": {"events_out": COUNT}})["totals"]
+    return int(totals["events_out"])
+
+
+def _stamp(path: str | Path) -> tuple[int, int] | None:
+    """What changes when a file is written anew."""
+    try:
+        about = Path(path).stat()
+    except OSError:
+        return None
+    return about.st_mtime_ns, about.st_size
 
 
 def read_manifest(

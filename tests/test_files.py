@@ -198,7 +198,7 @@ def test_code_hash_changes_with_the_code_that_is_imported(tmp_path: Path) -> Non
     before = hashes()
     path = package / "das" / "lookup.py"
     text = path.read_text()
-    # what isn't code
+    # comments and docstrings don't count
     path.write_text(f"# of files\n{text}".replace('"""', '"""In other words: ', 1))
     assert hashes() == before
     path.write_text(text.replace("def lookup(", "def lookup(*nothing, ", 1))

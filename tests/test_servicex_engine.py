@@ -430,7 +430,7 @@ def test_batches_of_an_earlier_service_go_on(tmp_path: Path, files: list[str]) -
     )  # fmt: skip
     first, second = (before.submit(request(), files) for _ in range(2))
     numbers = [file.number for file in state.claim(2)]
-    # the other's parts are nobody's
+    # nobody works on the parts of the other request
     for one in (first, second):
         before.folder(one).mkdir(parents=True)
         (before.folder(one) / ".part-1").write_text("half")

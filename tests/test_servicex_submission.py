@@ -1,5 +1,5 @@
-"""What becomes of a request at a ServiceX that nobody here runs: it ends requests, breaks off, is
-slow, and has the requests of others."""
+"""What becomes of a request at somebody else's ServiceX: it ends requests, breaks off, is slow, and
+has requests of others."""
 
 import asyncio
 import json
@@ -319,7 +319,7 @@ def test_how_often_a_service_is_asked(
 
 
 def test_a_service_that_is_away_for_a_moment(request_of_three: Request, tmp_path: Path) -> None:
-    """Also while it takes a request in: nobody knows whether it has."""
+    """Also while it receives a request, so that the client can't know whether it was accepted."""
 
     class Away(Elsewhere):
         async def submit_transform(self, transform_request: TransformRequest) -> str:
