@@ -1,5 +1,7 @@
-"""Small NanoAOD files for benchmarks."""
+"""NanoAOD files for benchmarks."""
 
+import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,9 @@ import uproot
 
 from looseleaf.files import adler32
 from looseleaf.processing.fileset import EventsSource
+
+# the first identity of a file that was made from another
+FIRST = uuid.UUID("5ca1e000-0000-4000-8000-000000000000").int
 
 
 def nanoaod(folder: Path, number: int, events: int) -> list[EventsSource]:
@@ -26,12 +31,39 @@ def nanoaod(folder: Path, number: int, events: int) -> list[EventsSource]:
         with uproot.recreate(path) as file:
             file.mktree("Events", {name: column.dtype for name, column in columns.items()})
             file["Events"].extend(columns)
-        with uproot.open(path) as file:
-            uuid = str(file.file.uuid)
-        size = path.stat().st_size
-        files.append(
-            EventsSource(
-                path.name, str(path), str(path), uuid, size, adler32(path), events, float(events)
+        files.append(source_of(path, events, float(events)))
+    return files
+
+
+def source_of(path: Path, events: int, sum_of_weights: float) -> EventsSource:
+    """A written file as a manifest tells of it."""
+    with uproot.open(path) as file:
+        identity = str(file.file.uuid)
+    size, checksum = path.stat().st_size, adler32(path)
+    place = str(path)
+    return EventsSource(path.name, place, place, identity, size, checksum, events, sum_of_weights)
+
+
+def twins(files: list[EventsSource], folder: Path, number: int) -> list[EventsSource]:
+    """`number` files of the same content as some others by turns, with identities of their own."""
+    folder.mkdir(exist_ok=True)
+    contents = [Path(file.url).read_bytes() for file in files]
+    out = []
+    for index in range(number):
+        like, content = files[index % len(files)], contents[index % len(files)]
+        identity = uuid.UUID(int=FIRST + index)
+        path = folder / f"{index}.root"
+        # the header has it, and every folder
+        path.write_bytes(content.replace(uuid.UUID(like.uuid).bytes, identity.bytes))
+        name, place = path.name, str(path)
+        out.append(
+            replace(
+                like,
+                name=name,
+                url=place,
+                source_url=place,
+                uuid=str(identity),
+                adler32=adler32(path),
             )
         )
-    return files
+    return out

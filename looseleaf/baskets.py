@@ -337,8 +337,9 @@ class Baskets:
         self._buffer = bytearray()
 
     def forget(self) -> None:
-        """Keep no basket."""
+        """Keep no basket, and no room for one."""
         self._kept.clear()
+        self._buffer = bytearray()
 
     def content(
         self, branch: Branch, start: int, stop: int, expected: int | None = None

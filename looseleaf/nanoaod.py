@@ -85,6 +85,10 @@ class EventsFile:
             self._read_here += size
             yield into[: os.preadv(self._local, [into], position)]
 
+    def forget(self) -> None:
+        """Keep no room for what is read."""
+        self._buffer = bytearray()
+
     @property
     def size(self) -> int:
         """The size of the file in bytes, according to its storage."""

@@ -260,6 +260,8 @@ def test_workers_do_not_trim_their_memory(site: Site) -> None:
 
     for values in site.client.run(environment).values():
         assert int(values["MALLOC_TRIM_THRESHOLD_"]) == 1 << 30
+        # a thread's own memory is returned whatever the threshold
+        assert values["MALLOC_ARENA_MAX"] == "1"
 
 
 def test_local_cluster_listens_on_the_loopback_only(site: Site) -> None:

@@ -115,7 +115,9 @@ class Feed:
         self.file.close()
 
     def forget(self) -> None:
-        """Keep nothing of the last chunk."""
+        """Keep nothing of the last chunk, while the file stays open."""
+        if isinstance(self.file, EventsFile):
+            self.file.forget()
         if self._baskets is not None:
             self._baskets.forget()
 
