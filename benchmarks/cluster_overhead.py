@@ -1,6 +1,7 @@
 """What our bookkeeping costs beside coffea's Runner and a bare `client.map`, side by side.
 
-    .venv/bin/python benchmarks/cluster_overhead.py [--files 1400] [--rounds 3]
+    python benchmarks/cluster_overhead.py [--files 1400] [--rounds 3] [--only WAY ...]
+    python benchmarks/cluster_overhead.py --files 20000 --memory
 
 All three run one processor over the same files of one small chunk each, in turn, on one cluster:
 what is compared is what a chunk costs beside its events. Ours identifies every chunk, sums up on
@@ -10,15 +11,21 @@ nothing else. `client.map` also runs on two clusters as Dask starts them, one wi
 with it, which shows what TLS costs. A whole job of one file, from the start of its process and its
 cluster to its end, is compared with one by coffea's `Runner`. Trust the ratios; the times are this
 machine's.
+
+With `--memory`, each way runs once in a process of its own, after a run over 200 files, and what is
+told is the memory of this process along the run. The scheduler is in it as well. `--site` names a
+file such as those of config/sites; without it, workers are processes of this machine.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -26,10 +33,12 @@ from typing import Any
 
 import awkward as ak
 import hist
+import psutil
+import yaml
 from coffea.nanoevents import NanoEventsFactory
 from coffea.processor import DaskExecutor, ProcessorABC, Runner, accumulate
 from distributed import Client, LocalCluster, Security
-from writing import nanoaod
+from writing import nanoaod, twins
 
 from looseleaf.cluster import client_for
 from looseleaf.processing.feed import SkimmedNanoAOD
@@ -41,6 +50,11 @@ from looseleaf.processing.site import Site
 LOCAL = {"kind": "local", "redirectors": []}
 EVENTS = 2000
 WORKERS = 2
+# files that are written; the others are their copies with identities of their own
+MADE = 20
+# before memory is looked at
+WARM = 200
+LOOK_S = 0.2
 
 
 class MuonPt(ProcessorABC):
@@ -121,10 +135,74 @@ def start_s(way: str, file: EventsSource) -> float:
     return seconds(lambda: subprocess.run(command, check=True, stderr=subprocess.DEVNULL))[0]
 
 
+WAYS: dict[str, Callable[[Fileset, Site], Any]] = {
+    "client.map": lambda fileset, site: bare(fileset, site.client),
+    "coffea Runner": lambda fileset, site: coffeas(fileset, site.client),
+    "ours, a task a file": lambda fileset, site: ours(fileset, site, EVENTS),
+    "ours, small files grouped": lambda fileset, site: ours(fileset, site, 100 * EVENTS),
+}
+
+
+def resident() -> int:
+    """The memory of this process in bytes."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def memory_of(
+    way: str, files: list[EventsSource], folder: Path, where: Mapping[str, Any]
+) -> tuple[float, list[int]]:
+    """The time of a run [s], and the memory of this process at its start, after each quarter of its
+    time, and at its highest, in bytes."""
+    looked: list[tuple[float, int]] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_S):
+            looked.append((time.perf_counter(), resident()))
+
+    few, all_of_them = (
+        Fileset("d", tuple(part), {}, {"dataset": "d"}, "benchmark")
+        for part in (files[:WARM], files)
+    )
+    with client_for(where, WORKERS, folder / "logs") as site:
+        WAYS[way](few, site)
+        before, started = resident(), time.perf_counter()
+        thread = threading.Thread(target=look)
+        thread.start()
+        result = WAYS[way](all_of_them, site)
+        over.set()
+        thread.join()
+        looked.append((time.perf_counter(), resident()))
+    if result["pt"].sum(flow=True).value != len(files) * EVENTS:
+        sys.exit(f"{way}: a wrong number of events")
+    ends = [started + quarter / 4 * (looked[-1][0] - started) for quarter in (1, 2, 3, 4)]
+    along = [next(memory for at, memory in looked if at >= end) for end in ends]
+    return looked[-1][0] - started, [before, *along, max(memory for _, memory in looked)]
+
+
+def print_memory(
+    files: list[EventsSource], folder: Path, ways: list[str], where: Mapping[str, Any]
+) -> None:
+    """Tell the memory of each way."""
+    listed = folder / "files.json"
+    listed.write_text(json.dumps([vars(file) for file in files]))
+    print(f"{len(files)} files; MB at the start, after each quarter of the time, at most; time")
+    for way in ways:
+        command = [sys.executable, __file__, "--looked-at", way, str(listed), json.dumps(where)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        spent, along = json.loads(done.stdout.splitlines()[-1])
+        told = " ".join(f"{memory / 1e6:6.0f}" for memory in along)
+        print(f"{way:26} {told} {spent:7.0f} s", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=1400)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--site", type=Path)
+    parser.add_argument("--looked-at", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--start", choices=("ours", "coffea"), help=argparse.SUPPRESS)
     parser.add_argument("--file", type=json.loads, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -132,21 +210,30 @@ def main() -> None:
         with TemporaryDirectory() as name:
             job_of_one_file(asked.start, EventsSource(**asked.file), Path(name))
         return
+    if asked.looked_at is not None:
+        way, listed, where = asked.looked_at
+        files = [EventsSource(**one) for one in json.loads(Path(listed).read_text())]
+        print(json.dumps(memory_of(way, files, Path(listed).parent, json.loads(where))))
+        return
+    where = yaml.safe_load(asked.site.read_text()) if asked.site else LOCAL
     with TemporaryDirectory() as name:
         folder = Path(name)
-        files = nanoaod(folder / "files", asked.files, EVENTS)
+        # workers of a pool may be another user's
+        folder.chmod(0o755)
+        files = twins(nanoaod(folder / "made", MADE, EVENTS), folder / "files", asked.files)
+        if asked.memory:
+            print_memory(files, folder, asked.only, where)
+            return
         fileset = Fileset("d", tuple(files), {}, {"dataset": "d"}, "benchmark")
         ways: dict[str, Callable[[Site], Any]] = {
-            "client.map": lambda site: bare(fileset, site.client),
-            "the same, Dask's cluster": lambda _: bare(fileset, open_to_all),
-            "the same, with TLS": lambda _: bare(fileset, with_keys),
-            "coffea Runner": lambda site: coffeas(fileset, site.client),
-            "ours, a task a file": lambda site: ours(fileset, site, EVENTS),
-            "ours, small files grouped": lambda site: ours(fileset, site, 100 * EVENTS),
+            way: partial(WAYS[way], fileset) for way in asked.only
         }
+        if asked.only == list(WAYS):
+            ways["client.map, Dask's cluster"] = lambda _: bare(fileset, open_to_all)
+            ways["the same, with TLS"] = lambda _: bare(fileset, with_keys)
         times: dict[str, list[float]] = {way: [] for way in ways}
         with (
-            client_for(LOCAL, WORKERS, folder / "logs") as site,
+            client_for(where, WORKERS, folder / "logs") as site,
             plain(None) as open_to_all,
             plain(Security.temporary()) as with_keys,
         ):
@@ -163,11 +250,13 @@ def main() -> None:
             for way in ("ours", "coffea")
         }
     print(f"{asked.files} files of one chunk, {WORKERS} workers, median of {asked.rounds}")
-    least = median(times["client.map"])
+    least = median(times[asked.only[0]])
     for way, spent in times.items():
         each = 1000 * median(spent) / asked.files
         ratio = median(spent) / least
-        print(f"{way:26} {median(spent):7.2f} s {each:7.2f} ms a chunk {ratio:6.2f} x client.map")
+        print(
+            f"{way:26} {median(spent):7.2f} s {each:7.2f} ms a chunk {ratio:6.2f} x {asked.only[0]}"
+        )
     for way, spent in starts.items():
         ratio = spent / starts["coffea"]
         print(f"a job of one file, {way:7} {spent:7.2f} s {ratio:6.2f} x coffea's")
