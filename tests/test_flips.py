@@ -136,6 +136,9 @@ class Events:
     def __len__(self) -> int:
         return len(self.Electron)
 
+    def __getitem__(self, collection: str) -> ak.Array:
+        return getattr(self, collection)
+
 
 def test_pairs_are_counted_by_band_and_bins() -> None:
     # the mass is 2 sqrt(pt1 pt2), with 50 GeV the other has mass^2 / 200
