@@ -15,6 +15,7 @@ from analyses import analysis_of, columns_of
 from coffea.nanoevents import NanoEventsFactory
 from conftest import REPO
 from ledgers import write_ledger
+from runners import of_both_runners
 from samples import sample, skimmed
 from test_fakerate import loose_muons, vertices
 
@@ -107,6 +108,15 @@ def test_data_is_weighted_by_what_fails_at_its_cone_momentum(fileset: Fileset) -
     assert out["by_failing"]["one", 0] == found["tight"].sum() > 1000
     # leptons where nothing was measured predict nothing, and are counted
     assert out["unmeasured"].sum() == (fails & found["empty"]).sum() > 5
+
+
+def test_predictions_are_those_of_coffeas_runner(fileset: Fileset) -> None:
+    processor = ApplicationProcessor(
+        analysis_of(ANALYSIS), POINTS, {"Muon": RATES}, Corrections({}, {})
+    )
+    metadata = {"data": False, "role": "predict"}
+    ours, theirs = of_both_runners(processor, fileset.files[0].url, **metadata)
+    assert ours == theirs
 
 
 def test_data_outside_certified_sections_does_not_count(fileset: Fileset) -> None:

@@ -21,6 +21,7 @@ from hist import Hist
 from hist.axis import StrCategory
 from hist.storage import Weight
 from ledgers import write_ledger
+from runners import of_both_runners
 from samples import sample, skimmed
 from scipy.stats import chi2, norm
 
@@ -537,6 +538,13 @@ def test_pairs_are_those_of_a_loop(declared: dict[str, Any], drawn: Any) -> None
     assert sum(number for _, number in expected.values()) > 300
     assert filled_in(pairs) == {key: value for key, (value, _) in expected.items() if value}
     assert pairs[sum, sum, sum, sum, sum, sum].variance > sum(n for _, n in expected.values())
+
+
+@pytest.mark.parametrize("declared", [IDENTIFICATION, TRIGGER])
+def test_pairs_are_those_of_coffeas_runner(declared: dict[str, Any], drawn_file: Any) -> None:
+    processor = EfficiencyProcessor(analysis_of(declared), LOOSE, NONE)
+    ours, theirs = of_both_runners(processor, drawn_file[1], data=False)
+    assert ours == theirs
 
 
 def test_the_cutflow_counts_events(drawn: Any) -> None:

@@ -13,7 +13,7 @@ from looseleaf.objects.events import Selection
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.flat import Flat
 from looseleaf.objects.leptons import WorkingPoints
-from looseleaf.objects.loops import farther, places_of
+from looseleaf.objects.loops import cutflow, farther, number_of, places_of
 
 NAN = float("nan")
 
@@ -113,9 +113,33 @@ def test_lists_that_do_not_fit_are_refused() -> None:
     """A loop in machine code would read and write beyond its arrays."""
     marks, every = np.ones(5, bool), np.ones(2, bool)
     assert places_of(np.array([0, 2, 5]), marks, every)[1].tolist() == [0, 0, 1, 1, 1]
-    for offsets in ([0, 10, 5], [0, 6, 6], [0, 3, 4], [-1, 3, 5], [0, 5], [0, 1, 2, 5]):
+    assert number_of(np.array([0, 2, 5]), marks).tolist() == [2, 3]
+    for offsets in ([0, 10, 5], [0, 6, 6], [0, 3, 4], [-1, 3, 5]):
         with pytest.raises(ValueError, match="as many objects"):
             places_of(np.array(offsets), marks, every)
+        with pytest.raises(ValueError, match="as many objects"):
+            number_of(np.array(offsets), marks)
+    for offsets in ([0, 5], [0, 1, 2, 5]):
+        with pytest.raises(ValueError, match="as many objects"):
+            places_of(np.array(offsets), marks, every)
+
+
+def test_chosen_objects_are_counted_by_event() -> None:
+    chosen = np.array([True, False, True, True, False])
+    assert number_of(np.array([0, 0, 3, 3, 5]), chosen).tolist() == [0, 2, 0, 1]
+    assert number_of(np.array([0]), np.zeros(0, bool)).tolist() == []
+
+
+def test_a_cutflow_counts_who_has_passed_all_cuts_so_far() -> None:
+    first, second = np.array([True, True, False, True]), np.array([True, False, True, True])
+    weights = np.array([1.0, 2.0, 4.0, -8.0])
+    counts, sums, squares = cutflow([first, second], weights)
+    assert counts.tolist() == [4, 3, 2]
+    assert sums.tolist() == [-1, -5, -7]
+    assert squares.tolist() == [85, 69, 65]
+    assert [of.tolist() for of in cutflow([], weights)] == [[4], [-1], [85]]
+    with pytest.raises(ValueError, match="inhomogeneous"):
+        cutflow([first, second[:2]], weights)
 
 
 def test_what_is_away_from_every_lepton_of_its_event() -> None:

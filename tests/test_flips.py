@@ -13,6 +13,7 @@ import yaml
 from analyses import analysis_of, columns_of
 from coffea.nanoevents.methods import candidate
 from conftest import REPO
+from runners import of_both_runners
 from samples import sample, skimmed
 
 from looseleaf.config.settings import load
@@ -136,6 +137,9 @@ class Events:
     def __len__(self) -> int:
         return len(self.Electron)
 
+    def __getitem__(self, collection: str) -> ak.Array:
+        return getattr(self, collection)
+
 
 def test_pairs_are_counted_by_band_and_bins() -> None:
     # the mass is 2 sqrt(pt1 pt2), with 50 GeV the other has mass^2 / 200
@@ -241,6 +245,8 @@ def test_injected_flips_are_measured_and_applied(tmp_path: Path) -> None:
     columns = sorted(columns_of(ANALYSIS, z, POINTS))
     fileset = from_manifest("z", skimmed(tmp_path, "z", {"z": z}, columns), {"data": False})
     processor = FlipProcessor(analysis_of(ANALYSIS), POINTS)
+    ours, theirs = of_both_runners(processor, fileset.files[0].url, data=False)
+    assert ours == theirs
     accumulated = process_task(processor, chunks_of(fileset, 20_000), fileset.metadata)[0]
     write_uhi(tmp_path / "z.json", accumulated, {})
     outputs = tmp_path / "flips.correctionlib.json", tmp_path / "flips.json"

@@ -6,6 +6,7 @@ from typing import Any
 import awkward as ak
 import hist
 import numpy as np
+from coffea.nanoevents.methods import vector
 
 from looseleaf.application.analysis import ApplicationAnalysis
 from looseleaf.histograms.coverage import (
@@ -17,7 +18,7 @@ from looseleaf.histograms.coverage import (
 from looseleaf.objects.chunk import Branches
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.evaluation import Undecided
-from looseleaf.objects.events import is_prompt, loose_leptons, recorded, weights
+from looseleaf.objects.events import counted_momentum, is_prompt, recorded, weights
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
@@ -149,18 +150,34 @@ class ApplicationProcessor(BranchesProcessor):
         return out | undecided.counted()
 
     def _loose(self, branches: Branches, undecided: Undecided) -> dict[str, Any]:
-        """Loose leptons by collection, with the bins of their rates."""
-        by_collection = {}
-        for collection, rate_map in self._maps.items():
-            roles = self._analysis.working_points[collection]
-            leptons, _, _ = loose_leptons(
-                self._working_points, collection, roles, branches.events[collection], undecided
-            )
-            is_data = branches.metadata["data"]
-            leptons["prompt"] = ak.ones_like(leptons.tight) if is_data else is_prompt(leptons)
-            counts = ak.num(leptons, axis=1)
-            pt, eta = (ak.to_numpy(ak.flatten(leptons[field])) for field in ("pt", "eta"))
-            bins = rate_map.bins(pt, np.abs(eta)) + self._offsets[collection]
-            leptons["bin"] = ak.unflatten(bins, counts)
-            by_collection[collection] = leptons
-        return by_collection
+        """Loose leptons by collection, as vectors with `FIELDS`, a list for each event.
+
+        One that isn't tight has the momentum at which it counts in the map, and all have the bins
+        of their rates.
+        """
+        return {
+            collection: self._of_collection(branches, collection, undecided)
+            for collection in self._maps
+        }
+
+    def _of_collection(self, branches: Branches, collection: str, undecided: Undecided) -> Any:
+        roles, leptons = self._analysis.working_points[collection], branches.objects(collection)
+        loose, tight = (
+            self._working_points.passes(collection, roles[role], leptons, undecided)
+            for role in ("loose", "tight")
+        )
+        momentum = counted_momentum(
+            self._working_points, collection, roles, leptons, loose, tight, undecided
+        )
+        is_data = branches.metadata["data"]
+        of_all = {
+            **{name: leptons[name] for name in ("eta", "phi", "mass", "charge")},
+            "pt": momentum,
+            "tight": tight,
+            "prompt": np.ones(len(leptons), bool) if is_data else is_prompt(leptons),
+        }
+        fields = {name: values[loose] for name, values in of_all.items()}
+        bins = self._maps[collection].bins(fields["pt"], np.abs(fields["eta"]))
+        fields["bin"] = bins + self._offsets[collection]
+        vectors = ak.zip(fields, with_name="PtEtaPhiMLorentzVector", behavior=vector.behavior)
+        return ak.unflatten(vectors, leptons.number(loose))

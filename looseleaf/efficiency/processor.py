@@ -1,14 +1,13 @@
 """The coffea processor that fills the masses of tag-and-probe pairs, and the job that runs it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-import awkward as ak
 import hist
 import numpy as np
 from numpy.typing import NDArray
 
-from looseleaf.efficiency.analysis import BEYOND, MATCHED, PROBES, EfficiencyAnalysis
+from looseleaf.efficiency.analysis import BEYOND, PROBES, EfficiencyAnalysis
 from looseleaf.histograms.coverage import (
     cover,
     coverage,
@@ -21,7 +20,8 @@ from looseleaf.histograms.typed import Weighted
 from looseleaf.objects.chunk import Branches
 from looseleaf.objects.corrections import Corrections
 from looseleaf.objects.evaluation import Undecided
-from looseleaf.objects.events import fired, is_prompt, recorded, weights
+from looseleaf.objects.events import Selection, fired, is_prompt, recorded, weights
+from looseleaf.objects.flat import Flat
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.names import COVERAGE, ENTRIES, NOMINAL, VARIATION
@@ -34,16 +34,36 @@ TRIGGER_ID = {"Electron": 11, "Muon": 13}
 NEAR = 0.1
 
 
-def near_trigger_object(leptons: Any, objects: Any, identity: int, bits: int) -> Any:
-    """Which leptons have a trigger object with this id and all of these bits within dR < 0.1,
-    jagged."""
+def near_trigger_object(
+    branches: Branches, leptons: Flat, identity: int, bits: int
+) -> NDArray[np.bool_]:
+    """Which leptons have a trigger object with this id and all of these bits within dR < 0.1."""
+    objects = branches.objects("TrigObj")
     # 32 bits in some versions of NanoAOD, and more in others
-    passed = ak.values_astype(objects.filterBits, np.int64)
-    objects = objects[(objects.id == identity) & ((passed & bits) == bits)]
-    pairs = ak.cartesian({"lepton": leptons, "object": objects}, axis=1, nested=True)
-    d_eta = pairs.lepton.eta - pairs.object.eta
-    d_phi = (pairs.lepton.phi - pairs.object.phi + np.pi) % (2 * np.pi) - np.pi
-    return ak.any(d_eta**2 + d_phi**2 < NEAR**2, axis=2)
+    passed = objects["filterBits"].astype(np.int64)
+    fitting = (objects["id"] == identity) & ((passed & bits) == bits)
+    every = Selection.of(branches, leptons, np.ones(len(leptons), bool))
+    selected = Selection.of(branches, objects, fitting)
+    lepton, other = every.pairs(selected)
+    d_eta, d_phi = (
+        leptons[angle][lepton] - selected.take(objects[angle])[other] for angle in ("eta", "phi")
+    )
+    d_phi = (d_phi + np.pi) % (2 * np.pi) - np.pi
+    near = np.zeros(len(leptons), bool)
+    near[lepton[d_eta**2 + d_phi**2 < NEAR**2]] = True
+    return near
+
+
+class _Pairs(NamedTuple):
+    """Pairs of a tag and a probe, by their places among the leptons, and their events."""
+
+    tag: NDArray[np.int64]
+    probe: NDArray[np.int64]
+    event: NDArray[np.int64]
+
+    def narrowed(self, chosen: NDArray[np.bool_]) -> "_Pairs":
+        """Some of the pairs."""
+        return _Pairs(*(places[chosen] for places in self))
 
 
 class EfficiencyProcessor(BranchesProcessor):
@@ -73,70 +93,68 @@ class EfficiencyProcessor(BranchesProcessor):
         """Fill one chunk of events; returns the accumulator."""
         analysis = self._analysis
         undecided = Undecided(analysis.allow.not_finite)
-        leptons = self._marked(branches, undecided)
+        leptons = branches.objects(analysis.collection)
+        tag, probe, passes = self._marked(branches, leptons, undecided)
         kept = recorded(branches, analysis.triggers) & certified(branches)
-        with_probe = kept & ak.to_numpy(ak.any(leptons.is_probe, axis=1))
-        pairs = ak.argcartesian({"tag": leptons, "probe": leptons}, axis=1)
-        pairs = pairs[pairs.tag != pairs.probe]
-        event = np.repeat(np.arange(len(branches)), ak.to_numpy(ak.num(pairs, axis=1)))
-        tag, probe = (ak.flatten(leptons[pairs[role]]) for role in ("tag", "probe"))
-        chosen = ak.to_numpy(tag.is_tag & probe.is_probe & (tag.charge != probe.charge))
-        chosen &= kept[event]
-        tag, probe, event = tag[chosen], probe[chosen], event[chosen]
-        mass = _mass(tag, probe)
+        with_probe = kept & (leptons.number(probe) > 0)
+        pairs = _paired(
+            leptons, *(Selection.of(branches, leptons, marked, kept) for marked in (tag, probe))
+        )
+        mass = _mass(leptons, pairs)
         low, high = analysis.mass["window"]
         inside = (mass >= low) & (mass < high)
         steps = {
             "all": len(branches),
             "trigger": kept.sum(),
             "a probe": with_probe.sum(),
-            "a tag": len(np.unique(event)),
-            "mass": len(np.unique(event[inside])),
+            "a tag": len(np.unique(pairs.event)),
+            "mass": len(np.unique(pairs.event[inside])),
         }
-        tag, probe, event, mass = (values[inside] for values in (tag, probe, event, mass))
         return {
-            **self._filled(branches, tag, probe, event, mass),
+            **self._filled(branches, leptons, passes, pairs.narrowed(inside), mass[inside]),
             "cutflow": _cutflow(steps),
             **undecided.counted(),
         }
 
-    def _marked(self, branches: Branches, undecided: Undecided) -> Any:
-        """The leptons of all events, each with whether it is a tag, is a probe, and passes."""
-        analysis, leptons = self._analysis, branches.events[self._analysis.collection]
+    def _marked(
+        self, branches: Branches, leptons: Flat, undecided: Undecided
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which leptons of all events are tags, which are probes, and which pass."""
+        analysis = self._analysis
 
         def passes(point: str) -> Any:
             return self._working_points.passes(analysis.collection, point, leptons, undecided)
 
-        def near(bits: int) -> Any:
-            identity = TRIGGER_ID[analysis.collection]
-            return near_trigger_object(leptons, branches.events.TrigObj, identity, bits)
+        def near(bits: int) -> NDArray[np.bool_]:
+            return near_trigger_object(branches, leptons, TRIGGER_ID[analysis.collection], bits)
 
         tag, probe = passes(analysis.tag), passes(analysis.probe)
         if analysis.tag_bits is not None:
             tag = tag & near(analysis.tag_bits)
         if analysis.of_trigger:
-            passing = near(analysis.passing["filter_bits"]) & fired(
-                branches, analysis.passing["paths"]
+            passing = near(analysis.passing["filter_bits"]) & np.repeat(
+                fired(branches, analysis.passing["paths"]), leptons.counts
             )
         else:
             passing = passes(analysis.passing)
-        fields = {name: leptons[name] for name in ("pt", "eta", "phi", "mass", "charge")}
-        if not branches.metadata["data"]:
-            fields[MATCHED] = leptons[MATCHED]
-        return ak.zip({**fields, "is_tag": tag, "is_probe": probe, "passes": passing})
+        return tag, probe, passing
 
     def _filled(
-        self, branches: Branches, tag: Any, probe: Any, event: NDArray[Any], mass: NDArray[Any]
+        self,
+        branches: Branches,
+        leptons: Flat,
+        passing: NDArray[np.bool_],
+        pairs: _Pairs,
+        mass: NDArray[np.float64],
     ) -> dict[str, Any]:
-        analysis = self._analysis
-        values = {
-            "pt": ak.to_numpy(probe.pt).astype(np.float64),
-            "abs_eta": np.abs(ak.to_numpy(probe.eta).astype(np.float64)),
-        }
-        passes = ak.to_numpy(probe.passes).astype(int)
+        analysis, event = self._analysis, pairs.event
+        pt, eta = (leptons[name][pairs.probe].astype(np.float64) for name in ("pt", "eta"))
+        values = {"pt": pt, "abs_eta": np.abs(eta)}
+        passes = passing[pairs.probe].astype(int)
         prompt = np.zeros(len(mass), int)
         if not branches.metadata["data"]:
-            prompt = ak.to_numpy(is_prompt(tag) & is_prompt(probe)).astype(int)
+            matched = is_prompt(leptons)
+            prompt = (matched[pairs.tag] & matched[pairs.probe]).astype(int)
         out = hist.Hist(
             hist.axis.StrCategory(analysis.variations, name=VARIATION, overflow=False),
             hist.axis.StrCategory(PROBES, name="probe", overflow=False),
@@ -191,12 +209,22 @@ class EfficiencyProcessor(BranchesProcessor):
         return weights(branches) * self._corrections.event_weight(branches, variation)
 
 
-def _mass(tag: Any, probe: Any) -> NDArray[np.float64]:
-    """The invariant mass [GeV] of two leptons."""
+def _paired(leptons: Flat, tags: Selection, probes: Selection) -> _Pairs:
+    """Every tag with every other lepton of its event that is a probe of the opposite charge."""
+    tag, probe = tags.pairs(probes)
+    event = tags.event[tag]
+    every = np.arange(len(leptons))
+    pairs = _Pairs(tags.take(every)[tag], probes.take(every)[probe], event)
+    charge = leptons["charge"]
+    return pairs.narrowed(charge[pairs.tag] != charge[pairs.probe])
+
+
+def _mass(leptons: Flat, pairs: _Pairs) -> NDArray[np.float64]:
+    """The invariant mass [GeV] of pairs of leptons."""
     energy, x, y, z = np.zeros(4)
-    for lepton in (tag, probe):
+    for places in (pairs.tag, pairs.probe):
         pt, eta, phi, mass = (
-            ak.to_numpy(lepton[name]).astype(np.float64) for name in ("pt", "eta", "phi", "mass")
+            leptons[name][places].astype(np.float64) for name in ("pt", "eta", "phi", "mass")
         )
         x, y, z = x + pt * np.cos(phi), y + pt * np.sin(phi), z + pt * np.sinh(eta)
         energy = energy + np.sqrt(mass**2 + (pt * np.cosh(eta)) ** 2)

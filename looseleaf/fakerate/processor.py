@@ -33,6 +33,7 @@ from looseleaf.objects.events import (
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.flat import Flat
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.objects.loops import cutflow
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.names import (
     COVERAGE,
@@ -183,8 +184,10 @@ class FakeRateProcessor(BranchesProcessor):
             "mt": self._of_event(_below(every.mt, region["mt_max"]), counting, len(branches)),
             **self._own_cuts(branches, one_loose, undecided),
         }
-        # from here on, by lepton that is counted
-        passing = {name: cut[counting.event] for name, cut in cuts.items()}
+        # from here on, by lepton that is counted, all of which pass the first cuts
+        passing = {
+            name: cut[counting.event] for name, cut in cuts.items() if name not in first_cuts
+        }
         hardest_away = away_pt[counting.event]
 
         def counted(**replaced: Any) -> _Counted:
@@ -206,10 +209,11 @@ class FakeRateProcessor(BranchesProcessor):
             weight = event_weight[variation][selected.selection.event] * selected.trigger
             if branches.metadata["data"]:
                 return weight, weight[selected.tight]
-            weight = weight * self._corrections.lepton_weight(
-                selected.selection, "loose", variation
+            of_loose, more = (
+                self._corrections.lepton_weight(selected.selection, point, variation)
+                for point in POINTS
             )
-            more = self._corrections.lepton_weight(selected.selection, "tight", variation)
+            weight = weight * of_loose
             return weight, (weight * more)[selected.tight]
 
         loose_map, tight_map = self._map(), self._map()
@@ -428,18 +432,7 @@ class FakeRateProcessor(BranchesProcessor):
         axis = hist.axis.StrCategory(steps, name="step", label="selection step")
         counts = hist.Hist(axis, storage=hist.storage.Int64())
         weighted = hist.Hist(axis, storage=hist.storage.Weight())
-        passing, of_step = None, weight
-        sums = weight.sum(), np.square(weight).sum()
-        by_step = [(len(weight), *sums)]
-        for cut in cuts:
-            kept = cut if passing is None else cut[passing]
-            if not kept.all():
-                # faster than by a mask
-                chosen = np.flatnonzero(kept)
-                passing, of_step = chosen if passing is None else passing[chosen], of_step[chosen]
-                sums = of_step.sum(), np.square(of_step).sum()
-            by_step.append((len(of_step), *sums))
-        number, value, variance = map(np.array, zip(*by_step, strict=True))
+        number, value, variance = cutflow(cuts, weight)
         value[-1], variance[-1] = of_loose.sum(), np.square(of_loose).sum()
         counts.view()[...] = number
         weighted.view()["value"], weighted.view()["variance"] = value, variance

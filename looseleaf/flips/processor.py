@@ -5,13 +5,15 @@ from typing import Any
 import awkward as ak
 import hist
 import numpy as np
+from coffea.nanoevents.methods import vector
 
 from looseleaf.flips.analysis import FlipsAnalysis
 from looseleaf.flips.axes import BANDS, SIGNS
 from looseleaf.histograms.coverage import cover, coverage
 from looseleaf.objects.chunk import Branches
 from looseleaf.objects.evaluation import Undecided
-from looseleaf.objects.events import recorded
+from looseleaf.objects.events import Selection, recorded
+from looseleaf.objects.flat import Flat
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.names import COVERAGE
@@ -37,14 +39,11 @@ class FlipProcessor(BranchesProcessor):
     def fill(self, branches: Branches) -> dict[str, Any]:
         """Fill one chunk of events; returns the accumulator."""
         analysis, undecided = self._analysis, Undecided(self._analysis.allow.not_finite)
-        electrons = branches.events.Electron
+        electrons = branches.objects("Electron")
         chosen = self._working_points.passes("Electron", analysis.electron, electrons, undecided)
-        electrons = electrons[chosen]
         kept = recorded(branches, analysis.triggers) & certified(branches)
-        two = kept & ak.to_numpy(ak.num(electrons, axis=1) == 2)
-        pairs = electrons[two]
-        pairs = pairs[ak.argsort(pairs.pt, axis=1, ascending=False)]
-        first, second = pairs[:, 0], pairs[:, 1]
+        two = kept & (electrons.number(chosen) == 2)
+        first, second = _pairs(electrons, Selection.of(branches, electrons, chosen, two))
         mass = ak.to_numpy((first + second).mass)
         low, high = analysis.mass["peak"]
         width = analysis.mass["beside"]
@@ -79,3 +78,13 @@ class FlipProcessor(BranchesProcessor):
         )
         cutflow[...] = [int(value) for value in steps.values()]
         return {"pairs": counted, "cutflow": cutflow, COVERAGE: covered, **undecided.counted()}
+
+
+def _pairs(electrons: Flat, selected: Selection) -> tuple[Any, Any]:
+    """The harder and the softer of the two selected electrons of each event, as vectors."""
+    names = ("pt", "eta", "phi", "mass", "charge")
+    fields = {name: selected.take(electrons[name]).reshape(-1, 2) for name in names}
+    first = np.argmax(fields["pt"], axis=1)
+    pairs = ak.zip(fields, with_name="PtEtaPhiMLorentzVector", behavior=vector.behavior)
+    event = np.arange(len(first))
+    return pairs[event, first], pairs[event, 1 - first]

@@ -92,12 +92,15 @@ class Corrections:
         }
         return cls(declared, texts)
 
-    def event_weight(self, branches: Branches, variation: str = "nominal") -> NDArray[np.float64]:
-        """The product of all event corrections in a variation, one number for each event."""
-        weight = np.ones(len(branches))
+    def event_weight(
+        self, branches: Branches, variation: str = "nominal"
+    ) -> NDArray[np.float64] | float:
+        """The product of all event corrections in a variation, a number for each event; 1 if there
+        is none."""
+        weight: NDArray[np.float64] | float = 1.0
         for name, entry in self._declared.items():
             if "of" not in entry:
-                weight *= self._of_events(name, branches, variation)
+                weight = weight * self._of_events(name, branches, variation)
         return weight
 
     def _of_events(self, name: str, branches: Branches, variation: str) -> Any:
@@ -111,12 +114,15 @@ class Corrections:
             )
         return self._evaluate(name, values, variation)
 
-    def lepton_weight(self, selection: Selection, of: str, variation: str) -> NDArray[np.float64]:
-        """The product of all corrections of loose or tight leptons, one number for each lepton."""
-        weight = np.ones(selection.size)
+    def lepton_weight(
+        self, selection: Selection, of: str, variation: str
+    ) -> NDArray[np.float64] | float:
+        """The product of all corrections of loose or tight leptons, a number for each lepton; 1 if
+        there is none."""
+        weight: NDArray[np.float64] | float = 1.0
         for name, entry in self._declared.items():
             if entry.get("of") == of:
-                weight *= self._of_leptons(name, selection, variation)
+                weight = weight * self._of_leptons(name, selection, variation)
         return weight
 
     def _of_leptons(self, name: str, selection: Selection, variation: str) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import awkward as ak
 import numpy as np
@@ -19,6 +19,7 @@ from looseleaf.objects.loops import farther, largest, places_of
 
 # genPartFlav of a prompt lepton, and of one from a prompt tau
 PROMPT, PROMPT_TAU = 1, 15
+_SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
 
 class Selection:
@@ -60,6 +61,16 @@ class Selection:
     def narrowed(self, chosen: NDArray[np.int64]) -> "Selection":
         """Some of the selected leptons, by their places among these."""
         return Selection(self._branches, self._leptons, self._index[chosen], self.event[chosen])
+
+    def pairs(self, others: "Selection") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Each of these with each of `others` in its event: the places of both among the
+        selected."""
+        begin, end = (np.searchsorted(others.event, self.event, side) for side in _SIDES)
+        number = end - begin
+        one = np.repeat(np.arange(self.size), number)
+        # the others of an event in turn, from the first to the last
+        other = np.arange(len(one)) + np.repeat(end - np.cumsum(number), number)
+        return one, other
 
     def distant(self, others: "Selection", dr_min: float) -> NDArray[np.bool_]:
         """Which of `others`, such as jets, are farther than `dr_min` from all leptons of their
@@ -193,7 +204,8 @@ def counted_momentum(
 
 def is_prompt(leptons: Any) -> Any:
     """Which simulated leptons are prompt, or come from a prompt tau."""
-    return (leptons.genPartFlav == PROMPT) | (leptons.genPartFlav == PROMPT_TAU)
+    flavour = leptons["genPartFlav"]
+    return (flavour == PROMPT) | (flavour == PROMPT_TAU)
 
 
 def loose_leptons(

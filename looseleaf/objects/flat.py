@@ -13,6 +13,8 @@ from awkward.contents import ListOffsetArray, NumpyArray
 from awkward.index import Index64
 from numpy.typing import NDArray
 
+from looseleaf.objects.loops import number_of
+
 
 class Flat:
     """The objects of a collection in `lists`, with a flat array for each field: `muons["pt"]`.
@@ -78,11 +80,7 @@ class Flat:
 
     def number(self, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
         """How many objects of each event are chosen."""
-        if not chosen.any():
-            return np.zeros(self.events, np.int64)
-        before = np.zeros(len(self) + 1, np.int64)
-        np.cumsum(chosen, out=before[1:])
-        return np.diff(before[self.offsets])
+        return number_of(self.offsets, chosen)
 
     def listed(self, values: NDArray[Any]) -> ak.Array:
         """Values of all objects, as a list in each event."""

@@ -28,6 +28,23 @@ def places_of(offsets, events, chosen, size, among, index, event):
     return number if end == size else -1
 
 
+def number_of(offsets, events, chosen, size, out):
+    """How many objects of each event are chosen.
+
+    Returns whether the offsets rise from 0 to `size`.
+    """
+    end = 0
+    for of in range(events):
+        begin, end = offsets[of], offsets[of + 1]
+        if begin < 0 or end < begin or end > size:
+            return 0
+        number = 0
+        for place in range(begin, end):
+            number += chosen[place]
+        out[of] = number
+    return int(end == size)
+
+
 def farther(
     event, index, size, eta, phi, other_event, other_index, others, other_eta, other_phi, given, out
 ):
@@ -106,6 +123,22 @@ def enter(places, step, weights, number, counts, sums, squares):
         counts[place] += 1
         sums[place] += weight
         squares[place] += weight * weight
+
+
+def cutflow(cuts, steps, weights, events, counts, sums, squares):
+    """Count events, and sum their weights and the squares of these, by the cuts that they pass
+    before the first that they don't.
+
+    `cuts` has the answers for all events of the first cut, then those of the second, and so on.
+    """
+    for event in range(events):
+        step = 0
+        while step < steps and cuts[step * events + event]:
+            step += 1
+        weight = weights[event]
+        counts[step] += 1
+        sums[step] += weight
+        squares[step] += weight * weight
 
 
 def compiled(name: str, returned: str, arguments: str) -> str:

@@ -3,6 +3,7 @@
 Each does in one pass what numpy needs several arrays as long as a collection for.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from looseleaf.efthist.machine import Loops, address
 
 SIGNATURES = {
     "places_of": ("i", "IiBiBII"),
+    "number_of": ("i", "IiBiI"),
     "farther": ("", "IIi{terms}{terms}IIi{terms}{terms}{terms}B"),
     "largest": ("", "IIi{terms}BD"),
     "cover": ("", "ddDiDDiDD"),
     "enter": ("", "IiDiDDD"),
+    "cutflow": ("", "BiDiIDD"),
 }
 
 
@@ -55,6 +58,15 @@ def places_of(offsets: Integers, chosen: Flags, among: Flags) -> tuple[Integers,
     if number < 0:
         raise ValueError("lists don't have as many objects as their events count")
     return index[:number].copy(), event[:number].copy()
+
+
+def number_of(offsets: Integers, chosen: Flags) -> Integers:
+    """How many objects of each event are chosen."""
+    begins, marks = np.ascontiguousarray(offsets, np.int64), np.ascontiguousarray(chosen, np.bool_)
+    out = np.empty(len(begins) - 1, np.int64)
+    if not LOOPS("number_of")(address(begins), len(out), address(marks), len(marks), address(out)):
+        raise ValueError("lists don't have as many objects as their events count")
+    return out
 
 
 def farther(
@@ -159,3 +171,27 @@ def enter(places: Integers, weights: Floats, counts: Floats, sums: Floats, squar
         address(sums),
         address(squares),
     )
+
+
+def cutflow(cuts: Sequence[Flags], weights: Floats) -> tuple[NDArray[Any], ...]:
+    """Of events before any cut and after each: their number, the sum of their weights, and that
+    of their squares.
+
+    A cut has an answer for each event.
+    """
+    weights = np.ascontiguousarray(weights, np.float64)
+    # an array of no cuts has a shape too
+    answers = np.array(cuts, np.bool_).reshape(len(cuts), len(weights))
+    counts = np.zeros(len(cuts) + 1, np.int64)
+    sums, squares = np.zeros((2, len(cuts) + 1))
+    LOOPS("cutflow")(
+        address(answers),
+        len(cuts),
+        address(weights),
+        len(weights),
+        address(counts),
+        address(sums),
+        address(squares),
+    )
+    # who passes a cut has passed those before it
+    return tuple(np.cumsum(last[::-1])[::-1] for last in (counts, sums, squares))
