@@ -22,7 +22,7 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -194,22 +194,22 @@ WAYS: dict[str, Callable[[str], dict[str, Any]]] = {
 }
 
 
-def serve() -> None:
+def serve(ways: Mapping[str, Callable[[str], dict[str, Any]]]) -> None:
     """Answer each line, the way and the file, with a file of its result."""
     # coffea prints
     told = os.dup(1)
     os.dup2(2, 1)
     for line in sys.stdin:
         way, path, answer = json.loads(line)
-        Path(answer).write_bytes(pickle.dumps(WAYS[way](path)))
+        Path(answer).write_bytes(pickle.dumps(ways[way](path)))
         os.write(told, b"done\n")
 
 
 class Server:
-    """A process with the looseleaf of a checkout, and with the allocator of a worker."""
+    """A process of a benchmark with the looseleaf of a checkout, and the allocator of a worker."""
 
-    def __init__(self, checkout: Path, answer: Path) -> None:
-        command = [sys.executable, __file__, "--serve", str(answer)]
+    def __init__(self, benchmark: str, checkout: Path, answer: Path) -> None:
+        command = [sys.executable, benchmark, "--serve", str(answer)]
         environment = {**os.environ, **ALLOCATOR, "PYTHONPATH": str(checkout)}
         self._answer = answer
         self._process = subprocess.Popen(
@@ -260,14 +260,14 @@ def main() -> None:
         # Python would take this checkout's package, and compare it with itself
         parser.error(f"--beside: no checkout in {options.beside}")
     if options.serve:
-        serve()
+        serve(WAYS)
         return
     options.cache.mkdir(parents=True, exist_ok=True)
-    here = Server(Path(__file__).parents[1], options.cache / "here.pickle")
+    here = Server(__file__, Path(__file__).parents[1], options.cache / "here.pickle")
     ways = {way: (here, way) for way in WAYS}
     servers = [here]
     if options.beside:
-        before = Server(options.beside, options.cache / "before.pickle")
+        before = Server(__file__, options.beside, options.cache / "before.pickle")
         servers.append(before)
         ways |= {"before": (before, "looseleaf"), "before, Runner": (before, "Runner")}
     for kind in options.kinds:

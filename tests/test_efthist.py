@@ -292,6 +292,28 @@ def test_rows_choose_events_without_a_copy() -> None:
         by_rows.fill("ee", 0.5, eft=terms, rows=[500])
 
 
+@pytest.mark.parametrize("names", [["a", "b"], ["b", "d"]])
+def test_squares_at_points_may_be_computed_once_for_several_fills(names: list[str]) -> None:
+    """By hand, for terms in other coefficients as well: one that is missing has no coupling."""
+    rng = np.random.default_rng(7)
+    terms, weight = rng.normal(size=(40, 6)).astype(np.float32), rng.normal(size=30)
+    rows, x = np.arange(5, 35), rng.uniform(-0.2, 1.2, 30)
+    filled = EFTHist(X, coefficients=["a", "b"], squares=[{}, {"b": 2.0}])
+    squared = filled.squared(terms, names)
+    filled.fill(x, weight=weight, eft=terms, coefficients=names, rows=rows, squared=squared)
+    inside = (x >= 0) & (x < 1)
+    exact = terms[rows].astype(float)
+    # 00, 10, 11, 20, 21, 22
+    at = exact @ ([1, 0, 0, 2, 0, 4] if names == ["a", "b"] else [1, 2, 4, 0, 0, 0])
+    for point, value in (({}, exact[:, 0]), ({"b": 2.0}, at)):
+        found, expected = filled.at(point), (weight * value)[inside]
+        np.testing.assert_allclose(found.values(), [expected.sum()], rtol=1e-12)
+        np.testing.assert_allclose(found.variances(), [(expected**2).sum()], rtol=1e-12)
+    with pytest.raises(ValueError, match=r"squared should have the shape \(40, 2\), not \(30, 2\)"):
+        filled.fill(x, weight=weight, eft=terms, rows=rows, squared=squared[rows])
+    assert EFTHist(X, coefficients=["a", "b"]).squared(terms) is None
+
+
 @pytest.mark.parametrize("number", range(7))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("way", ["new", "read", "rows"])

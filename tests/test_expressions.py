@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from looseleaf.errors import LooseleafError
+from looseleaf.objects.evaluation import possible
 from looseleaf.objects.expressions import Expression
 
 WIDTHS = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
@@ -240,3 +241,32 @@ def test_any_text_is_an_expression_or_refused(text: str) -> None:
             expression({"a": np.array([1, 2]), "b": np.array([0.5, 2.0]), "x": column, "y": column})
     except LooseleafError:
         pass
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a == 2", ["a == 2"]),
+        ("(a == 2) & (abs(b) < 2.5) & (1 < c <= 3)", ["a == 2", "abs(b) < 2.5", "1 < c <= 3"]),
+        ("a == 2 and (b > 1 and c > 1)", ["a == 2", "b > 1", "c > 1"]),
+        # neither has to be passed, or isn't a comparison
+        ("(a == 2) | (b > 1)", []),
+        ("(a == 2) & ((b > 1) | (c > 1)) & ~(c > 9)", ["a == 2"]),
+        ("not (a == 2 and b > 1)", []),
+        ("a & b", []),
+        ("(a & 3) == 1", ["(a & 3) == 1"]),
+        ("(a\n == 2) & (b > 1)", ["a == 2", "b > 1"]),
+    ],
+)
+def test_comparisons_that_have_to_be_passed(text: str, parts: list[str]) -> None:
+    found = Expression(text).conjuncts
+    assert [one.text for one in found] == parts
+
+
+def test_what_a_cut_may_still_keep() -> None:
+    columns = {"a": np.array([1.0, 2.0, np.nan, 2.0]), "b": np.array([1.0, 1.0, 1.0, 0.0])}
+    cuts = [Expression("a == 2"), Expression("b > 0"), Expression("1 < 2")]
+    # the third isn't decided
+    assert possible(cuts, columns, 4).tolist() == [False, True, True, False]
+    assert possible([], columns, 4).tolist() == [True] * 4
+    assert possible([Expression("1 > 2")], columns, 4).tolist() == [False] * 4

@@ -10,16 +10,19 @@ import pytest
 import uproot
 import yaml
 from analyses import analysis_of, columns_of, metadata_of
+from coffea.processor import IterativeExecutor, Runner
 from conftest import REPO
 from ledgers import write_ledger
 from samples import sample, skimmed
 
+import looseleaf.topcoffea.processor
 from looseleaf.cluster import client_for
 from looseleaf.efthist import EFTHist
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json, write_json
 from looseleaf.histograms.coverage import beyond
 from looseleaf.objects.leptons import WorkingPoints
+from looseleaf.processing.feed import SkimmedNanoAOD
 from looseleaf.processing.fileset import Fileset, chunks_of, from_manifest
 from looseleaf.processing.runner import Limits, ProcessingFailed, process_task
 from looseleaf.processing.stage import DatasetFiles, Running
@@ -191,6 +194,33 @@ def test_most_events_beyond_an_observables_axis_are_refused(
     (loss,) = read_json(outputs[1])["losses"]
     assert loss["count"] == loss["of"] > 50
     assert loss["allowed"] == "allow.beyond"
+
+
+@pytest.mark.parametrize("squares", [True, [{}, POINT], False])
+def test_histograms_under_coffeas_runner_have_the_same_bits(
+    filesets: dict[str, Fileset], squares: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With jets and weights varied; the worker's way in tiles of events of which few are chosen."""
+    shape = {**ANALYSIS["systematics"]["shape"], "jer": {"jet_scale": {"up": 1.1, "down": 0.9}}}
+    declared = {**ANALYSIS, "systematics": {**ANALYSIS["systematics"], "shape": shape}}
+    processor = TopCoffeaProcessor(analysis_of(declared), POINTS, NAMES, squares)
+    fileset = filesets["e"]
+    files = {file.url: "Events" for file in fileset.files}
+    told = {key: value for key, value in fileset.metadata.items() if key != "dataset"}
+    listed = {"e": {"files": files, "metadata": told}}
+    run = Runner(IterativeExecutor(status=False), schema=SkimmedNanoAOD, chunksize=WHOLE)
+    expected = run(listed, processor)
+    monkeypatch.setattr(looseleaf.topcoffea.processor, "TILE_EVENTS", 700)
+    found, _ = process_task(processor, chunks_of(fileset, WHOLE), fileset.metadata)
+    for name in ANALYSIS["observables"]:
+        ours, theirs = found[name], expected[name]
+        assert set(ours.categories("systematic")) >= {"nominal", "jesUp", "jerDown", "lepton_sfUp"}
+        assert ours.terms(flow=True).tobytes() == theirs.terms(flow=True).tobytes()
+        for point in ({}, POINT) if squares else ():
+            ours_at, theirs_at = (h.variances(point, flow=True) for h in (ours, theirs))
+            # a product of matrices rounds by the number of its rows
+            np.testing.assert_allclose(ours_at, theirs_at, rtol=1e-12)
+    assert found["cutflow"] == expected["cutflow"]
 
 
 def test_samples_are_brought_to_one_list_of_coefficients(filesets: dict[str, Fileset]) -> None:

@@ -394,6 +394,47 @@ def test_jets_weights_and_theory_vary_what_they_should(tmp_path: Path) -> None:
     assert counted == {"nominal": (2.0, 2.0)}
 
 
+@pytest.mark.parametrize(
+    ("cut", "nominal", "up", "down"),
+    [
+        # only the energy of jets brings the second event in, or takes the first out
+        ("(n_lep == 2) & (n_jet >= 1)", 1, 1 + 2, 0),
+        ("n_lep == 2 and ht > 0 and lep0_pt > 35", 1, 1 + 2, 0),
+        # no cut on leptons has to be passed
+        ("(n_jet >= 1) | (lep0_pt > 55)", 1 + 8, 1 + 2 + 4 + 8, 8),
+        ("~((n_jet == 0) & (n_lep > 0))", 1, 1 + 2 + 4, 0),
+        # an undecided cut on leptons, where jets decide: 0/0 and a no is a no
+        ("((lep1_pt / lep1_pt == 1) | (n_jet >= 1)) & (n_jet >= 1)", 1, 1 + 2 + 4, 0),
+    ],
+)
+def test_jets_bring_events_into_channels(
+    cut: str, nominal: float, up: float, down: float, tmp_path: Path
+) -> None:
+    two = [muon(40, 0.1, 1), muon(30, -0.2, 1)]
+    rows = [
+        event(two, weight=1.0, jets=(31.0,)),
+        event(two, weight=2.0, jets=(29.0,)),
+        event([muon(50, 0.1, 1)], weight=4.0, jets=(29.0,)),
+        event([muon(60, 0.1, 1)], weight=8.0, jets=()),
+        event(two, weight=16.0, jets=(29.0,), fired=False),
+        event([muon(60, 0.1, 1)], weight=32.0, jets=(29.0,), fired=False),
+    ]
+    analysis = {
+        "channels": {"c": cut},
+        "nonprompt": None,
+        "systematics": {"shape": {"jes": {"jet_scale": {"up": 1.1, "down": 0.9}}}},
+    }
+    for squares in (True, [{}]):
+        processor = TopCoffeaProcessor(
+            analysis_of({**ANALYSIS, **analysis}), POINTS, ["c"], squares
+        )
+        filled = processor.process(events_of(tmp_path / "s.root", rows))["ht"]
+        view = filled.project("systematic").at().values()
+        found = dict(zip(filled.categories("systematic"), view.tolist(), strict=True))
+        expected = {"nominal": nominal, "jesUp": up, "jesDown": down}
+        assert {name: found.get(name, 0) for name in expected} == expected
+
+
 def test_a_theory_weight_that_an_event_lacks_is_named(tmp_path: Path) -> None:
     """One of two events has two weights; the third is asked for, of a process that has it."""
     rows = [event([muon(40, 0.1, 1), muon(30, -0.2, 1)]) for _ in range(2)]

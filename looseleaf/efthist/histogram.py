@@ -162,6 +162,7 @@ class _Events(NamedTuple):
     weights: NDArray[np.float64]
     terms: Array | None
     rows: NDArray[np.int64] | None
+    squared: Array | None
     size: int
 
     def tile(self, start: int) -> "_Events":
@@ -171,10 +172,14 @@ class _Events(NamedTuple):
         return _Events(
             [value[tile] if value.ndim else value for value in self.values],
             _tile(self.weights, tile, number),
-            self.terms if self.terms is None or self.rows is not None else self.terms[tile],
+            self._of_tile(self.terms, tile),
             None if self.rows is None else _tile(self.rows, tile, number),
+            self._of_tile(self.squared, tile),
             number,
         )
+
+    def _of_tile(self, array: Array | None, tile: slice) -> Array | None:
+        return array if array is None or self.rows is not None else array[tile]
 
 
 class EFTHist:
@@ -281,6 +286,7 @@ class EFTHist:
         eft: Any = None,
         coefficients: Sequence[str] | None = None,
         rows: ArrayLike | None = None,
+        squared: Array | None = None,
         **named: Any,
     ) -> Self:
         """Fill events, with an array or a single value for each axis, in order or by name.
@@ -289,7 +295,8 @@ class EFTHist:
         depend on the coefficients. `weight` multiplies either. `coefficients` are those of `eft`,
         if they differ from this histogram's: one that only the histogram has is without coupling,
         and one that only `eft` has is set to zero. `rows` has the row of `eft` for each event, so
-        that a selection needs no copy of it.
+        that a selection needs no copy of it. `squared` is what the method of this name gives for
+        `eft`; without it, each fill computes it.
 
         A category axis is filled fastest with a single value at a time. Raises ValueError if the
         terms don't fit the coefficients, an axis has no value, lengths differ or an event has more
@@ -298,7 +305,7 @@ class EFTHist:
         given = self._in_order(values, named)
         names = self.coefficients if coefficients is None else tuple(coefficients)
         terms = None if eft is None else self._terms(eft, names)
-        events = self._events(given, weight, terms, rows)
+        events = self._events(given, weight, terms, rows, self._fitting(squared, terms))
         self._grow(events.values)
         columns = None if names == self.coefficients else self._columns(names)
         # in tiles, so that bins take little memory compared to the terms
@@ -306,12 +313,38 @@ class EFTHist:
             self._fill_tile(events.tile(start), columns)
         return self
 
+    def squared(
+        self, eft: Any, coefficients: Sequence[str] | None = None
+    ) -> NDArray[np.float64] | None:
+        """The squares of the events' quadratics at the points of `squares`, shape (events, P).
+
+        `fill` takes them, so that events that are filled several times need them once. None if
+        squares aren't kept at points. Raises ValueError as `fill` does.
+        """
+        names = self.coefficients if coefficients is None else tuple(coefficients)
+        terms = self._terms(eft, names).astype(np.float64, copy=False)
+        if self._points is None:
+            return None
+        if names != self.coefficients:
+            terms = _moved(terms, self._columns(names), _terms_of(len(self.coefficients)))
+        at_points = terms @ monomials(self._points)
+        return np.square(at_points, out=at_points)
+
+    def _fitting(self, squared: Array | None, terms: Array | None) -> Array | None:
+        if squared is None or self._points is None:
+            return None
+        expected = 0 if terms is None else len(terms), len(self._points)
+        if squared.shape != expected:
+            raise ValueError(f"squared should have the shape {expected}, not {squared.shape}")
+        return np.ascontiguousarray(squared, np.float64)
+
     def _events(
         self,
         given: Sequence[Any],
         weight: ArrayLike | None,
         terms: Array | None,
         rows: ArrayLike | None,
+        squared: Array | None,
     ) -> _Events:
         values = [np.asarray(value) for value in given]
         weights = np.asarray(1.0 if weight is None else weight, np.float64)
@@ -325,7 +358,7 @@ class EFTHist:
             and not 0 <= index.min() <= index.max() < len(terms)
         ):
             raise ValueError(f"rows should lie within the {len(terms)} rows of eft")
-        return _Events(values, weights, terms, index, size)
+        return _Events(values, weights, terms, index, squared, size)
 
     def _fill_tile(self, tile: _Events, columns: NDArray[np.int64] | None) -> None:
         bins = self._dense_bins(tile.values, tile.size)
@@ -333,10 +366,10 @@ class EFTHist:
             cell = self._cells.get(key) or self._new_cell()
             self._cells[key] = cell
             if chosen is None:
-                self._add(cell, bins, tile.rows, tile.weights, tile.terms, columns)
+                self._add(cell, bins, tile.rows, tile.weights, tile, columns)
             else:
                 rows = chosen if tile.rows is None else tile.rows[chosen]
-                self._add(cell, bins[chosen], rows, tile.weights[chosen], tile.terms, columns)
+                self._add(cell, bins[chosen], rows, tile.weights[chosen], tile, columns)
 
     def _in_order(self, values: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
         if not named and len(values) == len(self.axes):
@@ -500,9 +533,10 @@ class EFTHist:
         bins: NDArray[np.int64],
         rows: NDArray[np.int64] | None,
         weights: NDArray[np.float64],
-        terms: Array | None,
+        tile: _Events,
         columns: NDArray[np.int64] | None,
     ) -> None:
+        terms = tile.terms
         if terms is None:
             inside = bins >= 0
             total = np.bincount(bins[inside], weights[inside], len(cell.sums))
@@ -517,21 +551,24 @@ class EFTHist:
             add_columns(cell.sums, bins, rows, weights, terms, columns)
         if cell.squares is None:
             return
+        if tile.squared is not None:
+            add_terms(cell.squares, bins, rows, np.square(weights), tile.squared)
+            return
         # in the order of bins, so that each bin's events are one matrix product
         order = np.argsort(bins, kind="stable")
         order = order[np.searchsorted(bins[order], 0) :]
         for start in range(0, len(order), TILE_EVENTS):
-            tile = order[start : start + TILE_EVENTS]
-            chosen = tile if rows is None else rows[tile]
-            weighted = terms[chosen].astype(np.float64) * weights[tile, None]
+            part = order[start : start + TILE_EVENTS]
+            chosen = part if rows is None else rows[part]
+            weighted = terms[chosen].astype(np.float64) * weights[part, None]
             if columns is not None:
                 weighted = _moved(weighted, columns, cell.sums.shape[1])
             if self._exact:
-                _add_quartics(cell.squares, bins[tile], weighted, len(self.coefficients))
+                _add_quartics(cell.squares, bins[part], weighted, len(self.coefficients))
             else:
                 at_points = (weighted @ monomials(self._square_points)) ** 2
-                ones = np.ones(len(tile))
-                add_terms(cell.squares, bins[tile], None, ones, at_points)
+                ones = np.ones(len(part))
+                add_terms(cell.squares, bins[part], None, ones, at_points)
 
     # evaluation
 

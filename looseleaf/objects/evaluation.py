@@ -599,7 +599,7 @@ class Undecided:
         answers = [_answer(name, cut, columns, 1, "event", among is not None) for cut in cuts]
         every = [] if among is None else [_truth(np.ones(len(among), bool))]
         truth = reduce(_and, [*every, *answers])
-        kept = ak.to_numpy(ak.fill_none(truth.sure, False))
+        kept = _without_none(truth.sure)
         among = np.ones(len(kept), bool) if among is None else among
         if name and _may_be_missing(truth.sure):
             valueless = int((ak.to_numpy(ak.is_none(truth.sure)) & among).sum())
@@ -608,7 +608,7 @@ class Undecided:
                 text = " and ".join(shown(cut.text) for cut in cuts)
                 of_name[text] = of_name.get(text, 0) + valueless
         if truth.undecided is not None:
-            lost = ak.to_numpy(ak.fill_none(truth.undecided, False))
+            lost = _without_none(truth.undecided)
             self._tell(name, cuts, columns, lost & among, int(among.sum()), "events")
         return kept
 
@@ -738,6 +738,25 @@ def as_floats(value: Any) -> NDArray[np.float64]:
     if isinstance(value, ak.Array):
         value = ak.to_numpy(ak.fill_none(_as(value, np.float64), np.nan))
     return np.asarray(value, np.float64)
+
+
+def possible(
+    cuts: Sequence[Expression], columns: Mapping[str, NDArray[Any]], events: int
+) -> NDArray[np.bool_]:
+    """The events that none of the cuts takes out, whether they are decided or not.
+
+    The columns have a number for each event.
+    """
+    answers = [_answer("", cut, columns, 1, "event", constant=True).possible for cut in cuts]
+    return reduce(np.logical_and, answers, np.ones(events, bool))
+
+
+def _without_none(answer: Any) -> NDArray[np.bool_]:
+    """The answer for each event; one that is missing is a no."""
+    if isinstance(answer, np.ndarray):
+        return answer
+    filled: NDArray[np.bool_] = ak.to_numpy(ak.fill_none(answer, False))
+    return filled
 
 
 def _answer(

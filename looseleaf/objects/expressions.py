@@ -10,6 +10,7 @@ import ast
 import math
 import operator
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, NoReturn
 
 from looseleaf.errors import ConfigError
@@ -78,6 +79,25 @@ class Expression:
     def body(self) -> ast.expr:
         """The node of the whole expression."""
         return self.steps[-1][0]
+
+    @cached_property
+    def conjuncts(self) -> list["Expression"]:
+        """Cuts of which each has to be passed: the sides of `and` and `&` that compare.
+
+        There may be more that an event has to pass.
+        """
+        found, waiting = [], [self.body]
+        while waiting:
+            match waiting.pop():
+                case ast.BoolOp(op=ast.And(), values=values):
+                    waiting += values
+                case ast.BinOp(left=left, op=ast.BitAnd(), right=right):
+                    waiting += [left, right]
+                case ast.Compare() as cut:
+                    # as it is written: brackets may be needed; on one line, without those around
+                    text = ast.get_source_segment(self._stripped, cut) or ""
+                    found.append(Expression(" ".join(text.split())))
+        return found[::-1]
 
     def _parsed(self) -> ast.expr:
         try:

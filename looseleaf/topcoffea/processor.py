@@ -1,6 +1,7 @@
 """The coffea processor that fills EFT histograms in declared channels."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,12 +23,13 @@ from looseleaf.histograms.typed import Plain, Weighted
 from looseleaf.objects.branches import EFT_COEFFICIENTS
 from looseleaf.objects.chunk import Branches
 from looseleaf.objects.corrections import Corrections
-from looseleaf.objects.evaluation import REFUSING, Undecided
+from looseleaf.objects.evaluation import REFUSING, Undecided, possible
 from looseleaf.objects.events import is_prompt, loose_leptons, recorded, weights
 from looseleaf.objects.expressions import Expression
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.objects.luminosity import certified
 from looseleaf.objects.multilepton import (
+    JET_QUANTITIES,
     LEPTON_FIELDS,
     SelectedJets,
     lepton_quantities,
@@ -62,6 +64,8 @@ FLIPPED: dict[str, int | None] = {FLIPS: None, "flips to +": 1, "flips to -": -1
 BY_CHARGE = [key for key, charge in FLIPPED.items() if charge is not None]
 CHARGES = {"charge", "lep0_charge"}
 ELECTRON = 11
+# how many events have their squares at points computed at a time
+TILE_EVENTS = 8192
 
 NO_CORRECTIONS = Corrections({}, {})
 
@@ -82,8 +86,44 @@ def _after_a_flip(quantities: Mapping[str, Any], key: str) -> dict[str, Any]:
     return out
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """Events that channels select from, with what doesn't depend on the energy of their jets.
+
+    `rows` are their places in the chunk, `of_leptons` the quantities of leptons and of missing
+    momentum. `tight` are events whose loose leptons are all tight, `flipped` simulated events with
+    a wrong charge. `weights` are by region, or flips to one charge, and by variation. The arrays
+    have one entry for each of these events.
+    """
+
+    rows: NDArray[np.int64]
+    of_leptons: Mapping[str, NDArray[Any]]
+    jets: SelectedJets
+    tight: Mask
+    flipped: Mask
+    weights: Mapping[str, Mapping[str, Weights]]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def some(self, chosen: Mask) -> "Candidates":
+        """Some of these events."""
+        places = np.flatnonzero(chosen)
+        return Candidates(
+            self.rows[places],
+            {name: values[places] for name, values in self.of_leptons.items()},
+            self.jets.of_events(places),
+            self.tight[places],
+            self.flipped[places],
+            {
+                key: {label: weight[places] for label, weight in varied.items()}
+                for key, varied in self.weights.items()
+            },
+        )
+
+
 class Filled(NamedTuple):
-    """Events of a channel's region, `role`, that are filled with the weights of `key`.
+    """Candidates in a channel's region, `role`, that are filled with the weights of `key`.
 
     `key` names the weights and quantities: those of the role, or of flips to one charge.
     """
@@ -92,6 +132,24 @@ class Filled(NamedTuple):
     role: str
     key: str
     mask: Mask
+
+
+class Varied(NamedTuple):
+    """What is filled of candidates whose jets have some energy.
+
+    `quantities` are those of the events as measured. Observables, `values`, are by the key of their
+    quantities, and weights by their key and by systematic.
+    """
+
+    candidates: Candidates
+    quantities: Mapping[str, NDArray[Any]]
+    filled: Sequence[Filled]
+    values: Mapping[str, Mapping[str, Any]]
+    weights: Mapping[str, Mapping[str, Weights]]
+
+    def of(self, part: Filled) -> Mapping[str, Any]:
+        """The observables of a part."""
+        return self.values.get(part.key, self.values[SIGNAL])
 
 
 def _any(masks: Sequence[Mask], size: int) -> Mask:
@@ -141,6 +199,7 @@ class TopCoffeaProcessor(BranchesProcessor):
     ) -> None:
         self._analysis, self._working_points = analysis, working_points
         self._coefficients, self._squares = tuple(coefficients), squares
+        self._at_points = not isinstance(squares, bool)
         self._maps, self._flips = dict(maps or {}), flips
         self._corrections = corrections
         self._channels = {
@@ -154,6 +213,11 @@ class TopCoffeaProcessor(BranchesProcessor):
             name: Expression(observable["expression"])
             for name, observable in analysis.observables.items()
         }
+        used = [*self._observables.values()]
+        used += [Expression(text) for _, text in analysis.expressions()]
+        for cuts, regions in self._channels.values():
+            used += [*cuts, *(requirement for _, requirement in regions)]
+        self._uses_z = any("m_z" in expression.names for expression in used)
         self._flips_by = {
             name: self._flip_keys(*channel_cuts) for name, channel_cuts in self._channels.items()
         }
@@ -181,8 +245,6 @@ class TopCoffeaProcessor(BranchesProcessor):
         chosen, masks = self._leptons(branches, is_data, undecided)
         leptons = self._merged(chosen, is_data)
         selected = triggered & self._prompt(leptons, is_data)
-        tight = ak.to_numpy(ak.all(leptons.tight, axis=1))
-        flipped = self._flipped(branches, chosen, is_data)
         # weigh
         event_weight, eft = self._weights(branches)
         corrected = {NOMINAL: event_weight}
@@ -193,42 +255,93 @@ class TopCoffeaProcessor(BranchesProcessor):
             role: _products(corrected, variations)
             for role, variations in self._by_role(leptons, chosen, is_data).items()
         }
-        # vary and fill
+        candidates = Candidates(
+            np.arange(len(branches)),
+            lepton_quantities(branches, chosen, leptons, selected & self._uses_z),
+            SelectedJets(branches, chosen, analysis.jets, selected),
+            ak.to_numpy(ak.all(leptons.tight, axis=1)),
+            self._flipped(branches, chosen, is_data),
+            by_role,
+        ).some(selected)
+        nominal = self._selected(candidates, is_data, undecided)
+        # vary
+        varied = [nominal]
+        if not is_data:
+            varied = [self._reweighted(nominal, branches)]
+            varied += self._with_other_jets(candidates, branches.metadata, undecided)
+        # fill
         histograms = {name: self._empty(name) for name in self._observables}
+        self._fill(histograms, varied, branches, eft)
         covered = coverage([*self._observables, *map_edges(self._maps)])
         spread = entries(self._channel_axis())
-        nominal: list[Filled] = []
-        of_leptons = lepton_quantities(branches, chosen, leptons)
-        jets = SelectedJets(branches, chosen, analysis.jets)
-        for label, scale in self._jet_scales(branches.metadata, is_data):
-            # lost events are counted once, not in every variation
-            counter = undecided if label == NOMINAL else undecided.anew()
-            quantities = {**of_leptons, **jets.quantities(scale)}
-            seen = {SIGNAL: quantities}
-            seen |= {key: _after_a_flip(quantities, key) for key in by_role if key in FLIPPED}
-            filled = list(self._masks(seen, selected, tight, flipped, is_data, counter))
-            values = self._values(seen, filled, counter, len(branches))
-            # another jet energy is a variation with nominal weights
-            varied = {role: {label: weights[NOMINAL]} for role, weights in by_role.items()}
-            if label == NOMINAL:
-                nominal = filled
-                # events of an EFT sample have the weight of their Standard Model term
-                standard = np.ones(len(branches)) if eft is None else eft[:, 0]
-                self._cover(covered, spread, filled, values, by_role, standard)
-                among = _any([f.mask for f in filled], len(branches))
-                varied = by_role
-                if not is_data:
-                    varied = self._reweighted(by_role, quantities, branches, among)
-            for part in filled:
-                of_part = values.get(part.key, values[SIGNAL])
-                self._fill(histograms, part, of_part, varied[part.key], branches, eft)
-        weighted = _any([f.mask for f in nominal if f.role == NONPROMPT], len(branches))
-        cover_maps(covered, self._maps, chosen, weighted)
-        counted = {"all": np.ones(len(branches), bool), "trigger": triggered}
-        counted |= {f.channel: f.mask for f in nominal if f.role == SIGNAL}
+        # events of an EFT sample have the weight of their Standard Model term
+        standard = np.ones(len(candidates)) if eft is None else eft[candidates.rows, 0]
+        self._cover(covered, spread, nominal, standard)
+        counted = {"all": len(branches), "trigger": int(triggered.sum())}
+        counted |= {f.channel: int(f.mask.sum()) for f in nominal.filled if f.role == SIGNAL}
         out = {**histograms, COVERAGE: covered, ENTRIES: spread, **undecided.counted()}
         out["cutflow"] = self._cutflow(counted)
-        return {**out, FAILING: self._failing(leptons[weighted])} if self._maps else out
+        if not self._maps:
+            return out
+        weighted = np.zeros(len(branches), bool)
+        weighted[candidates.rows] = _any(
+            [f.mask for f in nominal.filled if f.role == NONPROMPT], len(candidates)
+        )
+        cover_maps(covered, self._maps, chosen, weighted)
+        return {**out, FAILING: self._failing(leptons[weighted])}
+
+    def _selected(
+        self, candidates: Candidates, is_data: bool, counter: Undecided, scale: float = 1.0
+    ) -> Varied:
+        """The events of all channels, with all weights, if jets have `scale` times their energy."""
+        seen = self._seen(candidates, scale)
+        filled = list(self._masks(seen, candidates, is_data, counter))
+        values = self._values(seen, filled, counter, len(candidates))
+        return Varied(candidates, seen[SIGNAL], filled, values, candidates.weights)
+
+    def _with_other_jets(
+        self, candidates: Candidates, metadata: Mapping[str, Any], undecided: Undecided
+    ) -> Iterator[Varied]:
+        """The variations by other jet energies, with nominal weights."""
+        scales = dict(self._jet_scales(metadata))
+        if not scales:
+            return
+        movable = candidates.some(self._within_reach(candidates))
+        for label, scale in scales.items():
+            # lost events are counted once, not in every variation
+            varied = self._selected(movable, False, undecided.anew(), scale)
+            weights = {key: {label: of_key[NOMINAL]} for key, of_key in movable.weights.items()}
+            yield varied._replace(weights=weights)
+
+    @staticmethod
+    def _seen(candidates: Candidates, scale: float = 1.0) -> dict[str, dict[str, NDArray[Any]]]:
+        """The quantities of events if jets have `scale` times their energy: those of `signal`, and
+        those after each flip that weighs events."""
+        quantities = {**candidates.of_leptons, **candidates.jets.quantities(scale)}
+        flips = [key for key in candidates.weights if key in FLIPPED]
+        return {SIGNAL: quantities, **{key: _after_a_flip(quantities, key) for key in flips}}
+
+    def _within_reach(self, candidates: Candidates) -> Mask:
+        """The events that jets of another energy may bring into a channel.
+
+        In the others, a cut on the leptons takes them out of each channel.
+        """
+        return _any(
+            [
+                possible(
+                    [
+                        part
+                        for cut in cuts
+                        for part in cut.conjuncts
+                        if not part.names & JET_QUANTITIES
+                    ],
+                    candidates.of_leptons,
+                    len(candidates),
+                )
+                for cuts, _ in self._channels.values()
+            ],
+            len(candidates),
+        )
 
     def _merged(self, chosen: Mapping[str, Any], is_data: bool) -> Any:
         """The loose leptons of all collections by event, with the fields that maps and origins
@@ -247,29 +360,69 @@ class TopCoffeaProcessor(BranchesProcessor):
         prompt: Mask = ak.to_numpy(ak.all(leptons.prompt, axis=1))
         return prompt
 
-    @staticmethod
     def _fill(
+        self,
         histograms: Mapping[str, EFTHist],
-        part: Filled,
-        values: Mapping[str, Any],
-        weights: Mapping[str, Weights],
+        every: Sequence[Varied],
         branches: Branches,
         eft: NDArray[Any] | None,
     ) -> None:
-        rows = np.flatnonzero(part.mask)
-        if not len(rows):
+        """Fill all variations; squares at points are computed once for each event."""
+        names = branches.metadata["wc_names"] or None
+        if eft is None or not self._at_points:
+            for varied in every:
+                for part in varied.filled:
+                    self._fill_part(histograms, varied, part, coefficients=names, eft=eft)
             return
-        for systematic, weight in weights.items():
+        among = np.zeros(len(branches), bool)
+        for varied in every:
+            chosen = _any([part.mask for part in varied.filled], len(varied.candidates))
+            among[varied.candidates.rows[chosen]] = True
+        rows = np.flatnonzero(among)
+        for start in range(0, len(rows), TILE_EVENTS):
+            tile = rows[start : start + TILE_EVENTS]
+            terms = eft[tile]
+            squared = next(iter(histograms.values())).squared(terms, names)
+            for varied in every:
+                for part in varied.filled:
+                    self._fill_part(
+                        histograms,
+                        varied,
+                        part,
+                        tile,
+                        coefficients=names,
+                        eft=terms,
+                        squared=squared,
+                    )
+
+    @staticmethod
+    def _fill_part(
+        histograms: Mapping[str, EFTHist],
+        varied: Varied,
+        part: Filled,
+        tile: NDArray[np.int64] | None = None,
+        **eft: Any,
+    ) -> None:
+        """Fill the events of a part, or those of them in a `tile` of rows in rising order, with
+        their terms."""
+        places = np.flatnonzero(part.mask)
+        rows = varied.candidates.rows[places]
+        if tile is not None:
+            inside = slice(*np.searchsorted(rows, (tile[0], tile[-1] + 1)))
+            places, rows = places[inside], np.searchsorted(tile, rows[inside])
+        if not len(places):
+            return
+        of_part = varied.of(part)
+        for systematic, weight in varied.weights[part.key].items():
             for observable, histogram in histograms.items():
                 histogram.fill(
                     part.channel,
                     part.role,
                     systematic,
-                    values[observable][rows],
-                    weight=weight[rows],
-                    eft=eft,
-                    coefficients=branches.metadata["wc_names"] or None,
+                    of_part[observable][places],
+                    weight=weight[places],
                     rows=rows,
+                    **eft,
                 )
 
     def _values(
@@ -309,17 +462,15 @@ class TopCoffeaProcessor(BranchesProcessor):
         self,
         covered: Plain,
         spread: Weighted,
-        filled: Iterable[Filled],
-        values: Mapping[str, Mapping[str, Any]],
-        by_role: Mapping[str, Mapping[str, Weights]],
+        nominal: Varied,
         standard: Weights,
     ) -> None:
         """Count where observables are on their axes, and how the channels' weights are spread."""
-        for part in filled:
+        for part in nominal.filled:
             rows = np.flatnonzero(part.mask)
-            weight = (standard * by_role[part.key][NOMINAL])[rows]
+            weight = (standard * nominal.weights[part.key][NOMINAL])[rows]
             enter(spread, part.channel, weight=weight)
-            of_part = values.get(part.key, values[SIGNAL])
+            of_part = nominal.of(part)
             for name, edges in observable_edges(self._analysis).items():
                 cover(covered, name, edges, of_part[name][rows], weight)
 
@@ -329,13 +480,13 @@ class TopCoffeaProcessor(BranchesProcessor):
         assert self._analysis.nonprompt is not None
         return self._analysis.nonprompt
 
-    def _cutflow(self, counted: Mapping[str, Mask]) -> hist.Hist[hist.storage.Int64]:
+    def _cutflow(self, counted: Mapping[str, int]) -> hist.Hist[hist.storage.Int64]:
         steps = ["all", "trigger", *self._channels]
         cutflow = hist.Hist(
             hist.axis.StrCategory(steps, name="step", overflow=False),
             storage=hist.storage.Int64(),
         )
-        cutflow[...] = [int(counted[step].sum()) if step in counted else 0 for step in steps]
+        cutflow[...] = [counted.get(step, 0) for step in steps]
         return cutflow
 
     def _failing(self, leptons: Any) -> hist.Hist[hist.storage.Int64]:
@@ -453,47 +604,42 @@ class TopCoffeaProcessor(BranchesProcessor):
                     out[full + direction][place] = rate.ravel()
         return out
 
-    def _jet_scales(
-        self, metadata: Mapping[str, Any], is_data: bool
-    ) -> Iterator[tuple[str, float]]:
-        """The factors on jet energies: nominal and, in simulation, those of variations."""
-        yield NOMINAL, 1.0
-        shapes = {} if is_data else self._analysis.systematics.shape
-        for name, shape in shapes.items():
+    def _jet_scales(self, metadata: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+        """The variations of a simulated process by other jet energies, with their factors."""
+        for name, shape in self._analysis.systematics.shape.items():
             if varies(shape, metadata["process"]):
                 for direction, factor in shape.get("jet_scale", {}).items():
                     yield name + direction.capitalize(), factor
 
     def _reweighted(
         self,
-        by_role: Mapping[str, Mapping[str, Weights]],
-        quantities: Mapping[str, Any],
+        nominal: Varied,
         branches: Branches,
-        among: Mask,
-    ) -> dict[str, dict[str, Weights]]:
-        """The weights with their variations.
+    ) -> Varied:
+        """The nominal events, whose weights have all their variations.
 
         These are the declared expressions, and theory weights, which NanoAOD stores relative to the
         nominal weight.
         """
         systematics = self._analysis.systematics
+        among = _any([f.mask for f in nominal.filled], len(nominal.candidates))
         factors: dict[str, Any] = {}
         for name, shape in systematics.shape.items():
             if varies(shape, branches.metadata["process"]):
                 for direction, text in shape.get("weight", {}).items():
                     label = f"systematics.shape.{name}.weight.{direction}"
-                    number = REFUSING.numbers(label, Expression(text), quantities, among)
+                    number = REFUSING.numbers(label, Expression(text), nominal.quantities, among)
                     factors[name + direction.capitalize()] = number
         for name, theory in systematics.theory.items():
             if varies(theory, branches.metadata["process"]):
                 for direction in ("up", "down"):
-                    factors[name + direction.capitalize()] = self._theory(
-                        branches, theory, direction
-                    )
-        return {
+                    factor = self._theory(branches, theory, direction)
+                    factors[name + direction.capitalize()] = factor[nominal.candidates.rows]
+        weights = {
             role: {**varied, **{name: varied[NOMINAL] * f for name, f in factors.items()}}
-            for role, varied in by_role.items()
+            for role, varied in nominal.weights.items()
         }
+        return nominal._replace(weights=weights)
 
     @staticmethod
     def _theory(branches: Branches, theory: Mapping[str, Any], direction: str) -> Weights:
@@ -510,15 +656,14 @@ class TopCoffeaProcessor(BranchesProcessor):
     def _masks(
         self,
         seen: Mapping[str, Mapping[str, Any]],
-        selected: Mask,
-        tight: Mask,
-        flipped: Mask,
+        candidates: Candidates,
         is_data: bool,
         undecided: Undecided,
     ) -> Iterator[Filled]:
         """The events of each channel and region, and the key of their weights."""
+        everywhere = np.ones(len(candidates), bool)
         for name, (cuts, regions) in self._channels.items():
-            passing = selected & undecided.keeps(name, cuts, seen[SIGNAL], selected)
+            passing = undecided.keeps(name, cuts, seen[SIGNAL], everywhere)
             for region, requirement in regions:
                 without_map = (region.role == NONPROMPT and not self._maps) or (
                     region.role == FLIPS and self._flips is None
@@ -527,17 +672,17 @@ class TopCoffeaProcessor(BranchesProcessor):
                 blind = is_data and region.role == SIGNAL and not self._analysis.unblind
                 if without_map or blind or (region.data_only and not is_data):
                     continue
-                mask = undecided.keeps(name, [requirement], seen[SIGNAL], selected)
-                mask = mask & (tight if region.tight else ~tight)
+                mask = undecided.keeps(name, [requirement], seen[SIGNAL], everywhere)
+                mask = mask & (candidates.tight if region.tight else ~candidates.tight)
                 if region.predicted:
-                    mask &= ~flipped
+                    mask &= ~candidates.flipped
                 if region.role != FLIPS:
                     yield Filled(name, region.role, region.role, passing & mask)
                     continue
                 for key in self._flips_by[name]:
                     # already counted with the measured charges
-                    flips = undecided.anew().keeps(name, cuts, seen[key], selected & mask)
-                    yield Filled(name, FLIPS, key, flips & selected & mask)
+                    flips = undecided.anew().keeps(name, cuts, seen[key], mask)
+                    yield Filled(name, FLIPS, key, flips & mask)
 
     def _weights(self, branches: Branches) -> tuple[Weights, NDArray[Any] | None]:
         """Each event's weight, and the terms of an EFT sample, whose weights are in them."""
