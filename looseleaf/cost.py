@@ -20,8 +20,8 @@ class Cost:
     """The cost of one piece of work in one process.
 
     `wall_s` and `cpu_s` are in seconds (cpu is user + system time of the process), `bytes_read` are
-    the compressed bytes read from storage, `peak_rss_bytes` is the peak memory since the process
-    started.
+    the compressed bytes read from storage for opening a file and for columns, not for its checksum,
+    `peak_rss_bytes` is the peak memory since the process started.
     """
 
     events: int

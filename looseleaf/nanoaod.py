@@ -82,8 +82,9 @@ class EventsFile:
             if len(self._buffer) < size:
                 self._buffer = bytearray(size)
             into = memoryview(self._buffer)[:size]
-            self._read_here += size
-            yield into[: os.preadv(self._local, [into], position)]
+            read = os.preadv(self._local, [into], position)
+            self._read_here += read
+            yield into[:read]
 
     def forget(self) -> None:
         """Keep no room for what is read."""

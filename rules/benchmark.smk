@@ -19,6 +19,7 @@ rule benchmark_report:
     conda:
         ENVIRONMENT
     params:
+        stages=as_is(json.dumps({kind.name: kind.stage for _, kind in ANALYSES.values()})),
         code=code_of("benchmark_report"),
     message:
         "benchmark: writing the report"

@@ -1,3 +1,4 @@
+import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -16,6 +17,7 @@ with doorway(snakemake.log[0]):
         snakemake.input.manifests,
         snakemake.input.catalogues,
         snakemake.input.reference,
+        json.loads(snakemake.params.stages),
         snakemake.output.summary,
         snakemake.output.page,
     )

@@ -4,12 +4,13 @@ import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import hist
 import pytest
 
 from looseleaf.benchmark.collect import Job, read_job
-from looseleaf.benchmark.report import rate, report, seconds, size
+from looseleaf.benchmark.report import check_summary, rate, report, seconds, size
 from looseleaf.cost import JobCost
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json, write_json
@@ -39,7 +40,10 @@ def ledger(path, dataset, *chunks, losses=()):
             "format": "looseleaf-ledger/1",
             "dataset": dataset,
             "losses": [loss.to_json() for loss in losses],
-            "chunks": [{"worker": worker, "cost": spent} for worker, spent in chunks],
+            "chunks": [
+                {"worker": worker, "tries": tries[0] if tries else 1, "cost": spent}
+                for worker, spent, *tries in chunks
+            ],
         },
     )
     return str(path)
@@ -104,7 +108,7 @@ def results(tmp_path):
                     ("0", cost(600, 1000, 1.5, 1.2, 900)),
                     ("1", cost(300, 500, 0.25, 0.25, 800)),
                 ),
-                ledger(muon / "B.ledger.json", "B", ("2", cost(100, 250, 0.25, 0.2, 700))),
+                ledger(muon / "B.ledger.json", "B", ("2", cost(100, 250, 0.25, 0.2, 700), 3)),
             ],
             ODD_NAME: [ledger(odd / "A.ledger.json", "A", ("2", cost(50, 20, 0.8, 0.1, 60)))],
         },
@@ -112,6 +116,7 @@ def results(tmp_path):
         "manifests": [str(root / "servicex/A.json")],
         "catalogues": [str(root / "samples/QCD/catalogue.json")],
         "reference": str(root / "reference.json"),
+        "stages": {"fakerate": "fakerate", "application": "fakerate", "topcoffea": "topcoffea"},
         "summary": str(root / "benchmark/summary.json"),
         "page": str(root / "benchmark/report.html"),
     }
@@ -126,7 +131,7 @@ def page_of(results):
 def test_stages_sum_the_jobs_and_the_work(results):
     report(**results)
     summary = read_json(results["summary"])
-    assert summary["format"] == "looseleaf-benchmark/1"
+    assert summary["format"] == "looseleaf-benchmark/2"
     stages = {row["stage"]: row for row in summary["stages"]}
     assert list(stages) == ["samples", "das", "servicex", "fakerate", "topcoffea"]
     assert stages["servicex"] == {
@@ -174,6 +179,7 @@ def test_processing_is_by_analysis(results):
         "stages": ["fakerate"],
         "datasets": 2,
         "chunks": 3,
+        "tries": 5,
         "workers": 3,
         "events": 1000,
         "bytes_read": 1750,
@@ -183,6 +189,84 @@ def test_processing_is_by_analysis(results):
         "events_per_process_s": 500.0,
     }
     assert (odd["analysis"], odd["stages"]) == (ODD_NAME, ["topcoffea"])
+
+
+def test_work_is_by_stage_dataset_and_worker(results, tmp_path):
+    more = ledger(
+        tmp_path / "fakerate/more/A.ledger.json",
+        "A",
+        ("w", cost(4, 40, 0.5, 0.25, 9), 2),
+        ("w", cost(6, 10, 1.5, 0.5, 7), 1),
+        ("v", cost(1, 2, 1.0, 0.5, 8), 1),
+    )
+    report(**results | {"ledgers": {"more": [more]}})
+    transform, first, second = read_json(results["summary"])["work"]
+    keys = ("stage", "analysis", "dataset", "worker", "pieces", "tries")
+    assert [transform[key] for key in keys] == ["servicex", None, "A", None, 2, None]
+    assert (transform["events"], transform["bytes_read"]) == (3000, 12000)
+    assert [first[key] for key in keys] == ["fakerate", "more", "A", "v", 1, 1]
+    assert second == {
+        "stage": "fakerate",
+        "analysis": "more",
+        "dataset": "A",
+        "worker": "w",
+        "pieces": 2,
+        "tries": 3,
+        "events": 10,
+        "bytes_read": 50,
+        "process_s": 2.0,
+        "process_cpu_s": 0.75,
+        "process_peak_rss_bytes": 9,
+        "events_per_process_s": 5.0,
+    }
+
+
+def test_jobs_of_a_kind_count_to_the_stage_of_its_ledgers(results, tmp_path):
+    """Analyses that apply maps make files of the stage `fakerate`, by rules of another name."""
+    job = str(tmp_path / "results/benchmark/jobs/application_process/cr.json")
+    write_json(job, JobCost(5.0, 4.0, 7).to_json())
+    report(**results | {"jobs": [*results["jobs"], job]})
+    summary = read_json(results["summary"])
+    stages = {row["stage"]: row for row in summary["stages"]}
+    assert list(stages) == ["samples", "das", "servicex", "fakerate", "topcoffea"]
+    assert (stages["fakerate"]["jobs"], stages["fakerate"]["wall_s"]) == (3, 55.0)
+    assert stages["fakerate"]["events"] == 1000
+    assert (summary["rules"][-1]["rule"], summary["rules"][-1]["stage"]) == (
+        "application_process",
+        "fakerate",
+    )
+    assert summary["jobs"][-1] == {
+        "rule": "application_process",
+        "stage": "fakerate",
+        "name": "cr",
+        "wall_s": 5.0,
+        "cpu_s": 4.0,
+        "peak_rss_bytes": 7,
+    }
+
+
+def test_a_summary_that_does_not_fit_its_schema_is_not_written(results, tmp_path):
+    wrong = str(tmp_path / "wrong.json")
+    run = {"name": "fake rate", "events": "740 M"}
+    write_json(wrong, {"origin": "somebody", "runs": [run]})
+    with pytest.raises(DataFileError, match=r"summary\.json: reference\.runs\.0\.events: '740 M'"):
+        report(**results | {"reference": wrong})
+    assert not Path(results["summary"]).exists()
+    assert not Path(results["page"]).exists()
+
+
+def test_the_schema_knows_every_key_of_a_summary(results):
+    report(**results)
+    summary = read_json(results["summary"])
+    check_summary(summary, "summary.json")
+    for part in ("stages", "processing", "work", "rules", "jobs"):
+        row = summary[part][0]
+        for changed in (row | {"new": 1}, dict(list(row.items())[1:])):
+            with pytest.raises(DataFileError, match=rf"summary\.json: {part}\.0: "):
+                check_summary(summary | {part: [changed]}, "summary.json")
+        spent = next(key for key in row if key.endswith("_s"))
+        with pytest.raises(DataFileError, match=rf"summary\.json: {part}\.0\.{spent}: "):
+            check_summary(summary | {part: [row | {spent: -1.0}]}, "summary.json")
 
 
 def test_rules_reference_and_machine(results):
@@ -350,10 +434,11 @@ def test_the_rule_is_below_the_last_jobs_folder(tmp_path, monkeypatch):
     path = tmp_path / "benchmark/jobs/user/benchmark/jobs/das_lookup/jobs/A.json"
     spent = JobCost(1.5, 1.25, 7)
     write_json(path, spent.to_json())
-    assert read_job(path) == read_job(path.relative_to(tmp_path)) == Job("das_lookup", spent)
+    found = Job("das_lookup", "das", "jobs/A", spent)
+    assert read_job(path, {}) == read_job(path.relative_to(tmp_path), {}) == found
     write_json("A.json", spent.to_json())
     with pytest.raises(DataFileError, match=r"A\.json: not below a folder benchmark/jobs"):
-        read_job("A.json")
+        read_job("A.json", {})
 
 
 @pytest.mark.parametrize(
@@ -394,7 +479,7 @@ def test_a_broken_job_record_is_named(results, tmp_path, text, message):
                 "format": "looseleaf-ledger/1",
                 "dataset": "B",
                 "losses": [],
-                "chunks": [{"worker": "0"}],
+                "chunks": [{"worker": "0", "tries": 1}],
             },
             "B.ledger.json: chunks: 0: cost is missing",
         ),

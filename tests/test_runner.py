@@ -19,6 +19,7 @@ from coffea.processor import ProcessorABC
 from processors import MuonPt
 
 from looseleaf.files import adler32
+from looseleaf.nanoaod import open_file
 from looseleaf.processing.checkpoints import Checkpoints, packed
 from looseleaf.processing.fileset import Chunk, EventsSource, Fileset
 from looseleaf.processing.job import Arrival, Group
@@ -92,6 +93,37 @@ def test_a_task_reads_its_entries_once_and_in_their_order(files: list[EventsSour
     # each chunk tells of its own bytes: the second is in baskets that the first has read
     first, second = (r.cost["bytes_read"] for r in records if r.file == "a.root")
     assert 0 == second < first < a.bytes
+
+
+def test_bytes_read_are_those_of_opening_and_of_the_baskets_once(tmp_path: Path) -> None:
+    """Against ROOT's own sizes of the baskets, of which the processor touches four branches'."""
+    source = written(tmp_path / "a.root", 100, 10)
+    with uproot.open(source.url) as file:
+        tree = file["Events"]
+        touched = [tree[name] for name in ("event", "nMuon", "Muon_pt", "genWeight")]
+        baskets = sum(int(sum(branch.member("fBasketBytes"))) for branch in touched)
+    opened = open_file(source.url, walk=True)
+    assert opened.num_entries == 10
+    assert str(opened.uuid) == source.uuid
+    opening = opened.bytes_read
+    opened.close()
+
+    def told(*places: tuple[int, int]) -> list[int]:
+        chunks = [Chunk("d", source, *place) for place in places]
+        return [r.cost["bytes_read"] for r in process_task(Numbers(), chunks, {"dataset": "d"})[1]]
+
+    assert told((0, 5), (5, 10)) == [opening + baskets, 0]
+    # the file stays open, and its baskets are read again
+    assert told((0, 10)) == [baskets]
+
+
+def test_bytes_beyond_the_end_of_a_file_are_not_counted(files: list[EventsSource]) -> None:
+    source = files[0]
+    opened = open_file(source.url)
+    before = opened.bytes_read
+    assert [len(part) for part in opened.read([(source.bytes - 10, 100)])] == [10]
+    assert opened.bytes_read - before == 10
+    opened.close()
 
 
 class Same(ProcessorABC):

@@ -2,9 +2,8 @@
 
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +16,7 @@ from looseleaf.losses import Loss
 from looseleaf.shape import COUNT, NUMBER, TEXT, check
 from looseleaf.stage_files import read_catalogue
 
-FORMAT = "looseleaf-benchmark/1"
+FORMAT = "looseleaf-benchmark/2"
 JOBS = "/benchmark/jobs/"
 # the result whose metadata is stored with histograms
 MAP = "map.json"
@@ -34,7 +33,7 @@ LOSS = {
 }
 LEDGER = {
     "dataset": TEXT,
-    "chunks": [{"worker": TEXT, "cost": stage_files.COST}],
+    "chunks": [{"worker": TEXT, "tries": COUNT, "cost": stage_files.COST}],
     "losses": [LOSS],
 }
 MANIFEST = {
@@ -48,24 +47,25 @@ Made = TypeVar("Made", Cost, JobCost, Loss)
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a rule."""
+    """One run of a rule of some stage, for the dataset or analysis `name`."""
 
     rule: str
+    stage: str
+    name: str
     cost: JobCost
-
-    @property
-    def stage(self) -> str:
-        """The stage of the rule."""
-        return self.rule.partition("_")[0]
 
 
 @dataclass(frozen=True)
 class ChunkCost:
-    """The cost of one chunk in the ledger of `dataset`, processed by `stage`."""
+    """The cost of one chunk in the ledger of `dataset`, processed by `stage`.
+
+    `cost` is that of the last of its `tries`.
+    """
 
     stage: str
     dataset: str
     worker: str
+    tries: int
     cost: Cost
 
 
@@ -80,25 +80,29 @@ class Account:
 
 @dataclass(frozen=True)
 class Transformed:
-    """The costs and totals of a transform's files, from its manifest."""
+    """The costs and totals of a transform's files, from the manifest of `dataset`."""
 
+    dataset: str
     costs: Sequence[Cost]
     events_out: int
     bytes_written: int
 
 
-def read_job(path: str | Path) -> Job:
+def read_job(path: str | Path, stages: Mapping[str, str]) -> Job:
     """The job whose cost is in a file.
 
-    The rule is the name of the folder below `benchmark/jobs`. Raises `DataFileError` if the file
-    can't be read or is incomplete.
+    The rule is the name of the folder below `benchmark/jobs`, and its first word that of a kind of
+    analysis in `stages`, which has the stage of each, or of a stage. Raises `DataFileError` if the
+    file can't be read or is incomplete.
     """
     _, separator, below = f"/{Path(path).as_posix()}".rpartition(JOBS)
     if not separator:
         raise DataFileError(f"{path}: not below a folder {JOBS.strip('/')}")
     record = read_json(path)
     check(record, JOB, str(path))
-    return Job(below.partition("/")[0], _made(JobCost, record))
+    rule, _, name = below.partition("/")
+    first = rule.partition("_")[0]
+    return Job(rule, stages.get(first, first), name.removesuffix(".json"), _made(JobCost, record))
 
 
 def read_ledger(path: str | Path) -> Account:
@@ -107,7 +111,7 @@ def read_ledger(path: str | Path) -> Account:
     ledger = stage_files.read_ledger(path, LEDGER)
     dataset = ledger["dataset"]
     chunks = [
-        ChunkCost(stage, dataset, chunk["worker"], _made(Cost, chunk["cost"]))
+        ChunkCost(stage, dataset, chunk["worker"], chunk["tries"], _made(Cost, chunk["cost"]))
         for chunk in ledger["chunks"]
     ]
     return Account(dataset, chunks, [_made(Loss, loss) for loss in ledger["losses"]])
@@ -125,7 +129,7 @@ def read_manifest(path: str | Path) -> Transformed:
     manifest = stage_files.read_manifest(path, MANIFEST)
     totals = manifest["totals"]
     costs = [_made(Cost, file["cost"]) for file in manifest["files"]]
-    return Transformed(costs, totals["events_out"], totals["bytes"])
+    return Transformed(Path(path).stem, costs, totals["events_out"], totals["bytes"])
 
 
 def _made(kind: type[Made], record: Mapping[str, Any]) -> Made:
@@ -156,10 +160,10 @@ def summary_of(
         name: [chunk for account in of_analysis for chunk in account.chunks]
         for name, of_analysis in accounts.items()
     }
-    costs = _costs(chain.from_iterable(chunks.values()), transforms)
+    costs = _costs([chunk for own in chunks.values() for chunk in own], transforms)
     made = _written(transforms, catalogues)
     stages = dict.fromkeys([*(job.stage for job in jobs), *costs, *made])
-    rules = dict.fromkeys(job.rule for job in jobs)
+    rules = {job.rule: job.stage for job in jobs}
     return {
         "format": FORMAT,
         "machine": {
@@ -178,13 +182,42 @@ def summary_of(
         ],
         "losses": _all_losses(accounts, losses),
         "processing": [_analysis(name, own) for name, own in chunks.items()],
+        "work": [*_of_transforms(transforms), *_of_workers(chunks)],
         "rules": [
-            {"rule": rule, "stage": rule.partition("_")[0]}
-            | _jobs_total([job for job in jobs if job.rule == rule])
-            for rule in rules
+            {"rule": rule, "stage": stage} | _jobs_total([job for job in jobs if job.rule == rule])
+            for rule, stage in rules.items()
+        ],
+        "jobs": [
+            {"rule": job.rule, "stage": job.stage, "name": job.name} | job.cost.to_json()
+            for job in jobs
         ],
         "reference": reference,
     }
+
+
+def _of_transforms(transforms: Sequence[Transformed]) -> list[dict[str, Any]]:
+    """The work on the files of each dataset. A manifest doesn't tell who did it and how often."""
+    return [
+        {"stage": "servicex", "analysis": None, "dataset": transform.dataset, "worker": None}
+        | {"pieces": len(transform.costs), "tries": None}
+        | _work(transform.costs)
+        for transform in transforms
+    ]
+
+
+def _of_workers(chunks: Mapping[str, Sequence[ChunkCost]]) -> Iterator[dict[str, Any]]:
+    """The work on the chunks of each analysis and dataset, by worker."""
+    for analysis, of_analysis in chunks.items():
+        by_worker: dict[tuple[str, str, str], list[ChunkCost]] = {}
+        for chunk in of_analysis:
+            key = chunk.stage, chunk.dataset, chunk.worker
+            by_worker.setdefault(key, []).append(chunk)
+        for (stage, dataset, worker), own in sorted(by_worker.items()):
+            yield (
+                {"stage": stage, "analysis": analysis, "dataset": dataset, "worker": worker}
+                | {"pieces": len(own), "tries": sum(chunk.tries for chunk in own)}
+                | _work([chunk.cost for chunk in own])
+            )
 
 
 def _costs(chunks: Iterable[ChunkCost], transforms: Sequence[Transformed]) -> dict[str, list[Cost]]:
@@ -251,6 +284,7 @@ def _analysis(name: str, chunks: Sequence[ChunkCost]) -> dict[str, Any]:
         "stages": sorted({chunk.stage for chunk in chunks}),
         "datasets": len({chunk.dataset for chunk in chunks}),
         "chunks": len(chunks),
+        "tries": sum(chunk.tries for chunk in chunks),
         "workers": len({chunk.worker for chunk in chunks}),
     } | _work([chunk.cost for chunk in chunks])
 

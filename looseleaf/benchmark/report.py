@@ -8,6 +8,7 @@ from statistics import median
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import matplotlib as mpl
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -23,12 +24,14 @@ from looseleaf.benchmark.collect import (
     summary_of,
 )
 from looseleaf.cost import readable_size
-from looseleaf.files import whole, write_json
+from looseleaf.errors import DataFileError
+from looseleaf.files import read_json, whole, write_json
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
+SCHEMA = Path(__file__).with_name("summary.schema.json")
 UNKNOWN = "\N{EN DASH}"
 # distinguishable with all colour visions (Okabe and Ito)
 COLOURS = ("#0072b2", "#e69f00", "#009e73")
@@ -49,6 +52,7 @@ def report(
     manifests: Sequence[str],
     catalogues: Sequence[str],
     reference: str,
+    stages: Mapping[str, str],
     summary: str,
     page: str,
 ) -> None:
@@ -57,21 +61,32 @@ def report(
     `summary` is the path of the JSON file, `page` that of a self-contained HTML file. `jobs` are
     the costs of jobs, `ledgers` those of each analysis, `results` its map, closure, flips
     or yields, `manifests` those of the transforms, `catalogues` those of the demo samples, and
-    `reference` has the recorded figures. Raises `DataFileError` naming a record that can't be read.
+    `reference` has the recorded figures. `stages` has the stage of each kind of analysis. Raises
+    `DataFileError` naming a record that can't be read, or what in it doesn't fit the schema.
     """
     accounts = {name: [read_ledger(path) for path in paths] for name, paths in ledgers.items()}
     numbers = summary_of(
-        [read_job(path) for path in jobs],
+        [read_job(path, stages) for path in jobs],
         accounts,
         {name: read_losses(path) for name, path in results.items()},
         [read_manifest(path) for path in manifests],
         catalogues,
         read_reference(reference),
     )
+    check_summary(numbers, summary)
     text = render(numbers, accounts)
     write_json(summary, numbers)
     with whole(page) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def check_summary(numbers: Any, path: str) -> None:
+    """Raise `DataFileError` naming `path` and the place, for numbers that don't fit the schema."""
+    validator = jsonschema.Draft202012Validator(read_json(SCHEMA))
+    problem = jsonschema.exceptions.best_match(validator.iter_errors(numbers))
+    if problem is not None:
+        place = ".".join(str(part) for part in problem.absolute_path) or "the file"
+        raise DataFileError(f"{path}: {place}: {problem.message}")
 
 
 def render(summary: Mapping[str, Any], accounts: Mapping[str, Sequence[Account]]) -> str:

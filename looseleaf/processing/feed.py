@@ -109,6 +109,13 @@ class Feed:
         self._url, self.file = url, file
         self._baskets = Baskets(url, file.read) if isinstance(file, EventsFile) else None
         self._plan: _Plan | None = None
+        self._told = 0
+
+    def newly_read(self) -> int:
+        """The bytes read since this was last asked; the first time, those of opening as well."""
+        read = self.file.bytes_read
+        new, self._told = read - self._told, read
+        return new
 
     def close(self) -> None:
         """Close the file."""

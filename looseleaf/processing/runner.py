@@ -99,7 +99,6 @@ def _process(
 ) -> tuple[dict[str, Any], ChunkRecord]:
     watch, clock = Stopwatch(), ReadClock()
     feed = _opened(chunk.file, reader)
-    before = feed.file.bytes_read
     branches = feed.branches(chunk.start, chunk.stop, metadata, clock)
     with reading(chunk.file.url):
         weights = (
@@ -114,7 +113,6 @@ def _process(
         result = processor.fill(branches)
     else:
         result = processor.process(branches.events)
-    read = feed.file.bytes_read - before
     record = ChunkRecord(
         file=chunk.file.name,
         url=chunk.file.url,
@@ -125,7 +123,7 @@ def _process(
         worker=worker,
         tries=tries,
         read_s=round(clock.seconds, 4),
-        cost=watch.cost(len(branches), read).to_json(),
+        cost=watch.cost(len(branches), feed.newly_read()).to_json(),
     )
     return result, record
 
