@@ -8,7 +8,6 @@ from statistics import median
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-import jsonschema
 import matplotlib as mpl
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -23,6 +22,7 @@ from looseleaf.benchmark.collect import (
     read_reference,
     summary_of,
 )
+from looseleaf.config.schemas import violation
 from looseleaf.cost import readable_size
 from looseleaf.errors import DataFileError
 from looseleaf.files import read_json, whole, write_json
@@ -82,10 +82,9 @@ def report(
 
 def check_summary(numbers: Any, path: str) -> None:
     """Raise `DataFileError` naming `path` and the place, for numbers that don't fit the schema."""
-    validator = jsonschema.Draft202012Validator(read_json(SCHEMA))
-    problem = jsonschema.exceptions.best_match(validator.iter_errors(numbers))
-    if problem is not None:
-        place = ".".join(str(part) for part in problem.absolute_path) or "the file"
+    found = violation(numbers, read_json(SCHEMA))
+    if found is not None:
+        place, problem = found
         raise DataFileError(f"{path}: {place}: {problem.message}")
 
 

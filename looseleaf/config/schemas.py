@@ -44,12 +44,21 @@ def check(value: Any, allowed: Mapping[str, Any], file: str) -> None:
     NaN and infinity, which a schema lets pass, are refused everywhere.
     """
     check_plain(value, file)
+    found = violation(value, allowed)
+    if found is not None:
+        key, problem = found
+        raise ConfigError(f"{file}: {key}: {_in_words(problem)}")
+
+
+def violation(
+    value: Any, allowed: Mapping[str, Any]
+) -> tuple[str, jsonschema.ValidationError] | None:
+    """The most telling violation of a JSON schema, with the key at which it is."""
     validator = jsonschema.Draft202012Validator(allowed, registry=registry())
     problem = jsonschema.exceptions.best_match(validator.iter_errors(value))
     if problem is None:
-        return
-    key = ".".join(str(part) for part in problem.absolute_path) or "the file"
-    raise ConfigError(f"{file}: {key}: {_in_words(problem)}")
+        return None
+    return ".".join(str(part) for part in problem.absolute_path) or "the file", problem
 
 
 def _in_words(problem: jsonschema.ValidationError) -> str:
