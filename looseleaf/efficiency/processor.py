@@ -46,11 +46,12 @@ def near_trigger_object(
     selected = Selection.of(branches, objects, fitting)
     lepton, other = every.pairs(selected)
     d_eta, d_phi = (
-        leptons[angle][lepton] - selected.take(objects[angle])[other] for angle in ("eta", "phi")
+        leptons[angle][every.index[lepton]] - objects[angle][selected.index[other]]
+        for angle in ("eta", "phi")
     )
     d_phi = (d_phi + np.pi) % (2 * np.pi) - np.pi
     near = np.zeros(len(leptons), bool)
-    near[lepton[d_eta**2 + d_phi**2 < NEAR**2]] = True
+    near[every.index[lepton[d_eta**2 + d_phi**2 < NEAR**2]]] = True
     return near
 
 
@@ -212,9 +213,7 @@ class EfficiencyProcessor(BranchesProcessor):
 def _paired(leptons: Flat, tags: Selection, probes: Selection) -> _Pairs:
     """Every tag with every other lepton of its event that is a probe of the opposite charge."""
     tag, probe = tags.pairs(probes)
-    event = tags.event[tag]
-    every = np.arange(len(leptons))
-    pairs = _Pairs(tags.take(every)[tag], probes.take(every)[probe], event)
+    pairs = _Pairs(tags.index[tag], probes.index[probe], tags.event[tag])
     charge = leptons["charge"]
     return pairs.narrowed(charge[pairs.tag] != charge[pairs.probe])
 

@@ -35,7 +35,7 @@ class Selection:
         index: NDArray[np.int64],
         event: NDArray[np.int64],
     ) -> None:
-        self._branches, self._leptons, self._index, self.event = branches, leptons, index, event
+        self._branches, self._leptons, self.index, self.event = branches, leptons, index, event
 
     @classmethod
     def of(
@@ -52,15 +52,15 @@ class Selection:
     @property
     def size(self) -> int:
         """The number of selected leptons."""
-        return len(self._index)
+        return len(self.index)
 
     def take(self, values: NDArray[Any]) -> NDArray[Any]:
         """For each selected lepton, its value of those of all leptons."""
-        return values[self._index]
+        return values[self.index]
 
     def narrowed(self, chosen: NDArray[np.int64]) -> "Selection":
         """Some of the selected leptons, by their places among these."""
-        return Selection(self._branches, self._leptons, self._index[chosen], self.event[chosen])
+        return Selection(self._branches, self._leptons, self.index[chosen], self.event[chosen])
 
     def pairs(self, others: "Selection") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Each of these with each of `others` in its event: the places of both among the
@@ -79,15 +79,15 @@ class Selection:
             (leptons["eta"], leptons["phi"]) for leptons in (self._leptons, others._leptons)
         )
         return farther(
-            self.event, self._index, directions,
-            others.event, others._index, other_directions, dr_min,
+            self.event, self.index, directions,
+            others.event, others.index, other_directions, dr_min,
         )  # fmt: skip
 
     def largest(self, name: str, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
         """The largest value of a field in each event among the chosen ones of these, 0 if there is
         none; NaN counts if there is nothing else."""
         values, events = self._leptons[name], self._leptons.events
-        return largest(self.event, self._index, values, chosen, events)
+        return largest(self.event, self.index, values, chosen, events)
 
     def column(self, text: str) -> NDArray[np.float64]:
         """An expression over branches of the event (`PV_npvs`) or of the lepton (`Muon_pt`).
@@ -131,7 +131,7 @@ class Selection:
             return as_floats(values)[self.event]
         if not self._is_of_leptons(values):
             return as_floats(ak.sum(values, axis=1))[self.event]
-        return as_floats(ak.flatten(values))[self._index]
+        return as_floats(ak.flatten(values))[self.index]
 
 
 def met(branches: Branches) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -218,6 +218,11 @@ class TopCoffeaProcessor(BranchesProcessor):
         for cuts, regions in self._channels.values():
             used += [*cuts, *(requirement for _, requirement in regions)]
         self._uses_z = any("m_z" in expression.names for expression in used)
+        # by channel, those which jets of another energy don't change
+        self._lepton_cuts = [
+            [part for cut in cuts for part in cut.conjuncts if not part.names & JET_QUANTITIES]
+            for cuts, _ in self._channels.values()
+        ]
         self._flips_by = {
             name: self._flip_keys(*channel_cuts) for name, channel_cuts in self._channels.items()
         }
@@ -326,22 +331,9 @@ class TopCoffeaProcessor(BranchesProcessor):
 
         In the others, a cut on the leptons takes them out of each channel.
         """
-        return _any(
-            [
-                possible(
-                    [
-                        part
-                        for cut in cuts
-                        for part in cut.conjuncts
-                        if not part.names & JET_QUANTITIES
-                    ],
-                    candidates.of_leptons,
-                    len(candidates),
-                )
-                for cuts, _ in self._channels.values()
-            ],
-            len(candidates),
-        )
+        events = len(candidates)
+        reached = [possible(cuts, candidates.of_leptons, events) for cuts in self._lepton_cuts]
+        return _any(reached, events)
 
     def _merged(self, chosen: Mapping[str, Any], is_data: bool) -> Any:
         """The loose leptons of all collections by event, with the fields that maps and origins
