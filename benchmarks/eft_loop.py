@@ -22,7 +22,7 @@ ratios of the medians of CPU times; the times are this machine's.
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,13 +37,13 @@ import yaml
 from coffea.processor import IterativeExecutor, ProcessorABC, Runner
 
 # the benchmark's processes inherit the number of threads that is set there
-from event_loop import CONFIG, Server, serve
+from event_loop import CONFIG, in_turn, options_of, serve, side_by_side
+from writing import source_of, write
 
 from looseleaf.efthist import EFTHist, quadratic_terms
-from looseleaf.files import adler32
 from looseleaf.objects.leptons import WorkingPoints
 from looseleaf.processing import runner
-from looseleaf.processing.fileset import Chunk, EventsSource
+from looseleaf.processing.fileset import Chunk
 from looseleaf.processing.stage import columns_read
 from looseleaf.samples import generate, physics
 from looseleaf.topcoffea.analysis import TopCoffeaAnalysis
@@ -92,28 +92,27 @@ def metadata(path: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def steps(number: int, events: int) -> Iterator[dict[str, Any]]:
+    """Events of the signal with a number of coefficients, in steps."""
+    rng = np.random.default_rng(2021)
+    truth = partial(generate.truth_probability, str(CONFIG / "demo/truth.json"))
+    for first in range(0, events, STEP):
+        size = min(STEP, events - first)
+        signal = physics.eft(rng, size, number)
+        columns, _ = generate.branches(rng, signal, truth)
+        columns["event"] = np.arange(first, first + size, dtype=np.uint64)
+        columns["run"] = columns["luminosityBlock"] = np.ones(size, np.uint32)
+        columns["genWeight"] = signal.gen_weight
+        terms = signal.eft.shape[1]
+        columns["EFTfitCoefficients"] = ak.unflatten(signal.eft.ravel(), np.full(size, terms))
+        yield columns
+
+
 def made(folder: Path, number: int, events: int) -> Path:
     """A file of the signal with a number of coefficients, written if it isn't there."""
     path = folder / f"{number}_{events}.root"
-    if path.exists():
-        return path
-    rng, part = np.random.default_rng(2021), path.with_suffix(".part")
-    truth = partial(generate.truth_probability, str(CONFIG / "demo/truth.json"))
-    with uproot.recreate(part, compression=uproot.LZ4(1)) as root:
-        tree = None
-        for first in range(0, events, STEP):
-            size = min(STEP, events - first)
-            signal = physics.eft(rng, size, number)
-            columns, _ = generate.branches(rng, signal, truth)
-            columns["event"] = np.arange(first, first + size, dtype=np.uint64)
-            columns["run"] = columns["luminosityBlock"] = np.ones(size, np.uint32)
-            columns["genWeight"] = signal.gen_weight
-            terms = signal.eft.shape[1]
-            columns["EFTfitCoefficients"] = ak.unflatten(signal.eft.ravel(), np.full(size, terms))
-            types = {name: ak.type(value).content for name, value in columns.items()}
-            tree = tree or root.mktree("Events", types)
-            tree.extend(columns)
-    part.rename(path)
+    if not path.exists():
+        write(path, steps(number, events), uproot.LZ4(1))
     return path
 
 
@@ -122,8 +121,8 @@ def by_looseleaf(
 ) -> dict[str, Any]:
     runner._opened.cache_clear()
     with uproot.open(path) as file:
-        events, uuid = file["Events"].num_entries, str(file.file.uuid)
-    source = EventsSource("f", path, path, uuid, 0, adler32(path), events, 0.0)
+        events = file["Events"].num_entries
+    source = source_of(Path(path), events, 0.0)
     declared, told = analysis(jets, chosen), metadata(path)
     counts = processor(path, declared, squares)
     columns = columns_read(declared, {"d": told}, WorkingPoints(POINTS))["d"]
@@ -265,51 +264,28 @@ def terms_of(found: Any, where: dict[str, str]) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cache", type=Path)
-    parser.add_argument("--events", type=int, default=60_000)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--coefficients", type=int, nargs="*", default=[9, 26])
-    parser.add_argument("--beside", type=Path)
-    parser.add_argument("--serve", action="store_true")
-    options = parser.parse_args()
-    if options.beside and not (options.beside / "looseleaf").is_dir():
-        # Python would take this checkout's package, and compare it with itself
-        parser.error(f"--beside: no checkout in {options.beside}")
+    options = options_of(parser, 60_000)
     if options.serve:
         serve(WAYS)
         return
-    options.cache.mkdir(parents=True, exist_ok=True)
-    here = Server(__file__, Path(__file__).parents[1], options.cache / "here.pickle")
-    ways, servers = {way: (here, way) for way in WAYS}, [here]
-    if options.beside:
-        before = Server(__file__, options.beside, options.cache / "before.pickle")
-        servers.append(before)
-        again = ("looseleaf", "with squares", "nominal jets")
-        ways |= {f"before: {way}": (before, way) for way in again}
-    for number in options.coefficients:
-        path = made(options.cache, number, options.events)
-        times: dict[str, list[float]] = {way: [] for way in ways}
-        results: dict[str, dict[str, Any]] = {}
-        # the first round only warms up
-        for turn in range(options.rounds + 1):
-            for way, (server, asked) in ways.items():
-                answer = server.result(asked, path)
-                results[way] = answer["bins"]
-                if turn:
-                    times[way].append(answer["cpu_s"])
-        print(f"\n{number} coefficients, {len(quadratic_terms(['c'] * number))} terms")
-        mine = median(times["looseleaf"])
-        for way, measured in times.items():
-            spread = f"{min(measured) * 1e3:.0f}-{max(measured) * 1e3:.0f}"
-            empty = way == "nothing chosen"
-            told = "" if empty else difference(results[way], results["looseleaf"])
-            middle = median(measured)
-            print(
-                f"{way:21} {middle * 1e3:7.0f} ms ({spread:>11}) {middle / mine:6.2f} looseleaf"
-                f"  {told}"
-            )
-    for server in servers:
-        server.close()
+    again = {f"before: {way}": way for way in ("looseleaf", "with squares", "nominal jets")}
+    with side_by_side(__file__, options, WAYS, again) as ways:
+        for number in options.coefficients:
+            path = made(options.cache, number, options.events)
+            times, results = in_turn(ways, path, options.rounds)
+            print(f"\n{number} coefficients, {len(quadratic_terms(['c'] * number))} terms")
+            mine = median(times["looseleaf"])
+            for way, measured in times.items():
+                spread = f"{min(measured) * 1e3:.0f}-{max(measured) * 1e3:.0f}"
+                empty = way == "nothing chosen"
+                bins, expected = results[way]["bins"], results["looseleaf"]["bins"]
+                told = "" if empty else difference(bins, expected)
+                middle = median(measured)
+                print(
+                    f"{way:21} {middle * 1e3:7.0f} ms ({spread:>11}) {middle / mine:6.2f} looseleaf"
+                    f"  {told}"
+                )
 
 
 if __name__ == "__main__":

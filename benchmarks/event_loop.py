@@ -22,7 +22,9 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,14 +39,14 @@ import numpy as np  # noqa: E402
 import uproot  # noqa: E402
 import yaml  # noqa: E402
 from coffea.processor import IterativeExecutor, Runner  # noqa: E402
+from writing import source_of, write  # noqa: E402
 
 from looseleaf.fakerate.analysis import FakeRateAnalysis  # noqa: E402
 from looseleaf.fakerate.processor import FakeRateProcessor  # noqa: E402
-from looseleaf.files import adler32  # noqa: E402
 from looseleaf.objects.corrections import Corrections  # noqa: E402
 from looseleaf.objects.leptons import WorkingPoints  # noqa: E402
 from looseleaf.processing import runner  # noqa: E402
-from looseleaf.processing.fileset import Chunk, EventsSource, cut  # noqa: E402
+from looseleaf.processing.fileset import Chunk, cut  # noqa: E402
 from looseleaf.processing.stage import columns_read  # noqa: E402
 from looseleaf.samples import generate, physics  # noqa: E402
 from looseleaf.topcoffea.notebook import SkimmedNanoAOD  # noqa: E402
@@ -79,10 +81,7 @@ def processor() -> FakeRateProcessor:
 def batches(events: int, wide: bool) -> Iterator[dict[str, Any]]:
     """The events of a file in steps, with many more branches if it is wide."""
     rng = np.random.default_rng(2021)
-
-    def truth(flavour: str, pt: Any, abs_eta: Any) -> Any:
-        return generate.truth_probability(str(CONFIG / "demo/truth.json"), flavour, pt, abs_eta)
-
+    truth = partial(generate.truth_probability, str(CONFIG / "demo/truth.json"))
     for first in range(0, events, STEP):
         size = min(STEP, events - first)
         made = physics.qcd(rng, size, (20, 30), "Muon")
@@ -105,22 +104,15 @@ def made(folder: Path, kind: str, events: int) -> Path:
     events = round(events * SHARE.get(kind, 1))
     path = folder / f"{kind}_{events}.root"
     if not path.exists():
-        part = path.with_suffix(".part")
-        with uproot.recreate(part, compression=KINDS[kind]) as root:
-            tree = None
-            for columns in batches(events, kind == "wide"):
-                types = {name: ak.type(value).content for name, value in columns.items()}
-                tree = tree or root.mktree("Events", types)
-                tree.extend(columns)
-        part.rename(path)
+        write(path, batches(events, kind == "wide"), KINDS[kind])
     return path
 
 
 def by_looseleaf(path: str, parts: int = 1) -> dict[str, Any]:
     runner._opened.cache_clear()
     with uproot.open(path) as file:
-        events, uuid = file["Events"].num_entries, str(file.file.uuid)
-    source = EventsSource("f", path, path, uuid, 0, adler32(path), events, 0.0)
+        events = file["Events"].num_entries
+    source = source_of(Path(path), events, 0.0)
     chunks = cut(Chunk("d", source, 0, events), -(-events // parts))
     declared, points = analysis()
     columns = columns_read(declared, {"d": METADATA}, points)["d"]
@@ -230,6 +222,53 @@ class Server:
         self._process.communicate()
 
 
+def options_of(parser: argparse.ArgumentParser, events: int) -> argparse.Namespace:
+    """The options of a benchmark of an event loop, which has `events` by default."""
+    parser.add_argument("cache", type=Path)
+    parser.add_argument("--events", type=int, default=events)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--beside", type=Path)
+    parser.add_argument("--serve", action="store_true")
+    options = parser.parse_args()
+    if options.beside and not (options.beside / "looseleaf").is_dir():
+        # Python would take this checkout's package, and compare it with itself
+        parser.error(f"--beside: no checkout in {options.beside}")
+    return options
+
+
+@contextmanager
+def side_by_side(
+    benchmark: str, options: argparse.Namespace, ways: Iterable[str], again: Mapping[str, str]
+) -> Iterator[dict[str, tuple[Server, str]]]:
+    """By name, the ways of this checkout, and some `again` of another, each with its server."""
+    options.cache.mkdir(parents=True, exist_ok=True)
+    here = Server(benchmark, Path(__file__).parents[1], options.cache / "here.pickle")
+    asked, servers = {way: (here, way) for way in ways}, [here]
+    if options.beside:
+        before = Server(benchmark, options.beside, options.cache / "before.pickle")
+        servers.append(before)
+        asked |= {name: (before, way) for name, way in again.items()}
+    yield asked
+    for server in servers:
+        server.close()
+
+
+def in_turn(
+    ways: Mapping[str, tuple[Server, str]], path: Path, rounds: int
+) -> tuple[dict[str, list[float]], dict[str, dict[str, Any]]]:
+    """The CPU seconds of each way over a file, round by round, and its last result."""
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    results: dict[str, dict[str, Any]] = {}
+    # the first round only warms up
+    for turn in range(rounds + 1):
+        for way, (server, asked) in ways.items():
+            results[way] = server.result(asked, path)
+            cpu_s = results[way].pop("cpu_s")
+            if turn:
+                times[way].append(cpu_s)
+    return times, results
+
+
 def difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
     """How two results differ: the largest relative difference of a bin, or `same bits`."""
     if not found:
@@ -249,51 +288,27 @@ def difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cache", type=Path)
-    parser.add_argument("--events", type=int, default=300_000)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kinds", nargs="*", default=list(KINDS))
-    parser.add_argument("--beside", type=Path)
-    parser.add_argument("--serve", action="store_true")
-    options = parser.parse_args()
-    if options.beside and not (options.beside / "looseleaf").is_dir():
-        # Python would take this checkout's package, and compare it with itself
-        parser.error(f"--beside: no checkout in {options.beside}")
+    options = options_of(parser, 300_000)
     if options.serve:
         serve(WAYS)
         return
-    options.cache.mkdir(parents=True, exist_ok=True)
-    here = Server(__file__, Path(__file__).parents[1], options.cache / "here.pickle")
-    ways = {way: (here, way) for way in WAYS}
-    servers = [here]
-    if options.beside:
-        before = Server(__file__, options.beside, options.cache / "before.pickle")
-        servers.append(before)
-        ways |= {"before": (before, "looseleaf"), "before, Runner": (before, "Runner")}
-    for kind in options.kinds:
-        path = made(options.cache, kind, options.events)
-        times: dict[str, list[float]] = {way: [] for way in ways}
-        results: dict[str, dict[str, Any]] = {}
-        # the first round only warms up
-        for turn in range(options.rounds + 1):
-            for way, (server, asked) in ways.items():
-                results[way] = server.result(asked, path)
-                cpu_s = results[way].pop("cpu_s")
-                if turn:
-                    times[way].append(cpu_s)
-        print(f"\n{path.name}")
-        alone = median(times["read alone"])
-        for way, measured in times.items():
-            spread = f"{min(measured) * 1e3:.0f}-{max(measured) * 1e3:.0f}"
-            told = difference(results[way], results["looseleaf"])
-            middle = median(measured)
-            print(
-                f"{way:16} {middle * 1e3:7.0f} ms ({spread:>11})"
-                f" {middle / median(times['looseleaf']):6.2f} looseleaf"
-                f" {middle / alone:6.2f} read alone  {told}"
-            )
-    for server in servers:
-        server.close()
+    again = {"before": "looseleaf", "before, Runner": "Runner"}
+    with side_by_side(__file__, options, WAYS, again) as ways:
+        for kind in options.kinds:
+            path = made(options.cache, kind, options.events)
+            times, results = in_turn(ways, path, options.rounds)
+            print(f"\n{path.name}")
+            alone = median(times["read alone"])
+            for way, measured in times.items():
+                spread = f"{min(measured) * 1e3:.0f}-{max(measured) * 1e3:.0f}"
+                told = difference(results[way], results["looseleaf"])
+                middle = median(measured)
+                print(
+                    f"{way:16} {middle * 1e3:7.0f} ms ({spread:>11})"
+                    f" {middle / median(times['looseleaf']):6.2f} looseleaf"
+                    f" {middle / alone:6.2f} read alone  {told}"
+                )
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import yaml
 
@@ -138,16 +138,13 @@ def measure(place: Path, cfgs: list[str], rounds: int) -> None:
 
 
 @contextlib.contextmanager
-def moved(path: Path, aside: Path) -> Any:
+def moved(path: Path, aside: Path) -> Iterator[None]:
     """A folder that isn't there for a while."""
     path.rename(aside)
     try:
         yield
     finally:
-        if path.exists():
-            for made in sorted(path.rglob("*"), reverse=True):
-                made.rmdir() if made.is_dir() else made.unlink()
-            path.rmdir()
+        shutil.rmtree(path, ignore_errors=True)
         aside.rename(path)
 
 

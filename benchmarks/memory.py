@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,7 +29,7 @@ import numpy as np
 import uproot
 import yaml
 from coffea.processor import ProcessorABC
-from writing import source_of, twins
+from writing import source_of, twins, write
 
 from looseleaf.cluster import client_for
 from looseleaf.config import settings
@@ -45,7 +46,6 @@ from looseleaf.topcoffea.analysis import TopCoffeaAnalysis
 from looseleaf.topcoffea.process import processor_of
 
 REPO = Path(__file__).parents[1]
-TRUTH = REPO / "config/demo/truth.json"
 LOCAL = {"kind": "local", "redirectors": []}
 SETTINGS = settings.load(yaml.safe_load((REPO / "config/config.yaml").read_text()), REPO)
 # files that are made, and events in them
@@ -73,12 +73,7 @@ def work(kind: str) -> tuple[ProcessorABC, Reading]:
 def steps(kind: str, seed: int, columns: set[str]) -> Iterator[dict[str, Any]]:
     """The events of a file in steps, with the columns of a skim."""
     rng = np.random.default_rng(seed)
-
-    def truth(flavour: str, pt: Any, abs_eta: Any) -> Any:
-        return generate.truth_probability(
-            str(REPO / "config/demo/truth.json"), flavour, pt, abs_eta
-        )
-
+    truth = partial(generate.truth_probability, str(REPO / "config/demo/truth.json"))
     for first in range(0, EVENTS[kind], STEP):
         number = np.arange(first, first + STEP, dtype=np.uint64)
         if kind == "fakerate":
@@ -107,13 +102,10 @@ def files_of(folder: Path, kind: str, number: int) -> list[EventsSource]:
     columns |= {"run", "luminosityBlock", "event", "genWeight"}
     made = []
     for seed in range(MADE):
-        path, weights, tree = folder / f"{seed}.root", 0.0, None
-        with uproot.recreate(path, compression=uproot.LZ4(1)) as root:
-            for step in steps(kind, seed, columns):
-                types = {name: ak.type(value).content for name, value in step.items()}
-                tree = tree or root.mktree("Events", types)
-                tree.extend(step)
-                weights += float(step["genWeight"].sum(dtype=np.float64))
+        path = folder / f"{seed}.root"
+        write(path, steps(kind, seed, columns), uproot.LZ4(1))
+        with uproot.open(path) as root:
+            weights = float(root["Events/genWeight"].array(library="np").sum(dtype=np.float64))
         made.append(source_of(path, EVENTS[kind], weights))
     return twins(made, folder / "files", number)
 

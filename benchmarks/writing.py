@@ -1,9 +1,12 @@
 """NanoAOD files for benchmarks."""
 
 import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import awkward as ak
 import numpy as np
 import uproot
 
@@ -12,6 +15,18 @@ from looseleaf.processing.fileset import EventsSource
 
 # the first identity of a file that was made from another
 FIRST = uuid.UUID("5ca1e000-0000-4000-8000-000000000000").int
+
+
+def write(path: Path, steps: Iterable[Mapping[str, Any]], compression: Any) -> None:
+    """A file of the events that come in steps, with all columns in each, whole or not at all."""
+    part = path.with_suffix(".part")
+    with uproot.recreate(part, compression=compression) as root:
+        tree = None
+        for columns in steps:
+            types = {name: ak.type(value).content for name, value in columns.items()}
+            tree = tree or root.mktree("Events", types)
+            tree.extend(columns)
+    part.rename(path)
 
 
 def nanoaod(folder: Path, number: int, events: int) -> list[EventsSource]:
